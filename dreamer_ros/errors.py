@@ -1,0 +1,23 @@
+"""Errors meant for people: one clear sentence, and an exit code that says so."""
+from __future__ import annotations
+
+import sys
+from typing import Callable, Optional
+
+EXIT_BAD_INPUT = 2
+
+
+class InputError(ValueError):
+    """Bad input from outside: a file, a topic, a parameter.
+
+    The message is one sentence that names the thing, what was expected and what came.
+    """
+
+
+def run_main(main: Callable[[], Optional[int]]) -> int:
+    """Run an entry point; an InputError becomes one line on stderr and exit code 2."""
+    try:
+        return main() or 0
+    except InputError as error:
+        print(f'error: {error}', file=sys.stderr, flush=True)
+        return EXIT_BAD_INPUT
