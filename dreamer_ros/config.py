@@ -1,0 +1,337 @@
+"""Presets: YAML files in `models/`, layered by `extends`, resolved and validated into one Config.
+
+A preset names a system and a size; every number that shapes learning lives here and nowhere else.
+"""
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import yaml
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.paths import share
+
+
+def _choice(*names: str, default: str):
+    return field(default=default, metadata={'choices': names})
+
+
+def _number(default, low=None, high=None):
+    return field(default=default, metadata={'low': low, 'high': high})
+
+
+@dataclass
+class EnvConfig:
+    """What the agent sees and how often it acts."""
+
+    image_size: Tuple[int, int] = (64, 64)  # height, width in pixels
+    # env steps per action; keys are dm_control domains or whole task names, `default` for the rest
+    action_repeat: Dict[str, int] = field(default_factory=lambda: {'default': 2})
+
+
+@dataclass
+class ScheduleConfig:
+    """How much to collect, how much to train, and how often to publish."""
+
+    steps: int = _number(1_000_000, 1)  # env steps of a run
+    prefill: int = _number(1000, 1)  # agent steps of random actions before the first update
+    batch: int = _number(16, 1)
+    length: int = _number(64, 2)  # agent steps per training sequence
+    replay_ratio: float = _number(256.0, 0.0)  # agent steps trained on per agent step collected
+    publish_every: int = _number(50, 1)  # updates between two published policies
+    log_every: int = _number(50, 1)  # updates between two lines of metrics
+    checkpoint_every: float = _number(300.0, 1.0)  # seconds
+
+
+@dataclass
+class ReplayConfig:
+    """The training window of the replay store."""
+
+    capacity: int = _number(1_000_000, 100)  # agent steps
+
+
+@dataclass
+class RssmConfig:
+    """Recurrent state-space model: deterministic path, stochastic latent, and the cell between them."""
+
+    deter: int = _number(512, 1)
+    hidden: int = _number(64, 1)
+    stoch: int = _number(32, 1)  # latent variables
+    classes: int = _number(4, 0)  # classes per variable; 0 makes the latent Gaussian
+    cell: str = _choice('gru', 'layernorm_gru', 'block_gru', default='block_gru')
+    blocks: int = _number(8, 1)  # of the block_gru
+    prior_layers: int = _number(2, 1)
+    posterior_layers: int = _number(1, 1)
+    unimix: float = _number(0.01, 0.0, 1.0)  # uniform share of every categorical
+    min_std: float = _number(0.1, 0.0)  # of a Gaussian latent
+    activation: str = _choice('relu', 'elu', 'silu', default='silu')
+    norm: str = _choice('none', 'layer', 'rms', default='rms')
+
+
+@dataclass
+class ConvConfig:
+    """Image encoder and decoder.
+
+    stride: 4x4 convolutions of stride 2, mirrored by transposed convolutions (World Models to DreamerV2).
+    pool: 5x5 convolutions with 2x2 max-pooling, mirrored by nearest upsampling (DreamerV3).
+    """
+
+    kind: str = _choice('stride', 'pool', default='pool')
+    depth: int = _number(4, 1)
+    activation: str = _choice('relu', 'elu', 'silu', default='silu')
+    norm: str = _choice('none', 'layer', 'rms', default='rms')
+
+
+@dataclass
+class MlpConfig:
+    """Heads: reward, continue, actor, critic."""
+
+    units: int = _number(64, 1)
+    reward_layers: int = _number(1, 1)
+    actor_layers: int = _number(3, 1)
+    critic_layers: int = _number(3, 1)
+    activation: str = _choice('relu', 'elu', 'silu', default='silu')
+    norm: str = _choice('none', 'layer', 'rms', default='rms')
+
+
+@dataclass
+class LossConfig:
+    """World-model loss.
+
+    kl_free `mean` clips the batch mean of each KL at `free_nats` (V1, V2), `step` clips every step (V3).
+    Equal dynamics and representation scales give the plain KL of V1; 0.8/0.2 is V2's balancing.
+    """
+
+    image: str = _choice('normal', 'squared', default='squared')  # ½Σ(x−x̂)² with x−½, or Σ(x−x̂)² of a sigmoid
+    image_scale: float = 1.0
+    reward: str = _choice('normal', 'twohot', default='twohot')
+    reward_scale: float = 1.0
+    continue_head: bool = True
+    continue_scale: float = 1.0
+    dynamics_scale: float = 1.0
+    representation_scale: float = 0.1
+    free_nats: float = _number(1.0, 0.0)
+    kl_free: str = _choice('mean', 'step', default='step')
+
+
+@dataclass
+class ActorConfig:
+    """Policy distribution and the gradient that trains it."""
+
+    distribution: str = _choice('tanh_normal', 'truncated_normal', 'normal', default='normal')
+    gradient: str = _choice('dynamics', 'reinforce', default='reinforce')
+    entropy: float = 3e-4
+    exploration_noise: float = _number(0.0, 0.0)  # std of Gaussian noise added while collecting (V1: 0.3)
+    normalise_returns: bool = True  # advantage over max(1, EMA of the 5th to 95th percentile range)
+
+
+@dataclass
+class CriticConfig:
+    """Value head and its slow copy.
+
+    slow `none`: no copy; `target`: hard copy every `slow_every` updates computes the returns (V2);
+    `regularise`: exponential average with `slow_rate`, pulled towards by a second loss (V3).
+    """
+
+    distribution: str = _choice('normal', 'twohot', default='twohot')
+    slow: str = _choice('none', 'target', 'regularise', default='regularise')
+    slow_every: int = _number(100, 1)
+    slow_rate: float = _number(0.02, 0.0, 1.0)
+    replay_scale: float = _number(0.3, 0.0)  # loss of the value on replayed states; 0 leaves it out
+
+
+@dataclass
+class ImaginationConfig:
+    """Dreamed trajectories."""
+
+    horizon: int = _number(15, 1)
+    starts: int = _number(0, 0)  # posterior states of a batch to dream from, drawn at random; 0 takes all
+    discount: float = _number(1.0 - 1.0 / 333.0, 0.0, 1.0)  # per agent step
+    lambda_: float = _number(0.95, 0.0, 1.0)
+    estimator: str = _choice('reward', 'n_step', 'lambda', default='lambda')  # V_R, V_N^H, V_lambda
+    include_start: bool = True  # the start state belongs to the targets (V2, V3) or not (V1)
+
+
+@dataclass
+class OptimizerConfig:
+    """Per-group learning rates; `laprop` clips adaptively per tensor (V3), `adam` by global norm (V1, V2)."""
+
+    kind: str = _choice('adam', 'laprop', default='laprop')
+    model_lr: float = _number(4e-5, 0.0)
+    actor_lr: float = _number(4e-5, 0.0)
+    critic_lr: float = _number(4e-5, 0.0)
+    eps: float = _number(1e-20, 0.0)
+    clip: float = _number(0.3, 0.0)
+    warmup: int = _number(1000, 0)  # updates of linear learning-rate warm-up
+    weight_decay: float = _number(0.0, 0.0)
+
+
+@dataclass
+class Config:
+    """One training run, resolved."""
+
+    preset: str = ''
+    system: str = _choice('dreamer', default='dreamer')
+    precision: str = _choice('float32', 'bfloat16', default='float32')
+    env: EnvConfig = field(default_factory=EnvConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    rssm: RssmConfig = field(default_factory=RssmConfig)
+    conv: ConvConfig = field(default_factory=ConvConfig)
+    mlp: MlpConfig = field(default_factory=MlpConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def to_dict(self) -> dict:
+        """Plain values, as a preset file would hold them."""
+        data = dataclasses.asdict(self)
+        data['env']['image_size'] = list(self.env.image_size)
+        return data
+
+    def to_yaml(self) -> str:
+        """The whole resolved config as YAML; `load_preset` reads it back."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    def action_repeat_for(self, task: str) -> int:
+        """Env steps per action for a task: by whole name, else by dm_control domain, else the default."""
+        table = self.env.action_repeat
+        if task in table:
+            return table[task]
+        domains = [key for key in table if key != 'default' and task.startswith(key + '_')]
+        return table[max(domains, key=len)] if domains else table['default']
+
+
+def preset_names() -> List[str]:
+    """Names of the shipped presets (`models/<name>.yaml`)."""
+    return sorted(path.stem for path in share('models').glob('*.yaml') if not path.stem.startswith('_'))
+
+
+def load_preset(name: str, overrides: Tuple[str, ...] = ()) -> Config:
+    """Resolve a preset by name or file path, then apply `section.key=value` overrides.
+
+    Raises:
+        InputError: unknown preset, key or value, naming the file or override.
+    """
+    path, data = _read_layers(str(name), [])
+    for override in overrides:
+        key, equals, text = override.partition('=')
+        if not equals:
+            raise InputError(f'override {override!r}: expected section.key=value')
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f'override {override!r}: {text!r} is not a YAML value') from error
+        target = data
+        *sections, leaf = key.split('.')
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise InputError(f'override {override!r}: {section} is a value, not a section')
+        target[leaf] = value
+    data.setdefault('preset', path.stem)
+    config = _build(Config, data, f'preset {name}', '')
+    _check(config, f'preset {name}')
+    return config
+
+
+def _read_layers(name: str, seen: List[str]) -> Tuple[Path, dict]:
+    path = Path(name)
+    if path.suffix not in ('.yaml', '.yml'):
+        known = preset_names()
+        if name not in known and not (share('models') / f'{name}.yaml').exists():
+            near = difflib.get_close_matches(name, known, 3) or known
+            raise InputError(f'unknown preset {name!r}; did you mean {", ".join(near)}?')
+        path = share('models', f'{name}.yaml')
+    if str(path) in seen:
+        raise InputError(f'preset {path}: extends itself through {" -> ".join(seen)}')
+    try:
+        data = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f'preset {path}: cannot be read ({error})') from error
+    if not isinstance(data, dict):
+        raise InputError(f'preset {path}: expected sections with keys, got {type(data).__name__}')
+    base = data.pop('extends', None)
+    if base is not None:
+        _, below = _read_layers(str(base), seen + [str(path)])
+        data = _merge(below, data)
+    return path, data
+
+
+def _merge(below: dict, above: dict) -> dict:
+    merged = dict(below)
+    for key, value in above.items():
+        both_sections = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_sections else value
+    return merged
+
+
+def _build(kind, data, where: str, prefix: str):
+    if not isinstance(data, dict):
+        raise InputError(f'{where}: {prefix.rstrip(".") or "the file"} must be a section, got {data!r}')
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in data.items():
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, 3) or sorted(fields)
+            raise InputError(f'{where}: unknown key {prefix}{key}; did you mean {", ".join(near)}?')
+        if dataclasses.is_dataclass(hints[key]):
+            values[key] = _build(hints[key], value, where, f'{prefix}{key}.')
+        else:
+            values[key] = _value(hints[key], value, fields[key].metadata, f'{where}: {prefix}{key}')
+    return kind(**values)
+
+
+def _value(hint, value, metadata, where: str):
+    origin = typing.get_origin(hint)
+    if origin is dict:
+        if not isinstance(value, dict) or not all(isinstance(v, int) and v > 0 for v in value.values()):
+            raise InputError(f'{where}: expected names with positive integers, got {value!r}')
+        return dict(value)
+    if origin is tuple:
+        pair = [value, value] if isinstance(value, int) else value
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(v, int) for v in pair):
+            raise InputError(f'{where}: expected [height, width] in pixels, got {value!r}')
+        return tuple(pair)
+    if hint is float and isinstance(value, str):
+        try:  # YAML 1.1 reads 1e-4 as a string
+            value = float(value)
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if hint is int and isinstance(value, float) and value == int(value):
+        value = int(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise InputError(f'{where}: expected {hint.__name__}, got {value!r}')
+    if 'choices' in metadata and value not in metadata['choices']:
+        raise InputError(f'{where}: expected one of {", ".join(metadata["choices"])}, got {value!r}')
+    low, high = metadata.get('low'), metadata.get('high')
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f'at least {low}' if high is None else f'between {low} and {high}'
+        raise InputError(f'{where}: expected {bounds}, got {value!r}')
+    return value
+
+
+def _check(config: Config, where: str) -> None:
+    height, width = config.env.image_size
+    multiple = 16
+    if height % multiple or width % multiple or not (32 <= min(height, width) and max(height, width) <= 256):
+        raise InputError(
+            f'{where}: env.image_size {height}x{width} does not fit the encoder, which halves the image four '
+            f'times: height and width must be multiples of {multiple} from 32 to 256')
+    if 'default' not in config.env.action_repeat:
+        raise InputError(f'{where}: env.action_repeat needs a `default` entry')
+    if config.rssm.cell == 'block_gru' and config.rssm.deter % config.rssm.blocks:
+        raise InputError(
+            f'{where}: rssm.deter {config.rssm.deter} is not divisible by rssm.blocks {config.rssm.blocks}')
+
+
