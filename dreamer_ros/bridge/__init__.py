@@ -1,1 +1,1 @@
-"""TODO"""
+"""ROS messages to numpy and back, and the table of topics; works without rclpy."""

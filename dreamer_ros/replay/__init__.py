@@ -1,1 +1,1 @@
-"""TODO"""
+"""Episodes as rosbags, and the store that samples training sequences from them."""
