@@ -1,0 +1,111 @@
+"""What the trainer says about its newest policy, and the golden vector that proves a policy file works.
+
+No torch and no onnxruntime here: exporter, trainer, agent and robot all import this module.
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Optional, Tuple
+
+import numpy as np
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.spec import RobotSpec
+
+GOLDEN_STEPS = 2
+GOLDEN_TOLERANCE = 2e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """Actions a policy must give for inputs that `golden_inputs` makes from the seed.
+
+    Attributes:
+        seed: of the inputs.
+        action: GOLDEN_STEPS × A values; the state is carried from one step to the next.
+    """
+
+    seed: int
+    action: Tuple[Tuple[float, ...], ...]
+
+    def to_dict(self) -> dict:
+        return {'seed': self.seed, 'action': [list(row) for row in self.action]}
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Golden:
+        """Raises KeyError, TypeError or ValueError for anything `to_dict` did not make."""
+        return cls(int(data['seed']), tuple(tuple(float(x) for x in row) for row in data['action']))
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The latched message on `policy`, and `policies/latest.json` in a run directory.
+
+    Attributes:
+        version: counts up from 1 in one run.
+        uri: path, file:// or http(s):// address of the ONNX file.
+        sha256, size: of the file's bytes.
+        spec_hash: of the robots it is made for (`RobotSpec.hash`).
+        control_period: seconds between two actions.
+        golden: proof that a runner computes what the trainer computed; also inside the file.
+    """
+
+    version: int
+    uri: str
+    sha256: str
+    size: int
+    spec_hash: str
+    control_period: float
+    golden: Golden
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = 'policy manifest') -> Manifest:
+        """Parse what `to_json` wrote; `source` names the topic or file in the error.
+
+        Raises:
+            InputError: not JSON, or a key is missing or of another type.
+        """
+        try:
+            data = json.loads(text)
+            return cls(
+                version=int(data['version']), uri=str(data['uri']), sha256=str(data['sha256']).lower(),
+                size=int(data['size']), spec_hash=str(data['spec_hash']),
+                control_period=float(data['control_period']), golden=Golden.from_dict(data['golden']))
+        except (ValueError, TypeError, KeyError) as error:
+            names = ', '.join(field.name for field in dataclasses.fields(cls))
+            raise InputError(
+                f'{source}: expected JSON with {names}, got {text[:80]!r} '
+                f'({type(error).__name__}: {error})') from error
+
+
+def golden_inputs(seed: int, step: int, spec: RobotSpec, noise_size: int) -> dict:
+    """The inputs of one golden step, without `state`, for a batch of one.
+
+    Returns:
+        image u8[1,H,W,3], vector f32[1,N], is_first bool[1] (True at step 0), noise f32[1,K]. Step 0 has no
+        noise, so that both the deterministic and the sampled path are covered.
+    """
+    height, width = spec.image_size
+    rng = np.random.Generator(np.random.PCG64([seed, step]))
+    # Bytes and uniforms from raw 64-bit draws: numpy promises to keep the PCG64 stream, not `normal`.
+    raw = rng.bit_generator.random_raw(height * width * 3 + len(spec.vector) + noise_size)
+    unit = ((raw >> np.uint64(40)).astype(np.float64) / 2 ** 24).astype(np.float32)
+    pixels, vector, noise = np.split(unit, [height * width * 3, height * width * 3 + len(spec.vector)])
+    return {
+        'image': (pixels * 255).astype(np.uint8).reshape(1, height, width, 3),
+        'vector': (2 * vector - 1)[None],
+        'is_first': np.array([step == 0]),
+        'noise': (2 * noise - 1)[None] if step else np.zeros((1, noise_size), np.float32),
+    }
+
+
+def golden_difference(golden: Golden, action: np.ndarray) -> Optional[str]:
+    """None when `action` [GOLDEN_STEPS, A] is the golden one, else a phrase with both."""
+    expected = np.asarray(golden.action, np.float32)
+    if expected.shape == action.shape and np.allclose(action, expected, rtol=0, atol=GOLDEN_TOLERANCE):
+        return None
+    return f'expected {np.round(expected, 4).tolist()}, got {np.round(action, 4).tolist()}'

@@ -1,0 +1,204 @@
+"""Run an exported policy with numpy and onnxruntime alone."""
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Optional, Union
+
+import numpy as np
+import onnxruntime
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.policy.manifest import GOLDEN_STEPS, Golden, golden_difference, golden_inputs
+from dreamer_ros.spec import RobotSpec
+
+ONNX_TYPES = {
+    'image': ('tensor(uint8)', np.uint8),
+    'vector': ('tensor(float)', np.float32),
+    'is_first': ('tensor(bool)', np.bool_),
+    'state': ('tensor(float)', np.float32),
+    'noise': ('tensor(float)', np.float32),
+    'action': ('tensor(float)', np.float32),
+    'next_state': ('tensor(float)', np.float32),
+}
+
+
+class PolicyRunner:
+    """One policy file, verified and warmed up, with the recurrent state of the running episode.
+
+    Not thread-safe: one caller at a time.
+
+    Args:
+        path: the ONNX file; names it in errors.
+        spec: of the robot at hand; None accepts the spec the file was made for.
+        sha256: expected hex digest of the file; None skips the check.
+        seed: of the exploration noise; None takes entropy from the system.
+        data: the file's bytes where they were read already (a download).
+
+    Raises:
+        InputError: the file is missing, damaged, no policy of ours, made for another robot, or computes
+            other actions here than it did in training.
+
+    Attributes:
+        spec: RobotSpec the policy was made for.
+        version: int, counts up in one run.
+        metadata: str → str as written by the exporter (system, preset, step, …).
+        uses_vector: whether `act` reads `vector`.
+    """
+
+    def __init__(self, path: Union[str, Path], spec: Optional[RobotSpec] = None, sha256: Optional[str] = None,
+                 seed: Optional[int] = None, data: Optional[bytes] = None):
+        self.path = str(path)
+        if data is None:
+            data = _read(self.path)
+        if sha256 is not None:
+            digest = hashlib.sha256(data).hexdigest()
+            if digest != sha256.lower():
+                raise InputError(f'policy {self.path}: expected sha256 {sha256.lower()}, got {digest}')
+        self._session = _open_session(self.path, data)
+        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.spec, self.version, golden = self._read_metadata()
+        if spec is not None and spec.hash != self.spec.hash:
+            raise InputError(
+                f'policy {self.path}: expected a policy for {spec.name} (spec {spec.hash}), got one for '
+                f'{self.spec.name} (spec {self.spec.hash}): {spec.difference(self.spec)}')
+        self._rng = np.random.default_rng(seed)
+        self._allocate()
+        self._verify(golden)
+        self.reset()
+
+    def act(self, image: np.ndarray, vector: Optional[np.ndarray], is_first: bool, explore: bool) -> np.ndarray:
+        """Answer one observation and advance the recurrent state.
+
+        Args:
+            image: u8[H,W,3], RGB.
+            vector: f32[N]; ignored (may be None) unless `uses_vector`.
+            is_first: the observation starts an episode; the state is forgotten.
+            explore: sample from the policy; False takes its mode.
+
+        Returns:
+            Action f32[A] in [-1, 1], a new array. It is finite if the policy's weights and inputs are: who
+            commands hardware checks it.
+
+        Raises:
+            InputError: image or vector of another shape or type than the spec says.
+        """
+        inputs = self._inputs
+        if image.shape != inputs['image'].shape[1:] or image.dtype != np.uint8:
+            raise InputError(
+                f'policy {self.path}: expected an image uint8{list(inputs["image"].shape[1:])}, '
+                f'got {image.dtype}{list(image.shape)}')
+        inputs['image'][0] = image
+        if self.uses_vector:
+            if vector is None or np.shape(vector) != inputs['vector'].shape[1:]:
+                got = 'none' if vector is None else f'shape {list(np.shape(vector))}'
+                raise InputError(f'policy {self.path}: expected a vector of the {len(self.spec.vector)} values '
+                                 f'{", ".join(self.spec.vector)}, got {got}')
+            inputs['vector'][0] = vector
+        inputs['is_first'][0] = is_first
+        if explore:
+            self._rng.standard_normal(out=inputs['noise'], dtype=np.float32)
+        else:
+            inputs['noise'].fill(0.0)
+        self._step()
+        return self._outputs['action'][0].copy()
+
+    def reset(self) -> None:
+        """Forget the running episode."""
+        self._inputs['state'].fill(0.0)
+
+    def carry_over(self, previous: PolicyRunner) -> None:
+        """Continue the episode that `previous` was playing, when both share one state layout.
+
+        Policies of one training run do. Otherwise the state starts empty, as after `reset`.
+        """
+        def family(runner):
+            return runner.metadata.get('system'), runner.metadata.get('preset'), runner._inputs['state'].shape
+        if family(self) == family(previous):
+            np.copyto(self._inputs['state'], previous._inputs['state'])
+        else:
+            self.reset()
+
+    def _step(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+        np.copyto(self._inputs['state'], self._outputs['next_state'])
+
+    def _read_metadata(self):
+        try:
+            spec = RobotSpec.from_json(self.metadata['spec'])
+            return spec, int(self.metadata['version']), Golden.from_dict(json.loads(self.metadata['golden']))
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(
+                f'policy {self.path}: expected metadata spec, version and golden as dreamer_ros exports them, '
+                f'got {sorted(self.metadata)} ({type(error).__name__}: {error})') from error
+
+    def _allocate(self) -> None:
+        """Bind fixed arrays for a batch of one to the session, so that a step allocates nothing."""
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self.uses_vector = any(node.name == 'vector' for node in inputs)
+        wanted = {name: ONNX_TYPES[name][0] for name in ('image', 'is_first', 'state', 'noise', 'action', 'next_state')}
+        if self.uses_vector:
+            wanted['vector'] = ONNX_TYPES['vector'][0]
+        found = {node.name: node.type for node in [*inputs, *outputs]}
+        if found != wanted:
+            raise InputError(f'policy {self.path}: expected inputs and outputs {wanted}, got {found}')
+        binding = self._session.io_binding()
+        arrays = {}
+        for node in [*inputs, *outputs]:
+            shape = [1, *node.shape[1:]]
+            if not all(isinstance(size, int) for size in shape):
+                raise InputError(f'policy {self.path}: expected fixed sizes after the batch axis, '
+                                 f'got {node.name}{node.shape}')
+            dtype = ONNX_TYPES[node.name][1]
+            arrays[node.name] = array = np.zeros(shape, dtype)
+            bind = binding.bind_output if node.name in ('action', 'next_state') else binding.bind_input
+            bind(node.name, 'cpu', 0, dtype, shape, array.ctypes.data)
+        self._binding = binding
+        self._outputs = {name: arrays.pop(name) for name in ('action', 'next_state')}
+        self._inputs = arrays
+        expected = {
+            'image': (1, *self.spec.image_size, 3), 'action': (1, len(self.spec.action)),
+            **({'vector': (1, len(self.spec.vector))} if self.uses_vector else {}),
+        }
+        got = {name: ({**self._inputs, **self._outputs})[name].shape for name in expected}
+        if got != expected:
+            raise InputError(f'policy {self.path}: expected the shapes of its spec {expected}, got {got}')
+
+    def _verify(self, golden: Golden) -> None:
+        """Compare with what training computed; also warms the session up."""
+        actions = np.zeros((GOLDEN_STEPS, len(self.spec.action)), np.float32)
+        for step in range(GOLDEN_STEPS):
+            inputs = golden_inputs(golden.seed, step, self.spec, self._inputs['noise'].shape[1])
+            for name, value in inputs.items():
+                if name in self._inputs:
+                    self._inputs[name][...] = value
+            self._step()
+            actions[step] = self._outputs['action'][0]
+        difference = golden_difference(golden, actions)
+        if difference:
+            raise InputError(f'policy {self.path}: the golden vector does not come out: {difference}')
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f'policy {path}: expected a readable file ({error.strerror})') from error
+
+
+def _open_session(path: str, data: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    # One thread that sleeps when idle: onnxruntime's pools otherwise starve control loop and simulator.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    options.add_session_config_entry('session.inter_op.allow_spinning', '0')
+    # Sampled latents drive activations into denormals, which are many times slower.
+    options.add_session_config_entry('session.set_denormal_as_zero', '1')
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
+    except Exception as error:  # onnxruntime's exception classes share no public base
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f'policy {path}: expected an ONNX policy file, but onnxruntime said: {reason}') from error

@@ -1,0 +1,230 @@
+"""Export, runner and loader on real ONNX files."""
+from __future__ import annotations
+
+import dataclasses
+import functools
+import http.server
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.policy.export import OPSET, Exporter, export
+from dreamer_ros.policy.loader import PolicyLoader, load
+from dreamer_ros.policy.manifest import Manifest
+from dreamer_ros.policy.runner import PolicyRunner
+from tests.policy.tiny import spec, tiny_policy
+
+METADATA = {'version': 3, 'system': 'tiny', 'preset': 'test', 'step': 7}
+
+
+def wait_for(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError('timed out')
+
+
+@pytest.mark.parametrize('vector', [(), ('hip', 'knee', 'ankle')])
+def test_whole_episode_matches_torch(tmp_path, vector):
+    robot = spec(vector)
+    policy = tiny_policy(robot)
+    export(policy, robot, tmp_path / 'p.onnx', METADATA)
+    runner = PolicyRunner(tmp_path / 'p.onnx', robot, seed=11)
+    rng, noise_rng = np.random.default_rng(5), np.random.default_rng(11)
+    state, worst = torch.zeros(1, policy.state_size), 0.0
+    for step in range(200):
+        image = rng.integers(0, 256, (32, 32, 3), np.uint8)
+        values = rng.normal(size=len(vector)).astype(np.float32)
+        first, explore = step in (0, 90), step >= 40
+        action = runner.act(image, values if vector else None, first, explore)
+        noise = noise_rng.standard_normal((1, policy.noise_size), np.float32) if explore \
+            else np.zeros((1, policy.noise_size), np.float32)
+        extra = (torch.from_numpy(values)[None],) if vector else ()
+        with torch.no_grad():
+            expected, state = policy(torch.from_numpy(image)[None], *extra, torch.tensor([first]), state,
+                                     torch.from_numpy(noise))
+        worst = max(worst, float(np.abs(action - expected.numpy()[0]).max()))
+    assert worst < 1e-5
+
+
+def test_is_first_forgets_and_state_matters(tmp_path):
+    robot = spec()
+    export(tiny_policy(robot), robot, tmp_path / 'p.onnx', METADATA)
+    runner = PolicyRunner(tmp_path / 'p.onnx')
+    image = np.full((32, 32, 3), 90, np.uint8)
+    first = runner.act(image, None, True, False)
+    later = runner.act(image, None, False, False)
+    assert not np.allclose(first, later)
+    assert np.array_equal(first, runner.act(image, None, True, False))
+    # exploring twice from the same state draws different noise
+    assert not np.array_equal(runner.act(image, None, True, True), runner.act(image, None, True, True))
+
+
+def test_exporter_follows_training_and_batches(tmp_path):
+    robot = spec()
+    policy = tiny_policy(robot)
+    exporter = Exporter(policy, robot)
+    image = np.full((32, 32, 3), 50, np.uint8)
+    exporter.write(tmp_path / '1.onnx', {**METADATA, 'version': 1})
+    before = PolicyRunner(tmp_path / '1.onnx').act(image, None, True, False)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        policy.minimum_std.fill_(0.7)  # a buffer must follow as well
+    exporter.write(tmp_path / '2.onnx', {**METADATA, 'version': 2})
+    runner = PolicyRunner(tmp_path / '2.onnx')
+    after = runner.act(image, None, True, False)
+    assert np.abs(after - before).max() > 1e-3
+    batch = 5
+    noise = np.random.default_rng(0).normal(size=(batch, policy.noise_size)).astype(np.float32)
+    feed = {'image': np.stack([image] * batch), 'is_first': np.zeros(batch, bool),
+            'state': np.random.default_rng(1).normal(size=(batch, policy.state_size)).astype(np.float32),
+            'noise': noise}
+    got = runner._session.run(['action', 'next_state'], feed)
+    with torch.no_grad():
+        expected = policy(*(torch.from_numpy(feed[name]) for name in ('image', 'is_first', 'state', 'noise')))
+    for mine, theirs in zip(got, expected):
+        np.testing.assert_allclose(mine, theirs.numpy(), atol=1e-5)
+    assert all(p.requires_grad for p in policy.parameters())
+    assert not list(tmp_path.glob('.*partial'))
+
+
+def test_file_says_what_it_is(tmp_path):
+    robot = spec()
+    manifest = export(tiny_policy(robot), robot, tmp_path / 'p.onnx', METADATA)
+    model = onnx.load(str(tmp_path / 'p.onnx'))
+    onnx.checker.check_model(model)
+    assert model.opset_import[0].version == OPSET and model.ir_version <= 9  # what onnxruntime 1.16 reads
+    runner = PolicyRunner(tmp_path / 'p.onnx', robot, manifest.sha256)
+    assert runner.version == 3 and runner.spec == robot and runner.metadata['system'] == 'tiny'
+    assert runner.metadata['spec_hash'] == robot.hash == manifest.spec_hash
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert manifest.size == (tmp_path / 'p.onnx').stat().st_size
+
+
+def test_refusals_say_what_and_why(tmp_path):
+    robot = spec()
+    manifest = export(tiny_policy(robot), robot, tmp_path / 'p.onnx', METADATA)
+    path = tmp_path / 'p.onnx'
+    with pytest.raises(InputError, match='missing.onnx: expected a readable file'):
+        PolicyRunner(tmp_path / 'missing.onnx')
+    with pytest.raises(InputError, match=f'p.onnx: expected sha256 0+, got {manifest.sha256}'):
+        PolicyRunner(path, sha256='0' * 64)
+    with pytest.raises(InputError, match=r'image_size is \[32, 32\] instead of \[48, 32\]'):
+        PolicyRunner(path, spec(image_size=(48, 32)))
+    (tmp_path / 'broken.onnx').write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(InputError, match='broken.onnx'):
+        PolicyRunner(tmp_path / 'broken.onnx')
+    (tmp_path / 'text.onnx').write_text('hello')
+    with pytest.raises(InputError, match='text.onnx: expected an ONNX policy file'):
+        PolicyRunner(tmp_path / 'text.onnx')
+    foreign = onnx.load(str(path))
+    del foreign.metadata_props[:]
+    onnx.save(foreign, str(tmp_path / 'foreign.onnx'))
+    with pytest.raises(InputError, match='foreign.onnx: expected metadata spec'):
+        PolicyRunner(tmp_path / 'foreign.onnx')
+    changed = onnx.load(str(path))
+    bias = next(t for t in changed.graph.initializer if t.name == 'actor.bias')
+    bias.raw_data = (np.frombuffer(bias.raw_data, np.float32) + 0.2).astype(np.float32).tobytes()
+    onnx.save(changed, str(tmp_path / 'changed.onnx'))
+    with pytest.raises(InputError, match='golden vector does not come out: expected .*, got '):
+        PolicyRunner(tmp_path / 'changed.onnx')
+    runner = PolicyRunner(path)
+    with pytest.raises(InputError, match=r'expected an image uint8\[32, 32, 3\], got uint8\[64, 32, 3\]'):
+        runner.act(np.zeros((64, 32, 3), np.uint8), None, True, False)
+    with pytest.raises(InputError, match='expected JSON with version'):
+        Manifest.from_json('{"version": 1}')
+
+
+def test_wrong_vector(tmp_path):
+    robot = spec(('hip', 'knee'))
+    export(tiny_policy(robot), robot, tmp_path / 'p.onnx', METADATA)
+    runner, image = PolicyRunner(tmp_path / 'p.onnx'), np.zeros((32, 32, 3), np.uint8)
+    for vector in (None, np.zeros(3, np.float32)):
+        with pytest.raises(InputError, match='vector of the 2 values hip, knee'):
+            runner.act(image, vector, True, False)
+
+
+def test_swap_carries_the_state(tmp_path):
+    robot = spec()
+    policy = tiny_policy(robot)
+    exporter = Exporter(policy, robot)
+    exporter.write(tmp_path / '1.onnx', {**METADATA, 'version': 1})
+    exporter.write(tmp_path / '2.onnx', {**METADATA, 'version': 2})
+    exporter.write(tmp_path / '3.onnx', {**METADATA, 'version': 3, 'preset': 'other'})
+    old, new, other = (PolicyRunner(tmp_path / f'{i}.onnx') for i in (1, 2, 3))
+    image = np.full((32, 32, 3), 10, np.uint8)
+    for step in range(4):
+        old.act(image, None, step == 0, False)
+    new.carry_over(old)
+    other.carry_over(old)
+    expected = old.act(image, None, False, False)
+    assert np.array_equal(new.act(image, None, False, False), expected)
+    assert not np.array_equal(other.act(image, None, False, False), expected)
+
+
+def test_loader_newest_wins_and_failure_keeps_the_old(tmp_path):
+    robot = spec()
+    exporter = Exporter(tiny_policy(robot), robot)
+    manifests = [exporter.write(tmp_path / f'{v}.onnx', {**METADATA, 'version': v}) for v in range(1, 6)]
+    loader = PolicyLoader(robot)
+    try:
+        for manifest in manifests:
+            loader.submit(manifest)
+        seen = []
+
+        def newest():
+            runner = loader.poll()
+            if runner:
+                seen.append(runner.version)
+            return seen and seen[-1] == 5
+        wait_for(newest)
+        assert seen == sorted(seen)
+        missing = dataclasses.replace(manifests[0], uri=str(tmp_path / 'gone.onnx'), version=6)
+        loader.submit(missing)
+        problem = wait_for(loader.poll_problem)
+        assert 'gone.onnx' in problem and loader.poll_problem() is None and loader.poll() is None
+        loader.submit(manifests[4])
+        wait_for(loader.poll)
+        loader.submit(dataclasses.replace(manifests[1], spec_hash='0123456789abcdef'))
+        assert 'got one for spec 0123456789abcdef' in wait_for(loader.poll_problem)
+        loader.submit(dataclasses.replace(manifests[1], size=10))
+        assert 'expected 10 bytes, got more' in wait_for(loader.poll_problem)
+    finally:
+        loader.close()
+    assert not loader._thread.is_alive()
+
+
+def test_load_from_urls(tmp_path):
+    robot = spec()
+    manifest = export(tiny_policy(robot), robot, tmp_path / 'a policy.onnx', METADATA)
+    assert load(dataclasses.replace(manifest, uri=(tmp_path / 'a policy.onnx').as_uri()), robot).version == 3
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        base = f'http://127.0.0.1:{server.server_port}'
+        assert load(dataclasses.replace(manifest, uri=f'{base}/a%20policy.onnx'), robot).version == 3
+        with pytest.raises(InputError, match='none.onnx: expected a file that can be read'):
+            load(dataclasses.replace(manifest, uri=f'{base}/none.onnx'), robot)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_robot_side_imports_no_torch():
+    code = ('import sys, dreamer_ros.policy.loader; '
+            'assert not {"torch", "mujoco", "onnx", "rclpy"} & set(sys.modules), "heavy import"')
+    subprocess.run([sys.executable, '-c', code], check=True)
