@@ -1,1 +1,4 @@
-"""TODO"""
+"""MuJoCo environments seen through a camera: the dm_control suite and the worlds in `sim/`."""
+from dreamer_ros.simulation.environment import VISUAL_TASKS, Environment, Observation, make, task_names
+
+__all__ = ['VISUAL_TASKS', 'Environment', 'Observation', 'make', 'task_names']

@@ -1,0 +1,248 @@
+"""A robot in MuJoCo as an agent meets it: actions in, camera images, joint states and rewards out."""
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.simulation import gl
+from dreamer_ros.simulation.world import Diverged, World
+from dreamer_ros.spec import RobotSpec
+
+if TYPE_CHECKING:
+    from dreamer_ros.simulation.rendering import CameraModel, Renderer
+
+# The 20 visual control tasks of the Dreamer paper (arXiv 1912.01603).
+VISUAL_TASKS = (
+    'acrobot_swingup', 'cartpole_balance', 'cartpole_balance_sparse', 'cartpole_swingup',
+    'cartpole_swingup_sparse', 'cheetah_run', 'cup_catch', 'finger_spin', 'finger_turn_easy',
+    'finger_turn_hard', 'hopper_hop', 'hopper_stand', 'pendulum_swingup', 'quadruped_run',
+    'quadruped_walk', 'reacher_easy', 'reacher_hard', 'walker_run', 'walker_stand', 'walker_walk',
+)
+
+_IMAGE_SIDES = (16, 1024)
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """What the robot perceives at one instant, and how it came there.
+
+    Attributes:
+        image: u8[H, W, 3] RGB.
+        joint_names: hinge and slide joints, J of them. Free and ball joints are left out: a JointState has
+            one number per joint.
+        position, velocity: f64[J] in rad and rad/s (hinge) or m and m/s (slide).
+        reward: summed over the control steps of the action that led here; 0 at is_first.
+        is_first: the episode starts here.
+        is_last: the episode ends here: time limit, end of the task, or unstable physics.
+        is_terminal: nothing can be earned after this state; never set by a time limit or unstable physics.
+    """
+
+    image: np.ndarray
+    joint_names: Tuple[str, ...]
+    position: np.ndarray
+    velocity: np.ndarray
+    reward: float
+    is_first: bool
+    is_last: bool
+    is_terminal: bool
+
+
+class Environment:
+    """One robot with one task. Use `make` to get one.
+
+    An episode starts with `reset` and takes `step` until is_last. When the physics becomes unstable the
+    episode ends there: the observation is is_last, not is_terminal, repeats the last sound image and joint
+    state, and carries the reward earned before.
+
+    Args:
+        world: the simulated task.
+        renderer: of the world's model.
+        action_repeat: control steps per action.
+        episode_length: control steps per episode.
+    """
+
+    def __init__(self, world: World, renderer: Renderer, action_repeat: int, episode_length: int):
+        self._world = world
+        self._renderer = renderer
+        self._repeat = action_repeat
+        self._length = episode_length
+        self._low, self._high = _limits(world)
+        self._joint_names, self._qpos, self._qvel = _scalar_joints(world)
+        camera = renderer.camera
+        self.spec = RobotSpec(
+            name=world.name,
+            image_size=(camera.height, camera.width),
+            vector=(),
+            action=_actuator_names(world),
+            action_low=tuple(self._low.tolist()),
+            action_high=tuple(self._high.tolist()),
+            control_period=world.control_step * action_repeat,
+            action_repeat=action_repeat,
+        )
+        self._count = 0
+        self._reward = 0.0
+        self._is_first = self._is_terminal = self._diverged = False
+        self._is_last = True  # step() wants a reset() first
+        self._seen: Optional[Observation] = None
+
+    @property
+    def camera(self) -> CameraModel:
+        """The camera that the images come from."""
+        return self._renderer.camera
+
+    def reset(self) -> Observation:
+        """Start a new episode, different from the one before."""
+        self._world.reset()
+        self._renderer.upload_terrain()
+        self._count = 0
+        self._reward = 0.0
+        self._is_first = True
+        self._is_last = self._is_terminal = self._diverged = False
+        return self._observe()
+
+    def step(self, action: Sequence[float]) -> Observation:
+        """Apply an action for action_repeat control steps, or fewer if the episode ends, and look.
+
+        Args:
+            action: A values in [-1, 1] (others are clipped), scaled to the actuators' limits.
+
+        Raises:
+            InputError: the action has another length or holds a NaN.
+            RuntimeError: the episode is over.
+        """
+        self.advance(action)
+        return self._observe()
+
+    def advance(self, action: Sequence[float]) -> None:
+        """The physics half of `step`."""
+        if self._is_last:
+            raise RuntimeError('the episode is over: call reset() first')
+        control = self._control(action)
+        self._is_first = False
+        self._reward = 0.0
+        for _ in range(self._repeat):
+            try:
+                reward, self._is_terminal = self._world.step(control)
+            except Diverged:
+                self._diverged = self._is_last = True
+                return
+            self._reward += reward
+            self._count += 1
+            self._is_last = self._is_terminal or self._count >= self._length
+            if self._is_last:
+                return
+
+    def render(self) -> np.ndarray:
+        """The camera half of `step`: u8[H, W, 3] of the current state."""
+        return self._renderer.render(self._world.data)
+
+    def close(self) -> None:
+        """Free the renderer and the physics."""
+        self._renderer.close()
+        self._world.close()
+
+    def _control(self, action: Sequence[float]) -> np.ndarray:
+        action = np.asarray(action, np.float64)
+        if action.shape != self._low.shape:
+            raise InputError(
+                f'action of {self.spec.name}: expected {len(self._low)} values '
+                f'({", ".join(self.spec.action)}), got the shape {action.shape}')
+        if np.isnan(action).any():
+            raise InputError(f'action of {self.spec.name}: expected numbers in [-1, 1], got {action.tolist()}')
+        return self._low + (np.clip(action, -1, 1) + 1) / 2 * (self._high - self._low)
+
+    def _observe(self) -> Observation:
+        flags = dict(reward=self._reward, is_first=self._is_first, is_last=self._is_last,
+                     is_terminal=self._is_terminal)
+        if self._diverged:
+            self._seen = dataclasses.replace(self._seen, **flags)
+        else:
+            self._seen = Observation(
+                image=self.render(),
+                joint_names=self._joint_names,
+                position=self._world.data.qpos[self._qpos],
+                velocity=self._world.data.qvel[self._qvel],
+                **flags)
+        return self._seen
+
+
+def task_names() -> List[str]:
+    """All tasks that `make` knows by name, sorted: the dm_control suite and the worlds in `sim/`."""
+    gl.prepare()
+    from dreamer_ros.simulation import suite
+    return sorted(suite.tasks())
+
+
+def make(
+    task: str,
+    *,
+    image_size: Tuple[int, int] = (64, 64),
+    action_repeat: int = 1,
+    seed: int = 0,
+    render: str = 'fast',
+    camera: Optional[Union[int, str]] = None,
+    episode_length: Optional[int] = None,
+) -> Environment:
+    """Make the environment of a task.
+
+    Args:
+        task: a name from `task_names()`.
+        image_size: (height, width) in pixels.
+        action_repeat: control steps per action.
+        seed: of the random initial states; equal seeds and actions give equal episodes.
+        render: `fast` (no shadows, no reflections), `shadows` (small shadow map), `suite` (as the model says).
+        camera: name or number of one of the model's cameras; None for the task's own.
+        episode_length: control steps per episode; None for the task's own (1000 in the suite).
+
+    Raises:
+        InputError: an unknown task, a value out of range, or OpenGL is not available.
+    """
+    low, high = _IMAGE_SIDES
+    if len(image_size) != 2 or not all(low <= side <= high for side in image_size):
+        raise InputError(f'image_size: expected (height, width) from {low} to {high} pixels, got {image_size}')
+    if action_repeat < 1:
+        raise InputError(f'action_repeat: expected at least 1, got {action_repeat}')
+    if episode_length is not None and episode_length < 1:
+        raise InputError(f'episode_length: expected at least 1 control step, got {episode_length}')
+    gl.prepare()
+    from dreamer_ros.simulation.rendering import Renderer
+    world = _world(task, seed)
+    camera = world.default_camera if camera is None else camera
+    renderer = Renderer(world.model, (int(image_size[0]), int(image_size[1])), render, camera)
+    return Environment(world, renderer, action_repeat, episode_length or world.default_length)
+
+
+def _world(task: str, seed: int) -> World:
+    from dreamer_ros.simulation import suite
+    name = suite.aliases().get(task, task)
+    if name in suite.tasks():
+        return suite.SuiteWorld(name, seed)
+    near = difflib.get_close_matches(task, [*task_names(), *suite.aliases()], n=3, cutoff=0.5)
+    hint = f'did you mean {" or ".join(near)}?' if near else f'known tasks: {", ".join(task_names())}'
+    raise InputError(f'task: {task!r} is unknown; {hint}')
+
+
+def _limits(world: World) -> Tuple[np.ndarray, np.ndarray]:
+    """f64[A] lowest and highest control of each actuator; an unlimited actuator gets [-1, 1]."""
+    limited = world.model.actuator_ctrllimited.astype(bool)
+    low, high = world.model.actuator_ctrlrange.T
+    return np.where(limited, low, -1.0), np.where(limited, high, 1.0)
+
+
+def _actuator_names(world: World) -> Tuple[str, ...]:
+    model = world.model
+    return tuple(model.actuator(number).name or f'actuator{number}' for number in range(model.nu))
+
+
+def _scalar_joints(world: World) -> Tuple[Tuple[str, ...], np.ndarray, np.ndarray]:
+    """Names of the hinge and slide joints, and where their numbers lie in qpos and qvel."""
+    import mujoco
+    model = world.model
+    scalar = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
+    numbers = np.flatnonzero(np.isin(model.jnt_type, scalar))
+    names = tuple(model.joint(number).name or f'joint{number}' for number in numbers)
+    return names, model.jnt_qposadr[numbers], model.jnt_dofadr[numbers]

@@ -1,0 +1,51 @@
+"""What an Environment needs from the thing it simulates."""
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING, Tuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import mujoco
+
+
+class Diverged(Exception):
+    """The physics became unstable; the state is meaningless until the next reset."""
+
+
+class World(abc.ABC):
+    """A MuJoCo model with a task on it, advanced one control step at a time.
+
+    Attributes:
+        name: canonical task name.
+        model, data: the compiled model and its state.
+        control_step: seconds per control step.
+        default_camera: the camera to look through unless told otherwise.
+        default_length: control steps per episode unless told otherwise.
+    """
+
+    name: str
+    model: mujoco.MjModel
+    data: mujoco.MjData
+    control_step: float
+    default_camera: int
+    default_length: int
+
+    @abc.abstractmethod
+    def reset(self) -> None:
+        """Start a new episode from a random state."""
+
+    @abc.abstractmethod
+    def step(self, control: np.ndarray) -> Tuple[float, bool]:
+        """Apply f64[A] actuator controls for one control step.
+
+        Returns:
+            The reward, and whether the task came to an end of its own (no future reward), time limit aside.
+
+        Raises:
+            Diverged: the physics became unstable.
+        """
+
+    def close(self) -> None:
+        """Free what the world holds."""
