@@ -1,0 +1,43 @@
+"""Message definitions and type hashes by name, from public ROS interfaces, without a ROS installation."""
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any, NamedTuple
+
+from rosbags.typesys import Stores, get_typestore
+
+from dreamer_ros.errors import InputError
+
+
+class Definition(NamedTuple):
+    """What an MCAP schema and a channel say of a type.
+
+    Attributes:
+        text: the .msg text, then each dependency's after a line of 80 `=` (encoding `ros2msg`).
+        hash: REP-2011 type hash, `RIHS01_…`.
+    """
+
+    text: str
+    hash: str
+
+
+@functools.lru_cache(maxsize=None)
+def typestore() -> Any:
+    """The types of the sourced ROS distribution, or of the newest supported one."""
+    name = f'ROS2_{os.environ.get("ROS_DISTRO", "kilted").upper()}'
+    return get_typestore(getattr(Stores, name, Stores.ROS2_KILTED))
+
+
+@functools.lru_cache(maxsize=None)
+def definition(type_name: str) -> Definition:
+    """Look up a type such as `sensor_msgs/msg/Image`.
+
+    Raises:
+        InputError: the type is not a known ROS interface.
+    """
+    store = typestore()
+    if type_name not in store.fielddefs:
+        raise InputError(f'message type {type_name}: expected a type of the common ROS 2 interfaces')
+    text, _ = store.generate_msgdef(type_name, ros_version=2)
+    return Definition(text, store.hash_rihs01(type_name))

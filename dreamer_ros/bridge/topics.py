@@ -1,0 +1,79 @@
+"""The table of topics: names, types and quality of service, in plain data (no rclpy).
+
+All names but /clock and /diagnostics are relative, so that each robot lives in its own namespace.
+"""
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class QoS:
+    """A ROS 2 quality-of-service profile; unnamed policies (deadline, lifespan, liveliness) are the defaults.
+
+    Attributes:
+        reliable: reliable or best effort.
+        transient_local: whether late subscribers get the last messages ("latched"), or volatile.
+        depth: history keep_last of so many messages.
+    """
+
+    depth: int
+    reliable: bool = True
+    transient_local: bool = False
+
+    def offered(self) -> str:
+        """The profile as rosbag2 stores it up to metadata version 8: YAML with integer enums."""
+        infinite = '    sec: 9223372036\n    nsec: 854775807\n'
+        return (
+            '- history: 1\n'
+            f'  depth: {self.depth}\n'
+            f'  reliability: {1 if self.reliable else 2}\n'
+            f'  durability: {1 if self.transient_local else 2}\n'
+            f'  deadline:\n{infinite}'
+            f'  lifespan:\n{infinite}'
+            '  liveliness: 1\n'
+            f'  liveliness_lease_duration:\n{infinite}'
+            '  avoid_ros_namespace_conventions: false'
+        )
+
+
+# Roles. In lock-step both sides are reliable and deep enough that no step is ever lost.
+SENSOR = QoS(depth=1000)
+LATCHED = QoS(depth=1, transient_local=True)
+# The agent in lock-step has at most one observation in flight, plus repeats of it.
+LOCKSTEP_SUBSCRIBER = QoS(depth=10)
+# In real time a robot's agent wants the newest observation, never an old one.
+REALTIME_SUBSCRIBER = QoS(depth=1, reliable=False)
+RECORDER_SUBSCRIBER = QoS(depth=1000)
+TRAINER_SUBSCRIBER = QoS(depth=1000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Topic:
+    """One row of the table: `qos` is the publisher's."""
+
+    name: str
+    type: str
+    qos: QoS
+
+    def within(self, namespace: str) -> Topic:
+        """The same topic by its full name in a namespace: `/sim0` + `step` = `/sim0/step`."""
+        if self.name.startswith('/'):
+            return self
+        return dataclasses.replace(self, name=f'/{namespace.strip("/")}/{self.name}'.replace('//', '/'))
+
+
+IMAGE = Topic('camera/image_raw', 'sensor_msgs/msg/Image', SENSOR)
+CAMERA_INFO = Topic('camera/camera_info', 'sensor_msgs/msg/CameraInfo', SENSOR)
+JOINT_STATES = Topic('joint_states', 'sensor_msgs/msg/JointState', SENSOR)
+STEP = Topic('step', 'sensor_msgs/msg/JointState', SENSOR)
+ACTION = Topic('action', 'sensor_msgs/msg/Joy', SENSOR)
+SPEC = Topic('spec', 'std_msgs/msg/String', LATCHED)
+CLOCK = Topic('/clock', 'rosgraph_msgs/msg/Clock', QoS(depth=10))
+PACE = Topic('pace', 'builtin_interfaces/msg/Time', LATCHED)
+POLICY = Topic('policy', 'std_msgs/msg/String', LATCHED)
+DREAM = Topic('dream', 'sensor_msgs/msg/Image', QoS(depth=10))
+DIAGNOSTICS = Topic('/diagnostics', 'diagnostic_msgs/msg/DiagnosticArray', QoS(depth=10))
+
+# One message on each of these per step, all with the observation's stamp: what an episode bag holds.
+PER_STEP = (IMAGE, CAMERA_INFO, JOINT_STATES, STEP, ACTION)
