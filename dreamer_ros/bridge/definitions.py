@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import functools
 import os
+import struct
 from typing import Any, NamedTuple
 
+from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 
 from dreamer_ros.errors import InputError
@@ -41,3 +43,23 @@ def definition(type_name: str) -> Definition:
         raise InputError(f'message type {type_name}: expected a type of the common ROS 2 interfaces')
     text, _ = store.generate_msgdef(type_name, ros_version=2)
     return Definition(text, store.hash_rihs01(type_name))
+
+
+def decode(cdr: bytes, type_name: str) -> Any:
+    """Deserialise a message without rclpy.
+
+    Bytes after the message are ignored: what `serialize_message` returns is often a little longer than the message.
+
+    Raises:
+        InputError: the bytes are not such a message.
+    """
+    if len(cdr) < 4 or cdr[0] != 0 or cdr[1] > 1:
+        raise InputError(f'{type_name}: expected CDR bytes, got {bytes(cdr[:4]).hex() or "nothing"}')
+    store = typestore()
+    msgdef = store.get_msgdef(type_name)
+    read = msgdef.deserialize_cdr_le if cdr[1] else msgdef.deserialize_cdr_be
+    try:
+        message, _ = read(cdr[4:], 0, msgdef.cls, store)
+    except (struct.error, ValueError, SerdeError, AssertionError, IndexError, MemoryError) as error:
+        raise InputError(f'{type_name}: {len(cdr)} bytes do not hold a whole message ({error})') from error
+    return message

@@ -45,6 +45,7 @@ LOCKSTEP_SUBSCRIBER = QoS(depth=10)
 # In real time a robot's agent wants the newest observation, never an old one.
 REALTIME_SUBSCRIBER = QoS(depth=1, reliable=False)
 RECORDER_SUBSCRIBER = QoS(depth=1000)
+RECORDER_ACTION_SUBSCRIBER = QoS(depth=1000, transient_local=True)
 TRAINER_SUBSCRIBER = QoS(depth=1000)
 
 
@@ -67,7 +68,8 @@ IMAGE = Topic('camera/image_raw', 'sensor_msgs/msg/Image', SENSOR)
 CAMERA_INFO = Topic('camera/camera_info', 'sensor_msgs/msg/CameraInfo', SENSOR)
 JOINT_STATES = Topic('joint_states', 'sensor_msgs/msg/JointState', SENSOR)
 STEP = Topic('step', 'sensor_msgs/msg/JointState', SENSOR)
-ACTION = Topic('action', 'sensor_msgs/msg/Joy', SENSOR)
+# Kept for late subscribers: an agent may answer its first observation before it has discovered the recorder.
+ACTION = Topic('action', 'sensor_msgs/msg/Joy', QoS(depth=1000, transient_local=True))
 SPEC = Topic('spec', 'std_msgs/msg/String', LATCHED)
 CLOCK = Topic('/clock', 'rosgraph_msgs/msg/Clock', QoS(depth=10))
 PACE = Topic('pace', 'builtin_interfaces/msg/Time', LATCHED)

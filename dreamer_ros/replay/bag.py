@@ -1,0 +1,329 @@
+"""An episode on disk: one rosbag2 directory, written so that a crash at any moment loses a chunk at most."""
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional
+
+import yaml
+from mcap.writer import CompressionType, Writer
+
+from dreamer_ros.bridge.codecs import read_step
+from dreamer_ros.bridge.definitions import decode, definition
+from dreamer_ros.bridge.topics import STEP, Topic
+from dreamer_ros.errors import InputError
+from dreamer_ros.replay.scan import RawTopic, Scan, scan_mcap
+
+# What a crash can lose: about 20 frames of 64x64 RGB.
+CHUNK_BYTES = 256 * 1024
+# Name of the MCAP metadata record that keeps custom_data where a crash can't lose it.
+CUSTOM_DATA = 'dreamer_ros'
+
+
+def episode_name(robot: str, number: int, now: datetime.datetime) -> str:
+    """Directory name of an episode; names sort by time. `now` carries its time zone."""
+    time = now.astimezone(datetime.timezone.utc)
+    return f'{time:%Y%m%dT%H%M%S}.{time.microsecond // 1000:03d}-{robot.strip("/").replace("/", "_")}-{number:06d}'
+
+
+def partial_path(folder: Path, name: str) -> Path:
+    """Where a bag lies while it is written; hidden from `ros2 bag` and from the store."""
+    return folder / f'.{name}.partial'
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a directory is a bag being written, or left by a crash."""
+    return path.name.startswith('.') and path.name.endswith('.partial')
+
+
+class EpisodeWriter:
+    """Writes one bag from serialised messages.
+
+    The bag grows as `.NAME.partial`, locked for as long as this process lives, and becomes `NAME` when it is
+    whole. What a crash leaves is finished by `recover`.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, topics: Iterable[Topic], custom_data: Mapping[str, str]
+    ) -> None:
+        """Create the directory.
+
+        Args:
+            folder: holds all bags; created if missing.
+            name: directory name of the bag, see `episode_name`.
+            topics: by the full names the messages travel under, see `Topic.within`.
+            custom_data: what is known so far; what `close` gets is added.
+
+        Raises:
+            InputError: the bag exists, a type is unknown, or the disk refuses.
+        """
+        self._path = Path(folder) / name
+        self._partial = partial_path(Path(folder), name)
+        self._custom_data = dict(custom_data)
+        self._lock: Optional[int] = None
+        self._file: Optional[_McapFile] = None
+        raw = []
+        for topic in topics:
+            text, digest = definition(topic.type)
+            raw.append(RawTopic(topic.name, topic.type, text, topic.qos.offered(), digest))
+        if self._path.exists() or self._partial.exists():
+            raise InputError(f'episode bag {self._path}: expected a new name, but it exists')
+        with self._telling_disk_errors():
+            self._partial.mkdir(parents=True)
+            self._lock = _lock_directory(self._partial, wait=True)
+            self._file = _McapFile(self._partial / f'{name}_0.mcap', raw, self._custom_data)
+
+    def write(self, topic: str, cdr: bytes, stamp_ns: int) -> None:
+        """Append a serialised message; `stamp_ns` becomes its log and publish time.
+
+        Raises:
+            InputError: the disk refuses (full, for instance). The bag is closed then; its whole chunks stay
+                for `recover`, and other bags are untouched.
+        """
+        with self._telling_disk_errors():
+            self._file.write(topic, cdr, stamp_ns)
+
+    def close(self, custom_data: Mapping[str, str]) -> Path:
+        """Finish the bag and give it its name.
+
+        Raises:
+            InputError: the disk refuses, as in `write`.
+        """
+        self._custom_data.update(custom_data)
+        with self._telling_disk_errors():
+            self._file.finish()
+            _write_metadata(self._partial, self._file, self._custom_data)
+            _publish(self._partial, self._path)
+        self._release()
+        return self._path
+
+    def abort(self) -> None:
+        """Throw the bag away. After a failed `write` or `close`, or after `close`, nothing is left to do."""
+        if self._lock is None:
+            return
+        self._file.discard()
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @contextlib.contextmanager
+    def _telling_disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if self._file is not None:
+                self._file.discard()
+            self._release()
+            raise InputError(
+                f'episode bag {self._path}: writing failed ({error.strerror}); '
+                'this episode is cut here, earlier ones are untouched'
+            ) from error
+
+
+class _McapFile:
+    """One MCAP file of a bag, and the counts that metadata.yaml needs."""
+
+    def __init__(self, path: Path, topics: Iterable[RawTopic], custom_data: Mapping[str, str]) -> None:
+        self.path = path
+        self.topics = list(topics)
+        self.counts: Counter = Counter()
+        self.first_time: Optional[int] = None
+        self.last_time = 0
+        self._stream = path.open('wb')
+        # Chunks end where we say (`flush`), because only then they are sure to have left this process.
+        self._writer = Writer(self._stream, chunk_size=2**62, compression=CompressionType.ZSTD)
+        self._pending = 0
+        self._channels: Dict[str, int] = {}
+        self._writer.start(profile='ros2', library='dreamer_ros')
+        self._writer.add_metadata(CUSTOM_DATA, dict(custom_data))
+        schemas: Dict[str, int] = {}
+        for topic in self.topics:
+            if topic.type not in schemas:
+                text = topic.definition.encode()
+                schemas[topic.type] = self._writer.register_schema(topic.type, 'ros2msg', text)
+            self._channels[topic.name] = self._writer.register_channel(
+                topic.name, 'cdr', schemas[topic.type],
+                {'offered_qos_profiles': topic.offered_qos, 'topic_type_hash': topic.hash},
+            )
+
+    def write(self, topic: str, cdr: bytes, time: int) -> None:
+        sequence = self.counts[topic]
+        self._writer.add_message(self._channels[topic], time, cdr, time, sequence)
+        self.counts[topic] += 1
+        self.first_time = time if self.first_time is None else min(self.first_time, time)
+        self.last_time = max(self.last_time, time)
+        self._pending += len(cdr)
+        if self._pending >= CHUNK_BYTES:
+            self._writer.flush()
+            self._pending = 0
+
+    def finish(self) -> None:
+        self._writer.finish()
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+
+    def discard(self) -> None:
+        """Close the file, finished or not."""
+        # Closing flushes, which fails again on a full disk.
+        with contextlib.suppress(OSError):
+            self._stream.close()
+
+
+def _write_metadata(directory: Path, file: _McapFile, custom_data: Mapping[str, str]) -> None:
+    """Write metadata.yaml, version 8: the newest that every ROS 2 since Humble reads."""
+    start = {'nanoseconds_since_epoch': file.first_time or 0}
+    duration = {'nanoseconds': file.last_time - (file.first_time or 0)}
+    total = sum(file.counts.values())
+    information = {
+        'version': 8,
+        'storage_identifier': 'mcap',
+        'duration': duration,
+        'starting_time': start,
+        'message_count': total,
+        'topics_with_message_count': [
+            {
+                'topic_metadata': {
+                    'name': topic.name,
+                    'type': topic.type,
+                    'serialization_format': 'cdr',
+                    'offered_qos_profiles': topic.offered_qos,
+                    'type_description_hash': topic.hash,
+                },
+                'message_count': file.counts[topic.name],
+            }
+            for topic in file.topics
+        ],
+        'compression_format': '',
+        'compression_mode': '',
+        'relative_file_paths': [file.path.name],
+        'files': [
+            {
+                'path': file.path.name,
+                'starting_time': dict(start),
+                'duration': dict(duration),
+                'message_count': total,
+            }
+        ],
+        'custom_data': {str(key): str(value) for key, value in custom_data.items()},
+        'ros_distro': os.environ.get('ROS_DISTRO', 'unknown'),
+    }
+    text = yaml.safe_dump({'rosbag2_bagfile_information': information}, sort_keys=False, allow_unicode=True)
+    temporary = directory / '.metadata.yaml'
+    with temporary.open('w', encoding='utf-8') as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(directory / 'metadata.yaml')
+
+
+def _publish(partial: Path, path: Path) -> None:
+    """Give a whole bag its name, for good."""
+    _fsync_directory(partial)
+    partial.rename(path)
+    _fsync_directory(path.parent)
+
+
+def _fsync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _lock_directory(path: Path, wait: bool) -> Optional[int]:
+    """Lock a directory for as long as the returned descriptor is open; None if another process has it.
+
+    The kernel frees the lock when its owner dies, so a held lock means a live writer.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return handle
+    except BlockingIOError:
+        os.close(handle)
+        return None
+
+
+def recover(path: Path) -> Optional[Path]:
+    """Finish a bag that a crash left: keep all whole chunks, write metadata.yaml, give it its name.
+
+    Takes a `.NAME.partial` directory, or any bag directory without metadata.yaml. Stopping it at any moment
+    loses nothing: it can be run again.
+
+    Returns:
+        The finished bag, or None if a live process is still writing it.
+
+    Raises:
+        InputError: nothing in it is whole, or it can't be written.
+    """
+    path = Path(path)
+    name = path.name[1:-len('.partial')] if is_partial(path) else path.name
+    try:
+        lock = _lock_directory(path, wait=False)
+        if lock is None:
+            return None
+        try:
+            return _recover(path, name)
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise InputError(f'episode bag {path}: recovery failed ({error})') from error
+
+
+def _recover(path: Path, name: str) -> Path:
+    sources = mcap_files(path)
+    scans = [scan_mcap(source, CUSTOM_DATA) for source in sources]
+    if not any(scan.messages for scan in scans):
+        raise InputError(f'episode bag {path}: nothing to recover, no complete chunk of messages is in it')
+    target = path.parent / name
+    if target != path and target.exists():
+        raise InputError(f'episode bag {path}: {target.name} exists already')
+    custom_data = {**scans[0].custom_data, **_tally(scans), 'recovered': 'true'}
+    topics: Dict[str, RawTopic] = {}
+    for scan in scans:
+        topics.update(scan.topics)
+    file = _McapFile(path / '.recovering', topics.values(), custom_data)
+    try:
+        for scan in scans:
+            for message in scan.messages:
+                file.write(message.topic, message.data, message.time)
+        file.finish()
+    finally:
+        file.discard()
+    # Stopped between these two, the next recovery finds some messages twice, which reading drops by stamp.
+    file.path = file.path.replace(path / f'{name}_0.mcap')
+    for source in sources:
+        if source != file.path:
+            source.unlink()
+    _write_metadata(path, file, custom_data)
+    if target != path:
+        _publish(path, target)
+    return target
+
+
+def _tally(scans: Iterable[Scan]) -> Dict[str, str]:
+    """Length and return of what was recovered, if it holds step messages."""
+    rewards: Dict[int, float] = {}
+    for scan in scans:
+        for message in scan.messages:
+            if message.topic.rsplit('/', 1)[-1] == STEP.name and scan.topics[message.topic].type == STEP.type:
+                with contextlib.suppress(InputError):
+                    step = read_step(decode(message.data, STEP.type))
+                    rewards.setdefault(step.stamp, step.reward)
+    return {'length': str(len(rewards)), 'return': repr(sum(rewards.values()))} if rewards else {}
+
+
+def mcap_files(path: Path) -> List[Path]:
+    """MCAP files of a bag directory in order: `NAME_2.mcap` comes before `NAME_10.mcap`."""
+    return sorted(path.glob('*.mcap'), key=lambda file: (len(file.name), file.name))
