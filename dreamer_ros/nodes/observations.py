@@ -1,0 +1,76 @@
+"""Publishes a simulator's observations: what the agent waits for first, the rest while it thinks."""
+from __future__ import annotations
+
+import array
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, JointState
+
+from dreamer_ros.bridge import codecs, topics
+from dreamer_ros.nodes import qos
+
+
+class ObservationPublisher:
+    """The messages of one observation, allocated once and filled per step.
+
+    Args:
+        node: that publishes.
+        camera: `simulation.rendering.CameraModel`: width, height, K.
+        step_publisher: of the topic `step`.
+        spec: RobotSpec; with vector inputs, joint_states belong to what the agent waits for.
+    """
+
+    def __init__(self, node: Node, camera, step_publisher: Publisher, spec):
+        self._step = JointState()
+        self._image = Image()
+        self._joints = JointState()
+        self._camera_info = CameraInfo()
+        self._clock = Clock()
+        codecs.fill_step(self._step, codecs.Step(0, 0.0, False, False, False))
+        codecs.fill_image(self._image, np.zeros((camera.height, camera.width, 3), np.uint8), 0)
+        codecs.fill_camera_info(self._camera_info, camera.width, camera.height, camera.K, 0)
+        self._steps = step_publisher
+        self._images = qos.publisher(node, topics.IMAGE)
+        self._joint_states = qos.publisher(node, topics.JOINT_STATES)
+        self._camera_infos = qos.publisher(node, topics.CAMERA_INFO)
+        self._clocks = qos.publisher(node, topics.CLOCK)
+        self._joints_first = bool(spec.vector)
+
+    @property
+    def topic(self) -> str:
+        """Full name of `step`."""
+        return self._steps.topic_name
+
+    def subscribers(self) -> int:
+        """How many subscribers of `step` are connected."""
+        return self._steps.get_subscription_count()
+
+    def publish(self, observation, stamp: int) -> None:
+        """Publish an Observation as seen at `stamp` (nanoseconds), /clock first."""
+        codecs.fill_stamp(self._clock.clock, stamp)
+        self._clocks.publish(self._clock)
+        # Only what changes: sizes, names and encoding stay from the constructor.
+        codecs.fill_stamp(self._step.header.stamp, stamp)
+        self._step.position = array.array('d', (
+            observation.reward, observation.is_first, observation.is_last, observation.is_terminal))
+        codecs.fill_stamp(self._image.header.stamp, stamp)
+        pixels = array.array('B')
+        pixels.frombytes(memoryview(np.ascontiguousarray(observation.image)).cast('B'))
+        self._image.data = pixels
+        codecs.fill_stamp(self._camera_info.header.stamp, stamp)
+        codecs.fill_joint_state(
+            self._joints, observation.joint_names, observation.position, observation.velocity, stamp)
+        self.publish_again()
+
+    def publish_again(self) -> None:
+        """Publish the last observation once more, stamp and all."""
+        self._steps.publish(self._step)
+        if self._joints_first:
+            self._joint_states.publish(self._joints)
+        self._images.publish(self._image)
+        self._camera_infos.publish(self._camera_info)
+        if not self._joints_first:
+            self._joint_states.publish(self._joints)

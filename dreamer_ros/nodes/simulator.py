@@ -1,0 +1,303 @@
+"""Simulator node: a MuJoCo robot on the topics of a real one, in lock-step with its agent or in real time."""
+from __future__ import annotations
+
+import dataclasses
+import sys
+import threading
+import time
+from collections import deque
+from typing import Optional
+
+import numpy as np
+from rclpy.node import Node
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from dreamer_ros.bridge import codecs, topics
+from dreamer_ros.errors import InputError
+from dreamer_ros.nodes import diagnostics, qos, single
+from dreamer_ros.nodes.diagnostics import Diagnostics, Latency
+from dreamer_ros.nodes.inbox import Inbox
+from dreamer_ros.nodes.observations import ObservationPublisher
+from dreamer_ros.nodes.runtime import Parameters, run_node
+from dreamer_ros.simulation import environment, rendering
+
+ASK_AGAIN = 1.0      # seconds without an action until the observation is published once more
+SAY_AGAIN = 5.0      # seconds between two lines about the same trouble
+PACE_HEADSTART = 1_000_000_000  # nanoseconds that a restarted simulator's stamps begin after the last pace
+STAMPS_KEPT = 1000   # observations whose late or repeated actions are ignored without a word
+
+
+class Simulator:
+    """Plays episode after episode of one environment.
+
+    Lock-step: publishes observation k, waits for the action stamped t_k (and for the learner's pace), applies
+    it, publishes observation k+1. Real time: applies the newest action on a wall timer.
+
+    Args:
+        node: a fresh node; its parameters are declared here.
+        stop: ends `run`.
+
+    Raises:
+        InputError: a bad parameter, or another simulator in this namespace.
+    """
+
+    def __init__(self, node: Node, stop: threading.Event):
+        self._node, self._stop = node, stop
+        self._log = node.get_logger()
+        self._read_parameters(node)
+        try:
+            self._connect(node)
+        except BaseException:
+            self._environment.close()
+            raise
+
+        self._paused = False
+        self._reset_requested = False
+        self._waits_for = ''
+        self._refused = self._asked_again = self._overruns = 0
+        self._steps = Latency()
+        self._sent = deque(maxlen=STAMPS_KEPT)
+        self._size = len(self._environment.spec.action)
+        self._observation: Optional[environment.Observation] = None
+        self._pace: Optional[int] = None
+
+    def _read_parameters(self, node: Node) -> None:
+        parameters = Parameters(node)
+        task = parameters.text('task', 'cartpole_swingup', 'dm_control suite task or world of sim/')
+        image_size = parameters.integers('image_size', (64, 64), 'height and width of the camera image', 32, 256)
+        repeat = parameters.integer('action_repeat', 1, 'control steps per action', 1, 100)
+        seed = parameters.integer('seed', 0, 'of the initial states', 0, 2**31 - 1)
+        render = parameters.text('render', 'fast', 'fast (no shadows), shadows, or suite (as the model says)',
+                                 rendering.MODES)
+        camera = parameters.text('camera', '', "camera of the model by name or number; empty for the task's own")
+        length = parameters.integer('episode_length', 0, "control steps per episode; 0 for the task's own", 0, 10**6)
+        self._realtime = 'realtime' == parameters.text(
+            'mode', 'lockstep', 'wait for each action, or step on a wall timer', ('lockstep', 'realtime'))
+        self._wait_for_learner = parameters.flag(
+            'wait_for_learner', False, 'lock-step only: advance no further than the trainer allows on `pace`')
+        self._wait_for_subscribers = parameters.integer(
+            'wait_for_subscribers', 0, 'lock-step only: subscribers of `step` that must be there at the start', 0, 100)
+        parameters.finish()
+        if self._realtime and self._wait_for_learner:
+            raise InputError(f'{node.get_fully_qualified_name()}: parameter wait_for_learner: expected false in '
+                             f'mode realtime, got true')
+        self._environment = environment.make(
+            task, image_size=image_size, action_repeat=repeat, seed=seed, render=render,
+            camera=(int(camera) if camera.isdecimal() else camera) if camera else None,
+            episode_length=length or None)
+
+    def _connect(self, node: Node) -> None:
+        spec = self._environment.spec
+        self._period = round(spec.control_period * 1e9)
+        self._inbox = Inbox(node)
+        self._actions = self._inbox.subscribe(topics.ACTION, topics.LOCKSTEP_SUBSCRIBER)
+        self._paces = self._inbox.subscribe(topics.PACE, topics.LATCHED)
+        step_publisher = single.publish_alone(node, topics.STEP)
+        self._publisher = ObservationPublisher(node, self._environment.camera, step_publisher, spec)
+        self._spec_publisher = qos.publisher(node, topics.SPEC)
+        self._spec_publisher.publish(String(data=spec.to_json()))
+        node.create_service(Trigger, '~/reset', self._on_reset)
+        node.create_service(SetBool, '~/pause', self._on_pause)
+        self._diagnostics = Diagnostics(node, 'simulation', spec.name, self._report)
+
+    def run(self) -> None:
+        """Simulate until the stop event is set."""
+        self._log.info(f'{self._environment.spec.name}: {"real time" if self._realtime else "lock-step"}, '
+                       f'{self._environment.spec.control_period:.3f} s per step')
+        try:
+            self._run_realtime() if self._realtime else self._run_lockstep()
+        finally:
+            self._environment.close()
+
+    # Lock-step
+
+    def _run_lockstep(self) -> None:
+        if not self._await_subscribers():
+            return
+        stamp = self._first_stamp()
+        self._publish(self._environment.reset(), stamp)
+        while not self._stop.is_set():
+            action = self._await_action(stamp)
+            if action is None or not self._await_learner(stamp + self._period):
+                return
+            began = time.perf_counter()
+            stamp += self._period
+            self._publish(self._advance(action), stamp)
+            self._steps.add(time.perf_counter() - began)
+
+    def _advance(self, action: np.ndarray) -> environment.Observation:
+        """The next observation; a requested reset makes it the last one of its episode."""
+        if self._observation.is_last:
+            self._reset_requested = False
+            return self._environment.reset()
+        observation = self._environment.step(action)
+        if self._reset_requested:
+            self._reset_requested = False
+            observation = dataclasses.replace(observation, is_last=True)
+        return observation
+
+    def _await_subscribers(self) -> bool:
+        """True when all subscribers of `step` are there, False on stop."""
+        began = time.monotonic()
+        while self._publisher.subscribers() < self._wait_for_subscribers:
+            if self._stop.is_set():
+                return False
+            self._say_waiting(began, f'{self._wait_for_subscribers} subscribers of {self._publisher.topic}, '
+                                     f'{self._publisher.subscribers()} there')
+            self._idle(0.02)
+        return not self._stop.is_set()
+
+    def _await_action(self, stamp: int) -> Optional[np.ndarray]:
+        """The action for the observation of that stamp, or None on stop. Publishes it again when none comes."""
+        began = asked = time.monotonic()
+        while not self._stop.is_set():
+            while (message := self._inbox.take(self._actions)) is not None:
+                answered = codecs.stamp_to_ns(message.header.stamp)
+                if answered != stamp:
+                    self._check_stamp(answered)
+                elif not self._paused and (action := self._valid(message)) is not None:
+                    self._waits_for = ''
+                    return action
+            now = time.monotonic()
+            if self._paused:
+                asked = now - ASK_AGAIN  # at the end of the pause, ask at once: the answer may be gone
+                self._waits_for = 'the end of the pause'
+            elif now - asked >= ASK_AGAIN:
+                asked = now
+                self._asked_again += 1
+                self._publisher.publish_again()
+                self._say_waiting(began, f'the action of observation {stamp / 1e9:.3f} on '
+                                         f'{self._actions.topic_name} ({self._publishers_of_actions()})')
+            self._idle(0.1)
+        return None
+
+    def _await_learner(self, stamp: int) -> bool:
+        """True when the trainer's pace allows the observation of that stamp (or none is asked for)."""
+        if not self._wait_for_learner:
+            return True
+        began = time.monotonic()
+        while not self._stop.is_set():
+            self._read_pace()
+            if self._pace is not None and self._pace >= stamp:
+                self._waits_for = ''
+                return True
+            behind = 'nothing came yet' if self._pace is None else f'allowed up to {self._pace / 1e9:.3f}'
+            self._say_waiting(began, f'the learner to allow {stamp / 1e9:.3f} on {self._paces.topic_name} ({behind})')
+            self._idle(0.1)
+        return False
+
+    def _first_stamp(self) -> int:
+        self._read_pace()
+        return max(time.time_ns(), 0 if self._pace is None else self._pace + PACE_HEADSTART)
+
+    def _read_pace(self) -> None:
+        message = self._inbox.take_latest(self._paces)
+        if message is not None:
+            self._pace = codecs.stamp_to_ns(message)
+
+    # Real time
+
+    def _run_realtime(self) -> None:
+        period = self._period / 1e9
+        stamp = self._first_stamp()
+        held = np.zeros(self._size, np.float32)
+        self._publish(self._environment.reset(), stamp)
+        tick = time.monotonic() + period
+        while not self._stop.is_set():
+            self._idle(max(0.0, tick - time.monotonic()))
+            while (message := self._inbox.take(self._actions)) is not None:
+                if self._check_stamp(codecs.stamp_to_ns(message.header.stamp)):
+                    action = self._valid(message)
+                    held = held if action is None else action
+            now = time.monotonic()
+            if now < tick:
+                continue
+            late = int((now - tick) / period)
+            self._overruns += late
+            tick += (late + 1) * period
+            if self._paused:
+                continue
+            stamp += self._period
+            observation = self._advance(held)
+            if observation.is_first:
+                held = np.zeros(self._size, np.float32)
+            self._publish(observation, stamp)
+            self._steps.add(time.monotonic() - now)
+
+    # Both
+
+    def _publish(self, observation: environment.Observation, stamp: int) -> None:
+        self._observation = observation
+        self._sent.append(stamp)
+        self._publisher.publish(observation, stamp)
+
+    def _idle(self, seconds: float) -> None:
+        """Wait for a message, answer services, report."""
+        self._inbox.wait(seconds)
+        self._diagnostics.tick()
+
+    def _check_stamp(self, stamp: int) -> bool:
+        """Whether an observation of that stamp was sent; says so if not."""
+        if stamp in self._sent:
+            return True
+        self._refused += 1
+        self._log.warning(
+            f'{self._actions.topic_name}: ignored an action for stamp {stamp / 1e9:.9f}, no observation had it; '
+            f'the last one was {self._sent[-1] / 1e9:.9f}', throttle_duration_sec=SAY_AGAIN)
+        return False
+
+    def _valid(self, message) -> Optional[np.ndarray]:
+        """The action in a message, f32[A]; None after saying what is wrong with it."""
+        try:
+            return codecs.read_action(message, self._size)
+        except InputError as error:
+            self._refused += 1
+            self._log.warning(f'{self._actions.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)
+            return None
+
+    def _say_waiting(self, began: float, what: str) -> None:
+        self._waits_for = what
+        if time.monotonic() - began >= ASK_AGAIN:
+            self._log.info(f'waiting for {what}', throttle_duration_sec=SAY_AGAIN)
+
+    def _publishers_of_actions(self) -> str:
+        count = self._node.count_publishers(self._actions.topic_name)
+        return 'nobody publishes there' if not count else f'{count} publisher{"s" * (count > 1)}'
+
+    def _on_reset(self, request, response):
+        self._reset_requested = True
+        response.success = True
+        response.message = 'the next observation ends the running episode'
+        return response
+
+    def _on_pause(self, request, response):
+        self._paused = request.data
+        response.success = True
+        response.message = 'paused' if request.data else 'running'
+        return response
+
+    def _report(self) -> diagnostics.Report:
+        values = {**self._steps.summary(), 'asked again': self._asked_again, 'actions refused': self._refused,
+                  'overruns': self._overruns}
+        if self._waits_for:
+            return diagnostics.WARN, f'waiting for {self._waits_for}', values
+        return diagnostics.OK, 'running', values
+
+
+def body(stop: threading.Event) -> None:
+    """Run the simulator node until the event is set."""
+    node = Node('simulator')
+    try:
+        Simulator(node, stop).run()
+    finally:
+        node.destroy_node()
+
+
+def main() -> int:
+    """Entry point of `ros2 run dreamer_ros simulator`."""
+    return run_node(body)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
