@@ -1,1 +1,1 @@
-"""TODO"""
+"""The learning systems: world model, imagination, return estimators, actor and critic."""

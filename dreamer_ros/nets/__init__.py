@@ -1,1 +1,1 @@
-"""TODO"""
+"""Plain torch modules: convolutions, RSSM, heads, distributions."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The update step, checkpoints, metrics, evaluation, videos and plots."""

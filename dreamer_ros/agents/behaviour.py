@@ -1,0 +1,209 @@
+"""Actor and critic, trained on trajectories dreamed by the world model."""
+from __future__ import annotations
+
+import contextlib
+import copy
+from typing import Dict, Iterator, NamedTuple, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from dreamer_ros.agents.returns import lambda_returns, n_step_returns, reward_returns
+from dreamer_ros.agents.world_model import Batch, WorldModel, head
+from dreamer_ros.config import Config
+from dreamer_ros.nets.distributions import ACTIONS, SCALARS
+from dreamer_ros.nets.layers import flatten_time
+from dreamer_ros.nets.rssm import State
+
+
+class Dream(NamedTuple):
+    """An imagined trajectory, time-major: features of s_0 … s_H and the actions between them."""
+
+    feature: Tensor  # [H + 1, N, F]
+    action: Tensor  # [H, N, A]
+
+
+@contextlib.contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Record no gradients for these modules' parameters; gradients still flow through their inputs."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+class ReturnRange(nn.Module):
+    """Exponential average of the 5th to 95th percentile range of returns (DreamerV3's normaliser)."""
+
+    def __init__(self, rate: float = 0.01):
+        super().__init__()
+        self.rate = rate
+        self.register_buffer('low', torch.zeros(()))
+        self.register_buffer('high', torch.zeros(()))
+
+    def forward(self, returns: Tensor) -> Tensor:
+        """Update with returns of any shape; the divisor, max(1, range)."""
+        flat = returns.detach().float().flatten()
+        # kthvalue instead of quantile, which refuses more than 16M elements and sorts twice
+        count = flat.numel()
+        self.low.lerp_(flat.kthvalue(max(1, round(0.05 * count))).values, self.rate)
+        self.high.lerp_(flat.kthvalue(max(1, round(0.95 * count))).values, self.rate)
+        return (self.high - self.low).clamp(min=1.0)
+
+
+class Behaviour(nn.Module):
+    """Actor, critic and the losses that train them.
+
+    Args:
+        config: the run's config.
+        feature_size: length of a latent feature.
+        action_size: length of the action vector.
+    """
+
+    def __init__(self, config: Config, feature_size: int, action_size: int):
+        super().__init__()
+        self.actor_config, self.critic_config = config.actor, config.critic
+        self.imagination = config.imagination
+        self.action_size = action_size
+        self.distribution = ACTIONS[config.actor.distribution]()
+        self.actor = head(feature_size, config.mlp, config.mlp.actor_layers, 2 * action_size)
+        if config.mlp.norm != 'none':
+            # a nearly zero output layer starts the policy centred and wide (DreamerV3's outscale 0.01)
+            with torch.no_grad():
+                self.actor[-1].weight.mul_(0.01)
+        self.value_distribution = SCALARS[config.critic.distribution]()
+        zero = config.critic.distribution == 'twohot'
+        self.critic = head(
+            feature_size, config.mlp, config.mlp.critic_layers, self.value_distribution.raw_size, zero)
+        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.return_range = ReturnRange()
+        self.register_buffer('slow_updates', torch.zeros((), dtype=torch.int64))
+
+    def dream(self, model: WorldModel, start: State) -> Dream:
+        """Roll the prior from states [N, ...] with the actor; gradients reach the actor through the dynamics.
+
+        The actor's input is detached: an action's effect on later actions is credited through the states only.
+        """
+        horizon, count, device = self.imagination.horizon, len(start.deter), start.deter.device
+        noises = model.rssm.latent.noise(horizon, count, device=device).unbind(0)
+        action_noise = torch.randn(horizon, count, self.action_size, device=device).unbind(0)
+        state, features, actions = start, [start.feature], []
+        for t in range(horizon):
+            action = self.distribution.sample(self.actor(features[-1].detach()), action_noise[t])
+            state = model.rssm.imagine_step(state, action, noises[t])
+            features.append(state.feature)
+            actions.append(action)
+        return Dream(torch.stack(features), torch.stack(actions))
+
+    def value(self, feature: Tensor) -> Tensor:
+        """The value that returns bootstrap from."""
+        critic = self.slow_critic if self.critic_config.slow == 'target' else self.critic
+        return self.value_distribution.mean(critic(feature))
+
+    def loss(self, model: WorldModel, states: State, batch: Batch) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """Actor and critic loss of one batch of posterior states [B, T, ...]."""
+        start = State(flatten_time(states.deter).detach(), flatten_time(states.stoch).detach())
+        count = self.imagination.starts
+        if count and count < len(start.deter):
+            rows = torch.randperm(len(start.deter), device=start.deter.device)[:count]
+            start = State(start.deter[rows], start.stoch[rows])
+        dynamics = self.actor_config.gradient == 'dynamics'
+        with frozen(model, self.critic), torch.set_grad_enabled(dynamics):
+            dream = self.dream(model, start)
+            reward = model.predict_reward(dream.feature[1:])
+            discount = model.predict_discount(dream.feature)
+            value = self.value(dream.feature)
+            returns, weight, span = self.targets(reward, discount, value)
+        feature = dream.feature[span].detach()
+        actor_loss, metrics = self.actor_loss(feature, dream, returns, weight, value[span].detach())
+        critic_loss = self.critic_loss(feature, returns.detach(), weight)
+        metrics.update(actor_loss=actor_loss, critic_loss=critic_loss, imagined_reward=reward.mean())
+        total = actor_loss + critic_loss
+        if self.critic_config.replay_scale:
+            replay = self.replay_critic_loss(states, batch, returns[0].detach())
+            total = total + self.critic_config.replay_scale * replay
+            metrics['replay_critic_loss'] = replay
+        return total, {key: torch.as_tensor(value).detach() for key, value in metrics.items()}
+
+    def targets(self, reward: Tensor, discount: Tensor, value: Tensor) -> Tuple[Tensor, Tensor, slice]:
+        """Returns [T, N], their weights [T, N], and which dreamed states they belong to.
+
+        Args:
+            reward: on arriving at s_1 … s_H, [H, N].
+            discount: from s_0 … s_H on, [H + 1, N].
+            value: of s_0 … s_H, [H + 1, N].
+        """
+        if self.imagination.include_start:  # R_t counts from s_t: rewards r_{t+1} …
+            span, aligned = slice(0, -1), (reward, value[1:], discount[1:])
+        else:  # Dreamer: v(s_t) counts the reward of arriving at s_t as well, and starts at s_1
+            span, aligned = slice(1, -1), (reward[:-1], value[2:], discount[1:-1])
+        estimator = self.imagination.estimator
+        if estimator == 'lambda':
+            returns = lambda_returns(*aligned, self.imagination.lambda_)
+        elif estimator == 'n_step':
+            returns = n_step_returns(*aligned, self.imagination.horizon)
+        else:
+            returns = reward_returns(aligned[0])
+        started = discount[span.start:-2].detach() if span.start else discount[1:-1].detach()
+        weight = torch.cat([torch.ones_like(returns[:1]), started], 0)[:len(returns)].cumprod(0).detach()
+        return returns, weight, span
+
+    def actor_loss(self, feature, dream: Dream, returns, weight, baseline) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """−E[w · (objective + η · entropy)] over dreamed states [T, N, F]."""
+        config = self.actor_config
+        divisor = self.return_range(returns) if config.normalise_returns else 1.0
+        raw = self.actor(feature)
+        entropy = self.distribution.entropy(raw)
+        if config.gradient == 'dynamics':
+            objective = returns / divisor
+        else:
+            # include_start holds here: action t was taken at feature t
+            advantage = ((returns - baseline) / divisor).detach()
+            objective = self.distribution.log_prob(raw, dream.action.detach()) * advantage
+        loss = -(weight * (objective + config.entropy * entropy)).mean()
+        return loss, {'return': returns.mean(), 'actor_entropy': entropy.mean(),
+                      'return_range': divisor, 'action_std': dream.action.std()}
+
+    def critic_loss(self, feature: Tensor, returns: Tensor, weight: Tensor) -> Tensor:
+        """Regress the value of dreamed states on their returns."""
+        raw = self.critic(feature)
+        loss = self.value_distribution.loss(raw, returns)
+        if self.critic_config.slow == 'regularise':
+            with torch.no_grad():
+                slow = self.value_distribution.mean(self.slow_critic(feature))
+            loss = loss + self.value_distribution.loss(raw, slow)
+        return (weight * loss).mean()
+
+    def replay_critic_loss(self, states: State, batch: Batch, bootstrap: Tensor) -> Tensor:
+        """Value loss on replayed rewards, bootstrapped from the dream of every state (DreamerV3).
+
+        Args:
+            bootstrap: imagined return of each posterior state, [B·T].
+        """
+        bootstrap = bootstrap.view(batch.reward.shape).transpose(0, 1)
+        live = (~batch.is_terminal).float().transpose(0, 1)[1:] * self.imagination.discount
+        reward, last = batch.reward.transpose(0, 1)[1:], batch.is_last.transpose(0, 1)
+        lambda_ = self.imagination.lambda_ * (~last[1:]).float()
+        steps = reward + (1.0 - lambda_) * live * bootstrap[1:]
+        carry, returns = bootstrap[-1], []
+        for t in reversed(range(len(steps))):
+            carry = steps[t] + live[t] * lambda_[t] * carry
+            returns.append(carry)
+        returns = torch.stack(returns[::-1])
+        feature = states.feature.transpose(0, 1)[:-1]  # this gradient shapes the representation too
+        return self.critic_loss(feature, returns, (~last[:-1]).float())
+
+    @torch.no_grad()
+    def update_slow_critic(self) -> None:
+        """Move the slow critic once per update."""
+        config = self.critic_config
+        self.slow_updates += 1
+        fast, slow = list(self.critic.parameters()), list(self.slow_critic.parameters())
+        if config.slow == 'regularise':
+            torch._foreach_lerp_(slow, fast, config.slow_rate)
+        elif config.slow == 'target' and self.slow_updates % config.slow_every == 0:
+            torch._foreach_copy_(slow, fast)

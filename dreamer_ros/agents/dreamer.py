@@ -1,0 +1,67 @@
+"""Dreamer in all its versions: a world model, a behaviour learned inside it, and the policy they form."""
+from __future__ import annotations
+
+from typing import Dict, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from dreamer_ros.agents.behaviour import Behaviour
+from dreamer_ros.agents.policy import Policy
+from dreamer_ros.agents.world_model import Batch, WorldModel
+from dreamer_ros.config import Config
+from dreamer_ros.nets.rssm import State
+
+
+class Dreamer(nn.Module):
+    """World model, actor and critic (V1, V2 and V3 differ by config only).
+
+    Args:
+        config: the run's config.
+        action_size: length of the action vector.
+    """
+
+    def __init__(self, config: Config, action_size: int):
+        super().__init__()
+        self.model = WorldModel(config, action_size)
+        self.behaviour = Behaviour(config, self.model.rssm.feature_size, action_size)
+
+    def loss(self, batch: Batch) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """Sum of all losses; each reaches only the parameters it trains, so one backward pass serves all."""
+        model_loss, states, metrics = self.model.loss(batch)
+        behaviour_loss, behaviour_metrics = self.behaviour.loss(self.model, states, batch)
+        return model_loss + behaviour_loss, {**metrics, **behaviour_metrics}
+
+    def parameter_groups(self) -> Dict[str, list]:
+        """Trainable parameters by the learning rate they get."""
+        return {
+            'model': list(self.model.parameters()),
+            'actor': list(self.behaviour.actor.parameters()),
+            'critic': list(self.behaviour.critic.parameters()),
+        }
+
+    def policy(self) -> Policy:
+        """The running agent, sharing these parameters."""
+        return Policy(self.model, self.behaviour)
+
+    @torch.no_grad()
+    def open_loop(self, batch: Batch, context: int = 5) -> Tuple[Tensor, Tensor]:
+        """Reconstruct `context` steps from the posterior, then predict the rest from actions alone.
+
+        Returns:
+            reconstruction and prediction, uint8 [B, T, H, W, 3]; they agree on the context.
+        """
+        model, shape = self.model, batch.image.shape[:2]
+        embed = model.encoder(batch.image.flatten(0, 1)).unflatten(0, shape)
+        states, _, _ = model.rssm.observe(embed, batch.previous_action, batch.is_first)
+        state = State(states.deter[:, context - 1], states.stoch[:, context - 1])
+        deters, stochs = [states.deter[:, :context]], [states.stoch[:, :context]]
+        for t in range(context, shape[1]):
+            noise = model.rssm.latent.noise(shape[0], device=embed.device)
+            state = model.rssm.imagine_step(state, batch.previous_action[:, t], noise)
+            deters.append(state.deter[:, None])
+            stochs.append(state.stoch[:, None])
+        predicted = State(torch.cat(deters, 1), torch.cat(stochs, 1))
+        return tuple(
+            model.decode(State(s.deter.flatten(0, 1), s.stoch.flatten(0, 1))).unflatten(0, shape)
+            for s in (states, predicted))

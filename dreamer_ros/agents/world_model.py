@@ -1,0 +1,116 @@
+"""The world model: encoder, RSSM, decoder, reward and continue heads, and their loss."""
+from __future__ import annotations
+
+from typing import Dict, NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dreamer_ros.config import Config
+from dreamer_ros.nets.conv import ImageDecoder, ImageEncoder
+from dreamer_ros.nets.distributions import SCALARS
+from dreamer_ros.nets.layers import flatten_time, initialise, mlp
+from dreamer_ros.nets.rssm import RSSM, State
+
+
+class Batch(NamedTuple):
+    """Training sequences on the learner's device; the action is the one BEFORE each observation."""
+
+    image: Tensor  # uint8 [B, T, H, W, 3]
+    previous_action: Tensor  # float32 [B, T, A]
+    reward: Tensor  # float32 [B, T]
+    is_first: Tensor  # bool [B, T]
+    is_last: Tensor  # bool [B, T]
+    is_terminal: Tensor  # bool [B, T]
+
+
+class WorldModel(nn.Module):
+    """p(s_t | s_{t−1}, a_{t−1}, o_t), its prior, and predictions of image, reward and continuation.
+
+    Args:
+        config: the run's config.
+        action_size: length of the action vector.
+    """
+
+    def __init__(self, config: Config, action_size: int):
+        super().__init__()
+        self.config = config.loss
+        size, heads = config.env.image_size, config.mlp
+        self.discount = config.imagination.discount
+        self.encoder = ImageEncoder(config.conv, size)
+        self.rssm = RSSM(config.rssm, self.encoder.output_size, action_size)
+        self.decoder = ImageDecoder(config.conv, self.rssm.deter_size, self.rssm.latent.size, size, heads.units)
+        self.reward_distribution = SCALARS[self.config.reward]()
+        feature = self.rssm.feature_size
+        zero = self.config.reward == 'twohot'
+        self.reward = head(feature, heads, heads.reward_layers, self.reward_distribution.raw_size, zero)
+        self.continuation: Optional[nn.Module] = None
+        if self.config.continue_head:
+            self.continuation = head(feature, heads, heads.reward_layers, 1)
+
+    def loss(self, batch: Batch) -> Tuple[Tensor, State, Dict[str, Tensor]]:
+        """Loss (scalar), posterior states [B, T, ...] and metrics of a batch."""
+        config, latent = self.config, self.rssm.latent
+        shape = batch.image.shape[:2]
+        embed = self.encoder(flatten_time(batch.image)).unflatten(0, shape)
+        states, posterior, prior = self.rssm.observe(embed, batch.previous_action, batch.is_first)
+        feature = states.feature
+
+        image = self.image_loss(states, batch.image)
+        reward = self.reward_distribution.loss(self.reward(feature), batch.reward).mean()
+        dynamics = latent.kl(posterior.detach(), prior)
+        representation = latent.kl(posterior, prior.detach())
+        metrics = {'image_loss': image, 'reward_loss': reward, 'kl': dynamics.mean()}
+        total = config.image_scale * image + config.reward_scale * reward
+        total = total + config.dynamics_scale * self.free_nats(dynamics)
+        total = total + config.representation_scale * self.free_nats(representation)
+        if self.continuation is not None:
+            # The discount is part of the target, so nothing multiplies it again (DreamerV3's contdisc).
+            target = (~batch.is_terminal).float() * self.discount
+            logits = self.continuation(feature).squeeze(-1)
+            continuation = F.binary_cross_entropy_with_logits(logits, target)
+            total = total + config.continue_scale * continuation
+            metrics['continue_loss'] = continuation
+        metrics['posterior_entropy'] = latent.entropy(posterior.detach()).mean()
+        metrics['prior_entropy'] = latent.entropy(prior.detach()).mean()
+        metrics['model_loss'] = total
+        return total, states, {key: value.detach() for key, value in metrics.items()}
+
+    def image_loss(self, states: State, image: Tensor) -> Tensor:
+        """Summed over pixels and channels, averaged over batch and time."""
+        decoded = self.decoder(flatten_time(states.deter), flatten_time(states.stoch))
+        target = flatten_time(image).permute(0, 3, 1, 2).float() / 255.0
+        count = len(target)
+        if self.config.image == 'squared':
+            return F.mse_loss(torch.sigmoid(decoded), target, reduction='sum') / count
+        return 0.5 * F.mse_loss(decoded, target - 0.5, reduction='sum') / count
+
+    def free_nats(self, kl: Tensor) -> Tensor:
+        """Clip each step's KL, or the batch mean, from below."""
+        if self.config.kl_free == 'step':
+            return kl.clamp(min=self.config.free_nats).mean()
+        return kl.mean().clamp(min=self.config.free_nats)
+
+    def decode(self, states: State) -> Tensor:
+        """Images of states [N, ...] as uint8 [N, H, W, 3]."""
+        decoded = self.decoder(states.deter, states.stoch).permute(0, 2, 3, 1)
+        value = torch.sigmoid(decoded) if self.config.image == 'squared' else decoded + 0.5
+        return (value.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+
+    def predict_reward(self, feature: Tensor) -> Tensor:
+        """Expected reward on arriving at a state, [...]."""
+        return self.reward_distribution.mean(self.reward(feature))
+
+    def predict_discount(self, feature: Tensor) -> Tensor:
+        """γ times the probability of going on from a state, [...]."""
+        if self.continuation is None:
+            return torch.full(feature.shape[:-1], self.discount, device=feature.device)
+        return torch.sigmoid(self.continuation(feature).squeeze(-1))
+
+
+def head(inputs: int, config, layers: int, outputs: int, zero: bool = False) -> nn.Sequential:
+    """An MLP with a linear output; `zero` starts the output at exactly 0."""
+    output = nn.Linear(config.units if layers else inputs, outputs)
+    initialise(output, config.norm, scale=0.0 if zero else 1.0)
+    return nn.Sequential(mlp(inputs, config.units, layers, config.activation, config.norm), output)

@@ -1,0 +1,171 @@
+"""Image encoders and decoders. Images come and go channels-last, as cameras and rosbags hold them."""
+from __future__ import annotations
+
+import math
+from typing import Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dreamer_ros.config import ConvConfig
+from dreamer_ros.nets.layers import ACTIVATIONS, BlockLinear, ChannelNorm, dense, initialise, to_blocks
+
+CHANNELS = 3
+
+
+class StrideEncoder(nn.Sequential):
+    """Four 4x4 convolutions of stride 2, widths depth·(1, 2, 4, 8); padding 0 is World Models' and Dreamer's."""
+
+    def __init__(self, config: ConvConfig, image_size: Tuple[int, int], padding: int):
+        layers, channels = [], CHANNELS
+        for width in (config.depth * 2 ** i for i in range(4)):
+            conv = nn.Conv2d(channels, width, 4, 2, padding, bias=config.norm == 'none')
+            initialise(conv, config.norm)
+            layers += [conv, ChannelNorm(config.norm, width) if config.norm != 'none' else nn.Identity(),
+                       ACTIVATIONS[config.activation]()]
+            channels = width
+        super().__init__(*layers)
+        grid = [n // 16 if padding else (n - 30) // 16 for n in image_size]
+        self.output_size = channels * math.prod(grid)
+
+
+class PoolEncoder(nn.Sequential):
+    """Four 5x5 convolutions, each followed by 2x2 max-pooling, widths depth·(2, 3, 4, 4) (DreamerV3)."""
+
+    def __init__(self, config: ConvConfig, image_size: Tuple[int, int]):
+        layers, channels = [], CHANNELS
+        for width in (config.depth * n for n in (2, 3, 4, 4)):
+            conv = nn.Conv2d(channels, width, 5, 1, 2)
+            initialise(conv, config.norm)
+            layers += [conv, nn.MaxPool2d(2), ChannelNorm(config.norm, width), ACTIVATIONS[config.activation]()]
+            channels = width
+        super().__init__(*layers)
+        self.output_size = channels * image_size[0] * image_size[1] // 256
+
+
+class ImageEncoder(nn.Module):
+    """uint8 images [N, H, W, 3] to embeddings [N, output_size]."""
+
+    def __init__(self, config: ConvConfig, image_size: Tuple[int, int]):
+        super().__init__()
+        if config.kind == 'pool':
+            self.net = PoolEncoder(config, image_size)
+        else:
+            self.net = StrideEncoder(config, image_size, padding=0 if config.kind == 'valid' else 1)
+        self.output_size = self.net.output_size
+
+    def forward(self, image: Tensor) -> Tensor:
+        # The permuted view of a channels-last image is exactly torch's channels_last memory format.
+        x = image.permute(0, 3, 1, 2).float() / 255.0 - 0.5
+        return self.net(x).flatten(1)
+
+
+class StrideDecoder(nn.Module):
+    """Transposed convolutions: `valid` is World Models' 1x1 -> 64x64 (kernels 5, 5, 6, 6), else exact doubling."""
+
+    def __init__(self, config: ConvConfig, deter: int, stoch: int, image_size: Tuple[int, int]):
+        super().__init__()
+        depth = config.depth
+        if config.kind == 'valid':
+            self.shape = (32 * depth, 1, 1)
+            plan = [(4 * depth, 5, 0), (2 * depth, 5, 0), (depth, 6, 0), (CHANNELS, 6, 0)]
+        else:
+            self.shape = (8 * depth, image_size[0] // 16, image_size[1] // 16)
+            plan = [(4 * depth, 4, 1), (2 * depth, 4, 1), (depth, 4, 1), (CHANNELS, 4, 1)]
+        self.input = nn.Linear(deter + stoch, math.prod(self.shape))
+        initialise(self.input, config.norm)
+        layers, channels = [], self.shape[0]
+        for index, (width, kernel, padding) in enumerate(plan):
+            last = index == len(plan) - 1
+            norm = 'none' if last else config.norm
+            conv = nn.ConvTranspose2d(channels, width, kernel, 2, padding, bias=norm == 'none')
+            initialise(conv, config.norm)
+            layers.append(conv)
+            if not last:
+                layers += [ChannelNorm(norm, width) if norm != 'none' else nn.Identity(),
+                           ACTIVATIONS[config.activation]()]
+            channels = width
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
+        channels, height, width = self.shape
+        x = self.input(torch.cat([deter, stoch], -1)).view(-1, height, width, channels)
+        return self.net(x.permute(0, 3, 1, 2))
+
+
+class UpsampleConv(nn.Conv2d):
+    """5x5 convolution of a nearest-upsampled image, computed at the low resolution.
+
+    Each of the four output phases sees only 3x3 distinct low-resolution pixels, so the 5x5 kernel folds into
+    four 3x3 kernels: 36 instead of 100 products per input pixel, and no upsampled image in memory.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, 5, 1, 2)
+        # fold[p, u, k] = 1 where tap k of phase p falls on low-resolution offset u (1D, both axes alike)
+        fold = torch.zeros(2, 3, 5)
+        for phase in range(2):
+            for tap in range(5):
+                fold[phase, (phase + tap - 2) // 2 + 1, tap] = 1.0
+        self.register_buffer('fold', fold, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = torch.einsum('pua,qvb,oiab->opqiuv', self.fold, self.fold, self.weight)
+        outputs = self.weight.shape[0]
+        bias = self.bias.repeat_interleave(4)
+        y = F.conv2d(x, weight.reshape(outputs * 4, -1, 3, 3), bias, padding=1)
+        return F.pixel_shuffle(y, 2)
+
+
+class UpsampleDecoder(nn.Module):
+    """DreamerV3's decoder: block-linear from deter plus an MLP from stoch, then four upsample-and-convolve stages."""
+
+    BLOCKS = 8
+
+    def __init__(self, config: ConvConfig, deter: int, stoch: int, image_size: Tuple[int, int], units: int):
+        super().__init__()
+        widths = [config.depth * n for n in (2, 3, 4, 4)]
+        self.grid = (image_size[0] // 16, image_size[1] // 16)
+        self.channels = widths[-1]
+        size = math.prod(self.grid) * self.channels
+        self.from_deter = BlockLinear(deter, size, self.BLOCKS)
+        self.stoch_hidden = dense(stoch, 2 * units, config.activation, config.norm)
+        self.from_stoch = nn.Linear(2 * units, size)
+        initialise(self.from_stoch, config.norm)
+        self.input = nn.Sequential(ChannelNorm(config.norm, self.channels), ACTIVATIONS[config.activation]())
+        layers, channels = [], self.channels
+        for width in reversed(widths[:-1]):
+            layers += [UpsampleConv(channels, width), ChannelNorm(config.norm, width),
+                       ACTIVATIONS[config.activation]()]
+            channels = width
+        layers.append(UpsampleConv(channels, CHANNELS))
+        for layer in layers:
+            if isinstance(layer, UpsampleConv):
+                initialise(layer, config.norm)
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
+        height, width = self.grid
+        blocks = self.from_deter(to_blocks(deter, self.BLOCKS))
+        # each block owns a slice of the channels at every pixel
+        x = blocks.view(self.BLOCKS, -1, height, width, self.channels // self.BLOCKS)
+        x = x.permute(1, 2, 3, 0, 4).reshape(-1, height, width, self.channels)
+        x = x + self.from_stoch(self.stoch_hidden(stoch)).view(-1, height, width, self.channels)
+        return self.net(self.input(x.permute(0, 3, 1, 2)))
+
+
+class ImageDecoder(nn.Module):
+    """Latent states to images [N, 3, H, W] before the output nonlinearity of the loss."""
+
+    def __init__(self, config: ConvConfig, deter: int, stoch: int, image_size: Tuple[int, int], units: int):
+        super().__init__()
+        if config.kind == 'pool':
+            self.net = UpsampleDecoder(config, deter, stoch, image_size, units)
+        else:
+            self.net = StrideDecoder(config, deter, stoch, image_size)
+
+    def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
+        return self.net(deter, stoch)
+
+

@@ -1,0 +1,209 @@
+"""Recurrent state-space model (PlaNet, arXiv 1811.04551): one scan for every latent and every cell.
+
+A state is (deter, stoch). The prior predicts stoch from deter alone; the posterior also sees the image embedding.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from dreamer_ros.config import RssmConfig
+from dreamer_ros.nets.layers import ACTIVATIONS, BlockLinear, dense, from_blocks, initialise, mlp, norm_layer, to_blocks
+from dreamer_ros.nets.latents import CategoricalLatent, GaussianLatent
+
+
+class State(NamedTuple):
+    """deter [..., deter], stoch [..., stoch·classes]."""
+
+    deter: Tensor
+    stoch: Tensor
+
+    @property
+    def feature(self) -> Tensor:
+        """What the heads see: [..., deter + stoch·classes]."""
+        return torch.cat([self.deter, self.stoch], -1)
+
+
+class GRU(nn.Module):
+    """Plain GRU on a dense layer of [stoch, action] (PlaNet, Dreamer). Gates are written out for ONNX."""
+
+    def __init__(self, config: RssmConfig, stoch: int, action: int):
+        super().__init__()
+        self.stoch = nn.Linear(stoch, config.hidden)
+        self.action = nn.Linear(action, config.hidden, bias=False)
+        # One Glorot draw over the joint layer, kept as two so that actions are projected outside the scan.
+        joint = nn.Linear(stoch + action, config.hidden)
+        initialise(joint, 'none')
+        with torch.no_grad():
+            self.stoch.weight.copy_(joint.weight[:, :stoch])
+            self.action.weight.copy_(joint.weight[:, stoch:])
+            self.stoch.bias.zero_()
+        self.activation = ACTIVATIONS[config.activation]()
+        self.input = nn.Linear(config.hidden, 3 * config.deter)
+        self.recurrent = nn.Linear(config.deter, 3 * config.deter)
+        initialise(self.input, 'none')
+        nn.init.zeros_(self.recurrent.bias)
+        for gate in self.recurrent.weight.chunk(3):
+            nn.init.orthogonal_(gate)
+
+    def project_action(self, action: Tensor) -> Tensor:
+        return self.action(action)
+
+    def forward(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
+        x = self.activation(self.stoch(stoch) + action)
+        xr, xz, xn = self.input(x).chunk(3, -1)
+        hr, hz, hn = self.recurrent(deter).chunk(3, -1)
+        candidate = torch.tanh(xn + torch.sigmoid(xr + hr) * hn)
+        return torch.lerp(candidate, deter, torch.sigmoid(xz + hz))
+
+
+class LayerNormGRU(nn.Module):
+    """GRU with one normalisation over all three gates and update bias −1 (DreamerV2)."""
+
+    def __init__(self, config: RssmConfig, stoch: int, action: int):
+        super().__init__()
+        self.stoch = nn.Linear(stoch, config.hidden, bias=False)
+        self.action = nn.Linear(action, config.hidden)
+        for layer in (self.stoch, self.action):
+            initialise(layer, config.norm)
+        self.input = nn.Sequential(norm_layer(config.norm, config.hidden), ACTIVATIONS[config.activation]())
+        self.hidden = nn.Linear(config.hidden, 3 * config.deter, bias=False)
+        self.recurrent = nn.Linear(config.deter, 3 * config.deter, bias=False)
+        for layer in (self.hidden, self.recurrent):
+            initialise(layer, config.norm)
+        self.norm = nn.LayerNorm(3 * config.deter, eps=1e-3)
+
+    def project_action(self, action: Tensor) -> Tensor:
+        return self.action(action)
+
+    def forward(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
+        x = self.input(self.stoch(stoch) + action)
+        reset, candidate, update = self.norm(self.hidden(x) + self.recurrent(deter)).chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        return torch.lerp(deter, candidate, torch.sigmoid(update - 1.0))
+
+
+class BlockGRU(nn.Module):
+    """GRU with block-diagonal recurrence (DreamerV3)."""
+
+    def __init__(self, config: RssmConfig, stoch: int, action: int):
+        super().__init__()
+        self.blocks = config.blocks
+        self.deter_in, self.stoch_in, self.action_in = (
+            dense(size, config.hidden, config.activation, config.norm)
+            for size in (config.deter, stoch, action))
+        self.hidden = BlockLinear(config.deter + 3 * config.hidden * config.blocks, config.deter, config.blocks)
+        self.norm = norm_layer(config.norm, config.deter)
+        self.activation = ACTIVATIONS[config.activation]()
+        self.gates = BlockLinear(config.deter, 3 * config.deter, config.blocks)
+
+    def project_action(self, action: Tensor) -> Tensor:
+        scale = torch.clamp(action.abs(), min=1.0).detach()
+        return self.action_in(action / scale)
+
+    def forward(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
+        shared = torch.cat([self.deter_in(deter), self.stoch_in(stoch), action], -1)
+        grouped = to_blocks(deter, self.blocks)
+        x = torch.cat([grouped, shared.expand(self.blocks, -1, -1)], -1)
+        x = self.activation(self.norm(from_blocks(self.hidden(x))))
+        reset, candidate, update = self.gates(to_blocks(x, self.blocks)).chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        return from_blocks(torch.lerp(grouped, candidate, torch.sigmoid(update - 1.0)))
+
+
+CELLS = {'gru': GRU, 'layernorm_gru': LayerNormGRU, 'block_gru': BlockGRU}
+
+
+class RSSM(nn.Module):
+    """Prior and posterior over latent states.
+
+    Args:
+        config: sizes and cell.
+        embed_size: length of the image embedding.
+        action_size: length of the action vector.
+    """
+
+    def __init__(self, config: RssmConfig, embed_size: int, action_size: int):
+        super().__init__()
+        if config.classes:
+            self.latent = CategoricalLatent(config.stoch, config.classes, config.unimix)
+        else:
+            self.latent = GaussianLatent(config.stoch, config.min_std)
+        self.deter_size = config.deter
+        self.feature_size = config.deter + self.latent.size
+        self.cell = CELLS[config.cell](config, self.latent.size, action_size)
+        shape = (config.hidden, config.activation, config.norm)
+        self.prior_hidden = mlp(config.deter, config.hidden, config.prior_layers, *shape[1:])
+        self.prior_out = nn.Linear(config.hidden, self.latent.raw_size)
+        # The first posterior layer sees [deter, embed]; kept as two so that embeddings are projected outside the scan.
+        joint = nn.Linear(config.deter + embed_size, config.hidden, bias=config.norm == 'none')
+        initialise(joint, config.norm)
+        self.posterior_deter = nn.Linear(config.deter, config.hidden, bias=joint.bias is not None)
+        self.posterior_embed = nn.Linear(embed_size, config.hidden, bias=False)
+        with torch.no_grad():
+            self.posterior_deter.weight.copy_(joint.weight[:, :config.deter])
+            self.posterior_embed.weight.copy_(joint.weight[:, config.deter:])
+            if joint.bias is not None:
+                self.posterior_deter.bias.zero_()
+        self.posterior_hidden = nn.Sequential(
+            norm_layer(config.norm, config.hidden), ACTIVATIONS[config.activation](),
+            mlp(config.hidden, config.hidden, config.posterior_layers - 1, *shape[1:]))
+        self.posterior_out = nn.Linear(config.hidden, self.latent.raw_size)
+        for layer in (self.prior_out, self.posterior_out):
+            initialise(layer, config.norm)
+
+    def initial(self, batch: int, device=None) -> State:
+        """The all-zero state."""
+        return State(torch.zeros(batch, self.deter_size, device=device),
+                     torch.zeros(batch, self.latent.size, device=device))
+
+    def prior(self, deter: Tensor) -> Tensor:
+        """Stats of p(stoch | deter)."""
+        return self.latent.stats(self.prior_out(self.prior_hidden(deter)))
+
+    def posterior(self, deter: Tensor, embed: Tensor) -> Tensor:
+        """Stats of p(stoch | deter, embedding); `embed` is already through `posterior_embed`."""
+        return self.latent.stats(self.posterior_out(self.posterior_hidden(self.posterior_deter(deter) + embed)))
+
+    def observe(self, embed: Tensor, action: Tensor, is_first: Tensor) -> Tuple[State, Tensor, Tensor]:
+        """Filter a batch of sequences from the zero state.
+
+        Args:
+            embed: image embeddings [B, T, E].
+            action: the action BEFORE each observation [B, T, A].
+            is_first: [B, T]; where set, state and previous action are zeroed, also inside the sequence.
+
+        Returns:
+            posterior states [B, T, ...], posterior stats and prior stats [B, T, ...].
+        """
+        batch, length = embed.shape[:2]
+        keep = (~is_first).to(embed.dtype).unsqueeze(-1)
+        actions = self.cell.project_action(action * keep).unbind(1)
+        embeds = self.posterior_embed(embed).unbind(1)
+        noises = self.latent.noise(length, batch, device=embed.device).unbind(0)
+        keeps = keep.unbind(1)
+        deter, stoch = self.initial(batch, embed.device)
+        deters, stochs, stats = [], [], []
+        for t in range(length):
+            deter = self.cell(deter * keeps[t], stoch * keeps[t], actions[t])
+            stat = self.posterior(deter, embeds[t])
+            stoch = self.latent.sample(stat, noises[t])
+            deters.append(deter)
+            stochs.append(stoch)
+            stats.append(stat)
+        states = State(torch.stack(deters, 1), torch.stack(stochs, 1))
+        return states, torch.stack(stats, 1), self.prior(states.deter)
+
+    def imagine_step(self, state: State, action: Tensor, noise: Tensor) -> State:
+        """One step of the prior: state [B, ...], action [B, A], latent noise [B, ...]."""
+        deter = self.cell(state.deter, state.stoch, self.cell.project_action(action))
+        return State(deter, self.latent.sample(self.prior(deter), noise))
+
+    def observe_step(self, state: State, action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor) -> State:
+        """One step of the filter, as a running policy takes it; arguments as in `observe` without time."""
+        keep = (~is_first).to(embed.dtype).unsqueeze(-1)
+        deter = self.cell(state.deter * keep, state.stoch * keep, self.cell.project_action(action * keep))
+        stats = self.posterior(deter, self.posterior_embed(embed))
+        return State(deter, self.latent.sample(stats, noise))

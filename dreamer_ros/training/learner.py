@@ -1,0 +1,90 @@
+"""The learner: one update = world model + imagination + actor + critic, and everything a checkpoint must hold."""
+from __future__ import annotations
+
+import random
+from typing import Dict
+
+import numpy as np
+import torch
+
+from dreamer_ros.agents.dreamer import Dreamer
+from dreamer_ros.agents.world_model import Batch
+from dreamer_ros.config import Config
+from dreamer_ros.errors import InputError
+from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training.optimizers import Optimizer
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes the GPU where there is one.
+
+    Raises:
+        InputError: the named device does not exist here.
+    """
+    if name == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f'device {name!r} is not available here: {str(error).splitlines()[0]}') from error
+    return device
+
+
+class Learner:
+    """Trains an agent from batches of replayed sequences.
+
+    Args:
+        config: the run's config.
+        spec: the robot; image size must equal the config's.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, …
+        seed: of parameters and of all sampling.
+
+    Attributes:
+        updates: number of updates made.
+        policy: the running agent; shares the parameters being trained.
+    """
+
+    def __init__(self, config: Config, spec: RobotSpec, device: str = 'auto', seed: int = 0):
+        if tuple(spec.image_size) != tuple(config.env.image_size):
+            raise InputError(
+                f'preset {config.preset} expects images of {config.env.image_size[0]}x{config.env.image_size[1]}, '
+                f'the robot {spec.name} sends {spec.image_size[0]}x{spec.image_size[1]}')
+        self.config, self.spec = config, spec
+        self.device = pick_device(device)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        self.agent = Dreamer(config, len(spec.action)).to(self.device)
+        self.optimizer = Optimizer(config.optimizer, self.agent.parameter_groups())
+        self.policy = self.agent.policy()
+        self.updates = 0
+
+    def to_batch(self, samples: Dict[str, np.ndarray]) -> Batch:
+        """Replay samples as device tensors; actions shift from 'taken at' to 'taken before' the observation."""
+        tensors = {key: torch.from_numpy(samples[key]) for key in (
+            'image', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')}
+        if self.device.type == 'cuda':
+            tensors = {key: value.pin_memory().to(self.device, non_blocking=True) for key, value in tensors.items()}
+        previous = torch.zeros_like(tensors['action'])
+        previous[:, 1:] = tensors['action'][:, :-1]
+        return Batch(tensors['image'], previous, tensors['reward'], tensors['is_first'],
+                     tensors['is_last'], tensors['is_terminal'])
+
+    def update(self, samples: Dict[str, np.ndarray]) -> Dict[str, torch.Tensor]:
+        """One update on a batch of the replay store; metrics as scalar tensors (reading them synchronises)."""
+        batch = self.to_batch(samples)
+        autocast = self.config.precision == 'bfloat16'
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
+            loss, metrics = self.agent.loss(batch)
+        loss.backward()
+        metrics.update(self.optimizer.step())
+        self.agent.behaviour.update_slow_critic()
+        self.updates += 1
+        return metrics
+
+    def dream(self, samples: Dict[str, np.ndarray]) -> np.ndarray:
+        """Truth | reconstruction | open-loop prediction side by side, uint8 [B, T, H, 3·W, 3]."""
+        batch = self.to_batch(samples)
+        reconstruction, prediction = self.agent.open_loop(batch)
+        return torch.cat([batch.image, reconstruction, prediction], 3).cpu().numpy()

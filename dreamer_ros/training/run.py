@@ -1,0 +1,231 @@
+"""The directory of one training run: its layout, its lock, its checkpoints and policies."""
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Callable, Iterator, List, Optional, Union
+
+import yaml
+
+from dreamer_ros.config import Config
+from dreamer_ros.errors import InputError
+from dreamer_ros.policy.manifest import Manifest
+from dreamer_ros.spec import RobotSpec
+
+CHECKPOINTS_KEPT = 2
+POLICIES_KEPT = 5
+
+
+def default_logdir(task: str, preset: str) -> Path:
+    """runs/<task>-<preset>-<time> under the working directory."""
+    return Path('runs') / f'{task}-{preset}-{time.strftime("%Y%m%d-%H%M%S")}'
+
+
+def latest_policy(run: Union[str, Path]) -> Path:
+    """The newest policy file of a run.
+
+    Raises:
+        InputError: the run has none.
+    """
+    marker = Path(run) / 'policies' / 'latest.json'
+    try:
+        text = marker.read_text()
+    except OSError as error:
+        raise InputError(f'run {run}: expected a policy named by {marker} ({error.strerror})') from error
+    return marker.parent / Manifest.from_json(text, str(marker)).uri
+
+
+class RunDirectory:
+    """Opens a run directory for one trainer; a fresh one is created, one with a checkpoint is continued.
+
+    Args:
+        path: the directory.
+        config, spec: of the run about to start; they must agree with what the directory holds.
+
+    Raises:
+        InputError: it belongs to another task, robot or preset, another trainer has it open, or it cannot be
+            written.
+    """
+
+    def __init__(self, path: Union[str, Path], config: Config, spec: RobotSpec):
+        self.path = Path(path)
+        self.episodes = self.path / 'episodes'
+        self.policies = self.path / 'policies'
+        self.checkpoints = self.path / 'checkpoints'
+        try:
+            for folder in (self.path, self.episodes, self.policies, self.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.path)
+            self._check(config, spec)
+            write_text(self.path / 'config.yaml', config.to_yaml())
+            write_text(self.path / 'spec.json', spec.to_json() + '\n')
+        except OSError as error:
+            raise InputError(f'run {self.path}: expected a directory that can be written ({error})') from error
+        for leftover in [*self.policies.glob('.*.partial'), *self.checkpoints.glob('.*.partial')]:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def _check(self, config: Config, spec: RobotSpec) -> None:
+        spec_file, config_file = self.path / 'spec.json', self.path / 'config.yaml'
+        if spec_file.exists():
+            stored = RobotSpec.from_json(spec_file.read_text())
+            if stored.name != spec.name:
+                raise InputError(f'run {self.path}: expected the task {stored.name}, which this run was started '
+                                 f'with, got {spec.name}; choose another log directory')
+            if stored.hash != spec.hash:
+                raise InputError(f'run {self.path}: expected the robot this run was started with, but '
+                                 f'{stored.difference(spec)}; choose another log directory')
+        if config_file.exists():
+            stored = yaml.safe_load(config_file.read_text())
+            changed = sorted(_differences(stored, config.to_dict()))
+            if changed:
+                raise InputError(
+                    f'run {self.path}: expected the preset {stored.get("preset")} it was started with, but '
+                    f'{"; ".join(changed[:4])}{" …" if len(changed) > 4 else ""}; choose another log directory')
+
+    def save_checkpoint(self, step: int, save_learner: Callable[[Path], None], state: dict) -> Path:
+        """Write checkpoints/<step>/ whole or not at all, point `latest` at it, drop all but the newest few.
+
+        Args:
+            step: updates made; names the folder.
+            save_learner: writes the learner's files into a folder.
+            state: the trainer's counters, JSON-ready.
+        """
+        final = self.checkpoints / f'{step:09d}'
+        partial = self.checkpoints / f'.{final.name}.partial'
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir()
+            save_learner(partial / 'learner')
+            files = {str(p.relative_to(partial)): _sha256(p) for p in sorted(partial.rglob('*')) if p.is_file()}
+            write_text(partial / 'trainer.json', json.dumps({'state': state, 'files': files}))
+            # rename cannot replace a folder with files in it, and the old one holds the same updates
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial, final)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        _sync(self.checkpoints)
+        write_text(self.checkpoints / 'latest', final.name + '\n')
+        for old in self._checkpoint_folders()[CHECKPOINTS_KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
+        return final
+
+    def load_checkpoint(self, load_learner: Callable[[Path], None], warn: Callable[[str], None]) -> Optional[dict]:
+        """Load the newest checkpoint that is whole.
+
+        Args:
+            load_learner: reads the folder `save_learner` wrote.
+            warn: gets one sentence for each checkpoint passed over.
+
+        Returns:
+            The trainer's state, or None when there are no checkpoints.
+
+        Raises:
+            InputError: there are checkpoints, and none is whole.
+        """
+        folders = self._checkpoint_folders()
+        for folder in folders:
+            try:
+                data = json.loads((folder / 'trainer.json').read_text())
+                for name, digest in data['files'].items():
+                    if _sha256(folder / name) != digest:
+                        raise ValueError(f'{name} has changed since it was written')
+                load_learner(folder / 'learner')
+                return data['state']
+            except Exception as error:  # whatever a damaged file makes a reader say
+                warn(f'checkpoint {folder}: damaged ({error}); trying the one before')
+        if folders:
+            raise InputError(f'run {self.path}: expected a whole checkpoint in {self.checkpoints}, but all of '
+                             f'{", ".join(f.name for f in folders)} are damaged; delete them to start learning '
+                             'afresh from the episodes')
+        return None
+
+    def _checkpoint_folders(self) -> List[Path]:
+        """Newest first; what `latest` names comes first of all."""
+        folders = sorted((p for p in self.checkpoints.iterdir() if re.fullmatch(r'\d+', p.name)), reverse=True)
+        marker = self.checkpoints / 'latest'
+        name = marker.read_text().strip() if marker.exists() else ''
+        return sorted(folders, key=lambda folder: folder.name != name)
+
+    def newest_policy_version(self) -> int:
+        """0 when none was written yet."""
+        return max((int(p.stem.split('_')[1]) for p in self.policies.glob('policy_*.onnx')), default=0)
+
+    def write_policy(self, version: int, write: Callable[[Path], Manifest]) -> Manifest:
+        """Have `write` make policies/policy_<version>.onnx, name it in latest.json, drop all but the newest few."""
+        path = self.policies / f'policy_{version:06d}.onnx'
+        manifest = write(path)
+        write_text(self.policies / 'latest.json', dataclasses.replace(manifest, uri=path.name).to_json() + '\n')
+        for old in sorted(self.policies.glob('policy_*.onnx'))[:-POLICIES_KEPT]:
+            old.unlink()
+        return manifest
+
+    def close(self) -> None:
+        """Give up the lock."""
+        os.close(self._lock)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's contents through a temporary name, a sync and a rename."""
+    partial = path.with_name(f'.{path.name}.partial')
+    with open(partial, 'w') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _lock(path: Path) -> int:
+    """Hold <path>/.trainer.lock until the process ends; the kernel releases it even after kill -9."""
+    descriptor = os.open(path / '.trainer.lock', os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.read(descriptor, 20).decode(errors='replace').strip()
+        os.close(descriptor)
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        raise InputError(f'run {path}: expected to be its only trainer, but process {owner} trains in it') from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+    return descriptor
+
+
+def _differences(stored: dict, wanted: dict, prefix: str = '') -> Iterator[str]:
+    """`key is new instead of old`, for all that shapes the model; budget and pace may change on resuming."""
+    for key in {**stored, **wanted}:
+        old, new = stored.get(key), wanted.get(key)
+        if prefix == '' and key in ('schedule', 'replay'):
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f'{prefix}{key}.')
+        elif _plain(old) != _plain(new):
+            yield f'{prefix}{key} is {new} instead of {old}'
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(1 << 20), b''):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

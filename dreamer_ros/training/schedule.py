@@ -1,0 +1,56 @@
+"""How many updates are due, and how far robots may run: the replay ratio, kept exactly."""
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from dreamer_ros.errors import InputError
+
+# A robot may run this many updates' worth of steps ahead, so that it works while the learner does.
+SLACK_UPDATES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """All numbers are agent steps (transitions).
+
+    Attributes:
+        steps_per_update: agent steps collected for each update; infinite for a replay ratio of 0.
+        prefill: steps before the first update is due.
+        budget: steps of the whole run.
+        robots: how many share the slack.
+    """
+
+    steps_per_update: float
+    prefill: int
+    budget: int
+    robots: int
+
+    @classmethod
+    def make(cls, schedule, env_steps: int, action_repeat: int, robots: int) -> Schedule:
+        """From a config's schedule section and a budget in env steps.
+
+        Raises:
+            InputError: the budget ends before the first update.
+        """
+        budget = math.ceil(env_steps / action_repeat)
+        if budget <= schedule.prefill:
+            raise InputError(
+                f'steps: expected more than the {schedule.prefill * action_repeat} env steps that are played at '
+                f'random before learning begins, got {env_steps}')
+        trained = schedule.batch * schedule.length
+        per_update = trained / schedule.replay_ratio if schedule.replay_ratio else math.inf
+        return cls(per_update, schedule.prefill, budget, robots)
+
+    def updates_due(self, collected: int) -> int:
+        """Updates that should have been made once `collected` steps exist."""
+        past = min(collected, self.budget) - self.prefill
+        # The small term keeps 3 × 0.1 / 0.1 at 3.
+        return max(0, math.floor(past / self.steps_per_update + 1e-9))
+
+    def steps_allowed(self, updates: int) -> int:
+        """Steps that may exist once `updates` updates are made."""
+        if math.isinf(self.steps_per_update):
+            return self.budget
+        slack = math.ceil(SLACK_UPDATES * self.steps_per_update) + self.robots
+        return min(self.budget, self.prefill + math.floor(updates * self.steps_per_update) + slack)
