@@ -12,27 +12,15 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.simulation import gl
 
 
-@dataclasses.dataclass(frozen=True)
-class _Quality:
-    """`None` keeps what the model asks for."""
-
-    shadowsize: Union[int, None]
-    offsamples: Union[int, None]
-    disabled: Tuple[mujoco.mjtRndFlag, ...]
-
-
 # Milliseconds per 64x64 frame of cartpole / walker / cheetah / quadruped in software on one core:
-#   suite 12 / 15 / 16 / 28: shadow map 2048 or 4096, 4 samples per pixel, a buffer of 640x480
-#   shadows 2.3 / 3.2 / 3.5 / 6.9: shadow map 512, one sample, a buffer of the image's size
-#   fast 0.36 / 0.59 / 0.60 / 1.25: neither shadows nor reflections, which draw the scene once more each.
-# Haze costs nothing and the sky 0.1 ms, so every mode keeps them.
-_QUALITY = {
-    'fast': _Quality(0, 0, (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION)),
-    'shadows': _Quality(512, 0, ()),
-    'suite': _Quality(None, None, ()),
-}
-MODES = tuple(_QUALITY)
+#   fast 0.22 / 0.27 / 0.29 / 0.52: no shadows; no reflections, which draw the scene a second time; curved
+#     surfaces and large floors of fewer triangles, which a small image hardly shows
+#   shadows 2.3 / 3.2 / 3.5 / 6.9: a shadow map of 512 pixels, one sample per pixel
+#   suite 12 / 15 / 16 / 28: as the model asks: shadow map 2048 or 4096, 4 samples per pixel, buffer 640x480
+# The sky costs 0.1 ms and haze nothing, so every mode keeps them.
+MODES = ('fast', 'shadows', 'suite')
 
+_FLOOR_QUADS = 100  # along a side; MuJoCo's spacing may ask for a thousand
 _SPARE_GEOMS = 1000  # beyond the model's own: contact points, tendons, skins
 
 
@@ -69,7 +57,7 @@ class Renderer:
     renderers may live in one process.
 
     Args:
-        model: the compiled model; its visual settings are left as they were.
+        model: the compiled model; its rendering settings are changed to the mode's.
         image_size: (height, width) in pixels.
         mode: one of MODES.
         camera: name or number of a camera of the model.
@@ -79,7 +67,7 @@ class Renderer:
     """
 
     def __init__(self, model: mujoco.MjModel, image_size: Tuple[int, int], mode: str, camera: Union[int, str]):
-        if mode not in _QUALITY:
+        if mode not in MODES:
             raise InputError(f'render: expected one of {", ".join(MODES)}, got {mode!r}')
         height, width = image_size
         number = _camera_number(model, camera)
@@ -88,10 +76,13 @@ class Renderer:
             width=width, height=height, fovy=float(model.cam_fovy[number]))
         self._model = model
         self._gl = gl.make_context(width, height)
-        self._context = _make_context(model, width, height, _QUALITY[mode])
+        _simplify(model, image_size, mode)
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + model.nsite + _SPARE_GEOMS)
-        for flag in _QUALITY[mode].disabled:
-            self._scene.flags[flag] = False
+        if mode == 'fast':
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         self._option = mujoco.MjvOption()
         self._perturb = mujoco.MjvPerturb()
         self._view = mujoco.MjvCamera()
@@ -125,26 +116,25 @@ class Renderer:
             self._gl = None
 
 
-def _make_context(model: mujoco.MjModel, width: int, height: int, quality: _Quality) -> mujoco.MjrContext:
-    """An offscreen context of the wanted quality. MuJoCo reads it from the model, which is then restored."""
-    visual = model.vis
-    saved = (visual.quality.shadowsize, visual.quality.offsamples,
-             visual.global_.offwidth, visual.global_.offheight)
-    try:
-        if quality.shadowsize is not None:
-            visual.quality.shadowsize = quality.shadowsize
-        if quality.offsamples is not None:
-            visual.quality.offsamples = quality.offsamples
-            visual.global_.offwidth, visual.global_.offheight = width, height
-        else:
-            visual.global_.offwidth = max(visual.global_.offwidth, width)
-            visual.global_.offheight = max(visual.global_.offheight, height)
-        context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-    finally:
-        (visual.quality.shadowsize, visual.quality.offsamples,
-         visual.global_.offwidth, visual.global_.offheight) = saved
-    mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
-    return context
+def _simplify(model: mujoco.MjModel, image_size: Tuple[int, int], mode: str) -> None:
+    """Set the model's rendering quality; MuJoCo reads it when a context is made. The physics is untouched."""
+    height, width = image_size
+    quality, screen = model.vis.quality, model.vis.global_
+    if mode == 'suite':
+        screen.offwidth = max(screen.offwidth, width)
+        screen.offheight = max(screen.offheight, height)
+        return
+    screen.offwidth, screen.offheight = width, height
+    quality.offsamples = 0
+    if mode == 'shadows':
+        quality.shadowsize = 512
+        return
+    quality.shadowsize = 0
+    quality.numslices, quality.numstacks = 16, 8
+    planes = np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE)
+    # The third size of a plane is the spacing of the quads it is drawn with; lighting is computed per vertex.
+    size = model.geom_size[planes]
+    model.geom_size[planes, 2] = np.maximum(size[:, 2], 2 * size[:, :2].max(axis=1, initial=0) / _FLOOR_QUADS)
 
 
 def _camera_number(model: mujoco.MjModel, camera: Union[int, str]) -> int:
