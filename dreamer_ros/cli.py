@@ -1,0 +1,139 @@
+"""The `dreamer` command.
+
+Every command imports what it needs when it runs, so that `dreamer --help` is instant and a robot without torch
+and mujoco has the commands that need neither.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+from dreamer_ros.errors import InputError, run_main
+
+
+def entry_point() -> int:
+    """Console script."""
+    return run_main(main)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run one command; `argv` without the program's name. Returns the exit code, raises InputError."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except ModuleNotFoundError as error:
+        from dreamer_ros.bringup import missing_package
+        raise missing_package(error) from error
+
+
+def _launch(arguments) -> int:
+    from dreamer_ros import bringup
+    if arguments.scenario is None or arguments.show:
+        names = [arguments.scenario] if arguments.scenario else bringup.scenario_names()
+        print('\n\n'.join(_describe(name) for name in names))
+        return 0
+    from dreamer_ros.processes import launch
+    return launch(bringup.scenario(arguments.scenario, bringup.parse_assignments(arguments.assignments)))
+
+
+def _describe(scenario: str) -> str:
+    """A scenario's arguments as `ros2 launch --show-args` would list them."""
+    from dreamer_ros.bringup import scenario_arguments
+    lines = [f'{scenario}:']
+    for argument in scenario_arguments(scenario):
+        choices = f' [{"|".join(argument.choices)}]' if argument.choices else ''
+        lines.append(f"  {argument.name}:={argument.default or '…'}{choices}\n      {argument.help}")
+    return '\n'.join(lines)
+
+
+def _eval(arguments) -> int:
+    from dreamer_ros.bringup import scenario
+    from dreamer_ros.processes import launch
+    values = {'run': arguments.run_directory, 'episodes': str(arguments.episodes), 'seed': str(arguments.seed)}
+    return launch(scenario('sim_eval', values))
+
+
+def _plot(arguments) -> int:
+    from dreamer_ros.training.plots import plot_run
+    run = Path(arguments.run_directory)
+    if not (run / 'metrics.jsonl').exists():
+        raise InputError(f'run directory {run}: expected metrics.jsonl in it, found none')
+    print(plot_run(run))
+    return 0
+
+
+def _bag_info(arguments) -> int:
+    from dreamer_ros.replay.info import describe, format_table
+    print(format_table(describe(Path(arguments.path))))
+    return 0
+
+
+def _tasks(_arguments) -> int:
+    from dreamer_ros.simulation import task_names
+    print('\n'.join(task_names()))
+    return 0
+
+
+def _presets(_arguments) -> int:
+    from dreamer_ros.config import preset_names
+    from dreamer_ros.paths import share
+    for name in preset_names():
+        first = share('models', f'{name}.yaml').read_text().partition('\n')[0]
+        print(f'{name:18}{first.lstrip("# ") if first.startswith("#") else ""}'.rstrip())
+    return 0
+
+
+def _whole_number(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError(text)
+    return value
+
+
+_whole_number.__name__ = 'whole number'  # argparse names the type in its error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='dreamer', description='Robots learn control from their camera by dreaming, over ROS 2.',
+        epilog='example: dreamer launch sim_train task:=walker_walk')
+    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+
+    def command(into, name: str, run, help: str, example: str) -> argparse.ArgumentParser:
+        sub = into.add_parser(
+            name, help=help, description=help[0].upper() + help[1:] + '.', epilog=f'example: {example}')
+        sub.set_defaults(run=run)
+        return sub
+
+    launch = command(commands, 'launch', _launch, 'start all processes of a scenario, as `ros2 launch` would',
+                     'dreamer launch sim_train task:=walker_walk preset:=cpu simulators:=2')
+    launch.add_argument('scenario', nargs='?', help='sim_train, sim_eval; without one: list them all')
+    launch.add_argument('assignments', nargs='*', metavar='name:=value', help='arguments of the scenario')
+    launch.add_argument('-s', '--show-args', dest='show', action='store_true', help='list the arguments')
+
+    evaluate = command(commands, 'eval', _eval, "play a run's latest policy in simulation and print its mean return",
+                       'dreamer eval runs/cartpole_swingup-cpu-20260131-120000 --episodes 20')
+    evaluate.add_argument('run_directory', metavar='RUN', help='run directory')
+    evaluate.add_argument('--episodes', type=_whole_number, default=10, help='how many (default: 10)')
+    evaluate.add_argument('--seed', type=_whole_number, default=0, help='of the initial states (default: 0)')
+
+    plot = command(commands, 'plot', _plot, "draw a run's learning curve again",
+                   'dreamer plot runs/cartpole_swingup-cpu-20260131-120000')
+    plot.add_argument('run_directory', metavar='RUN', help='run directory')
+
+    bag = commands.add_parser('bag', help='look into episode bags',
+                              epilog='example: dreamer bag info runs/cartpole_swingup-cpu-20260131-120000')
+    bag_commands = bag.add_subparsers(metavar='COMMAND', required=True)
+    info = command(bag_commands, 'info', _bag_info, 'list the episodes in a bag or a folder of bags',
+                   'dreamer bag info runs/cartpole_swingup-cpu-20260131-120000')
+    info.add_argument('path', metavar='PATH', help='a bag, a folder of bags, or a run directory')
+
+    command(commands, 'tasks', _tasks, 'list the tasks that can be simulated', 'dreamer tasks')
+    command(commands, 'presets', _presets, 'list the presets', 'dreamer presets')
+    return parser
+
+
+if __name__ == '__main__':
+    sys.exit(entry_point())

@@ -1,0 +1,346 @@
+"""Runs a scenario without `ros2 launch`: starts its processes, watches them, and ends them all.
+
+One thread does everything. A pipe (or pseudo-terminal) per child, a pipe that the signal handlers write to and
+one `select` over all of them: nothing here can deadlock with a fork, and no event is waited for twice.
+"""
+from __future__ import annotations
+
+import codecs
+import collections
+import ctypes
+import dataclasses
+import enum
+import fcntl
+import os
+import selectors
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+import tty
+from typing import Deque, Dict, List, Mapping, Optional
+
+from dreamer_ros.bringup import ExitRules, Process, Scenario, Verdict, scenario
+
+EXIT_INTERRUPTED = 130
+EXIT_FAILED = 1
+
+# Between the steps SIGTERM and SIGKILL of an ending process.
+TERM_PATIENCE = 5.0
+# Say what a stop waits for when it takes longer than this, and again after as long.
+REPORT_EVERY = 3.0
+PR_SET_PDEATHSIG = 1
+
+
+class _Phase(enum.Enum):
+    RUNNING = 1
+    STOPPING = 2
+
+
+@dataclasses.dataclass
+class _Child:
+    """A running process of the scenario and its unread output."""
+
+    process: Process
+    popen: subprocess.Popen
+    output: int  # file descriptor
+    decoder: codecs.IncrementalDecoder
+    partial: str = ''
+    tail: Deque[str] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=50))
+    next_signal: int = signal.SIGINT
+    escalate_at: float = float('inf')
+
+
+def launch(first: Scenario) -> int:
+    """Run a scenario and those that follow it.
+
+    Returns:
+        0 when the last one finished, 130 after Ctrl-C, SIGTERM or a closed terminal, else the exit code of the
+        process that failed (1 if a signal killed it).
+    """
+    with _Signals() as signals:
+        following: Optional[Scenario] = first
+        while following is not None:
+            current = following
+            code = Supervisor(current, signals).run()
+            if code != 0:
+                return code
+            following = scenario(*current.then) if current.then else None
+    return 0
+
+
+class Supervisor:
+    """The processes of one scenario, from start to end."""
+
+    def __init__(self, scenario: Scenario, signals: _Signals):
+        self._scenario = scenario
+        self._signals = signals
+        self._rules = ExitRules()
+        self._children: List[_Child] = []
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(signals.descriptor, selectors.EVENT_READ)
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._phase = _Phase.RUNNING
+        self._code = 0
+        self._report_at = float('inf')
+        self._interrupts = 0
+
+    def run(self) -> int:
+        """Start everything, return the exit code when everything has ended."""
+        self._say(f'{self._scenario.name} starts {", ".join(p.label for p in self._scenario.processes)}; '
+                  f'results go to {self._scenario.folder}; Ctrl-C ends it')
+        try:
+            for process in self._scenario.processes:
+                self._start(process)
+            while self._children:
+                self._wait_for_events()
+                self._reap()
+                if self._phase is _Phase.STOPPING:
+                    self._escalate()
+        finally:
+            # Only an error of our own leaves children here.
+            for child in self._children:
+                _signal_group(child.popen.pid, signal.SIGKILL)
+                child.popen.wait()
+            self._selector.close()
+        if self._code:
+            self._say(f'what was collected is in {self._scenario.folder}')
+        return self._code
+
+    def _start(self, process: Process) -> None:
+        supervisor = os.getpid()
+        libc = self._libc
+
+        def in_child() -> None:
+            # If we are killed, the kernel asks the child to end: no orphan, and time to save.
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != supervisor:
+                os._exit(EXIT_FAILED)
+
+        command = [sys.executable, '-m', process.module, *process.ros_arguments()]
+        ours, theirs = _open_output(process.leads)
+        try:
+            popen = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
+                env=child_environment(process, os.environ), preexec_fn=in_child,
+                # Its own group: a Ctrl-C in the terminal reaches only us, and we ask in the right way.
+                start_new_session=True)
+        finally:
+            os.close(theirs)
+        os.set_blocking(ours, False)
+        child = _Child(process, popen, ours, codecs.getincrementaldecoder('utf-8')(errors='replace'))
+        self._children.append(child)
+        self._selector.register(ours, selectors.EVENT_READ, child)
+
+    def _wait_for_events(self) -> None:
+        deadlines = [child.escalate_at for child in self._children] + [self._report_at]
+        # At least once a second: a SIGCHLD that came before the pipe was watched must not be lost.
+        timeout = max(0.0, min(min(deadlines) - time.monotonic(), 1.0))
+        for key, _ in self._selector.select(timeout):
+            if key.data is not None:
+                self._read(key.data)
+                continue
+            for number in self._signals.take():
+                if number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    self._interrupt(number)
+                elif number == signal.SIGWINCH:
+                    self._resize()
+
+    def _read(self, child: _Child) -> bool:
+        """Pass on what a child wrote: the leading one's as it is, the others' by line under their name.
+
+        Returns:
+            Whether there may be more to read now.
+        """
+        try:
+            data = os.read(child.output, 1 << 16)
+        except BlockingIOError:
+            return False
+        except OSError:  # a pseudo-terminal whose other side is closed
+            data = b''
+        if not data:
+            self._close_output(child)
+        text = child.decoder.decode(data, final=not data)
+        if child.process.leads:
+            _write(text)
+        *lines, child.partial = (child.partial + text).split('\n')
+        if not data and child.partial:
+            lines, child.partial = [*lines, child.partial], ''
+        for line in lines:
+            # A progress bar redraws its line with carriage returns: keep what it showed last.
+            shown = line.rstrip('\r').rpartition('\r')[2]
+            child.tail.append(shown)
+            if not child.process.leads:
+                self._print(f'[{child.process.label}] {shown}')
+        return bool(data)
+
+    def _close_output(self, child: _Child) -> None:
+        self._selector.unregister(child.output)
+        os.close(child.output)
+        child.output = -1
+
+    def _reap(self) -> None:
+        for child in list(self._children):
+            pid = child.popen.pid
+            # Without reaping yet, so that the group's number cannot belong to somebody else.
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                continue
+            _signal_group(pid, signal.SIGKILL)  # what the child may have left running
+            returncode = child.popen.wait()
+            while child.output >= 0 and self._read(child):
+                pass
+            if child.output >= 0:  # held open by a process that left the group
+                self._close_output(child)
+            self._children.remove(child)
+            self._ended(child, returncode)
+
+    def _ended(self, child: _Child, returncode: int) -> None:
+        if self._phase is _Phase.STOPPING:
+            if returncode > 0:
+                self._say(f'{child.process.label} exited with code {returncode} while stopping{_reason(child)}')
+            return
+        verdict, sentence = self._rules.decide(child.process, returncode)
+        if verdict is Verdict.RESTART:
+            self._say(sentence)
+            self._start(child.process)
+        elif verdict is Verdict.FINISHED:
+            self._stop(0)
+        else:
+            self._say(f'error: {sentence}{_reason(child)}')
+            self._stop(returncode if returncode > 0 else EXIT_FAILED)
+
+    def _interrupt(self, number: int) -> None:
+        """First request: end in good order; second: without patience; third: at once."""
+        self._interrupts += 1
+        if self._phase is _Phase.RUNNING:
+            self._say(f'{signal.Signals(number).name}: stopping')
+            self._stop(EXIT_INTERRUPTED)
+            return
+        self._code = self._code or EXIT_INTERRUPTED
+        if self._interrupts > 1:
+            for child in self._children:
+                child.escalate_at = time.monotonic()
+
+    def _stop(self, code: int) -> None:
+        self._phase = _Phase.STOPPING
+        self._code = code
+        now = time.monotonic()
+        self._report_at = now + REPORT_EVERY
+        for child in self._children:
+            child.escalate_at = now
+
+    def _escalate(self) -> None:
+        """SIGINT, after the process's own patience SIGTERM, then SIGKILL."""
+        now = time.monotonic()
+        for child in self._children:
+            if now < child.escalate_at:
+                continue
+            number = child.next_signal
+            if number == signal.SIGINT:
+                child.next_signal, child.escalate_at = signal.SIGTERM, now + child.process.patience[0]
+            elif number == signal.SIGTERM:
+                child.next_signal, child.escalate_at = signal.SIGKILL, now + TERM_PATIENCE
+            else:
+                child.escalate_at = float('inf')
+            if number == signal.SIGKILL:
+                self._say(f'{child.process.label} does not end: killing it')
+                _signal_group(child.popen.pid, number)
+            else:
+                child.popen.send_signal(number)
+        if now >= self._report_at:
+            self._report_at = now + REPORT_EVERY
+            waits = ', '.join(f'{child.process.label} ({child.process.patience[1]})' for child in self._children)
+            if waits:
+                self._say(f'waiting for {waits}; Ctrl-C again hurries it')
+
+    def _resize(self) -> None:
+        for child in self._children:
+            if child.process.leads and child.output >= 0:
+                _copy_window_size(child.output)
+
+    def _say(self, sentence: str) -> None:
+        self._print(f'[launch] {sentence}')
+
+    @staticmethod
+    def _print(line: str) -> None:
+        # Take the place of a progress bar, which draws itself again below.
+        _write(f'\r\033[K{line}\n' if _terminal() else f'{line}\n')
+
+
+class _Signals:
+    """Turns the signals of a supervisor into bytes on a descriptor that `select` can wait for."""
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGWINCH)
+
+    def __enter__(self) -> _Signals:
+        self.descriptor, self._write_end = os.pipe()
+        os.set_blocking(self.descriptor, False)
+        os.set_blocking(self._write_end, False)
+        self._previous_descriptor = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        self._previous = {number: signal.signal(number, lambda *_: None) for number in self.NUMBERS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        signal.set_wakeup_fd(self._previous_descriptor)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        os.close(self.descriptor)
+        os.close(self._write_end)
+
+    def take(self) -> bytes:
+        """Numbers of the signals that came since the last call."""
+        try:
+            return os.read(self.descriptor, 4096)
+        except BlockingIOError:
+            return b''
+
+
+def child_environment(process: Process, environment: Mapping[str, str]) -> Dict[str, str]:
+    """Environment of a child: the user's, completed by what the process asks for."""
+    return {'PYTHONUNBUFFERED': '1', **process.environment, **environment}
+
+
+def _open_output(leads: bool):
+    """(our end, the child's end). The leading process sees a terminal if we have one: it draws progress there."""
+    if not (leads and _terminal()):
+        return os.pipe()
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    _copy_window_size(ours)
+    return ours, theirs
+
+
+def _copy_window_size(descriptor: int) -> None:
+    try:
+        size = fcntl.ioctl(sys.stdout.fileno(), termios.TIOCGWINSZ, struct.pack('HHHH', 0, 0, 0, 0))
+        fcntl.ioctl(descriptor, termios.TIOCSWINSZ, size)
+    except OSError:
+        pass  # no terminal (any more): the child falls back to its default width
+
+
+def _terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError:
+        pass  # the terminal is gone, the children still have to be ended in good order
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _reason(child: _Child) -> str:
+    """The line of its output that says most about its end: the last one with 'error', else the last one."""
+    lines = [line for line in child.tail if line.strip()]
+    errors = [line for line in lines if 'error' in line.lower()]
+    return f': {(errors or lines)[-1].strip()}' if lines else ''

@@ -1,0 +1,88 @@
+"""Installs for `pip install .`, `pip install -e .` and `colcon build`."""
+import os
+import sys
+
+from setuptools import find_packages, setup
+
+PACKAGE = 'dreamer_ros'
+
+NODES = ['simulator', 'agent', 'trainer', 'recorder', 'evaluator']
+
+# What a robot needs.
+ROBOT = [
+    'numpy>=1.23',          # observations and actions
+    'onnxruntime>=1.16',    # runs the policy
+    'pyyaml>=5.4',          # presets and parameters
+    'mcap>=1.1',            # writes and reads episode bags
+    'zstandard>=0.20',      # compresses them
+    'rosbags>=0.10',        # message definitions and type hashes; foreign bags
+]
+
+SIMULATION = [
+    'mujoco>=3.1,<4',       # physics and rendering; 4 breaks dm_control
+    'dm_control>=1.0.16',   # the control suite
+    'pyopengl>=3.1.6',      # MuJoCo's way to EGL
+]
+
+EXTRAS = {
+    # ROS 2 itself from wheels, for machines without a ROS installation (x86-64 Linux).
+    'ros': [
+        'ros-rclpy[fastrtps]>=7.1.6,<10',   # Jazzy and Kilted
+        'ros-common-interfaces>=5.3,<6',    # sensor_msgs and friends
+    ],
+    # Simulators, for training and for watching a policy.
+    'sim': SIMULATION,
+    'train': [
+        *SIMULATION,
+        'torch>=2.4,<3',        # the learner
+        'onnx>=1.15',           # writes policies
+        'safetensors>=0.4',     # checkpoints without pickle
+        'tensorboard>=2.14',    # metrics in a browser
+        'matplotlib>=3.7',      # learning curves
+        'imageio>=2.31',        # videos
+        'imageio-ffmpeg>=0.4.9',  # their encoder, as a wheel
+        'tqdm>=4.65',           # the progress bar
+    ],
+    'test': [
+        'pytest>=7.4',          # runs the tests
+    ],
+}
+
+
+def data_files():
+    """Launch files, worlds and presets, folder by folder, under share/dreamer_ros."""
+    share = os.path.join('share', PACKAGE)
+    yield 'share/ament_index/resource_index/packages', [os.path.join('resource', PACKAGE)]
+    yield share, ['package.xml']
+    for top in ('launch', 'sim', 'models'):
+        for folder, folders, files in os.walk(top):
+            folders[:] = [name for name in folders if name != '__pycache__']
+            if files:
+                yield os.path.join(share, folder), [os.path.join(folder, name) for name in sorted(files)]
+
+
+def console_scripts():
+    """`dreamer` everywhere; the nodes by their bare names only where colcon puts them, in lib/dreamer_ros.
+
+    A pip environment's bin is on PATH, and a command called `agent` does not belong there.
+    """
+    scripts = ['dreamer = dreamer_ros.cli:entry_point']
+    if not {'bdist_wheel', 'editable_wheel', 'dist_info'} & set(sys.argv):
+        scripts += [f'{node} = dreamer_ros.nodes.{node}:main' for node in NODES]
+    return scripts
+
+
+setup(
+    name=PACKAGE,
+    version='0.1.0',
+    description='Robots learn control from their camera by dreaming, over ROS 2',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    python_requires='>=3.10',
+    packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    data_files=list(data_files()),
+    install_requires=ROBOT,
+    extras_require=EXTRAS,
+    entry_points={'console_scripts': console_scripts()},
+    zip_safe=False,
+)
