@@ -1,0 +1,59 @@
+"""Numbers of a run, for people and programs: metrics.jsonl and TensorBoard."""
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import List, Union
+
+from torch.utils.tensorboard import SummaryWriter
+
+FILE = 'metrics.jsonl'
+
+
+class Metrics:
+    """Appends to <run>/metrics.jsonl, one JSON object per line, and to <run>/tensorboard.
+
+    Every line has `step` (env steps), `agent_steps`, `updates` and `time` (seconds of wall time since the run's
+    first step, over all its sessions); what else it has depends on what happened: an episode or some updates.
+    """
+
+    def __init__(self, run: Path):
+        path = run / FILE
+        torn = path.exists() and path.stat().st_size and path.read_bytes()[-1:] != b'\n'
+        self._file = open(path, 'a')
+        if torn:  # a crash left half a line
+            self._file.write('\n')
+        self._writer = SummaryWriter(str(run / 'tensorboard'))
+
+    def write(self, *, step: int, agent_steps: int, updates: int, time: float, **values: Union[float, str]) -> None:
+        """Write one line; numbers also become TensorBoard scalars over env steps."""
+        line = {'step': step, 'agent_steps': agent_steps, 'updates': updates, 'time': round(time, 3)}
+        for key, value in values.items():
+            if isinstance(value, str):
+                line[key] = value
+                continue
+            # JSON has no NaN
+            line[key] = float(f'{value:.6g}') if math.isfinite(value) else None
+            self._writer.add_scalar(key, value, step)
+        self._file.write(json.dumps(line) + '\n')
+        self._file.flush()
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        self._writer.close()
+
+
+def read_metrics(run: Path) -> List[dict]:
+    """All whole lines of a run's metrics, oldest first; empty when there are none."""
+    path = run / FILE
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue  # torn by a crash
+    return lines

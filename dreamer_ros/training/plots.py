@@ -1,0 +1,67 @@
+"""The learning curve of a run as a picture."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import List, Tuple, Union
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.training.metrics import FILE, read_metrics
+
+SERIES = (
+    # key in the metrics, label, colour, whether it is the curve or its background
+    ('return_random', 'random', '0.6', False),
+    ('return_explore', 'exploration', 'tab:blue', False),
+    ('return_evaluate', 'evaluation (deterministic)', 'tab:orange', True),
+)
+SMOOTHING = 5  # episodes of a running mean
+
+
+def plot_run(run: Union[str, Path]) -> Path:
+    """Draw <run>/curve.png: episode returns over env steps and over wall time.
+
+    Raises:
+        InputError: the run has no metrics with a finished episode.
+    """
+    run = Path(run)
+    lines = read_metrics(run)
+    if not any(key in line for line in lines for key, *_ in SERIES):
+        raise InputError(f'run {run}: expected finished episodes in {run / FILE}, got {len(lines)} other lines')
+    figure = Figure(figsize=(10, 4), layout='constrained')
+    FigureCanvasAgg(figure)
+    steps_axis, time_axis = figure.subplots(1, 2, sharey=True)
+    for axis, unit, scale, label in (
+            (steps_axis, 'step', 1.0, 'env steps'), (time_axis, 'time', 1 / 60, 'wall time [min]')):
+        for key, name, colour, curve in SERIES:
+            x, y = _series(lines, unit, key)
+            if len(x):
+                axis.plot(x * scale, y, '.', color=colour, alpha=1.0 if curve else 0.35, label=name)
+            if curve and len(x) > 1:
+                axis.plot(x * scale, _running_mean(y), '-', color=colour)
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+    steps_axis.set_ylabel('episode return')
+    steps_axis.legend(fontsize='small')
+    figure.suptitle(run.resolve().name, fontsize='medium')
+    path, partial = run / 'curve.png', run / '.curve.partial.png'
+    figure.savefig(partial, dpi=120)
+    os.replace(partial, path)
+    return path
+
+
+def _series(lines: List[dict], unit: str, key: str) -> Tuple[np.ndarray, np.ndarray]:
+    points = [(line[unit], line[key]) for line in lines if line.get(key) is not None]
+    array = np.array(points, np.float64).reshape(-1, 2)
+    return array[:, 0], array[:, 1]
+
+
+def _running_mean(values: np.ndarray) -> np.ndarray:
+    """Mean of each value and up to SMOOTHING - 1 before it."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - SMOOTHING)
+    return (sums[ends] - sums[starts]) / (ends - starts)

@@ -1,0 +1,104 @@
+"""What a person at the terminal sees while a run goes on."""
+from __future__ import annotations
+
+import collections
+import dataclasses
+import sys
+import time
+from typing import Deque, Optional, TextIO, Tuple
+
+from tqdm import tqdm
+
+LINE_PERIOD = 10.0  # seconds between lines where there is no terminal
+BAR_PERIOD = 0.2
+RATE_WINDOW = 30.0  # seconds that rates are averaged over
+
+
+@dataclasses.dataclass
+class Status:
+    """One look at a run; `step` and `budget` are env steps."""
+
+    step: int
+    budget: int
+    frames: int  # agent steps
+    updates: int
+    episodes: int = 0
+    last_return: Optional[float] = None
+    evaluation_return: Optional[float] = None
+    waiting: str = ''  # what for; '' when it does not wait
+
+
+class Progress:
+    """A bar on a terminal; elsewhere (a log file, a launch file's output) a line every ten seconds."""
+
+    def __init__(self, stream: Optional[TextIO] = None):
+        self._stream = sys.stderr if stream is None else stream
+        self._bar = None
+        self._history: Deque[Tuple[float, Status]] = collections.deque()
+        self._next = 0.0
+
+    def update(self, status: Status) -> None:
+        """Show a status, if the last one has been shown for long enough."""
+        now = time.monotonic()
+        if not self._history or now - self._history[-1][0] > 0.5:
+            self._history.append((now, dataclasses.replace(status)))
+        # keep one entry at or beyond the window's far end
+        while len(self._history) > 2 and self._history[1][0] < now - RATE_WINDOW:
+            self._history.popleft()
+        if now < self._next:
+            return
+        terminal = self._stream.isatty()
+        self._next = now + (BAR_PERIOD if terminal else LINE_PERIOD)
+        if terminal:
+            if self._bar is None:
+                self._bar = tqdm(
+                    total=status.budget, file=self._stream, dynamic_ncols=True,
+                    bar_format='{percentage:3.0f}%|{bar}| {postfix}')
+            self._bar.n = min(status.step, status.budget)
+            self._bar.set_postfix_str(self._describe(status), refresh=True)
+        else:
+            print(f'{100 * status.step / status.budget:3.0f}% {self._describe(status)}',
+                  file=self._stream, flush=True)
+
+    def note(self, text: str) -> None:
+        """Print one line without tearing the bar."""
+        if self._bar is None:
+            print(text, file=self._stream, flush=True)
+        else:
+            self._bar.write(text, file=self._stream)
+
+    def rates(self, status: Status) -> Tuple[float, float, float]:
+        """Env steps, frames and updates per second over the last half minute."""
+        then, before = self._history[0] if self._history else (time.monotonic(), status)
+        seconds = max(time.monotonic() - then, 1e-6)
+        if seconds < 0.1:
+            return 0.0, 0.0, 0.0
+        return ((status.step - before.step) / seconds, (status.frames - before.frames) / seconds,
+                (status.updates - before.updates) / seconds)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _describe(self, status: Status) -> str:
+        steps, frames, updates = self.rates(status)
+        parts = [f'{status.step}/{status.budget} env steps', f'{status.episodes} episodes']
+        if status.last_return is not None:
+            parts.append(f'return {status.last_return:.1f}')
+        if status.evaluation_return is not None:
+            parts.append(f'evaluation {status.evaluation_return:.1f}')
+        parts += [f'{updates:.2f} updates/s', f'{frames:.1f} frames/s']
+        if steps > 0:
+            parts.append(f'{duration((status.budget - status.step) / steps)} left')
+        if status.waiting:
+            parts.append(f'waiting for {status.waiting}')
+        return ', '.join(parts)
+
+
+def duration(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, seconds = divmod(int(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02d}:{seconds:02d}' if hours else f'{minutes}:{seconds:02d}'
