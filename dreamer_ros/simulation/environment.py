@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple, Union
+from pathlib import Path
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.paths import share
 from dreamer_ros.simulation import gl
 from dreamer_ros.simulation.world import Diverged, World
 from dreamer_ros.spec import RobotSpec
@@ -70,7 +72,7 @@ class Environment:
         self._renderer = renderer
         self._repeat = action_repeat
         self._length = episode_length
-        self._low, self._high = _limits(world)
+        self._low, self._high = world.action_limits()
         self._joint_names, self._qpos, self._qvel = _scalar_joints(world)
         camera = renderer.camera
         self.spec = RobotSpec(
@@ -171,10 +173,14 @@ class Environment:
 
 
 def task_names() -> List[str]:
-    """All tasks that `make` knows by name, sorted: the dm_control suite and the worlds in `sim/`."""
+    """All tasks that `make` knows by name, sorted: the dm_control suite and the worlds in `sim/`.
+
+    Raises:
+        InputError: a Python package or the OpenGL library is missing.
+    """
     gl.prepare()
     from dreamer_ros.simulation import suite
-    return sorted(suite.tasks())
+    return sorted([*suite.tasks(), *_task_files()])
 
 
 def make(
@@ -190,7 +196,7 @@ def make(
     """Make the environment of a task.
 
     Args:
-        task: a name from `task_names()`.
+        task: a name from `task_names()`, or the path of a task file (.yaml, see sim/README.md).
         image_size: (height, width) in pixels.
         action_repeat: control steps per action.
         seed: of the random initial states; equal seeds and actions give equal episodes.
@@ -221,16 +227,18 @@ def _world(task: str, seed: int) -> World:
     name = suite.aliases().get(task, task)
     if name in suite.tasks():
         return suite.SuiteWorld(name, seed)
+    files = _task_files()
+    if task in files or task.endswith(('.yaml', '.yml')):
+        from dreamer_ros.simulation import robot_world, task_file
+        return robot_world.RobotWorld(task_file.read(files.get(task, Path(task))), seed)
     near = difflib.get_close_matches(task, [*task_names(), *suite.aliases()], n=3, cutoff=0.5)
     hint = f'did you mean {" or ".join(near)}?' if near else f'known tasks: {", ".join(task_names())}'
     raise InputError(f'task: {task!r} is unknown; {hint}')
 
 
-def _limits(world: World) -> Tuple[np.ndarray, np.ndarray]:
-    """f64[A] lowest and highest control of each actuator; an unlimited actuator gets [-1, 1]."""
-    limited = world.model.actuator_ctrllimited.astype(bool)
-    low, high = world.model.actuator_ctrlrange.T
-    return np.where(limited, low, -1.0), np.where(limited, high, 1.0)
+def _task_files() -> Dict[str, Path]:
+    """Task name -> file of every task in the folders of `sim/`."""
+    return {path.stem: path for path in sorted(share('sim').glob('*/*.yaml'))}
 
 
 def _actuator_names(world: World) -> Tuple[str, ...]:

@@ -47,5 +47,11 @@ class World(abc.ABC):
             Diverged: the physics became unstable.
         """
 
+    def action_limits(self) -> Tuple[np.ndarray, np.ndarray]:
+        """f64[A] lowest and highest control of each actuator; an unlimited actuator gets [-1, 1]."""
+        limited = self.model.actuator_ctrllimited.astype(bool)
+        low, high = self.model.actuator_ctrlrange.T
+        return np.where(limited, low, -1.0), np.where(limited, high, 1.0)
+
     def close(self) -> None:
         """Free what the world holds."""
