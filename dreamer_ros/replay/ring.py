@@ -124,23 +124,24 @@ class ReplayBuffer:
             self._fresh = int(starts[k]) + length
         return starts
 
-    def state_dict(self) -> dict:
-        """What makes the next samples the same after the same episodes are added again; JSON-friendly."""
-        with self._lock:
-            return {
-                'rng': self._rng.bit_generator.state,
-                'start': self._start,
-                'unserved': self._end - self._fresh,
-            }
+    @property
+    def start(self) -> int:
+        """Position of the oldest step."""
+        return self._start
 
-    def clear(self, start: int = 0) -> None:
+    def cursor(self) -> dict:
+        """Where the random stream and the queue of unserved steps are; JSON-friendly."""
+        with self._lock:
+            return {'rng': self._rng.bit_generator.state, 'fresh': self._fresh}
+
+    def restart(self, start: int) -> None:
         """Forget all episodes; the next one begins at position `start`."""
         with self._lock:
             self._start = self._end = self._fresh = start
             self._lengths.clear()
 
-    def load_state_dict(self, state: dict) -> None:
-        """Restore the random stream and the queue, once the same episodes are added after `clear(start)`."""
+    def seek(self, cursor: dict) -> None:
+        """Continue from a cursor, once the episodes held when it was taken are added again."""
         with self._lock:
-            self._rng.bit_generator.state = state['rng']
-            self._fresh = max(self._start, self._end - int(state['unserved']))
+            self._rng.bit_generator.state = cursor['rng']
+            self._fresh = min(max(int(cursor['fresh']), self._start), self._end)
