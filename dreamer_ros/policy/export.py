@@ -108,11 +108,20 @@ class Exporter:
         with warnings.catch_warnings(), torch.no_grad():
             # The TorchScript exporter is called legacy, but needs no onnxscript and keeps parameter names.
             warnings.simplefilter('ignore')
-            torch.onnx.export(
-                self._policy, arguments, buffer, dynamo=False, opset_version=OPSET, do_constant_folding=False,
-                input_names=names, output_names=outputs,
-                dynamic_axes={name: {0: 'batch'} for name in [*names, *outputs]})
-        return onnx.load_model_from_string(buffer.getvalue())
+            torch.onnx.register_custom_op_symbolic('aten::zeros_like', _zeros_like, OPSET)
+            try:
+                torch.onnx.export(
+                    self._policy, arguments, buffer, dynamo=False, opset_version=OPSET, do_constant_folding=False,
+                    input_names=names, output_names=outputs,
+                    dynamic_axes={name: {0: 'batch'} for name in [*names, *outputs]})
+            finally:
+                torch.onnx.unregister_custom_op_symbolic('aten::zeros_like', OPSET)
+        model = onnx.load_model_from_string(buffer.getvalue())
+        # Shape inference does not see through every operation: say what the outputs are.
+        for output, size in zip(model.graph.output, (len(self._spec.action), self._policy.state_size)):
+            batch, features = output.type.tensor_type.shape.dim
+            batch.dim_param, features.dim_value = 'batch', size
+        return model
 
     @torch.no_grad()
     def _golden(self) -> Golden:
@@ -143,3 +152,8 @@ class Exporter:
     def _set_metadata(self, metadata: dict) -> None:
         del self._model.metadata_props[:]
         onnx.helper.set_model_props(self._model, {key: str(value) for key, value in metadata.items()})
+
+
+def _zeros_like(graph, like, *_):
+    """Zeros that follow their model's batch axis: torch's own rule writes down the shape seen while tracing."""
+    return graph.op('Sub', like, like)
