@@ -60,17 +60,29 @@ class ObservationPublisher:
         pixels = array.array('B')
         pixels.frombytes(memoryview(np.ascontiguousarray(observation.image)).cast('B'))
         self._image.data = pixels
+        if self._joints_first:
+            self._fill_joints(observation, stamp)
+        self._publish_needed()
+        # The agent thinks from here on.
         codecs.fill_stamp(self._camera_info.header.stamp, stamp)
-        codecs.fill_joint_state(
-            self._joints, observation.joint_names, observation.position, observation.velocity, stamp)
-        self.publish_again()
+        self._camera_infos.publish(self._camera_info)
+        if not self._joints_first:
+            self._fill_joints(observation, stamp)
+            self._joint_states.publish(self._joints)
 
     def publish_again(self) -> None:
         """Publish the last observation once more, stamp and all."""
+        self._publish_needed()
+        self._camera_infos.publish(self._camera_info)
+        if not self._joints_first:
+            self._joint_states.publish(self._joints)
+
+    def _publish_needed(self) -> None:
         self._steps.publish(self._step)
         if self._joints_first:
             self._joint_states.publish(self._joints)
         self._images.publish(self._image)
-        self._camera_infos.publish(self._camera_info)
-        if not self._joints_first:
-            self._joint_states.publish(self._joints)
+
+    def _fill_joints(self, observation, stamp: int) -> None:
+        codecs.fill_joint_state(
+            self._joints, observation.joint_names, observation.position, observation.velocity, stamp)

@@ -1,0 +1,279 @@
+"""Agent node: answers each observation with one action of the exported policy (onnxruntime, never torch)."""
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import OrderedDict
+from typing import Any, Optional
+
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import Joy
+
+from dreamer_ros.bridge import codecs, topics
+from dreamer_ros.bridge.codecs import Mode, Step
+from dreamer_ros.errors import InputError
+from dreamer_ros.nodes import diagnostics, qos
+from dreamer_ros.nodes.diagnostics import Diagnostics, Latency
+from dreamer_ros.nodes.inbox import Inbox
+from dreamer_ros.nodes.runtime import Parameters, run_node
+from dreamer_ros.policy.loader import PolicyLoader
+from dreamer_ros.policy.manifest import Manifest
+from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.spec import RobotSpec
+
+SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
+UNPAIRED_KEPT = 100  # step and joint messages kept while their image is on the way
+
+
+class Agent:
+    """Pairs image, step and joint states by stamp and answers each observation once.
+
+    A repeated stamp gets the cached answer: the recurrent state moves once per observation. When several
+    observations wait (real time), only the newest is answered.
+
+    Args:
+        node: a fresh node; its parameters are declared here.
+        stop: ends `run`.
+
+    Raises:
+        InputError: a bad parameter.
+    """
+
+    def __init__(self, node: Node, stop: threading.Event):
+        self._node, self._stop = node, stop
+        self._log = node.get_logger()
+        parameters = Parameters(node)
+        self._evaluating = 'evaluate' == parameters.text(
+            'mode', 'train', 'explore until told otherwise, or act deterministically', ('train', 'evaluate'))
+        self._policy_file = parameters.text(
+            'policy', '', 'ONNX file to start with; later ones come on the topic `policy`')
+        self._evaluate_every = parameters.integer(
+            'evaluate_every', 10, 'mode train: every how many episodes one is deterministic, 0 for never', 0, 10**6)
+        self._seed = parameters.integer('seed', 0, 'of random actions and exploration', 0, 2**31 - 1)
+        parameters.finish()
+
+        self._inbox = Inbox(node)
+        self._specs = self._inbox.subscribe(topics.SPEC, topics.LATCHED)
+        self._manifests = self._inbox.subscribe(topics.POLICY, topics.LATCHED)
+        self._publisher = qos.publisher(node, topics.ACTION)
+        self._rng = np.random.default_rng(self._seed)
+        self._answer = Joy()
+        self._answered: Optional[int] = None
+        self._runner: Optional[PolicyRunner] = None
+        self._steps: OrderedDict[int, Step] = OrderedDict()
+        self._vectors: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._image: Any = None
+        self._image_came = 0.0
+        self._restart_state = True
+        self._episodes = 0
+        self._deterministic = self._evaluating
+        self._dropped = 0
+        self._problem = ''
+        self._latency = Latency()
+
+    def run(self) -> None:
+        """Answer observations until the stop event is set.
+
+        Raises:
+            InputError: the first policy is not one for this robot, or the robot changed.
+        """
+        spec = self._await_spec()
+        if spec is None:
+            return
+        self._spec = spec
+        self._loader = PolicyLoader(spec, self._seed)
+        try:
+            if self._policy_file:
+                self._runner = PolicyRunner(self._policy_file, spec, seed=self._seed)
+                self._log.info(f'policy version {self._runner.version} from {self._policy_file}')
+            elif not self._await_policy():
+                return
+            self._diagnostics = Diagnostics(self._node, 'policy', spec.name, self._report)
+            self._images = self._inbox.subscribe(topics.IMAGE, topics.LOCKSTEP_SUBSCRIBER)
+            self._joints = self._inbox.subscribe(
+                topics.JOINT_STATES, topics.LOCKSTEP_SUBSCRIBER) if spec.vector else None
+            # Last: who sees this one in the graph may count on the others.
+            self._step_messages = self._inbox.subscribe(topics.STEP, topics.LOCKSTEP_SUBSCRIBER)
+            while not self._stop.is_set():
+                self._turn()
+        finally:
+            self._loader.close()
+
+    def _await_spec(self) -> Optional[RobotSpec]:
+        """The robot's spec, or None on stop."""
+        began = time.monotonic()
+        while not self._stop.is_set():
+            message = self._inbox.take_latest(self._specs)
+            if message is not None:
+                spec = RobotSpec.from_json(message.data)
+                self._log.info(f'robot {spec.name}: {len(spec.action)} actions, '
+                               f'{spec.image_size[1]}x{spec.image_size[0]} image')
+                return spec
+            if time.monotonic() - began > 2.0:
+                self._log.info(f'waiting for a simulator or robot on {self._specs.topic_name}',
+                               throttle_duration_sec=SAY_AGAIN)
+            self._inbox.wait(0.1)
+        return None
+
+    def _await_policy(self) -> bool:
+        """In mode evaluate nothing is done without a policy; False on stop."""
+        while self._evaluating and self._runner is None and not self._stop.is_set():
+            self._poll_policy()
+            self._log.info(f'waiting for a policy on {self._manifests.topic_name}', throttle_duration_sec=SAY_AGAIN)
+            self._inbox.wait(0.1)
+        return not self._stop.is_set()
+
+    def _turn(self) -> None:
+        """Take what came, answer if an observation is complete, wait."""
+        if self._take_image():
+            # Published before its image, so these are mostly here already.
+            self._take_rest()
+            self._reply()
+        if self._image is None:
+            self._inbox.wait(0.1, self._images)
+        else:
+            self._inbox.wait(0.1)
+            self._take_rest()
+            self._reply()
+        self._take_specs()
+        self._diagnostics.tick()
+
+    def _take_image(self) -> bool:
+        """Keep the newest image; True if there is one. An older one unanswered is dropped and counted."""
+        while (message := self._inbox.take(self._images)) is not None:
+            stamp = codecs.stamp_to_ns(message.header.stamp)
+            if self._image is not None and codecs.stamp_to_ns(self._image.header.stamp) != stamp:
+                self._dropped += 1
+            self._image, self._image_came = message, time.perf_counter()
+        return self._image is not None
+
+    def _take_rest(self) -> None:
+        while (message := self._inbox.take(self._step_messages)) is not None:
+            self._keep(self._steps, codecs.read_step, message)
+        while self._joints and (message := self._inbox.take(self._joints)) is not None:
+            self._keep(self._vectors, lambda joints: codecs.read_vector(joints, self._spec.vector), message)
+
+    def _keep(self, where: OrderedDict, read, message) -> None:
+        try:
+            where[codecs.stamp_to_ns(message.header.stamp)] = read(message)
+        except InputError as error:
+            self._log.warning(f'ignored: {error}', throttle_duration_sec=SAY_AGAIN)
+        if len(where) > UNPAIRED_KEPT:
+            where.popitem(last=False)
+
+    def _reply(self) -> None:
+        """Answer the observation whose image waits, if the rest of it is here."""
+        if self._image is None:
+            return
+        stamp = codecs.stamp_to_ns(self._image.header.stamp)
+        if stamp == self._answered:
+            self._image = None
+            self._publisher.publish(self._answer)
+            return
+        if stamp not in self._steps or (self._joints and stamp not in self._vectors):
+            return
+        # An episode may have begun with an observation that was dropped.
+        begins = self._pop_through(stamp)
+        vector = self._vectors.pop(stamp, None)
+        image, self._image = self._image, None
+        try:
+            action, mode = self._act(codecs.image_to_array(image), vector, begins, self._last.is_last)
+        except InputError as error:
+            self._log.error(str(error), throttle_duration_sec=SAY_AGAIN)
+            return
+        codecs.fill_action(self._answer, action, stamp, mode)
+        self._answered = stamp
+        self._publisher.publish(self._answer)
+        self._latency.add(time.perf_counter() - self._image_came)
+
+    def _pop_through(self, stamp: int) -> bool:
+        """Forget the steps up to that of `stamp`, which becomes the last one; True if one of them began an
+        episode."""
+        begins = False
+        while True:
+            popped, step = self._steps.popitem(last=False)
+            begins |= step.is_first
+            if popped == stamp:
+                self._last = step
+                return begins
+
+    def _act(self, image: np.ndarray, vector: Optional[np.ndarray], begins: bool, is_last: bool):
+        """The action f32[A] for an observation, and who chose it."""
+        if begins:
+            self._episodes += 1
+            self._deterministic = self._evaluating or (
+                self._evaluate_every > 0 and self._episodes % self._evaluate_every == 0)
+        # One version plays a whole evaluation episode, so that its return belongs to that version.
+        if begins or not self._deterministic or self._runner is None:
+            self._poll_policy()
+        if self._runner is None:
+            return self._rng.uniform(-1.0, 1.0, len(self._spec.action)), Mode('random')
+        mode = Mode('evaluate' if self._deterministic else 'explore', self._runner.version)
+        if is_last:
+            # Nothing is done with this answer; it keeps one action per observation.
+            return np.zeros(len(self._spec.action), np.float32), mode
+        action = self._runner.act(image, vector, begins or self._restart_state, explore=not self._deterministic)
+        self._restart_state = False
+        return action, mode
+
+    def _poll_policy(self) -> None:
+        """Take over what the loader has made ready."""
+        message = self._inbox.take_latest(self._manifests)
+        if message is not None:
+            try:
+                self._loader.submit(Manifest.from_json(message.data, f'topic {self._manifests.topic_name}'))
+            except InputError as error:
+                self._complain(str(error))
+        problem = self._loader.poll_problem()
+        if problem is not None:
+            self._complain(problem)
+        runner = self._loader.poll()
+        if runner is None:
+            return
+        if self._runner is not None:
+            runner.carry_over(self._runner)
+        self._log.info(f'policy version {runner.version}')
+        self._runner, self._problem = runner, ''
+
+    def _complain(self, problem: str) -> None:
+        keeps = f'keeping version {self._runner.version}' if self._runner else 'there is no other yet'
+        self._problem = f'{problem}; {keeps}'
+        self._log.error(self._problem)
+
+    def _take_specs(self) -> None:
+        """A restarted simulator repeats its spec; another robot ends this agent."""
+        message = self._inbox.take_latest(self._specs)
+        if message is None:
+            return
+        spec = RobotSpec.from_json(message.data)
+        if spec.hash != self._spec.hash:
+            raise InputError(f'topic {self._specs.topic_name}: expected the robot {self._spec.name} this agent was '
+                             f'started with, got {spec.name}: {self._spec.difference(spec)}')
+
+    def _report(self) -> diagnostics.Report:
+        version = 'none' if self._runner is None else self._runner.version
+        values = {**self._latency.summary(), 'observations dropped': self._dropped, 'policy version': version,
+                  'episodes': self._episodes}
+        if self._problem:
+            return diagnostics.WARN, self._problem, values
+        return diagnostics.OK, 'random actions' if self._runner is None else f'policy {version}', values
+
+
+def body(stop: threading.Event) -> None:
+    """Run the agent node until the event is set."""
+    node = Node('agent')
+    try:
+        Agent(node, stop).run()
+    finally:
+        node.destroy_node()
+
+
+def main() -> int:
+    """Entry point of `ros2 run dreamer_ros agent`."""
+    return run_node(body)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
