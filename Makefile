@@ -11,6 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
+.SILENT:
 
 PYTHON ?= python3
 TASK ?= cartpole_swingup
@@ -61,6 +62,7 @@ endef
 
 $(INSTALLED): setup.py setup.cfg $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 13) or sys.exit("error: Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d; another one: make PYTHON=python3.12" % v)'
+	echo "setting up $(VENV) (once, a few minutes)"
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call system_packages,python3-venv); }
 	[ ! -e $(VENV) ] || [ -e $@ ] || rm -rf $(VENV)
 	[ -e $(BIN)/python ] || $(PYTHON) -m venv $(VENV_OPTIONS) $(VENV)

@@ -328,6 +328,7 @@ def _robot(namespace: str, task: str, image_size, action_repeat: int, render: st
     simulator = {
         'task': task, 'image_size': list(image_size), 'action_repeat': action_repeat, 'seed': seed, 'render': render,
         'mode': 'realtime' if mode == 'realtime' else 'lockstep', 'wait_for_learner': wait_for_learner,
+        'wait_for_subscribers': 3,  # agent, recorder, and trainer or evaluator: none misses the first step
     }
     # One clock for the whole graph: that of sim0.
     clock = () if namespace == 'sim0' else (('/clock', 'clock'),)

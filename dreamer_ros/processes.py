@@ -20,7 +20,7 @@ import sys
 import termios
 import time
 import tty
-from typing import Deque, Dict, List, Mapping, Optional
+from typing import Deque, Dict, Iterable, List, Mapping, Optional
 
 from dreamer_ros.bringup import ExitRules, Process, Scenario, Verdict, scenario
 
@@ -199,7 +199,7 @@ class Supervisor:
     def _ended(self, child: _Child, returncode: int) -> None:
         if self._phase is _Phase.STOPPING:
             if returncode > 0:
-                self._say(f'{child.process.label} exited with code {returncode} while stopping{_reason(child)}')
+                self._say(f'{child.process.label} exited with code {returncode} while stopping{telling_line(child.tail)}')
             return
         verdict, sentence = self._rules.decide(child.process, returncode)
         if verdict is Verdict.RESTART:
@@ -208,7 +208,7 @@ class Supervisor:
         elif verdict is Verdict.FINISHED:
             self._stop(0)
         else:
-            self._say(f'error: {sentence}{_reason(child)}')
+            self._say(f'error: {sentence}{telling_line(child.tail)}')
             self._stop(returncode if returncode > 0 else EXIT_FAILED)
 
     def _interrupt(self, number: int) -> None:
@@ -339,8 +339,8 @@ def _signal_group(pid: int, number: int) -> None:
         pass
 
 
-def _reason(child: _Child) -> str:
-    """The line of its output that says most about its end: the last one with 'error', else the last one."""
-    lines = [line for line in child.tail if line.strip()]
-    errors = [line for line in lines if 'error' in line.lower()]
-    return f': {(errors or lines)[-1].strip()}' if lines else ''
+def telling_line(lines: Iterable[str]) -> str:
+    """': ' and the line of an output that says most about its end: the last with 'error', else the last."""
+    written = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in written if 'error' in line.lower()]
+    return f': {(errors or written)[-1]}' if written else ''

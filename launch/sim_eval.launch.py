@@ -1,0 +1,7 @@
+"""Play a policy in simulation and score it: simulator, agent, recorder and evaluator."""
+from dreamer_ros.ros_launch import launch_description
+
+
+def generate_launch_description():
+    """See `ros2 launch dreamer_ros sim_eval.launch.py --show-args`."""
+    return launch_description('sim_eval')

@@ -1,0 +1,7 @@
+"""Learn a task in simulation: simulators, agents, recorders and the trainer; then evaluate the policy."""
+from dreamer_ros.ros_launch import launch_description
+
+
+def generate_launch_description():
+    """See `ros2 launch dreamer_ros sim_train.launch.py --show-args`."""
+    return launch_description('sim_train')
