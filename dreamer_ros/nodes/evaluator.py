@@ -1,0 +1,162 @@
+"""Evaluator node: adds up the rewards of whole episodes and prints the mean return."""
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from typing import List, Optional
+
+import numpy as np
+from rclpy.node import Node
+
+from dreamer_ros.bridge import codecs, topics
+from dreamer_ros.bridge.codecs import Step
+from dreamer_ros.errors import InputError
+from dreamer_ros.nodes.inbox import Inbox
+from dreamer_ros.nodes.runtime import Parameters, run_node
+from dreamer_ros.spec import RobotSpec
+
+SAY_AGAIN = 5.0  # seconds between two lines about the same wait
+STAMPS_KEPT = 1000  # to know repeated observations by
+
+
+class EpisodeCounter:
+    """Finds whole episodes in a stream of steps: from is_first to is_last, nothing missing between.
+
+    Args:
+        period: nanoseconds between two observations.
+    """
+
+    def __init__(self, period: int):
+        self._period = period
+        self._stamps = deque(maxlen=STAMPS_KEPT)
+        self._return: Optional[float] = None
+        self._length = 0
+        self.broken = 0
+
+    def add(self, step: Step) -> Optional[tuple]:
+        """(return, length) if this step ends a whole episode, else None. Repeated stamps change nothing."""
+        if step.stamp in self._stamps:
+            return None
+        gap = bool(self._stamps) and abs(step.stamp - self._stamps[-1] - self._period) > self._period / 2
+        self._stamps.append(step.stamp)
+        if step.is_first:
+            self.broken += self._return is not None
+            self._return, self._length = 0.0, 0
+        elif gap and self._return is not None:
+            self.broken += 1
+            self._return = None
+        if self._return is None:
+            return None
+        self._return += step.reward
+        self._length += 1
+        if not step.is_last:
+            return None
+        result = self._return, self._length
+        self._return = None
+        return result
+
+
+class Evaluator:
+    """Counts episodes of a running robot until there are enough.
+
+    Args:
+        node: a fresh node; its parameters are declared here.
+        stop: ends `run` early.
+
+    Raises:
+        InputError: a bad parameter.
+    """
+
+    def __init__(self, node: Node, stop: threading.Event):
+        self._stop = stop
+        self._log = node.get_logger()
+        parameters = Parameters(node)
+        self._episodes = parameters.integer('episodes', 10, 'whole episodes to count', 1, 10**6)
+        self._output = parameters.text('output', '', 'folder that gets result.json; empty for none')
+        parameters.finish()
+        self._inbox = Inbox(node)
+        self._specs = self._inbox.subscribe(topics.SPEC, topics.LATCHED)
+        self._actions = self._inbox.subscribe(topics.ACTION, topics.TRAINER_SUBSCRIBER)
+        self._step_messages = self._inbox.subscribe(topics.STEP, topics.TRAINER_SUBSCRIBER)
+        self._spec: Optional[RobotSpec] = None
+        self._actor = 'unknown'
+        self._results: List[dict] = []
+
+    def run(self) -> int:
+        """Count, print and write; returns the exit code: 0, or 1 if stopped before enough episodes."""
+        counter: Optional[EpisodeCounter] = None
+        while not self._stop.is_set() and len(self._results) < self._episodes:
+            self._inbox.wait(0.1)
+            self._stop.wait(0.01)  # takes messages in batches; the queue holds a thousand
+            message = self._inbox.take_latest(self._specs)
+            if message is not None:
+                self._spec = RobotSpec.from_json(message.data)
+                counter = EpisodeCounter(round(self._spec.control_period * 1e9))
+            if counter is None:
+                self._log.info(f'waiting for a robot on {self._specs.topic_name}', throttle_duration_sec=SAY_AGAIN)
+                continue
+            self._take_steps(counter)
+        if counter is not None and counter.broken:
+            self._log.warning(f'{counter.broken} episodes had gaps and were not counted')
+        return self._finish()
+
+    def _take_steps(self, counter: EpisodeCounter) -> None:
+        while (message := self._inbox.take(self._step_messages)) is not None:
+            ended = counter.add(codecs.read_step(message))
+            # Actions trail their observation, so the newest by now is this episode's or, at worst, one of the
+            # same policy's next.
+            action = self._inbox.take_latest(self._actions)
+            self._actor = action.header.frame_id if action is not None else self._actor
+            if ended is not None and len(self._results) < self._episodes:
+                self._note(*ended)
+
+    def _note(self, total: float, length: int) -> None:
+        self._results.append({'return': total, 'length': length, 'actor': self._actor})
+        mean = np.mean([result['return'] for result in self._results])
+        print(f'episode {len(self._results)}/{self._episodes}: return {total:.1f} in {length} steps by {self._actor}, '
+              f'mean {mean:.1f}', flush=True)
+
+    def _finish(self) -> int:
+        if self._results:
+            returns = [result['return'] for result in self._results]
+            mean, deviation = float(np.mean(returns)), float(np.std(returns))
+            print(f'mean return {mean:.1f} ± {deviation:.1f} over {len(returns)} episodes', flush=True)
+            if self._output:
+                self._write({'task': self._spec.name, 'spec_hash': self._spec.hash, 'mean_return': mean,
+                             'standard_deviation': deviation, 'episodes': self._results})
+        if len(self._results) < self._episodes:
+            print(f'stopped after {len(self._results)} of {self._episodes} episodes', file=sys.stderr, flush=True)
+            return 1
+        return 0
+
+    def _write(self, result: dict) -> None:
+        path = Path(self._output).expanduser() / 'result.json'
+        temporary = path.with_name('.result.json')
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(result, indent=2) + '\n')
+            os.replace(temporary, path)
+        except OSError as error:
+            raise InputError(f'{path}: expected a place to write the result ({error.strerror})') from error
+
+
+def body(stop: threading.Event) -> int:
+    """Run the evaluator node until it has its episodes or the event is set."""
+    node = Node('evaluator')
+    try:
+        return Evaluator(node, stop).run()
+    finally:
+        node.destroy_node()
+
+
+def main() -> int:
+    """Entry point of `ros2 run dreamer_ros evaluator`."""
+    return run_node(body)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""Recorder node: every episode of a robot becomes one bag, its messages as they were sent."""
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Optional
+
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import JointState, Joy
+
+from dreamer_ros.bridge import codecs, topics
+from dreamer_ros.bridge.codecs import Mode, Step
+from dreamer_ros.errors import InputError
+from dreamer_ros.nodes import diagnostics
+from dreamer_ros.nodes.alignment import AlignedStep, StepAligner
+from dreamer_ros.nodes.diagnostics import Diagnostics
+from dreamer_ros.nodes.inbox import Inbox
+from dreamer_ros.nodes.runtime import Parameters, run_node
+from dreamer_ros.replay.bag import EpisodeWriter, episode_name
+from dreamer_ros.spec import RobotSpec
+
+# `step` is subscribed last: a simulator that sees it in the graph may count on the others.
+RECORDED = (topics.IMAGE, topics.CAMERA_INFO, topics.JOINT_STATES, topics.ACTION, topics.STEP)
+STEP, ACTION = RECORDED.index(topics.STEP), RECORDED.index(topics.ACTION)
+BATCHING = 0.004  # seconds of messages taken in one go: fewer wake-ups beside a busy simulator
+DRAIN_TIME = 0.5  # seconds at most, at the end, for messages still on their way
+SAY_AGAIN = 5.0   # seconds between two lines about the same trouble
+
+
+class Episode:
+    """The bag being written, and what its custom_data will say."""
+
+    def __init__(self, writer: EpisodeWriter, period: int):
+        self._writer = writer
+        self._period = period
+        self._names = ()
+        self._last_stamp: Optional[int] = None
+        self._return = 0.0
+        self._modes: Counter = Counter()
+        self._version: Optional[int] = None
+        self.length = 0
+        self.lost_steps = 0
+        self.incomplete_steps = 0
+
+    def add(self, aligned: AlignedStep, names, step: Step, mode: Optional[Mode]) -> None:
+        """Write one step; `names` are the topics of its messages."""
+        for name, message in zip(names, aligned.messages):
+            if message is not None:
+                self._writer.write(name, message, aligned.stamp)
+        if self._last_stamp is not None:
+            self.lost_steps += max(0, round((aligned.stamp - self._last_stamp) / self._period) - 1)
+        self._last_stamp = aligned.stamp
+        self.incomplete_steps += None in aligned.messages
+        self.length += 1
+        self._return += step.reward
+        if mode is not None:
+            self._modes[mode.kind] += 1
+            self._version = mode.version if mode.version is not None else self._version
+
+    def close(self) -> Path:
+        """Finish the bag."""
+        return self._writer.close({
+            'return': repr(self._return), 'length': str(self.length), 'mode': self.mode,
+            'policy_version': '' if self._version is None else str(self._version),
+        })
+
+    @property
+    def mode(self) -> str:
+        """What chose most of the actions: random, explore, evaluate or human."""
+        return self._modes.most_common(1)[0][0] if self._modes else 'random'
+
+    def summary(self) -> str:
+        """For the log."""
+        policy = '' if self._version is None else f', policy {self._version}'
+        return f'{self.length} steps, return {self._return:.1f}, {self.mode}{policy}'
+
+
+class Recorder:
+    """Writes what a robot, its simulator and its agent say, one bag per episode.
+
+    Args:
+        node: a fresh node; its parameters are declared here.
+        stop: ends `run`, which then saves the open episode as it is.
+
+    Raises:
+        InputError: a bad parameter.
+    """
+
+    def __init__(self, node: Node, stop: threading.Event):
+        self._node, self._stop = node, stop
+        self._log = node.get_logger()
+        parameters = Parameters(node)
+        folder = parameters.text('folder', '', 'where the bags go; created if missing')
+        self._robot = parameters.text('robot', '', "part of the bags' names; empty for the namespace or task")
+        parameters.finish()
+        if not folder:
+            raise InputError(f'{node.get_fully_qualified_name()}: parameter folder: expected a folder, got none')
+        self._folder = Path(folder).expanduser()
+
+        self._inbox = Inbox(node)
+        self._specs = self._inbox.subscribe(topics.SPEC, topics.LATCHED)
+        self._subscriptions = [
+            self._inbox.subscribe(
+                topic,
+                topics.RECORDER_ACTION_SUBSCRIBER if topic is topics.ACTION else topics.RECORDER_SUBSCRIBER,
+                raw=True)
+            for topic in RECORDED]
+        self._names = tuple(subscription.topic_name for subscription in self._subscriptions)
+        self._topics = [dataclasses.replace(topic, name=name) for topic, name in zip(RECORDED, self._names)]
+        self._aligner: StepAligner = StepAligner(len(RECORDED), leader=STEP)
+        self._spec: Optional[RobotSpec] = None
+        self._episode: Optional[Episode] = None
+        self._episodes = self._steps = self._lost = self._incomplete = 0
+
+    def run(self) -> None:
+        """Record until the stop event is set.
+
+        Raises:
+            InputError: the disk refuses; or another robot came to these topics.
+        """
+        self._diagnostics = Diagnostics(self._node, 'recording', self._robot, self._report)
+        try:
+            while not self._stop.is_set():
+                self._inbox.wait(0.1)
+                self._turn()
+                self._diagnostics.tick()
+                self._stop.wait(BATCHING)
+            self._drain()
+        finally:
+            if self._episode is not None and self._episode.length:
+                self._close_episode()
+
+    def _turn(self) -> int:
+        """Take and write everything that came; returns how many messages that was."""
+        self._take_spec()
+        if self._spec is None:
+            return 0
+        now = time.monotonic()
+        count = 0
+        for number, subscription in enumerate(self._subscriptions):
+            while (message := self._inbox.take(subscription)) is not None:
+                self._aligner.add(number, codecs.header_stamp(message), message, now)
+                count += 1
+        for aligned in self._aligner.take(now):
+            self._record(aligned)
+        return count
+
+    def _drain(self) -> None:
+        """Give messages that were under way when the stop came the time to arrive."""
+        deadline = time.monotonic() + DRAIN_TIME
+        while time.monotonic() < deadline and (self._turn() or self._aligner.waiting):
+            time.sleep(0.02)
+
+    def _take_spec(self) -> None:
+        message = self._inbox.take_latest(self._specs)
+        if message is None:
+            return
+        spec = RobotSpec.from_json(message.data)
+        if self._spec is not None and spec.hash != self._spec.hash:
+            raise InputError(f'topic {self._specs.topic_name}: expected the robot {self._spec.name} that is being '
+                             f'recorded, got {spec.name}: {self._spec.difference(spec)}')
+        self._spec = spec
+        self._robot = self._robot or self._node.get_namespace().strip('/') or spec.name
+
+    def _record(self, aligned: AlignedStep) -> None:
+        try:
+            step = codecs.read_step(deserialize_message(aligned.messages[STEP], JointState))
+        except InputError as error:
+            self._log.warning(f'left out: {error}', throttle_duration_sec=SAY_AGAIN)
+            return
+        if step.is_first and self._episode is not None:
+            self._close_episode()  # its simulator died before is_last
+        if self._episode is None:
+            self._episode = self._open_episode()
+        self._episode.add(aligned, self._names, step, self._mode(aligned.messages[ACTION]))
+        self._steps += 1
+        if step.is_last:
+            self._close_episode()
+
+    def _mode(self, action: Optional[bytes]) -> Optional[Mode]:
+        if action is None:
+            return None
+        try:
+            return codecs.parse_mode(deserialize_message(action, Joy).header.frame_id)
+        except InputError as error:
+            self._log.warning(str(error), throttle_duration_sec=SAY_AGAIN)
+            return None
+
+    def _open_episode(self) -> Episode:
+        spec = self._spec
+        name = episode_name(self._robot, self._episodes, datetime.datetime.now(datetime.timezone.utc))
+        writer = EpisodeWriter(self._folder, name, self._topics, {
+            'task': spec.name, 'robot': self._robot, 'spec': spec.to_json(), 'spec_hash': spec.hash})
+        self._episodes += 1
+        return Episode(writer, round(spec.control_period * 1e9))
+
+    def _close_episode(self) -> None:
+        episode, self._episode = self._episode, None
+        path = episode.close()
+        self._lost += episode.lost_steps
+        self._incomplete += episode.incomplete_steps
+        if episode.lost_steps or episode.incomplete_steps:
+            self._log.warning(f'{path.name}: {episode.lost_steps} steps never came and '
+                              f'{episode.incomplete_steps} lack a message; {episode.summary()}')
+        else:
+            self._log.debug(f'{path.name}: {episode.summary()}')
+
+    def _report(self) -> diagnostics.Report:
+        values = {'episodes': self._episodes, 'steps': self._steps, 'steps lost': self._lost,
+                  'steps incomplete': self._incomplete, 'repeats': self._aligner.repeats}
+        if self._spec is None:
+            return diagnostics.WARN, f'waiting for a robot on {self._specs.topic_name}', values
+        return diagnostics.OK, f'writing to {self._folder}', values
+
+
+def body(stop: threading.Event) -> None:
+    """Run the recorder node until the event is set."""
+    node = Node('recorder')
+    try:
+        Recorder(node, stop).run()
+    finally:
+        node.destroy_node()
+
+
+def main() -> int:
+    """Entry point of `ros2 run dreamer_ros recorder`."""
+    return run_node(body)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
