@@ -1,6 +1,7 @@
 """Camera images from MuJoCo, as fast as software rendering allows."""
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import math
 from typing import Tuple, Union
@@ -10,7 +11,6 @@ import numpy as np
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.simulation import gl
-
 
 # Milliseconds per 64x64 frame of cartpole / walker / cheetah / quadruped in software on one core:
 #   fast 0.22 / 0.27 / 0.29 / 0.52: no shadows; no reflections, which draw the scene a second time; curved
@@ -53,8 +53,8 @@ class CameraModel:
 class Renderer:
     """Draws one camera of one model; scene and buffers are made once.
 
-    Not thread-safe, but any thread may own it: the GL context is made current for every image. Several
-    renderers may live in one process.
+    Use it from the thread that made it: an OpenGL context stays with its thread. Several renderers may live
+    in one process.
 
     Args:
         model: the compiled model; its rendering settings are changed to the mode's.
@@ -90,6 +90,8 @@ class Renderer:
         self._view.fixedcamid = number
         self._viewport = mujoco.MjrRect(0, 0, width, height)
         self._pixels = np.empty((height, width, 3), np.uint8)
+        # At exit EGL shuts down by its own hook, registered before this one and therefore run after it.
+        atexit.register(self.close)
 
     def render(self, data: mujoco.MjData) -> np.ndarray:
         """u8[H, W, 3] RGB image of the current state, first row on top; a new array each time."""
@@ -114,6 +116,7 @@ class Renderer:
             self._context.free()
             self._gl.free()
             self._gl = None
+            atexit.unregister(self.close)
 
 
 def _simplify(model: mujoco.MjModel, image_size: Tuple[int, int], mode: str) -> None:

@@ -16,7 +16,6 @@ Measure = Callable[[], float]
 _PLACING_TRIES = 1000
 _UNSTABLE = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 _OBJECTS = {
-    'actuator': mujoco.mjtObj.mjOBJ_ACTUATOR,
     'body': mujoco.mjtObj.mjOBJ_BODY,
     'camera': mujoco.mjtObj.mjOBJ_CAMERA,
     'joint': mujoco.mjtObj.mjOBJ_JOINT,
@@ -50,6 +49,7 @@ class RobotWorld(World):
         self._placers = [self._placer(placement) for placement in task.placements]
         self._joints = [self._joint_range(name, limits) for name, limits in task.joints.items()]
         self._randomiser = _Randomiser(self.model, task.randomise)
+        self.reset()  # a place that cannot be found is refused now, not in the middle of a run
 
     def reset(self) -> None:
         self._randomiser.apply(self._random)
@@ -106,9 +106,9 @@ class RobotWorld(World):
         return number
 
     def _names(self, kind: str) -> str:
-        count = {'body': self.model.nbody, 'camera': self.model.ncam,
-                 'joint': self.model.njnt, 'site': self.model.nsite}[kind]
-        names = (mujoco.mj_id2name(self.model, _OBJECTS[kind], number) for number in range(count))
+        counts = {'body': self.model.nbody, 'camera': self.model.ncam,
+                  'joint': self.model.njnt, 'site': self.model.nsite}
+        names = (mujoco.mj_id2name(self.model, _OBJECTS[kind], number) for number in range(counts[kind]))
         return ', '.join(name for name in names if name) or 'the model has none'
 
     # Rewards and ends
@@ -181,7 +181,7 @@ class RobotWorld(World):
 
     def _placer(self, placement: Placement) -> Callable[[], None]:
         position, quaternion = self._pose(placement.body)
-        others = [(*self._pose(body)[:1], distance) for body, distance in placement.apart]
+        others = [(self._pose(body)[0], distance) for body, distance in placement.apart]
         axes = [(axis, limits) for axis, limits in enumerate((placement.x, placement.y, placement.z)) if limits]
 
         def place() -> None:
