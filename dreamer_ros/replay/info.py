@@ -1,0 +1,134 @@
+"""What is in a folder of bags, told from their metadata alone."""
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Dict, List, Optional
+
+from dreamer_ros.bridge.topics import STEP
+from dreamer_ros.errors import InputError
+from dreamer_ros.replay.bag import is_partial, mcap_files
+from dreamer_ros.replay.reading import read_metadata
+
+
+@dataclasses.dataclass(frozen=True)
+class BagInfo:
+    """One bag.
+
+    Attributes:
+        name: directory name.
+        steps: messages on the step topic; None if there is no such topic.
+        total_reward: return of the episode, if its recorder noted it.
+        mode, policy_version: who acted, as noted by the recorder; '' if not.
+        duration: seconds from the first to the last message.
+        messages: number of messages by topic.
+        size: bytes on disk.
+        problem: why nothing else is known; '' for a whole bag.
+    """
+
+    name: str
+    steps: Optional[int] = None
+    total_reward: Optional[float] = None
+    mode: str = ''
+    policy_version: str = ''
+    duration: float = 0.0
+    messages: Dict[str, int] = dataclasses.field(default_factory=dict)
+    size: int = 0
+    problem: str = ''
+
+    @property
+    def rate(self) -> Optional[float]:
+        """Steps per second of recorded time."""
+        if not self.steps or self.steps < 2 or self.duration <= 0:
+            return None
+        return (self.steps - 1) / self.duration
+
+
+def describe(path: Path) -> List[BagInfo]:
+    """Describe a bag, every bag of a folder, or those in `episodes/` and `evaluation/` of a run directory.
+
+    Raises:
+        InputError: there is no such directory, or no bag in it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f'{path}: expected a bag, a folder of bags or a run directory, but it does not exist')
+    if (path / 'metadata.yaml').exists() or mcap_files(path):
+        return [_describe(path)]
+    folders = [path / name for name in ('episodes', 'evaluation') if (path / name).is_dir()] or [path]
+    rows = [
+        _describe(bag) for folder in folders for bag in sorted(folder.iterdir())
+        if bag.is_dir() and (is_partial(bag) or not bag.name.startswith('.'))
+    ]
+    if not rows:
+        raise InputError(f'{path}: expected bags in it, found none')
+    return rows
+
+
+def _describe(bag: Path) -> BagInfo:
+    size = sum(file.stat().st_size for file in bag.iterdir() if file.is_file())
+    if is_partial(bag):
+        return BagInfo(bag.name, size=size, problem='being written, or left by a crash')
+    try:
+        information = read_metadata(bag)
+        messages = {
+            entry['topic_metadata']['name']: int(entry['message_count'])
+            for entry in information['topics_with_message_count']
+        }
+        duration = information['duration']['nanoseconds'] / 1e9
+        custom_data = information.get('custom_data') or {}
+        total_reward = float(custom_data['return']) if 'return' in custom_data else None
+    except InputError as error:
+        return BagInfo(bag.name, size=size, problem=str(error).split(': ', 1)[1])
+    except (KeyError, TypeError, ValueError) as error:
+        return BagInfo(bag.name, size=size, problem=f'metadata.yaml is damaged ({type(error).__name__}: {error})')
+    steps = [count for name, count in messages.items() if name.rsplit('/', 1)[-1] == STEP.name]
+    return BagInfo(
+        name=bag.name,
+        steps=sum(steps) if steps else None,
+        total_reward=total_reward,
+        mode=str(custom_data.get('mode', '')),
+        policy_version=str(custom_data.get('policy_version', '')),
+        duration=duration,
+        messages=messages,
+        size=size,
+    )
+
+
+def format_table(rows: List[BagInfo]) -> str:
+    """Rows as aligned text: a line per bag, then the messages by topic and the totals."""
+    header = ('bag', 'steps', 'return', 'mode', 'policy', 'seconds', 'steps/s', 'KiB')
+    table = [header] + [
+        (
+            row.name, _number(row.steps, '.0f'), _number(row.total_reward, '.2f'), row.mode or '-',
+            row.policy_version or '-', f'{row.duration:.1f}', _number(row.rate, '.1f'), f'{row.size / 1024:.0f}',
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[k]) for line in table) for k in range(len(header))]
+    # Names and modes align left, numbers right.
+    lines = [
+        '  '.join(
+            cell.ljust(width) if k in (0, 3) else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in table
+    ]
+    for k, row in enumerate(rows, start=1):
+        if row.problem:
+            lines[k] += f'  ({row.problem})'
+    messages: Dict[str, int] = {}
+    for row in rows:
+        for topic, count in row.messages.items():
+            messages[topic] = messages.get(topic, 0) + count
+    lines += ['', *(f'{count:>9}  {topic}' for topic, count in sorted(messages.items()))]
+    returns = [row.total_reward for row in rows if row.total_reward is not None]
+    steps = sum(row.steps or 0 for row in rows)
+    total = f'{len(rows)} bags, {steps} steps, {sum(row.size for row in rows) / 2**20:.1f} MiB'
+    if returns:
+        total += f', returns {min(returns):.2f} to {max(returns):.2f}, mean {sum(returns) / len(returns):.2f}'
+    return '\n'.join([*lines, '', total])
+
+
+def _number(value: Optional[float], form: str) -> str:
+    return '-' if value is None else format(value, form)
