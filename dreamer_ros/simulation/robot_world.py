@@ -161,7 +161,7 @@ class RobotWorld(World):
 
     def _joint_range(self, name: str, limits: Range) -> Tuple[int, float, float]:
         number = self._number('joint', name)
-        kind = self.model.jnt_type[number]
+        kind = mujoco.mjtJoint(self.model.jnt_type[number])
         if kind not in (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE):
             raise self._fail(f'reset.joints: expected a hinge or slide joint, got {name!r}')
         scale = math.radians(1) if kind == mujoco.mjtJoint.mjJNT_HINGE else 1.0
