@@ -56,7 +56,8 @@ class GRU(nn.Module):
         xr, xz, xn = self.input(x).chunk(3, -1)
         hr, hz, hn = self.recurrent(deter).chunk(3, -1)
         candidate = torch.tanh(xn + torch.sigmoid(xr + hr) * hn)
-        return torch.lerp(candidate, deter, torch.sigmoid(xz + hz))
+        gate = torch.sigmoid(xz + hz)
+        return gate * deter + (1.0 - gate) * candidate
 
 
 class LayerNormGRU(nn.Module):
@@ -82,7 +83,8 @@ class LayerNormGRU(nn.Module):
         x = self.input(self.stoch(stoch) + action)
         reset, candidate, update = self.norm(self.hidden(x) + self.recurrent(deter)).chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        return torch.lerp(deter, candidate, torch.sigmoid(update - 1.0))
+        gate = torch.sigmoid(update - 1.0)
+        return gate * candidate + (1.0 - gate) * deter
 
 
 class BlockGRU(nn.Module):
@@ -110,7 +112,8 @@ class BlockGRU(nn.Module):
         x = self.activation(self.norm(from_blocks(self.hidden(x))))
         reset, candidate, update = self.gates(to_blocks(x, self.blocks)).chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        return from_blocks(torch.lerp(grouped, candidate, torch.sigmoid(update - 1.0)))
+        gate = torch.sigmoid(update - 1.0)
+        return from_blocks(gate * candidate + (1.0 - gate) * grouped)
 
 
 CELLS = {'gru': GRU, 'layernorm_gru': LayerNormGRU, 'block_gru': BlockGRU}

@@ -1,8 +1,8 @@
 """The learner: one update = world model + imagination + actor + critic, and everything a checkpoint must hold."""
 from __future__ import annotations
 
-import random
-from typing import Dict
+from pathlib import Path
+from typing import Dict, Optional
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from dreamer_ros.agents.world_model import Batch
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training.checkpoint import read_checkpoint, write_checkpoint
 from dreamer_ros.training.optimizers import Optimizer
 
 
@@ -52,8 +53,6 @@ class Learner:
                 f'the robot {spec.name} sends {spec.image_size[0]}x{spec.image_size[1]}')
         self.config, self.spec = config, spec
         self.device = pick_device(device)
-        random.seed(seed)
-        np.random.seed(seed)
         torch.manual_seed(seed)
         self.agent = Dreamer(config, len(spec.action)).to(self.device)
         self.optimizer = Optimizer(config.optimizer, self.agent.parameter_groups())
@@ -88,3 +87,44 @@ class Learner:
         batch = self.to_batch(samples)
         reconstruction, prediction = self.agent.open_loop(batch)
         return torch.cat([batch.image, reconstruction, prediction], 3).cpu().numpy()
+
+    def save(self, folder: Path, extra: Optional[dict] = None) -> None:
+        """Checkpoint parameters, optimiser, normaliser, slow critic, counters and random states.
+
+        Args:
+            folder: the checkpoint directory, written atomically.
+            extra: JSON-ready state of the caller, given back by `load`.
+        """
+        tensors = {f'agent.{name}': value for name, value in self.agent.state_dict().items()}
+        tensors.update({f'optimizer.{name}': value for name, value in self.optimizer.state_tensors().items()})
+        tensors['random.torch'] = torch.get_rng_state()
+        if self.device.type == 'cuda':
+            tensors['random.cuda'] = torch.cuda.get_rng_state(self.device)
+        write_checkpoint(folder, tensors, {
+            'updates': self.updates, 'optimizer_steps': self.optimizer.steps,
+            'preset': self.config.preset, 'spec': self.spec.to_dict(), 'extra': extra or {}})
+
+    def load(self, folder: Path) -> dict:
+        """Restore a checkpoint; returns the `extra` it was saved with.
+
+        Raises:
+            InputError: the checkpoint is damaged, or of another network or robot.
+        """
+        tensors, state = read_checkpoint(folder)
+        own = self.agent.state_dict()
+        saved = {name[len('agent.'):]: value for name, value in tensors.items() if name.startswith('agent.')}
+        if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
+            odd = sorted(n for n in own.keys() | saved.keys()
+                         if n not in own or n not in saved or own[n].shape != saved[n].shape)
+            raise InputError(
+                f'checkpoint {folder}: of preset {state["preset"]} for robot {state["spec"]["name"]}, does not fit '
+                f'preset {self.config.preset} for robot {self.spec.name} (first difference: {odd[0]})')
+        self.agent.load_state_dict(saved)
+        self.optimizer.load_state_tensors({
+            name[len('optimizer.'):]: value for name, value in tensors.items() if name.startswith('optimizer.')})
+        self.optimizer.steps = state['optimizer_steps']
+        self.updates = state['updates']
+        torch.set_rng_state(tensors['random.torch'])
+        if self.device.type == 'cuda' and 'random.cuda' in tensors:
+            torch.cuda.set_rng_state(tensors['random.cuda'], self.device)
+        return state['extra']

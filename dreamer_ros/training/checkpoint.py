@@ -1,0 +1,72 @@
+"""Atomic checkpoint directories: safetensors and JSON, no pickle.
+
+A checkpoint is a folder `tensors.safetensors` + `state.json`. It is written beside its place and renamed when
+whole, so a folder that exists is complete unless the disk damaged it; a digest in the JSON tells that.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Dict, Tuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dreamer_ros.errors import InputError
+
+TENSORS, STATE = 'tensors.safetensors', 'state.json'
+
+
+def write_checkpoint(folder: Path, tensors: Dict[str, Tensor], state: dict) -> None:
+    """Write a checkpoint, replacing one of the same name.
+
+    Raises:
+        InputError: the disk refused; earlier checkpoints are untouched.
+    """
+    folder = Path(folder)
+    temporary = folder.with_name(f'.{folder.name}.partial')
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+                  str(temporary / TENSORS))
+        state = {**state, 'sha256': _digest(temporary / TENSORS)}
+        (temporary / STATE).write_text(json.dumps(state))
+        for path in (temporary / TENSORS, temporary / STATE):
+            with open(path, 'rb') as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise InputError(f'checkpoint {folder}: cannot be written ({error}); earlier ones are untouched') from error
+
+
+def read_checkpoint(folder: Path) -> Tuple[Dict[str, Tensor], dict]:
+    """Tensors and state of a checkpoint.
+
+    Raises:
+        InputError: a file is missing, unreadable or damaged.
+    """
+    folder = Path(folder)
+    try:
+        state = json.loads((folder / STATE).read_text())
+        if state.pop('sha256') != _digest(folder / TENSORS):
+            raise InputError(f'checkpoint {folder}: {TENSORS} is damaged, its sha256 is not the recorded one')
+        return load_file(str(folder / TENSORS)), state
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise InputError(f'checkpoint {folder}: cannot be read ({type(error).__name__}: {error})') from error
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(1 << 20), b''):
+            digest.update(block)
+    return digest.hexdigest()
