@@ -50,19 +50,23 @@ class Episode:
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeInfo:
-    """What is worth telling about an episode that entered the store."""
+    """What is worth telling about an episode that entered the store.
+
+    `last_stamp` is the header stamp of its last step, ns.
+    """
 
     name: str
     steps: int
     total_reward: float
     complete: bool
+    last_stamp: int
     meta: Dict[str, str]
 
     @classmethod
     def of(cls, episode: Episode) -> EpisodeInfo:
         """Summarise an episode."""
         name = episode.path.name if episode.path else ''
-        return cls(name, len(episode), episode.total_reward, episode.complete, episode.meta)
+        return cls(name, len(episode), episode.total_reward, episode.complete, int(episode.stamp[-1]), episode.meta)
 
 
 @dataclasses.dataclass(frozen=True)

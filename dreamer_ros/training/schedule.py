@@ -18,16 +18,14 @@ class Schedule:
         steps_per_update: agent steps collected for each update; infinite for a replay ratio of 0.
         prefill: steps before the first update is due.
         budget: steps of the whole run.
-        robots: how many share the slack.
     """
 
     steps_per_update: float
     prefill: int
     budget: int
-    robots: int
 
     @classmethod
-    def make(cls, schedule, env_steps: int, action_repeat: int, robots: int) -> Schedule:
+    def make(cls, schedule, env_steps: int, action_repeat: int) -> Schedule:
         """From a config's schedule section and a budget in env steps.
 
         Raises:
@@ -40,7 +38,7 @@ class Schedule:
                 f'random before learning begins, got {env_steps}')
         trained = schedule.batch * schedule.length
         per_update = trained / schedule.replay_ratio if schedule.replay_ratio else math.inf
-        return cls(per_update, schedule.prefill, budget, robots)
+        return cls(per_update, schedule.prefill, budget)
 
     def updates_due(self, collected: int) -> int:
         """Updates that should have been made once `collected` steps exist."""
@@ -52,5 +50,5 @@ class Schedule:
         """Steps that may exist once `updates` updates are made."""
         if math.isinf(self.steps_per_update):
             return self.budget
-        slack = math.ceil(SLACK_UPDATES * self.steps_per_update) + self.robots
+        slack = math.ceil(SLACK_UPDATES * self.steps_per_update)
         return min(self.budget, self.prefill + math.floor(updates * self.steps_per_update) + slack)

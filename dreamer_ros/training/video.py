@@ -9,7 +9,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay.bag import read_episodes
+from dreamer_ros.replay.reading import read_episodes
 from dreamer_ros.spec import RobotSpec
 
 HEIGHT = 256  # pixels; smaller frames are enlarged by a whole factor

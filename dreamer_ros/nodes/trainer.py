@@ -1,0 +1,305 @@
+"""Trainer node: learns from the episodes of all robots while they act, and sends them its policies."""
+from __future__ import annotations
+
+import collections
+import math
+import sys
+import threading
+import time
+from typing import Deque, List, Optional, Tuple
+
+# OpenMP reads its environment when torch is loaded, which the imports below do.
+from dreamer_ros.training import process  # isort: skip
+process.prepare()
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from dreamer_ros.bridge import codecs, topics
+from dreamer_ros.config import Config, load_preset
+from dreamer_ros.errors import InputError
+from dreamer_ros.nodes import diagnostics, qos
+from dreamer_ros.nodes.diagnostics import Diagnostics
+from dreamer_ros.nodes.inbox import Inbox
+from dreamer_ros.nodes.runtime import Parameters, run_node
+from dreamer_ros.policy.manifest import Manifest
+from dreamer_ros.replay.episode import EpisodeInfo
+from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training.progress import Progress
+from dreamer_ros.training.run import RunDirectory, default_logdir
+from dreamer_ros.training.trainer import QUIET, Robots, Trainer
+
+SAY_AGAIN = 5.0      # seconds between two lines about what is waited for
+DREAM_FPS = 10.0
+GATHER = 0.005       # seconds that arriving steps are left to gather, so that the learner keeps the interpreter
+
+
+class RosRobot:
+    """Where one robot stands, as its `step` topic tells.
+
+    Attributes:
+        name: its namespace.
+        spec: None until it was received.
+        live: stamps of agent steps that are in no bag of the store yet.
+        stamp: of the newest observation, ns; None before the first.
+        heard: when it came (monotonic seconds).
+    """
+
+    def __init__(self, node: Node, inbox: Inbox, name: str):
+        self.name = name
+        self.spec: Optional[RobotSpec] = None
+        self.live: Deque[int] = collections.deque()
+        self.stamp: Optional[int] = None
+        self.heard = time.monotonic()
+        self.specs = inbox.subscribe(topics.SPEC.within(name), topics.LATCHED)
+        self.steps = inbox.subscribe(topics.STEP.within(name), topics.TRAINER_SUBSCRIBER)
+        self._paces = qos.publisher(node, topics.PACE.within(name))
+        self._granted: Optional[int] = None
+        self._stored = 0  # stamp of the newest step that is in a bag of the store
+
+    def note(self, step: codecs.Step) -> None:
+        """Count one message of `step`; repeats of a stamp don't count."""
+        self.heard = time.monotonic()
+        if self.stamp is not None and step.stamp <= self.stamp:
+            return
+        self.stamp = step.stamp
+        if not step.is_first and step.stamp > self._stored:
+            self.live.append(step.stamp)
+
+    def forget(self, stamp: int) -> None:
+        """Steps up to this stamp are in the store now."""
+        self._stored = max(self._stored, stamp)
+        while self.live and self.live[0] <= stamp:
+            self.live.popleft()
+
+    def grant(self, steps: int) -> None:
+        """Allow observations up to `steps` periods after the newest one. What was granted once stays so."""
+        if self.stamp is None:
+            return
+        pace = self.stamp + steps * round(self.spec.control_period * 1e9)
+        if self._granted is None or pace > self._granted:
+            self._granted = pace
+            message = Time()
+            codecs.fill_stamp(message, pace)
+            self._paces.publish(message)
+
+
+class RosRobots(Robots):
+    """The robots of a run, served by one thread beside the learner.
+
+    The thread owns the inbox and everything that arrives; the learner's thread calls the methods of `Robots`.
+    Both meet under one lock, held for microseconds.
+
+    Args:
+        node: publishes and subscribes.
+        names: namespaces of the robots.
+    """
+
+    def __init__(self, node: Node, names: Tuple[str, ...]):
+        self._node = node
+        self._log = node.get_logger()
+        self._lock = threading.Lock()
+        self._inbox = Inbox(node)
+        self._robots = {name: RosRobot(node, self._inbox, name) for name in names}
+        self._policies = qos.publisher(node, topics.POLICY)
+        self._dreams = qos.publisher(node, topics.DREAM)
+        self._dream: Deque[np.ndarray] = collections.deque()
+        self._next_frame = 0.0
+        self._diagnostics: Optional[Diagnostics] = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name='ros', daemon=True)
+
+    def wait_for_spec(self, stop: threading.Event) -> Optional[RobotSpec]:
+        """The spec that all robots share; says which it waits for. None on stop. Call before `start`.
+
+        Raises:
+            InputError: a spec can not be read, or two robots differ.
+        """
+        said = time.monotonic() - SAY_AGAIN + 1.0
+        while not stop.is_set():
+            missing = [robot for robot in self._robots.values() if robot.spec is None]
+            if not missing:
+                return next(iter(self._robots.values())).spec
+            self._inbox.wait(0.1, *(robot.specs for robot in missing))
+            for robot in missing:
+                message = self._inbox.take_latest(robot.specs)
+                if message is not None:
+                    robot.spec = RobotSpec.from_json(message.data)
+                    self._check_alike(robot)
+            if time.monotonic() - said > SAY_AGAIN:
+                said = time.monotonic()
+                names = ', '.join(robot.specs.topic_name for robot in missing)
+                self._log.info(f'waiting for {names}: is the simulator or robot running?')
+        return None
+
+    def _check_alike(self, robot: RosRobot) -> None:
+        for other in self._robots.values():
+            if other.spec and (other.spec.hash, other.spec.name) != (robot.spec.hash, robot.spec.name):
+                what = other.spec.difference(robot.spec) or f'name is {robot.spec.name} instead of {other.spec.name}'
+                raise InputError(f'{robot.specs.topic_name}: expected the same robot as {other.name}, but {what}')
+
+    def start(self, trainer: Trainer) -> None:
+        """Begin to count steps, answer services and report."""
+        self._node.create_service(Trigger, '~/checkpoint', lambda _, response: _checkpoint(trainer, response))
+        self._diagnostics = Diagnostics(
+            self._node, 'learning', next(iter(self._robots.values())).spec.name, lambda: _report(trainer))
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def live_steps(self) -> int:
+        return sum(len(robot.live) for robot in self._robots.values())
+
+    def stored(self, info: EpisodeInfo) -> None:
+        robot = self._robots.get(info.meta.get('robot', ''))
+        if robot:
+            with self._lock:
+                robot.forget(info.last_stamp)
+
+    def grant(self, steps: int) -> None:
+        # Rounded up, or the last few steps would be nobody's.
+        share = math.ceil(steps / len(self._robots))
+        with self._lock:
+            for robot in self._robots.values():
+                robot.grant(share)
+
+    def publish(self, manifest: Manifest) -> None:
+        self._policies.publish(String(data=manifest.to_json()))
+
+    def wants_dream(self) -> bool:
+        return not self._dream and self._dreams.get_subscription_count() > 0
+
+    def show_dream(self, frames: np.ndarray) -> None:
+        self._dream.extend(frames)
+
+    def quiet(self) -> List[str]:
+        now = time.monotonic()
+        return [robot.name for robot in self._robots.values() if now - robot.heard > QUIET]
+
+    def _serve(self) -> None:
+        while not self._closed.is_set():
+            self._inbox.wait(0.1)
+            with self._lock:
+                for robot in self._robots.values():
+                    self._take_steps(robot)
+                    self._check_spec(robot)
+            self._play_dream()
+            self._diagnostics.tick()
+            time.sleep(GATHER)
+
+    def _take_steps(self, robot: RosRobot) -> None:
+        while (message := self._inbox.take(robot.steps)) is not None:
+            try:
+                robot.note(codecs.read_step(message))
+            except InputError as error:
+                self._log.warning(f'{robot.steps.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)
+
+    def _check_spec(self, robot: RosRobot) -> None:
+        """A robot that comes back as another one sends bags the store refuses; say so where it can be seen."""
+        message = self._inbox.take_latest(robot.specs)
+        if message is not None and message.data != robot.spec.to_json():
+            self._log.error(f'{robot.specs.topic_name}: expected the robot this run was started with, got '
+                            f'{message.data[:200]}; its episodes will be refused')
+
+    def _play_dream(self) -> None:
+        now = time.monotonic()
+        if not self._dream or now < self._next_frame:
+            return
+        self._next_frame = now + 1.0 / DREAM_FPS
+        message = Image()
+        codecs.fill_image(message, self._dream.popleft(), self._node.get_clock().now().nanoseconds, 'dream')
+        self._dreams.publish(message)
+
+
+def _checkpoint(trainer: Trainer, response: Trigger.Response) -> Trigger.Response:
+    try:
+        response.message = str(trainer.request_checkpoint())
+        response.success = True
+    except InputError as error:
+        response.message, response.success = str(error), False
+    return response
+
+
+def _report(trainer: Trainer) -> diagnostics.Report:
+    status = trainer.status
+    _, frames, updates = trainer.rates()
+    values = {
+        'env steps': status.step, 'updates': status.updates, 'episodes': status.episodes,
+        'replay steps': trainer.replay_steps, 'updates/s': f'{updates:.2f}', 'frames/s': f'{frames:.1f}',
+        'last return': status.last_return, 'evaluation return': status.evaluation_return,
+    }
+    if status.waiting:
+        return diagnostics.WARN, f'waiting for {status.waiting}', values
+    return diagnostics.OK, 'learning', values
+
+
+class _Arguments:
+    """The node's parameters, read once."""
+
+    def __init__(self, node: Node):
+        parameters = Parameters(node)
+        self.logdir = parameters.text('logdir', '', 'run directory; empty for runs/<task>-<preset>-<time>')
+        self.preset = parameters.text('preset', 'cpu', 'preset of models/ by name, or a YAML file')
+        self.overrides = parameters.texts('overrides', [''], 'section.key=value, on top of the preset')
+        self.robots = parameters.texts('robots', ['sim0'], 'namespaces of the robots to learn from')
+        self.steps = parameters.integer('steps', 0, "env steps of the whole run; 0 for the preset's", 0, 10**12)
+        self.free_running = parameters.flag(
+            'free_running', False, 'update all the time instead of keeping the replay ratio')
+        self.device = parameters.text('device', 'auto', 'auto, cpu, cuda, cuda:1, …')
+        self.seed = parameters.integer('seed', 0, 'of parameters and sampling', 0, 2**31 - 1)
+        self.threads = parameters.integer('threads', 0, 'of the learner on a CPU; 0 picks', 0, 1024)
+        parameters.finish()
+        if not self.robots or len(set(self.robots)) != len(self.robots) or not all(self.robots):
+            raise InputError(f'trainer: parameter robots: expected different names, got {list(self.robots)}')
+
+    def config(self) -> Config:
+        """The resolved preset.
+
+        Raises:
+            InputError: unknown preset or override.
+        """
+        return load_preset(self.preset, tuple(text for text in self.overrides if text))
+
+
+def body(stop: threading.Event) -> None:
+    """Train until the budget is used up or the event is set."""
+    node = Node('trainer')
+    try:
+        arguments = _Arguments(node)
+        config = arguments.config()
+        process.configure_torch(arguments.threads or process.pick_threads(len(arguments.robots)))
+        robots = RosRobots(node, arguments.robots)
+        spec = robots.wait_for_spec(stop)
+        if spec is None:
+            return
+        run = RunDirectory(arguments.logdir or default_logdir(spec.name, config.preset), config, spec)
+        try:
+            trainer = Trainer(
+                config, spec, run, robots, env_steps=arguments.steps or config.schedule.steps,
+                free_running=arguments.free_running, device=arguments.device, seed=arguments.seed, stop=stop,
+                progress=Progress())
+            robots.start(trainer)
+            trainer.train()
+            node.get_logger().info(f'{"stopped" if stop.is_set() else "finished"}; everything is in {run.path}')
+        finally:
+            robots.close()
+            run.close()
+    finally:
+        node.destroy_node()
+
+
+def main() -> int:
+    """Entry point of `ros2 run dreamer_ros trainer`."""
+    return run_node(body)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,412 @@
+"""The training loop: episodes in, updates at the replay ratio, policies out. Knows no ROS."""
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import math
+import queue
+import threading
+import time
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+import numpy as np
+
+from dreamer_ros.config import Config
+from dreamer_ros.errors import InputError
+from dreamer_ros.policy.export import Exporter
+from dreamer_ros.policy.manifest import Manifest
+from dreamer_ros.replay.episode import EpisodeInfo
+from dreamer_ros.replay.prefetch import Prefetcher
+from dreamer_ros.replay.store import ReplayStore
+from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training.learner import Learner
+from dreamer_ros.training.metrics import Metrics, read_metrics
+from dreamer_ros.training.plots import plot_run
+from dreamer_ros.training.progress import Progress, Status
+from dreamer_ros.training.run import RunDirectory
+from dreamer_ros.training.schedule import Schedule
+from dreamer_ros.training.video import dream_video, episode_video
+
+REFRESH_PERIOD = 0.5    # seconds between two looks for new bags
+DREAM_PERIOD = 30.0     # seconds between two dreams, while somebody watches
+DREAM_BATCH = 3
+HEADSTART = 64          # steps ahead that are granted while there is nothing to learn from yet
+LAST_BAGS = 3.0         # seconds
+QUIET = 2.0             # seconds without a step before it is called waiting
+LEARNING = 'learning'
+
+
+class Robots:
+    """What the loop asks of the robots it learns from. This one is nobody: learning from bags alone."""
+
+    def live_steps(self) -> int:
+        """Agent steps seen that are in no bag of the store yet."""
+        return 0
+
+    def stored(self, info: EpisodeInfo) -> None:
+        """An episode has entered the store: its steps are live no more."""
+
+    def grant(self, steps: int) -> None:
+        """Let all robots together advance by so many agent steps from where they stand, not further."""
+
+    def publish(self, manifest: Manifest) -> None:
+        """Tell agents about a new policy."""
+
+    def wants_dream(self) -> bool:
+        """Whether somebody watches dreams."""
+        return False
+
+    def show_dream(self, frames: np.ndarray) -> None:
+        """Show uint8 [T, H, W, 3]."""
+
+    def quiet(self) -> List[str]:
+        """Names of robots that sent no step for QUIET seconds."""
+        return []
+
+
+class Trainer:
+    """One session of training in a run directory, from resuming to the last checkpoint.
+
+    Agent steps are transitions: observations that begin an episode don't count. Env steps are agent steps times
+    the action repeat.
+
+    Args:
+        config, spec: resolved; the run directory was checked against them.
+        run: open.
+        robots: where steps come from.
+        env_steps: budget of the whole run, earlier sessions included.
+        free_running: update all the time instead of at the replay ratio, and grant nothing.
+        device, seed: for the learner.
+        stop: ends the session early, with everything saved.
+        progress: for people.
+
+    Attributes:
+        status: what it does; read by other threads for diagnostics.
+    """
+
+    def __init__(self, config: Config, spec: RobotSpec, run: RunDirectory, robots: Robots, env_steps: int,
+                 free_running: bool, device: str, seed: int, stop: threading.Event, progress: Progress):
+        self._config, self._spec, self._run, self._robots = config, spec, run, robots
+        self._free_running, self._stop, self._progress = free_running, stop, progress
+        self._schedule = Schedule.make(config.schedule, env_steps, spec.action_repeat)
+        self._learner = Learner(config, spec, device, seed)
+        self._store = ReplayStore(run.episodes, spec, config.replay.capacity, seed)
+        self._exporter = Exporter(self._learner.policy, spec)
+        self._prefetcher: Optional[Prefetcher] = None
+        self._losses: Dict[str, list] = collections.defaultdict(list)
+        self._checkpoint_requests: 'queue.SimpleQueue[_Request]' = queue.SimpleQueue()
+        self._problems_told = 0
+        self._stored = 0             # agent steps of all bags ever loaded in this run
+        self._episodes = 0
+        self._evaluation = ''        # bag of the latest evaluation episode
+        self._elapsed = 0.0          # seconds of earlier sessions
+        self._began: Optional[float] = None
+        self._saved_updates = 0
+        self.status = Status(step=0, budget=self._schedule.budget * spec.action_repeat, frames=0, updates=0)
+
+    def train(self) -> None:
+        """Train until the budget is used up or the stop event is set; then save, plot and film.
+
+        Raises:
+            InputError: no checkpoint can be read, the disk is full, or the losses are not finite. What was
+                saved before stays as it was.
+        """
+        with _telling_full_disks(self._run.path):
+            self._restore()
+            self._metrics = Metrics(self._run.path)
+            watcher = _Watcher(self._store)
+            try:
+                self._loop(watcher)
+            finally:
+                watcher.close()
+                if self._prefetcher:
+                    self._prefetcher.close()
+                with contextlib.suppress(OSError):  # a full disk was told already
+                    self._metrics.close()
+                self._progress.close()
+            self._film()
+
+    def request_checkpoint(self, timeout: float = 60.0) -> Path:
+        """Save a checkpoint after the running update and wait for it; for other threads.
+
+        Raises:
+            InputError: it took longer than `timeout` seconds.
+        """
+        request = _Request()
+        self._checkpoint_requests.put(request)
+        if not request.done.wait(timeout):
+            raise InputError(f'checkpoint: expected the running update to end within {timeout:.0f} s')
+        return request.path
+
+    # Before and after
+
+    def _restore(self) -> None:
+        state = self._run.load_checkpoint(self._learner.load, self._progress.note)
+        for line in reversed(read_metrics(self._run.path)):
+            self._elapsed = float(line['time'])
+            break
+        if state:
+            self._stored, self._episodes = state['stored'], state['episodes']
+            self._evaluation = state['evaluation']
+            self._store.load_state_dict(state['store'])
+            self._saved_updates = self._learner.updates
+            self._progress.note(
+                f'resuming at {self._stored * self._spec.action_repeat} env steps, {self._learner.updates} updates, '
+                f'{self._store.steps} steps in the replay')
+
+    def _film(self) -> None:
+        """The pictures of the run; what can not be made is told and left out."""
+        made = []
+        for make in (self._plot, self._film_evaluation, self._film_dream):
+            try:
+                path = make()
+            except InputError as error:
+                self._progress.note(str(error))
+            else:
+                made += [str(path)] if path else []
+        if made:
+            self._progress.note('wrote ' + ', '.join(made))
+
+    def _plot(self) -> Optional[Path]:
+        return plot_run(self._run.path) if self._episodes else None
+
+    def _film_evaluation(self) -> Optional[Path]:
+        if not self._evaluation:
+            return None
+        return episode_video(self._run.episodes / self._evaluation, self._spec, self._run.path / 'evaluation.mp4')
+
+    def _film_dream(self) -> Optional[Path]:
+        if not (self._learner.updates and self._can_sample()):
+            return None
+        samples = self._store.sample(DREAM_BATCH, self._config.schedule.length)
+        return dream_video(self._learner.dream(samples), self._spec, self._run.path / 'dream.mp4')
+
+    # The loop
+
+    def _loop(self, watcher: _Watcher) -> None:
+        schedule, learner = self._config.schedule, self._learner
+        version = self._run.newest_policy_version()
+        if learner.updates:
+            version = self._publish(version + 1)
+        last_checkpoint, last_dream, idle_since = time.monotonic(), 0.0, time.monotonic()
+        while not self._stop.is_set():
+            self._take_episodes(watcher)
+            collected = self._stored + self._robots.live_steps()
+            if collected > 0 and self._began is None and self._robots.live_steps():
+                self._began = time.monotonic()
+            learnable = collected >= self._schedule.prefill and self._can_sample()
+            finished = collected >= self._schedule.budget
+            self._grant(collected, learnable)
+            due = self._schedule.updates_due(collected)
+            if learnable and (learner.updates < due or (self._free_running and not finished)):
+                idle_since = time.monotonic()
+                self._look(collected, LEARNING)
+                self._update()
+                if learner.updates % schedule.publish_every == 0:
+                    version = self._publish(version + 1)
+                if learner.updates % schedule.log_every == 0:
+                    self._log_losses(collected)
+                if self._robots.wants_dream() and time.monotonic() - last_dream > DREAM_PERIOD:
+                    last_dream = time.monotonic()
+                    samples = self._store.sample(1, schedule.length)
+                    self._robots.show_dream(learner.dream(samples)[0])
+            elif finished and (learnable or learner.updates >= due):
+                break
+            else:
+                self._look(collected, self._reason(collected, learnable, time.monotonic() - idle_since))
+                self._stop.wait(0.01)
+            if time.monotonic() - last_checkpoint > schedule.checkpoint_every:
+                last_checkpoint = time.monotonic()
+                if learner.updates > self._saved_updates:
+                    self._save()
+            self._answer_requests()
+        self._await_last_bags(watcher)
+        if learner.updates:
+            # Also when stopped: the last policy and the last checkpoint belong together.
+            self._publish(version + 1)
+            self._save()
+        self._look(self._stored + self._robots.live_steps(), '')
+
+    def _await_last_bags(self, watcher: _Watcher) -> None:
+        """Give the recorders a moment to close the last episodes, for the curve and the video."""
+        deadline = time.monotonic() + LAST_BAGS
+        self._take_episodes(watcher)
+        while self._robots.live_steps() and not self._stop.is_set() and time.monotonic() < deadline:
+            self._stop.wait(0.05)
+            self._take_episodes(watcher)
+
+    def _can_sample(self) -> bool:
+        return self._store.steps >= self._config.schedule.length
+
+    def _grant(self, collected: int, learnable: bool) -> None:
+        if self._free_running:
+            return
+        steps = self._schedule.steps_allowed(self._learner.updates) - collected
+        if not learnable:
+            # Nothing can be learnt before a first episode ends, however short the prefill is.
+            steps = max(steps, HEADSTART)
+        self._robots.grant(max(0, min(steps, self._schedule.budget - collected)))
+
+    def _update(self) -> None:
+        if self._prefetcher is None:
+            schedule = self._config.schedule
+            self._prefetcher = Prefetcher(self._store, schedule.batch, schedule.length)
+        for key, value in self._learner.update(self._prefetcher.next()).items():
+            self._losses[key].append(value)
+
+    def _take_episodes(self, watcher: _Watcher) -> None:
+        for info in watcher.take():
+            steps = max(0, info.steps - 1)
+            self._robots.stored(info)
+            self._stored += steps
+            self._episodes += 1
+            mode = info.meta.get('mode', 'explore')
+            if mode == 'evaluate':
+                self._evaluation = info.name
+            if info.complete:
+                if mode == 'evaluate':
+                    self.status.evaluation_return = info.total_reward
+                self.status.last_return = info.total_reward
+                self._write(self._stored, episode=info.name, length=steps, **{f'return_{mode}': info.total_reward})
+        for problem in self._store.problems[self._problems_told:]:
+            self._problems_told += 1
+            self._progress.note(f'replay: {problem}')
+
+    def _reason(self, collected: int, learnable: bool, idle: float) -> str:
+        quiet = self._robots.quiet()
+        if quiet:
+            return f'steps from {", ".join(quiet)}'
+        if collected < self._schedule.prefill:
+            return f'{self._schedule.prefill - collected} more random steps'
+        if not learnable:
+            return 'the first recorded episodes'
+        return 'new steps' if idle > QUIET else ''
+
+    # What comes out
+
+    def _publish(self, version: int) -> int:
+        metadata = {
+            'version': version, 'system': self._config.system, 'preset': self._config.preset,
+            'task': self._spec.name, 'updates': self._learner.updates,
+            'step': self.status.step,
+        }
+        self._robots.publish(self._run.write_policy(version, lambda path: self._exporter.write(path, metadata)))
+        return version
+
+    def _save(self) -> Path:
+        # Before the first batch there is no prefetcher, and nothing was sampled either.
+        sampler = self._prefetcher or self._store
+        state = {
+            'stored': self._stored, 'episodes': self._episodes, 'evaluation': self._evaluation,
+            'store': sampler.state_dict(),
+        }
+        path = self._run.save_checkpoint(self._learner.updates, self._learner.save, state)
+        self._saved_updates = self._learner.updates
+        return path
+
+    def _answer_requests(self) -> None:
+        while not self._checkpoint_requests.empty():
+            request = self._checkpoint_requests.get()
+            request.path = self._save()
+            request.done.set()
+
+    def _log_losses(self, collected: int) -> None:
+        means = {key: float(np.mean([float(value) for value in values])) for key, values in self._losses.items()}
+        self._losses.clear()
+        broken = [key for key, value in means.items() if not math.isfinite(value)]
+        steps, frames, updates = self._progress.rates(self.status)
+        self._write(collected, **means, env_steps_per_second=steps, frames_per_second=frames,
+                    updates_per_second=updates, replay_steps=float(self._store.steps))
+        if broken:
+            raise InputError(
+                f'update {self._learner.updates}: expected finite losses, got {", ".join(broken)} = nan or inf; '
+                f'the checkpoints in {self._run.checkpoints} are from before')
+
+    def _write(self, agent_steps: int, **values) -> None:
+        self._metrics.write(
+            step=agent_steps * self._spec.action_repeat, agent_steps=agent_steps, updates=self._learner.updates,
+            time=self._time(), **values)
+
+    def _time(self) -> float:
+        return self._elapsed + (time.monotonic() - self._began if self._began is not None else 0.0)
+
+    def _look(self, collected: int, activity: str) -> None:
+        status = self.status
+        status.step, status.frames = collected * self._spec.action_repeat, collected
+        status.updates, status.episodes = self._learner.updates, self._episodes
+        status.waiting = '' if activity == LEARNING else activity
+        self._progress.update(status)
+
+    def rates(self) -> Tuple[float, float, float]:
+        """Env steps, agent steps and updates per second, for diagnostics."""
+        return self._progress.rates(self.status)
+
+    @property
+    def replay_steps(self) -> int:
+        """Steps in memory, for diagnostics."""
+        return self._store.steps
+
+
+class _Request:
+    """A checkpoint that another thread waits for."""
+
+    def __init__(self):
+        self.done = threading.Event()
+        self.path: Optional[Path] = None
+
+
+class _Watcher:
+    """Loads new bags on a thread of its own, so that decoding them does not hold up the learner."""
+
+    def __init__(self, store: ReplayStore):
+        self._store = store
+        self._found: 'queue.SimpleQueue[EpisodeInfo]' = queue.SimpleQueue()
+        self._error: Optional[BaseException] = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name='bag watcher', daemon=True)
+        self._thread.start()
+
+    def take(self) -> List[EpisodeInfo]:
+        """Episodes that entered the store since the last call.
+
+        Raises:
+            Exception: what the store raised.
+        """
+        if self._error:
+            raise self._error
+        infos = []
+        while not self._found.empty():
+            infos.append(self._found.get())
+        return infos
+
+    def close(self) -> None:
+        """Stop; a bag being read is finished first."""
+        self._closed.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            while True:
+                for info in self._store.refresh():
+                    self._found.put(info)
+                if self._closed.wait(REFRESH_PERIOD):
+                    return
+        except Exception as error:  # noqa: BLE001 - handed to the caller of take()
+            self._error = error
+
+
+@contextlib.contextmanager
+def _telling_full_disks(path: Path):
+    """One sentence instead of a traceback, whichever library ran into the full disk."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        full = getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT) or 'No space left' in str(error)
+        if not full:
+            raise
+        raise InputError(f'run {path}: expected space to write, but the disk is full; nothing saved before is '
+                         'lost: free some space and start again with the same log directory') from error
