@@ -15,7 +15,7 @@ from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.bridge.codecs import Mode, Step
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import diagnostics, qos
-from dreamer_ros.nodes.diagnostics import Diagnostics, Latency
+from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.policy.loader import PolicyLoader
@@ -71,7 +71,7 @@ class Agent:
         self._deterministic = self._evaluating
         self._dropped = 0
         self._problem = ''
-        self._latency = Latency()
+        self._timings = Timings('latency', 'inference')
 
     def run(self) -> None:
         """Answer observations until the stop event is set.
@@ -186,7 +186,7 @@ class Agent:
         codecs.fill_action(self._answer, action, stamp, mode)
         self._answered = stamp
         self._publisher.publish(self._answer)
-        self._latency.add(time.perf_counter() - self._image_came)
+        self._timings.add('latency', time.perf_counter() - self._image_came)
 
     def _pop_through(self, stamp: int) -> bool:
         """Forget the steps up to that of `stamp`, which becomes the last one; True if one of them began an
@@ -214,7 +214,9 @@ class Agent:
         if is_last:
             # Nothing is done with this answer; it keeps one action per observation.
             return np.zeros(len(self._spec.action), np.float32), mode
+        began = time.perf_counter()
         action = self._runner.act(image, vector, begins or self._restart_state, explore=not self._deterministic)
+        self._timings.add('inference', time.perf_counter() - began)
         self._restart_state = False
         return action, mode
 
@@ -254,7 +256,7 @@ class Agent:
 
     def _report(self) -> diagnostics.Report:
         version = 'none' if self._runner is None else self._runner.version
-        values = {**self._latency.summary(), 'observations dropped': self._dropped, 'policy version': version,
+        values = {**self._timings.summary(), 'observations dropped': self._dropped, 'policy version': version,
                   'episodes': self._episodes}
         if self._problem:
             return diagnostics.WARN, self._problem, values

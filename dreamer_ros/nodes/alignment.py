@@ -2,14 +2,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import Deque, Generic, List, NamedTuple, Optional, Tuple, TypeVar
+from typing import Deque, List, NamedTuple, Optional, Tuple
 
 PATIENCE = 2.0  # seconds that a step waits for a missing message once a later step is there
 ORPHAN_AGE = 5.0  # seconds that messages wait for their step
 PENDING_LIMIT = 1000  # steps, what the subscriptions hold too; bounds the memory
 SEEN_LIMIT = 4000  # stamps remembered to know repeats by
-
-Message = TypeVar('Message')
 
 
 class AlignedStep(NamedTuple):
@@ -28,7 +26,7 @@ class _Pending:
         self.missing = topics
 
 
-class StepAligner(Generic[Message]):
+class StepAligner:
     """Collects messages by stamp and gives them out as whole steps.
 
     Steps leave in the order in which their message on the leading topic came, each stamp once. A step leaves
@@ -52,7 +50,7 @@ class StepAligner(Generic[Message]):
         """Steps that have begun to arrive and have not been given out."""
         return len(self._order)
 
-    def add(self, topic: int, stamp: int, message: Message, now: float) -> None:
+    def add(self, topic: int, stamp: int, message: bytes, now: float) -> None:
         """Note a message; `now` is any steady clock in seconds. Repeats are counted and dropped."""
         if stamp in self._seen:
             self.repeats += 1

@@ -47,24 +47,32 @@ class Diagnostics:
         self._publisher.publish(array)
 
 
-class Latency:
-    """Durations since the last summary: rate, median and 99th percentile."""
+class Timings:
+    """Durations of the parts of a step since the last summary.
 
-    def __init__(self):
-        self._durations: List[float] = []
-        self._since = time.monotonic()
+    Args:
+        names: of the parts; the first one is counted for the rate.
+    """
 
-    def add(self, seconds: float) -> None:
+    def __init__(self, *names: str):
+        self._names = names
+        self._clear()
+
+    def add(self, name: str, seconds: float) -> None:
         """Note one duration."""
-        self._durations.append(seconds)
+        self._durations[name].append(seconds)
 
     def summary(self) -> Dict[str, str]:
-        """`rate` in Hz, `latency p50` and `p99` in ms over the time since the last call; then start anew."""
-        now = time.monotonic()
-        durations, elapsed = self._durations, now - self._since
-        self._durations, self._since = [], now
-        values = {'rate [Hz]': f'{len(durations) / elapsed:.1f}'}
-        if durations:
-            median, high = np.percentile(durations, [50, 99])
-            values.update({'latency p50 [ms]': f'{median * 1e3:.2f}', 'latency p99 [ms]': f'{high * 1e3:.2f}'})
+        """Rate in Hz, median and 99th percentile of each part in ms since the last call; then start anew."""
+        durations, elapsed = self._durations, time.monotonic() - self._since
+        self._clear()
+        values = {'rate [Hz]': f'{len(durations[self._names[0]]) / elapsed:.1f}'}
+        for name, seconds in durations.items():
+            if seconds:
+                median, high = np.percentile(seconds, [50, 99]) * 1e3
+                values.update({f'{name} p50 [ms]': f'{median:.3f}', f'{name} p99 [ms]': f'{high:.3f}'})
         return values
+
+    def _clear(self) -> None:
+        self._durations: Dict[str, List[float]] = {name: [] for name in self._names}
+        self._since = time.monotonic()

@@ -72,8 +72,10 @@ class Episode:
 
     @property
     def mode(self) -> str:
-        """What chose most of the actions: random, explore, evaluate or human."""
-        return self._modes.most_common(1)[0][0] if self._modes else 'random'
+        """What chose the actions: random, explore, evaluate or human. An episode counts as evaluate only if
+        all of it was; otherwise the most frequent of the others names it."""
+        others = [kind for kind, _ in self._modes.most_common() if kind != 'evaluate']
+        return others[0] if others else 'evaluate' if self._modes else 'random'
 
     def summary(self) -> str:
         """For the log."""
@@ -113,7 +115,7 @@ class Recorder:
             for topic in RECORDED]
         self._names = tuple(subscription.topic_name for subscription in self._subscriptions)
         self._topics = [dataclasses.replace(topic, name=name) for topic, name in zip(RECORDED, self._names)]
-        self._aligner: StepAligner = StepAligner(len(RECORDED), leader=STEP)
+        self._aligner = StepAligner(len(RECORDED), leader=STEP)
         self._spec: Optional[RobotSpec] = None
         self._episode: Optional[Episode] = None
         self._episodes = self._steps = self._lost = self._incomplete = 0

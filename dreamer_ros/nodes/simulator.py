@@ -16,7 +16,7 @@ from std_srvs.srv import SetBool, Trigger
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import diagnostics, qos, single
-from dreamer_ros.nodes.diagnostics import Diagnostics, Latency
+from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.observations import ObservationPublisher
 from dreamer_ros.nodes.runtime import Parameters, run_node
@@ -56,9 +56,8 @@ class Simulator:
         self._reset_requested = False
         self._waits_for = ''
         self._refused = self._asked_again = self._overruns = 0
-        self._steps = Latency()
+        self._timings = Timings('period', 'waiting', 'simulation', 'publication')
         self._sent = deque(maxlen=STAMPS_KEPT)
-        self._size = len(self._environment.spec.action)
         self._observation: Optional[environment.Observation] = None
         self._pace: Optional[int] = None
 
@@ -90,6 +89,7 @@ class Simulator:
     def _connect(self, node: Node) -> None:
         spec = self._environment.spec
         self._period = round(spec.control_period * 1e9)
+        self._size = len(spec.action)
         self._inbox = Inbox(node)
         self._actions = self._inbox.subscribe(topics.ACTION, topics.LOCKSTEP_SUBSCRIBER)
         self._paces = self._inbox.subscribe(topics.PACE, topics.LATCHED)
@@ -118,13 +118,14 @@ class Simulator:
         stamp = self._first_stamp()
         self._publish(self._environment.reset(), stamp)
         while not self._stop.is_set():
+            published = time.perf_counter()
             action = self._await_action(stamp)
             if action is None or not self._await_learner(stamp + self._period):
                 return
-            began = time.perf_counter()
+            self._timings.add('waiting', time.perf_counter() - published)
             stamp += self._period
-            self._publish(self._advance(action), stamp)
-            self._steps.add(time.perf_counter() - began)
+            self._step(action, stamp)
+            self._timings.add('period', time.perf_counter() - published)
 
     def _advance(self, action: np.ndarray) -> environment.Observation:
         """The next observation; a requested reset makes it the last one of its episode."""
@@ -203,7 +204,8 @@ class Simulator:
         stamp = self._first_stamp()
         held = np.zeros(self._size, np.float32)
         self._publish(self._environment.reset(), stamp)
-        tick = time.monotonic() + period
+        stepped = time.monotonic()
+        tick = stepped + period
         while not self._stop.is_set():
             self._idle(max(0.0, tick - time.monotonic()))
             while (message := self._inbox.take(self._actions)) is not None:
@@ -219,13 +221,21 @@ class Simulator:
             if self._paused:
                 continue
             stamp += self._period
-            observation = self._advance(held)
-            if observation.is_first:
+            self._step(held, stamp)
+            if self._observation.is_first:
                 held = np.zeros(self._size, np.float32)
-            self._publish(observation, stamp)
-            self._steps.add(time.monotonic() - now)
+            self._timings.add('period', time.monotonic() - stepped)
+            stepped = time.monotonic()
 
     # Both
+
+    def _step(self, action: np.ndarray, stamp: int) -> None:
+        began = time.perf_counter()
+        observation = self._advance(action)
+        simulated = time.perf_counter()
+        self._publish(observation, stamp)
+        self._timings.add('simulation', simulated - began)
+        self._timings.add('publication', time.perf_counter() - simulated)
 
     def _publish(self, observation: environment.Observation, stamp: int) -> None:
         self._observation = observation
@@ -278,7 +288,7 @@ class Simulator:
         return response
 
     def _report(self) -> diagnostics.Report:
-        values = {**self._steps.summary(), 'asked again': self._asked_again, 'actions refused': self._refused,
+        values = {**self._timings.summary(), 'asked again': self._asked_again, 'actions refused': self._refused,
                   'overruns': self._overruns}
         if self._waits_for:
             return diagnostics.WARN, f'waiting for {self._waits_for}', values
