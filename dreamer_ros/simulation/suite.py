@@ -39,26 +39,34 @@ class SuiteWorld(World):
     def __init__(self, name: str, seed: int):
         domain, task = tasks()[name]
         with _quiet():
-            self._env = suite.load(domain, task, task_kwargs={'random': seed, 'time_limit': float('inf')})
+            environment = suite.load(domain, task, task_kwargs={'random': seed, 'time_limit': float('inf')})
         self.name = name
-        self.model = self._env.physics.model.ptr
-        self.data = self._env.physics.data.ptr
-        self.control_step = self._env.control_timestep()
+        self.control_step = environment.control_timestep()
         self.default_camera = _CAMERAS.get(domain, 0)
         self.default_length = _EPISODE_LENGTH
+        self._physics = environment.physics
+        self._task = environment.task
+        self._substeps = round(self.control_step / self._physics.timestep())
+        self.model = self._physics.model.ptr
+        self.data = self._physics.data.ptr
 
     def reset(self) -> None:
-        self._env.reset()
+        with self._physics.reset_context():
+            self._task.initialize_episode(self._physics)
 
     def step(self, control: np.ndarray) -> Tuple[float, bool]:
+        # What dm_control's Environment.step does, without the vector observation, a fifth of its time.
+        physics, task = self._physics, self._task
+        task.before_step(control, physics)
         try:
-            step = self._env.step(control)
+            physics.step(self._substeps)
         except PhysicsError as error:
             raise Diverged(str(error)) from error
-        return float(step.reward), step.discount == 0.0
+        task.after_step(physics)
+        return float(task.get_reward(physics)), task.get_termination(physics) is not None
 
     def close(self) -> None:
-        self._env.close()
+        self._physics.free()
 
 
 @contextlib.contextmanager

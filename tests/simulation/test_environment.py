@@ -8,11 +8,14 @@ import sys
 import mujoco
 import numpy as np
 import pytest
+from dm_control import suite
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.simulation import VISUAL_TASKS, make, task_names
 
-OTHER_TASKS = sorted(set(task_names()) - set(VISUAL_TASKS))
+# One for each domain of the suite that the visual tasks leave out.
+OTHER_TASKS = ('dog_walk', 'fish_swim', 'humanoid_stand', 'humanoid_CMU_stand', 'lqr_lqr_6_2',
+               'manipulator_bring_peg', 'point_mass_easy', 'stacker_stack_2', 'swimmer_swimmer6')
 
 
 @pytest.fixture
@@ -46,6 +49,7 @@ def same(first, second):
 def test_the_visual_tasks_are_the_twenty_of_the_paper():
     assert len(set(VISUAL_TASKS)) == 20
     assert set(VISUAL_TASKS) <= set(task_names())
+    assert set(OTHER_TASKS) <= set(task_names())
     assert {'humanoid_run', 'dog_fetch', 'manipulator_bring_ball', 'rover_target'} <= set(task_names())
 
 
@@ -96,6 +100,22 @@ def test_action_repeat_sums_rewards(task, open_environment):
         assert four.reward == pytest.approx(sum(observation.reward for observation in singles))
         assert np.array_equal(four.image, singles[-1].image)
     assert repeated.spec.control_period == pytest.approx(4 * once.spec.control_period)
+
+
+@pytest.mark.parametrize('task', ['cheetah_run', 'finger_turn_hard', 'humanoid_walk'])
+def test_suite_task_is_step_by_step_that_of_dm_control(task, open_environment):
+    environment = open_environment(task, seed=7, image_size=(16, 16))
+    reference = suite.load(*task.split('_', 1), task_kwargs={'random': 7})
+    random = np.random.default_rng(0)
+    for _ in range(2):
+        environment.reset()
+        reference.reset()
+        for _ in range(20):
+            action = random.uniform(-1, 1, len(environment.spec.action))
+            low, high = reference.action_spec().minimum, reference.action_spec().maximum
+            expected = reference.step(low + (action + 1) / 2 * (high - low))
+            assert environment.step(action).reward == expected.reward
+            assert np.array_equal(environment._world.data.qpos, reference.physics.data.qpos)
 
 
 def test_time_limit_cuts_the_last_action_short_and_is_not_terminal(open_environment):

@@ -69,7 +69,7 @@ def test_modes_show_the_same_scene(task):
 def test_suite_mode_is_what_dm_control_draws():
     environment = make('cheetah_run', render='suite')
     image = environment.reset().image
-    reference = environment._world._env.physics.render(64, 64, camera_id=0)
+    reference = environment._world._physics.render(64, 64, camera_id=0)
     environment.close()
     assert np.abs(image.astype(int) - reference).max() <= 2
 
