@@ -66,8 +66,10 @@ def read_episodes(path: Path, spec: RobotSpec) -> Tuple[List[Episode], List[Prob
         episodes = []
         for robot in _robots(recording):
             episodes += _align(path, robot, recording.custom_data, spec, problems)
-    except (InputError, OSError) as error:
+    except InputError as error:
         return [], [*problems, Problem(path, str(error))]
+    except OSError as error:
+        return [], [*problems, Problem(path, f'it can not be read ({error.strerror})')]
     return sorted(episodes, key=lambda episode: int(episode.stamp[0])), problems
 
 

@@ -80,16 +80,17 @@ def scan_mcap(path: Path, metadata_name: str) -> Scan:
                     except _DAMAGE as error:
                         damage.append(f'a chunk of {record.uncompressed_size} bytes is damaged ({_phrase(error)})')
                 elif isinstance(record, Schema):
-                    schemas[record.id] = record
+                    schemas.setdefault(record.id, record)
                 elif isinstance(record, Channel):
-                    channels[record.id] = record
+                    channels.setdefault(record.id, record)
                 elif isinstance(record, Message):
                     found.append((record.channel_id, record.log_time, memoryview(record.data)))
                 elif isinstance(record, Metadata) and record.name == metadata_name:
                     custom_data = dict(record.metadata)
         except _DAMAGE as error:
             damage.append(f'it breaks off at byte {stream.tell()} of {size} ({_phrase(error)})')
-    # Channels come last: the summary repeats those whose first chunk is damaged.
+    # The summary at the end of the file repeats what a damaged chunk would have said; the first word counts,
+    # because chunks are checked by their CRC.
     topics = {}
     for number, channel in channels.items():
         schema = schemas.get(channel.schema_id)
@@ -118,10 +119,10 @@ def _read_chunk(
             messages.append((number, time, data[start + _MESSAGE.size:end]))
         elif opcode == Opcode.SCHEMA:
             schema = Schema.read(ReadDataStream(io.BytesIO(data[start:end])))
-            schemas[schema.id] = schema
+            schemas.setdefault(schema.id, schema)
         elif opcode == Opcode.CHANNEL:
             channel = Channel.read(ReadDataStream(io.BytesIO(data[start:end])))
-            channels[channel.id] = channel
+            channels.setdefault(channel.id, channel)
     return messages
 
 

@@ -1,0 +1,270 @@
+"""The store over a folder: what enters, what doesn't, and that training continues where it stopped."""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from dreamer_ros.bridge import topics
+from dreamer_ros.errors import InputError
+from dreamer_ros.replay.bag import EpisodeWriter, partial_path
+from dreamer_ros.replay.prefetch import Prefetcher
+from dreamer_ros.replay.store import QUIET_SECONDS, ReplayStore
+from tests.replay.bags import PERIOD_NS, SPEC, START_NS, cdr_messages, random_episode, write_episode
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def fill(folder, rng, lengths, first=0):
+    """One bag per length, named and stamped in order."""
+    return [
+        write_episode(
+            folder, f'bag{first + k:03d}',
+            random_episode(rng, length, START_NS + (first + k) * 10_000 * PERIOD_NS))
+        for k, length in enumerate(lengths)
+    ]
+
+
+def make_old(path):
+    """As if nothing had touched a bag for long."""
+    then = time.time() - QUIET_SECONDS - 5
+    for entry in (*path.iterdir(), path) if path.is_dir() else (path,):
+        os.utime(entry, (then, then))
+
+
+def reasons(store):
+    return [str(problem) for problem in store.problems]
+
+
+def test_bags_enter_once_in_order(tmp_path, rng):
+    store = ReplayStore(tmp_path / 'episodes', SPEC, 1000)
+    assert store.refresh() == [] and store.steps == 0
+    fill(store.folder, rng, [10, 5])
+    infos = store.refresh()
+    assert [(info.name, info.steps, info.complete) for info in infos] == [('bag000', 10, True), ('bag001', 5, True)]
+    assert store.refresh() == []
+    fill(store.folder, rng, [7], first=2)
+    (info,) = store.refresh()
+    assert info.name == 'bag002' and float(info.meta['return']) == info.total_reward
+    assert (store.steps, store.episodes) == (22, 3)
+    batch = store.sample(2, 22)
+    assert np.flatnonzero(batch['is_first'][0]).tolist() == [0, 10, 15]
+    assert batch['vector'].shape == (2, 22, 2)
+    assert store.problems == []
+
+
+def test_oldest_whole_episodes_leave(tmp_path, rng):
+    fill(tmp_path, rng, [10, 20, 15, 12])
+    store = ReplayStore(tmp_path, SPEC, 30)
+    assert len(store.refresh()) == 4
+    assert (store.steps, store.episodes) == (27, 2)
+
+
+def test_bad_bags_are_told_once_and_the_rest_is_used(tmp_path, rng):
+    fill(tmp_path, rng, [10])
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'zero').mkdir()
+    (tmp_path / 'zero' / 'zero_0.mcap').touch()
+    (cut,) = fill(tmp_path, rng, [400], first=1)
+    os.truncate(cut / 'bag001_0.mcap', (cut / 'bag001_0.mcap').stat().st_size * 2 // 3)
+    (bare,) = fill(tmp_path, rng, [10], first=2)
+    (bare / 'metadata.yaml').unlink()
+    (flipped,) = fill(tmp_path, rng, [10], first=3)
+    (flipped / 'metadata.yaml').write_text('\0')
+    (tmp_path / 'notes.txt').write_text('not a bag')
+    (tmp_path / '.hidden').mkdir()
+    store = ReplayStore(tmp_path, SPEC, 10_000)
+    # What may still be on its way (copied, recorded by another tool) is waited for.
+    assert [info.name for info in store.refresh()] == ['bag000', 'bag003']
+    for path in (tmp_path / 'empty', tmp_path / 'zero', cut, bare):
+        make_old(path)
+    infos = store.refresh()
+    assert [info.name for info in infos] == ['bag001', 'bag002']
+    assert 50 < infos[0].steps < 400 and not infos[0].complete and infos[1].steps == 10
+    told = reasons(store)
+    for name in ('empty: ', 'zero: ', 'bag001: ', 'bag002: metadata.yaml is missing', 'bag003: metadata.yaml is'):
+        assert any(text.startswith(name) for text in told), (name, told)
+    assert not any('notes' in text or 'hidden' in text for text in told)
+    assert store.refresh() == [] and reasons(store) == told
+
+
+def test_bag_still_being_recorded_by_another_tool_is_waited_for(tmp_path, rng):
+    fill(tmp_path / 'away', rng, [10])
+    whole = tmp_path / 'away' / 'bag000'
+    store = ReplayStore(tmp_path / 'episodes', SPEC, 100)
+    copy = store.folder / 'bag000'
+    copy.mkdir()
+    data = (whole / 'bag000_0.mcap').read_bytes()
+    (copy / 'bag000_0.mcap').write_bytes(data[:len(data) // 2])
+    shutil.copy(whole / 'metadata.yaml', copy)
+    assert store.refresh() == [] and store.problems == []
+    (copy / 'bag000_0.mcap').write_bytes(data)
+    assert [info.steps for info in store.refresh()] == [10] and store.problems == []
+
+
+def test_a_copy_of_a_bag_is_not_loaded_again(tmp_path, rng):
+    (bag,) = fill(tmp_path, rng, [10])
+    shutil.copytree(bag, tmp_path / 'copy')
+    shutil.copy(bag / 'bag000_0.mcap', tmp_path / 'loose.mcap')
+    store = ReplayStore(tmp_path, SPEC, 100)
+    assert len(store.refresh()) == 1 and store.steps == 10
+    assert reasons(store) == [f'{name}: holds the same episode as bag000' for name in ('copy', 'loose.mcap')]
+
+
+CRASH = '''
+import os, sys
+from pathlib import Path
+import numpy as np
+from dreamer_ros.bridge import topics
+from dreamer_ros.replay.bag import EpisodeWriter
+from tests.replay.bags import cdr_messages, random_episode
+writer = EpisodeWriter(Path(sys.argv[1]), 'crashed', [t.within('sim0') for t in topics.PER_STEP], {})
+for row in cdr_messages(random_episode(np.random.default_rng(1), 400)):
+    writer.write(*row)
+os.kill(os.getpid(), 9)
+'''
+
+
+def test_leftovers_are_recovered_but_live_writers_left_alone(tmp_path, rng):
+    result = subprocess.run([sys.executable, '-c', CRASH, str(tmp_path)], timeout=60)
+    assert result.returncode == -9
+    writer = EpisodeWriter(tmp_path, 'live', [topic.within('sim0') for topic in topics.PER_STEP], {})
+    rows = cdr_messages(random_episode(rng, 30))
+    for row in rows[:75]:
+        writer.write(*row)
+    partial_path(tmp_path, 'dead').mkdir()  # a writer that died before its first chunk
+    store = ReplayStore(tmp_path, SPEC, 10_000)
+    (info,) = store.refresh()
+    assert info.name == 'crashed' and info.steps > 150 and not info.complete
+    assert any('nothing to recover' in text for text in reasons(store))
+    count = len(store.problems)
+    for row in rows[75:]:
+        writer.write(*row)
+    writer.close({})
+    (info,) = store.refresh()
+    assert info.name == 'live' and info.steps == 30 and info.complete
+    assert len(store.problems) == count
+
+
+def test_bag_of_another_robot_is_refused(tmp_path, rng):
+    write_episode(tmp_path, 'other', random_episode(rng, 5), {'spec_hash': '0123456789abcdef', 'spec': '{}'})
+    store = ReplayStore(tmp_path, SPEC, 100)
+    assert store.refresh() == [] and 'another robot' in reasons(store)[0]
+
+
+def test_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(InputError, match='expected a directory'):
+        ReplayStore(tmp_path / 'file', SPEC, 100)
+
+
+def test_resumed_store_gives_the_same_samples(tmp_path, rng):
+    fill(tmp_path, rng, [20, 30, 25, 9])
+    (tmp_path / 'bad').mkdir()
+    make_old(tmp_path / 'bad')
+    store = ReplayStore(tmp_path, SPEC, 70, seed=3)
+    # Not in the order of names: what came late is at the end of the ring.
+    (tmp_path / 'bag001').rename(tmp_path.parent / 'late')
+    store.refresh()
+    (tmp_path.parent / 'late').rename(tmp_path / 'bag001')
+    assert [info.name for info in store.refresh()] == ['bag001']
+    for _ in range(3):
+        store.sample(4, 10)
+    state = json.loads(json.dumps(store.state_dict()))
+    resumed = ReplayStore(tmp_path, SPEC, 70, seed=77)
+    resumed.load_state_dict(state)
+    assert resumed.refresh() == [] and resumed.problems == []
+    for _ in range(5):
+        one, other = store.sample(4, 10), resumed.sample(4, 10)
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+    # The first bag left the ring before the stop and stays out; new ones come in.
+    assert resumed.steps == store.steps == 64
+    fill(tmp_path, rng, [4], first=10)
+    assert [info.name for info in resumed.refresh()] == ['bag010']
+
+
+def test_resume_after_bags_were_deleted(tmp_path, rng):
+    bags = fill(tmp_path, rng, [20, 30, 25])
+    store = ReplayStore(tmp_path, SPEC, 1000)
+    store.refresh()
+    state = store.state_dict()
+    shutil.rmtree(bags[1])
+    resumed = ReplayStore(tmp_path, SPEC, 1000)
+    resumed.load_state_dict(state)
+    assert resumed.steps == 45 and any('bag001' in text for text in reasons(resumed))
+    resumed.sample(4, 10)
+
+
+def test_prefetcher_gives_what_sampling_gives(tmp_path, rng):
+    fill(tmp_path, rng, [20, 30])
+    stores = [ReplayStore(tmp_path, SPEC, 1000, seed=3) for _ in range(3)]
+    for store in stores:
+        store.refresh()
+    plain, fetched, resumed = stores
+    with Prefetcher(fetched, batch=4, length=8) as prefetcher:
+        for _ in range(6):
+            np.testing.assert_array_equal(prefetcher.next()['image'], plain.sample(4, 8)['image'])
+        # Batches made ahead do not count as given.
+        state = prefetcher.state_dict()
+    resumed.load_state_dict(state)
+    np.testing.assert_array_equal(resumed.sample(4, 8)['index'], plain.sample(4, 8)['index'])
+    with pytest.raises(RuntimeError, match='closed'):
+        prefetcher.next()
+
+
+def test_prefetcher_hands_errors_over_and_ends(tmp_path, rng):
+    fill(tmp_path, rng, [5])
+    store = ReplayStore(tmp_path, SPEC, 100)
+    store.refresh()
+    before = threading.active_count()
+    with Prefetcher(store, batch=4, length=8) as prefetcher:
+        for _ in range(2):
+            with pytest.raises(InputError, match='needs 8 steps, the store holds 5'):
+                prefetcher.next()
+    assert threading.active_count() == before
+
+
+def test_sampling_while_bags_come_in(tmp_path, rng):
+    """Samples taken while episodes enter and leave are whole: every row is a row of the bag it names."""
+    episodes = [random_episode(rng, 20, START_NS + k * 10_000 * PERIOD_NS) for k in range(30)]
+    known = {
+        step.tobytes(): (k, t) for k, episode in enumerate(episodes) for t, step in enumerate(episode.image)
+    }
+    write_episode(tmp_path, 'bag000', episodes[0])
+    store = ReplayStore(tmp_path, SPEC, 70)
+    store.refresh()
+    done = threading.Event()
+
+    def come():
+        for k, episode in enumerate(episodes[1:], start=1):
+            write_episode(tmp_path, f'bag{k:03d}', episode)
+            store.refresh()
+        done.set()
+
+    thread = threading.Thread(target=come)
+    thread.start()
+    checked = 0
+    with Prefetcher(store, batch=4, length=10) as prefetcher:
+        while not done.is_set() or checked < 50:
+            batch = prefetcher.next()
+            for b in range(4):
+                places = [known[image.tobytes()] for image in batch['image'][b]]
+                for t, (k, row) in enumerate(places):
+                    assert batch['reward'][b, t] == episodes[k].reward[row]
+                    assert batch['is_first'][b, t] == (row == 0)
+                    if t:
+                        assert places[t - 1] in ((k, row - 1), (k - 1, 19))
+            checked += 1
+    thread.join()
+    assert store.steps == 60 and store.problems == []
