@@ -47,10 +47,16 @@ class Exporter:
         self._spec = spec
         # A copy on the CPU: tracing and the golden vector leave the module in training alone.
         self._policy = copy.deepcopy(policy).cpu().float().eval().requires_grad_(False)
-        self._model = self._trace()
         known = self._policy.state_dict()
+        # The tracer merges tensors of equal values, such as all biases before the first update.
+        for tensor in known.values():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.1, 0.2)
+        self._model = self._trace()
         self._weights = [tensor for tensor in self._model.graph.initializer if tensor.name in known]
-        unknown = [tensor.name for tensor in self._model.graph.initializer if tensor.name not in known]
+        fixed = {name for name, _ in self._policy.named_buffers()}
+        unknown = [tensor.name for tensor in self._model.graph.initializer
+                   if tensor.name not in known and tensor.name not in fixed]
         if unknown:
             # They would keep the values of the first export for ever.
             raise ValueError(f'the trace made constants that are no parameters: {unknown}')

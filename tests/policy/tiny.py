@@ -39,6 +39,9 @@ class TinyPolicy(nn.Module):
         self.posterior = nn.Linear(deter + embed, stoch)
         self.actor = nn.Linear(deter + stoch, 2 * actions)
         self.register_buffer('minimum_std', torch.tensor(0.1))
+        for name, parameter in self.named_parameters():
+            if name.endswith('bias'):  # equal at first, as in the real networks
+                nn.init.zeros_(parameter)
 
     def forward(self, image, *inputs):
         vector, (is_first, state, noise) = (inputs[0], inputs[1:]) if self.uses_vector else (None, inputs)
