@@ -242,17 +242,27 @@ def _fsync_directory(path: Path) -> None:
 
 
 def _lock_directory(path: Path, wait: bool) -> Optional[int]:
-    """Lock a directory for as long as the returned descriptor is open; None if another process has it.
+    """Lock a directory for as long as the returned descriptor is open.
 
     The kernel frees the lock when its owner dies, so a held lock means a live writer.
+
+    Returns:
+        None if another process has the lock, or has just renamed or removed the directory.
     """
-    handle = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        return handle
-    except BlockingIOError:
-        os.close(handle)
-        return None
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # The lock belongs to the directory, whatever it is called by now.
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                locked, handle = handle, None
+                return locked
+        finally:
+            if handle is not None:
+                os.close(handle)
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    return None
 
 
 def recover(path: Path) -> Optional[Path]:
@@ -262,7 +272,7 @@ def recover(path: Path) -> Optional[Path]:
     loses nothing: it can be run again.
 
     Returns:
-        The finished bag, or None if a live process is still writing it.
+        The finished bag, or None if a live process is still writing it or has just finished it.
 
     Raises:
         InputError: nothing in it is whole, or it can't be written.

@@ -66,7 +66,10 @@ def describe(path: Path) -> List[BagInfo]:
 
 
 def _describe(bag: Path) -> BagInfo:
-    size = sum(file.stat().st_size for file in bag.iterdir() if file.is_file())
+    try:
+        size = sum(file.stat().st_size for file in bag.iterdir())
+    except FileNotFoundError:
+        return BagInfo(bag.name, problem='renamed or deleted this moment')
     if is_partial(bag):
         return BagInfo(bag.name, size=size, problem='being written, or left by a crash')
     try:

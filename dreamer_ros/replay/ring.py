@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import collections
+import math
+import mmap
 import threading
 from typing import Deque, Dict, Tuple
 
@@ -9,6 +11,17 @@ import numpy as np
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.episode import Episode
+
+
+# Not in every Python's mmap module, but the same on every Linux that ROS runs on.
+MAP_NORESERVE = getattr(mmap, 'MAP_NORESERVE', 0x4000)
+
+
+def _reserve(shape: Tuple[int, ...], kind: type) -> np.ndarray:
+    """A zeroed array that takes address space only; memory is used as rows are written."""
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    pages = mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+    return np.ndarray(shape, kind, pages)
 
 
 class ReplayBuffer:
@@ -38,12 +51,11 @@ class ReplayBuffer:
             'is_terminal': ((), np.bool_),
         }
         try:
-            # np.empty takes address space only; memory is used as steps come.
-            self._rows = {key: np.empty((capacity, *shape), kind) for key, (shape, kind) in shapes.items()}
-        except MemoryError as error:
+            self._rows = {key: _reserve((capacity, *shape), kind) for key, (shape, kind) in shapes.items()}
+        except (OSError, OverflowError, ValueError) as error:
             size = capacity * int(np.prod(image_size)) * 3 / 2**30
             raise InputError(
-                f'replay capacity: {capacity} steps need {size:.1f} GiB of memory, which this machine refuses'
+                f'replay capacity: {capacity} steps need {size:.1f} GiB of address space, which this machine refuses'
             ) from error
         self._rng = np.random.default_rng(seed)
         self._lock = threading.RLock()

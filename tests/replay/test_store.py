@@ -156,6 +156,63 @@ def test_leftovers_are_recovered_but_live_writers_left_alone(tmp_path, rng):
     assert len(store.problems) == count
 
 
+LOOP = '''
+import sys
+from pathlib import Path
+import numpy as np
+from dreamer_ros.bridge import topics
+from dreamer_ros.replay.bag import EpisodeWriter
+from tests.replay.bags import START_NS, cdr_messages, random_episode
+life = int(sys.argv[2])
+rows = [cdr_messages(random_episode(np.random.default_rng([life, k]), 250, START_NS + (life * 50 + k) * 10**12))
+        for k in range(3)]
+print('ready', flush=True)
+for k in range(1000):
+    name = f'bag{life:03d}-{k:03d}'
+    writer = EpisodeWriter(Path(sys.argv[1]), name, [t.within('sim0') for t in topics.PER_STEP], {})
+    for row in rows[k % 3]:
+        writer.write(*row)
+    if k < 3:
+        writer.close({})
+    else:
+        writer.abort()
+'''
+
+
+def test_kill_9_at_any_moment(tmp_path):
+    """Writers die one after the other while a store looks on; nothing whole is lost, nothing comes twice."""
+    seed = int.from_bytes(os.urandom(4), 'little')
+    print('seed', seed)
+    rng = np.random.default_rng(seed)
+    store = ReplayStore(tmp_path, SPEC, 10_000)
+    infos = []
+    for life in range(4):
+        process = subprocess.Popen(
+            [sys.executable, '-c', LOOP, str(tmp_path), str(life)], stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout.readline().strip() == 'ready'
+            end = time.monotonic() + rng.uniform(0, 0.3)
+            while time.monotonic() < end:
+                infos += store.refresh()
+        finally:
+            process.kill()
+            process.wait(timeout=20)
+            process.stdout.close()
+        infos += store.refresh()
+        for info in infos:
+            life_of, k = int(info.name[3:6]), int(info.name[7:10])
+            expected = random_episode(np.random.default_rng([life_of, k % 3]), 250)
+            assert info.steps == 250 if info.complete else info.steps < 250
+            assert info.total_reward == expected.reward[:info.steps].sum(dtype=np.float64)
+    names = [info.name for info in infos]
+    assert len(set(names)) == len(names)
+    # Each death left at most one bag that is not complete.
+    assert sum(not info.complete for info in infos) <= 4
+    assert sum(info.complete for info in infos) >= 1
+    assert all('nothing to recover' in text or 'without' in text or 'same episode' in text
+               for text in reasons(store)), reasons(store)
+
+
 def test_bag_of_another_robot_is_refused(tmp_path, rng):
     write_episode(tmp_path, 'other', random_episode(rng, 5), {'spec_hash': '0123456789abcdef', 'spec': '{}'})
     store = ReplayStore(tmp_path, SPEC, 100)
