@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -255,13 +256,16 @@ def _read_layers(name: str, seen: List[str]) -> Tuple[Path, dict]:
         raise InputError(f'preset {path}: extends itself through {" -> ".join(seen)}')
     try:
         data = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f'preset {path}: cannot be read ({error})') from error
     if not isinstance(data, dict):
         raise InputError(f'preset {path}: expected sections with keys, got {type(data).__name__}')
     base = data.pop('extends', None)
     if base is not None:
-        _, below = _read_layers(str(base), seen + [str(path)])
+        base = str(base)
+        if base.endswith(('.yaml', '.yml')):  # a file beside the one that names it
+            base = str(path.parent / base)
+        _, below = _read_layers(base, seen + [str(path)])
         data = _merge(below, data)
     return path, data
 
@@ -309,10 +313,12 @@ def _value(hint, value, metadata, where: str):
             pass
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if hint is int and isinstance(value, float) and value == int(value):
+    if hint is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise InputError(f'{where}: expected {hint.__name__}, got {value!r}')
+    if hint is float and not math.isfinite(value):
+        raise InputError(f'{where}: expected a finite number, got {value!r}')
     if 'choices' in metadata and value not in metadata['choices']:
         raise InputError(f'{where}: expected one of {", ".join(metadata["choices"])}, got {value!r}')
     low, high = metadata.get('low'), metadata.get('high')
@@ -337,10 +343,16 @@ def _check(config: Config, where: str) -> None:
             f'imagination.starts must be 0, got {config.imagination.starts}')
     if config.actor.gradient == 'reinforce' and not config.imagination.include_start:
         raise InputError(f'{where}: actor.gradient reinforce needs imagination.include_start true')
+    if not config.imagination.include_start and config.imagination.horizon < 2:
+        raise InputError(
+            f'{where}: imagination.horizon must be at least 2 when imagination.include_start is false, got '
+            f'{config.imagination.horizon}')
+    if config.conv.kind == 'pool' and (config.rssm.deter % 8 or config.conv.depth % 2):
+        raise InputError(
+            f'{where}: conv.kind pool needs rssm.deter divisible by 8 and an even conv.depth, got '
+            f'{config.rssm.deter} and {config.conv.depth}')
     if 'default' not in config.env.action_repeat:
         raise InputError(f'{where}: env.action_repeat needs a `default` entry')
     if config.rssm.cell == 'block_gru' and config.rssm.deter % config.rssm.blocks:
         raise InputError(
             f'{where}: rssm.deter {config.rssm.deter} is not divisible by rssm.blocks {config.rssm.blocks}')
-
-

@@ -21,6 +21,9 @@ class RobotSpec:
         action_low, action_high: physical limits per actuator; on the wire actions are normalised to [-1, 1].
         control_period: seconds between two actions of the agent.
         action_repeat: control steps of the simulator (env steps) per action.
+
+    Raises:
+        InputError: a field cannot be converted to its type, or names and limits differ in number.
     """
 
     name: str
@@ -31,6 +34,29 @@ class RobotSpec:
     action_high: Tuple[float, ...]
     control_period: float
     action_repeat: int
+
+    def __post_init__(self):
+        # Equal specs must hash equally, whether their numbers came as int, float or numpy scalars.
+        convert = {
+            'name': str, 'image_size': _tuple_of(int), 'vector': _tuple_of(str), 'action': _tuple_of(str),
+            'action_low': _tuple_of(float), 'action_high': _tuple_of(float),
+            'control_period': float, 'action_repeat': int}
+        for key, kind in convert.items():
+            value = getattr(self, key)
+            try:
+                object.__setattr__(self, key, kind(value))
+            except (TypeError, ValueError) as error:
+                raise InputError(f'robot spec: {key} cannot be {value!r} ({error})') from error
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise InputError(f'robot spec: image_size must be (height, width) in pixels, got {self.image_size}')
+        if not len(self.action) == len(self.action_low) == len(self.action_high):
+            raise InputError(
+                f'robot spec: {len(self.action)} actions need as many limits, got {len(self.action_low)} '
+                f'action_low and {len(self.action_high)} action_high')
+        if not self.control_period > 0.0 or self.action_repeat < 1:
+            raise InputError(
+                f'robot spec: control_period and action_repeat must be positive, got {self.control_period} and '
+                f'{self.action_repeat}')
 
     def to_dict(self) -> dict:
         """Plain JSON-ready values."""
@@ -48,7 +74,7 @@ class RobotSpec:
         """Parse what `to_json` wrote.
 
         Raises:
-            InputError: the text is not JSON, or keys are missing or unknown.
+            InputError: the text is not JSON, keys are missing or unknown, or a value does not fit.
         """
         try:
             data = json.loads(text)
@@ -58,16 +84,7 @@ class RobotSpec:
         if not isinstance(data, dict) or set(data) != names:
             found = sorted(data) if isinstance(data, dict) else type(data).__name__
             raise InputError(f'robot spec: expected the keys {sorted(names)}, got {found}')
-        return cls(
-            name=str(data['name']),
-            image_size=tuple(int(n) for n in data['image_size']),
-            vector=tuple(data['vector']),
-            action=tuple(data['action']),
-            action_low=tuple(float(x) for x in data['action_low']),
-            action_high=tuple(float(x) for x in data['action_high']),
-            control_period=float(data['control_period']),
-            action_repeat=int(data['action_repeat']),
-        )
+        return cls(**data)
 
     @property
     def hash(self) -> str:
@@ -84,3 +101,11 @@ class RobotSpec:
             f'{key} is {theirs[key]} instead of {mine[key]}'
             for key in mine if key != 'name' and mine[key] != theirs[key]
         )
+
+
+def _tuple_of(kind):
+    def convert(values) -> tuple:
+        if isinstance(values, str):  # a string is a sequence, too
+            raise TypeError('expected a list')
+        return tuple(kind(value) for value in values)
+    return convert

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dreamer_ros.agents.returns import lambda_returns, n_step_returns, reward_returns
 from dreamer_ros.agents.world_model import Batch, WorldModel, head
 from dreamer_ros.config import Config
-from dreamer_ros.nets.distributions import ACTIONS, SCALARS
+from dreamer_ros.nets.distributions import ACTIONS, SCALARS, bounded
 from dreamer_ros.nets.layers import flatten_time
 from dreamer_ros.nets.rssm import State
 
@@ -20,7 +20,7 @@ class Dream(NamedTuple):
     """An imagined trajectory, time-major: features of s_0 … s_H and the actions between them."""
 
     feature: Tensor  # [H + 1, N, F]
-    action: Tensor  # [H, N, A]
+    action: Tensor  # [H, N, A], as sampled: the model takes them clipped, their likelihood does not
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ class Behaviour(nn.Module):
         state, features, actions = start, [start.feature], []
         for t in range(horizon):
             action = self.distribution.sample(self.actor(features[-1].detach()), action_noise[t])
-            state = model.rssm.imagine_step(state, action, noises[t])
+            state = model.rssm.imagine_step(state, bounded(action), noises[t])
             features.append(state.feature)
             actions.append(action)
         return Dream(torch.stack(features), torch.stack(actions))
@@ -147,9 +147,10 @@ class Behaviour(nn.Module):
         elif estimator == 'n_step':
             returns = n_step_returns(*aligned, self.imagination.horizon)
         else:
-            returns = reward_returns(aligned[0])
-        started = discount[span.start:-2].detach() if span.start else discount[1:-1].detach()
-        weight = torch.cat([torch.ones_like(returns[:1]), started], 0)[:len(returns)].cumprod(0).detach()
+            returns = reward_returns(reward)[:len(aligned[0])]
+        # The probability of still going on; a terminal start state (V2, V3) weighs nothing itself.
+        going = discount[:-1] if span.start == 0 else torch.cat([torch.ones_like(discount[:1]), discount[1:-2]])
+        weight = going.cumprod(0).detach()
         return returns, weight, span
 
     def actor_loss(self, feature, dream: Dream, returns, weight, baseline) -> Tuple[Tensor, Dict[str, Tensor]]:

@@ -98,7 +98,7 @@ class TanhNormal:
 
 
 class BoundedNormal:
-    """Normal with tanh-bounded mean; samples are clipped to [−1, 1] with a straight-through gradient.
+    """Normal with tanh-bounded mean. Samples are unbounded, so that `log_prob` is theirs; see `bounded`.
 
     Args:
         std: raw value to standard deviation.
@@ -112,10 +112,9 @@ class BoundedNormal:
         return torch.tanh(mean), self._std(std)
 
     def sample(self, raw: Tensor, noise: Tensor) -> Tensor:
+        """Reparameterised action; zero noise gives the mode tanh(mean)."""
         mean, std = self.parameters(raw)
-        action = mean + std * noise
-        clipped = action.clamp(-1.0, 1.0)
-        return action + (clipped - action).detach() if action.requires_grad else clipped
+        return mean + std * noise
 
     def log_prob(self, raw: Tensor, action: Tensor) -> Tensor:
         mean, std = self.parameters(raw)
@@ -124,6 +123,11 @@ class BoundedNormal:
     def entropy(self, raw: Tensor) -> Tensor:
         _, std = self.parameters(raw)
         return normal_entropy(std).sum(-1)
+
+
+def bounded(action: Tensor) -> Tensor:
+    """The action as the environment takes it, clipped to [−1, 1], with a straight-through gradient."""
+    return action + (action.clamp(-1.0, 1.0) - action).detach()
 
 
 def normal_log_prob(mean: Tensor, std: Tensor, x: Tensor) -> Tensor:

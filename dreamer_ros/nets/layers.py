@@ -43,8 +43,8 @@ def norm_layer(name: str, size: int) -> nn.Module:
 
 
 def dense(inputs: int, units: int, activation: str, norm: str) -> nn.Sequential:
-    """Linear, norm, activation. A norm makes the bias of the linear layer redundant."""
-    linear = nn.Linear(inputs, units, bias=norm == 'none')
+    """Linear, norm, activation. The shift of a layer norm makes the linear layer's bias redundant."""
+    linear = nn.Linear(inputs, units, bias=norm != 'layer')
     initialise(linear, norm)
     return nn.Sequential(linear, norm_layer(norm, units), ACTIVATIONS[activation]())
 
@@ -121,5 +121,3 @@ def softplus_inverse(x: float) -> float:
 def flatten_time(x: Tensor) -> Tensor:
     """Merge batch and time: [B, T, ...] to [B·T, ...]."""
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
-
-

@@ -141,7 +141,7 @@ class RSSM(nn.Module):
         self.prior_hidden = mlp(config.deter, config.hidden, config.prior_layers, *shape[1:])
         self.prior_out = nn.Linear(config.hidden, self.latent.raw_size)
         # The first posterior layer sees [deter, embed]; kept as two so that embeddings are projected outside the scan.
-        joint = nn.Linear(config.deter + embed_size, config.hidden, bias=config.norm == 'none')
+        joint = nn.Linear(config.deter + embed_size, config.hidden, bias=config.norm != 'layer')
         initialise(joint, config.norm)
         self.posterior_deter = nn.Linear(config.deter, config.hidden, bias=joint.bias is not None)
         self.posterior_embed = nn.Linear(embed_size, config.hidden, bias=False)
