@@ -154,7 +154,8 @@ class Environment:
                 f'action of {self.spec.name}: expected {len(self._low)} values '
                 f'({", ".join(self.spec.action)}), got the shape {action.shape}')
         if np.isnan(action).any():
-            raise InputError(f'action of {self.spec.name}: expected numbers in [-1, 1], got {action.tolist()}')
+            raise InputError(
+                f'action of {self.spec.name}: expected numbers in [-1, 1], got {action.tolist()}')
         return self._low + (np.clip(action, -1, 1) + 1) / 2 * (self._high - self._low)
 
     def _observe(self) -> Observation:
@@ -200,7 +201,7 @@ def make(
         image_size: (height, width) in pixels.
         action_repeat: control steps per action.
         seed: of the random initial states; equal seeds and actions give equal episodes.
-        render: `fast` (no shadows, no reflections), `shadows` (small shadow map), `suite` (as the model says).
+        render: `fast` (no shadows or reflections), `shadows` (a small shadow map), `suite` (dm_control's).
         camera: name or number of one of the model's cameras; None for the task's own.
         episode_length: control steps per episode; None for the task's own (1000 in the suite).
 
@@ -209,11 +210,13 @@ def make(
     """
     low, high = _IMAGE_SIDES
     if len(image_size) != 2 or not all(low <= side <= high for side in image_size):
-        raise InputError(f'image_size: expected (height, width) from {low} to {high} pixels, got {image_size}')
+        raise InputError(f'image_size: expected (height, width) from {low} to {high}, got {image_size}')
     if action_repeat < 1:
         raise InputError(f'action_repeat: expected at least 1, got {action_repeat}')
     if episode_length is not None and episode_length < 1:
         raise InputError(f'episode_length: expected at least 1 control step, got {episode_length}')
+    if not 0 <= seed < 2**32:
+        raise InputError(f'seed: expected a number from 0 to 2**32 - 1, got {seed}')
     gl.prepare()
     from dreamer_ros.simulation.rendering import Renderer
     world = _world(task, seed)

@@ -54,7 +54,8 @@ def _backend() -> Any:
         return importlib.import_module(f'mujoco.{name}')
     except ModuleNotFoundError as error:
         raise InputError(
-            f'simulation: the Python package {error.name} is missing; pip install "dreamer_ros[sim]"') from error
+            f'simulation: the Python package {error.name} is missing; pip install "dreamer_ros[sim]"'
+        ) from error
     except (ImportError, AttributeError, OSError) as error:
         # PyOpenGL reports a missing library as an AttributeError on None.
         raise _unavailable(error) from error

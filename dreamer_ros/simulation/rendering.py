@@ -13,11 +13,11 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.simulation import gl
 
 # Milliseconds per 64x64 frame of cartpole / walker / cheetah / quadruped in software on one core:
-#   fast 0.22 / 0.27 / 0.29 / 0.52: no shadows; no reflections, which draw the scene a second time; curved
-#     surfaces and large floors of fewer triangles, which a small image hardly shows
-#   shadows 2.3 / 3.2 / 3.5 / 6.9: a shadow map of 512 pixels, one sample per pixel
-#   suite 12 / 15 / 16 / 28: as the model asks: shadow map 2048 or 4096, 4 samples per pixel, buffer 640x480
-# The sky costs 0.1 ms and haze nothing, so every mode keeps them.
+#   fast 0.22 / 0.27 / 0.29 / 0.52: no shadows, and no reflections, which draw the scene a second time
+#   shadows 1.9 / 1.5 / 1.8 / 3.6: a shadow map of 512 pixels, and reflections
+#   suite 13 / 15 / 17 / 28: as the model asks: shadow map 2048 or 4096, 4 samples per pixel, buffer 640x480
+# Both faster modes draw curved surfaces and large floors with fewer triangles, which a small image hardly
+# shows; that halves their time. The sky costs 0.1 ms and haze nothing, so every mode keeps them.
 MODES = ('fast', 'shadows', 'suite')
 
 _FLOOR_QUADS = 100  # along a side; MuJoCo's spacing may ask for a thousand
@@ -41,7 +41,7 @@ class CameraModel:
 
     @property
     def K(self) -> np.ndarray:
-        """f64[3, 3] intrinsic matrix in pixels, pixel centres at whole numbers as ROS and OpenCV have them."""
+        """f64[3, 3] intrinsic matrix in pixels; pixel centres lie at whole numbers, as in ROS and OpenCV."""
         focal = self.height / 2 / math.tan(math.radians(self.fovy) / 2)
         return np.array([
             [focal, 0, (self.width - 1) / 2],
@@ -66,7 +66,9 @@ class Renderer:
         InputError: unknown mode or camera, or OpenGL is not available.
     """
 
-    def __init__(self, model: mujoco.MjModel, image_size: Tuple[int, int], mode: str, camera: Union[int, str]):
+    def __init__(
+        self, model: mujoco.MjModel, image_size: Tuple[int, int], mode: str, camera: Union[int, str]
+    ):
         if mode not in MODES:
             raise InputError(f'render: expected one of {", ".join(MODES)}, got {mode!r}')
         height, width = image_size
@@ -129,10 +131,7 @@ def _simplify(model: mujoco.MjModel, image_size: Tuple[int, int], mode: str) -> 
         return
     screen.offwidth, screen.offheight = width, height
     quality.offsamples = 0
-    if mode == 'shadows':
-        quality.shadowsize = 512
-        return
-    quality.shadowsize = 0
+    quality.shadowsize = 512 if mode == 'shadows' else 0
     quality.numslices, quality.numstacks = 16, 8
     planes = np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE)
     # The third size of a plane is the spacing of the quads it is drawn with; lighting is computed per vertex.

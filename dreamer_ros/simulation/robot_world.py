@@ -14,7 +14,11 @@ from dreamer_ros.simulation.world import Diverged, World
 Measure = Callable[[], float]
 
 _PLACING_TRIES = 1000
-_UNSTABLE = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
+_UNSTABLE = (
+    mujoco.mjtWarning.mjWARN_BADQPOS,
+    mujoco.mjtWarning.mjWARN_BADQVEL,
+    mujoco.mjtWarning.mjWARN_BADQACC,
+)
 _OBJECTS = {
     'body': mujoco.mjtObj.mjOBJ_BODY,
     'camera': mujoco.mjtObj.mjOBJ_CAMERA,
@@ -96,7 +100,8 @@ class RobotWorld(World):
         period, timestep = self._task.control_period, self.model.opt.timestep
         substeps = round(period / timestep)
         if substeps < 1 or abs(substeps * timestep - period) > 1e-6 * period:
-            raise self._fail(f'control_period: expected a multiple of the physics timestep {timestep}, got {period}')
+            raise self._fail(
+                f'control_period: expected a multiple of the physics timestep {timestep}, got {period}')
         return substeps
 
     def _number(self, kind: str, name: str) -> int:
@@ -182,7 +187,8 @@ class RobotWorld(World):
     def _placer(self, placement: Placement) -> Callable[[], None]:
         position, quaternion = self._pose(placement.body)
         others = [(self._pose(body)[0], distance) for body, distance in placement.apart]
-        axes = [(axis, limits) for axis, limits in enumerate((placement.x, placement.y, placement.z)) if limits]
+        ranges = enumerate((placement.x, placement.y, placement.z))
+        axes = [(axis, limits) for axis, limits in ranges if limits]
 
         def place() -> None:
             for _ in range(_PLACING_TRIES):

@@ -54,7 +54,7 @@ class End:
 
 @dataclasses.dataclass(frozen=True)
 class TaskFile:
-    """A validated task file; names are checked against the model later. See sim/README.md for the meanings."""
+    """A task file whose names are yet to be checked against the model. sim/README.md explains the keys."""
 
     path: Path
     model: Path
@@ -123,14 +123,13 @@ class _Section:
     def __init__(self, path: Path, where: str, content: Any):
         self._path = path
         self._where = where
-        if not isinstance(content, dict):
-            self.fail('', 'a mapping of keys to values', content)
+        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+            self.fail('', 'a mapping of names to values', content)
         self._left = dict(content)
         self._known = []
 
     def fail(self, key: str, expected: str, got: Any) -> None:
-        place = '.'.join(part for part in (self._where, key) if part)
-        raise InputError(f'task file {self._path}: {place + ": " if place else ""}expected {expected}, got {got!r}')
+        raise InputError(f'task file {self._path}: {self._place(key)}: expected {expected}, got {got!r}')
 
     def keys(self) -> Tuple[str, ...]:
         return tuple(self._left)
@@ -157,13 +156,12 @@ class _Section:
 
     def section(self, key: str) -> _Section:
         self._known.append(key)
-        where = f'{self._where}.{key}' if self._where else key
-        return _Section(self._path, where, self._left.pop(key, {}))
+        return _Section(self._path, self._place(key), self._left.pop(key, {}))
 
     def items(self, key: str) -> Tuple[_Section, ...]:
         content = self._take(key, 'a list', lambda value: isinstance(value, list), {'default': []})
-        where = f'{self._where}.{key}' if self._where else key
-        return tuple(_Section(self._path, f'{where}[{number}]', item) for number, item in enumerate(content))
+        return tuple(_Section(self._path, f'{self._place(key)}[{number}]', item)
+                     for number, item in enumerate(content))
 
     def finish(self) -> None:
         if self._left:
@@ -174,13 +172,14 @@ class _Section:
         if key not in self._left:
             if default:
                 return default['default']
-            raise InputError(
-                f'task file {self._path}: {self._where + ": " if self._where else ""}'
-                f'the key {key} ({expected}) is missing')
+            raise InputError(f'task file {self._path}: {self._place(key)} ({expected}) is missing')
         value = self._left.pop(key)
         if not valid(value):
             self.fail(key, expected, value)
         return value
+
+    def _place(self, key: str) -> str:
+        return '.'.join(part for part in (self._where, key) if part) or 'the whole file'
 
 
 def _placement(section: _Section) -> Placement:
@@ -225,7 +224,9 @@ def _end(section: _Section) -> End:
 
 def _parameters(section: _Section, kind: str) -> Dict[str, Any]:
     names, numbers = _PARAMETERS[kind]
-    return {**{key: section.text(key) for key in names}, **{key: float(section.positive(key)) for key in numbers}}
+    parameters = {key: section.text(key) for key in names}
+    parameters.update((key, float(section.positive(key))) for key in numbers)
+    return parameters
 
 
 def _ranges(section: _Section, allowed: Tuple[str, ...] = (), positive: bool = False) -> Dict[str, Range]:

@@ -183,7 +183,8 @@ def test_alias(open_environment):
 
 
 @pytest.mark.parametrize('action, message', [
-    ([np.nan], 'numbers'), ([0, 0], 'expected 1 values'), ([], 'expected 1 values'), (0.5, 'expected 1 values')])
+    ([np.nan], 'numbers'), ([0, 0], 'expected 1 values'), ([], 'expected 1 values'), (0.5, 'expected 1 values'),
+])
 def test_bad_actions_are_refused_and_cost_nothing(action, message, open_environment):
     environment = open_environment('cartpole_swingup')
     environment.reset()
@@ -205,6 +206,7 @@ def test_bad_actions_are_refused_and_cost_nothing(action, message, open_environm
     ('cartpole_swingup', {'image_size': (64,)}, 'image_size'),
     ('cartpole_swingup', {'action_repeat': 0}, 'action_repeat'),
     ('cartpole_swingup', {'episode_length': 0}, 'episode_length'),
+    ('cartpole_swingup', {'seed': -1}, 'seed'),
 ])
 def test_bad_input(task, options, message):
     with pytest.raises(InputError, match=message) as caught:

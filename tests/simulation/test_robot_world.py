@@ -35,7 +35,7 @@ ARM_TASK = {
 
 @pytest.fixture
 def arm(tmp_path):
-    """`arm(**changes)` writes the arm's task file with some top-level keys changed and makes its environment."""
+    """`arm(**changes)` writes the arm's task file with some keys changed and makes its environment."""
     opened = []
     (tmp_path / 'arm.xml').write_text(ARM)
 
@@ -220,9 +220,10 @@ def test_randomise_stays_in_its_ranges_around_the_original(arm):
     ({'reward': []}, 'at least one term'),
     ({'reward': [{'type': 'joy'}]}, r'reward\[0\].type: expected one of closeness, progress, facing, effort'),
     ({'reward': [{'type': 'facing', 'from': 'hand', 'to': 'moon'}]}, 'got .moon'),
-    ({'reward': [{'type': 'facing', 'from': 'hand'}]}, r'reward\[0\]: the key to .a name. is missing'),
+    ({'reward': [{'type': 'facing', 'from': 'hand'}]}, r'reward\[0\].to .a name. is missing'),
     ({'reward': [{'type': 'effort', 'near': 1}]}, r'reward\[0\]: expected the keys .*weight, got .near'),
     ({'reward': [{**ARM_TASK['reward'][0], 'far': 0.1}]}, r'far: expected more than near'),
+    ({'reset': {'joints': {1: [0, 1]}}}, 'reset.joints: expected a mapping of names'),
     ({'reward': ['effort']}, r'reward\[0\]: expected a mapping'),
     ({'end': [{'type': 'tilt', 'of': 'arm'}]}, r'end\[0\]: expected either below or above'),
     ({'end': {'type': 'tilt'}}, 'end: expected a list'),
@@ -244,9 +245,10 @@ def test_files_that_are_no_task(tmp_path, arm):
     with pytest.raises(InputError, match='nowhere.yaml: cannot be read'):
         make(str(tmp_path / 'nowhere.yaml'))
     broken = tmp_path / 'broken.yaml'
-    broken.write_text('model: [unclosed')
-    with pytest.raises(InputError, match='broken.yaml: expected YAML'):
-        make(str(broken))
+    for text, message in (('model: [unclosed', 'expected YAML'), ('', 'the whole file: expected a mapping')):
+        broken.write_text(text)
+        with pytest.raises(InputError, match=f'broken.yaml: {message}'):
+            make(str(broken))
     (tmp_path / 'arm.xml').write_text('<mujoco><worldbody><geom/></worldbody>')
     with pytest.raises(InputError, match='does not compile'):
         arm()
