@@ -37,11 +37,12 @@ class QoS:
         )
 
 
-# Roles. In lock-step both sides are reliable and deep enough that no step is ever lost.
+# Roles. Publishers and whoever counts steps are reliable and deep enough that no step is ever lost.
 SENSOR = QoS(depth=1000)
 LATCHED = QoS(depth=1, transient_local=True)
-# The agent in lock-step has at most one observation in flight, plus repeats of it.
-LOCKSTEP_SUBSCRIBER = QoS(depth=10)
+# Between simulator and agent at most one observation is in flight, plus repeats of it; one that is lost is asked
+# for again. Best effort saves the acknowledgements, a third of the round trip.
+LOCKSTEP_SUBSCRIBER = QoS(depth=10, reliable=False)
 # In real time a robot's agent wants the newest observation, never an old one.
 REALTIME_SUBSCRIBER = QoS(depth=1, reliable=False)
 RECORDER_SUBSCRIBER = QoS(depth=1000)

@@ -185,8 +185,9 @@ class Agent:
             return
         codecs.fill_action(self._answer, action, stamp, mode)
         self._answered = stamp
-        self._publisher.publish(self._answer)
+        # Before publishing: that wakes the simulator, which may take this core at once.
         self._timings.add('latency', time.perf_counter() - self._image_came)
+        self._publisher.publish(self._answer)
 
     def _pop_through(self, stamp: int) -> bool:
         """Forget the steps up to that of `stamp`, which becomes the last one; True if one of them began an
