@@ -1,6 +1,6 @@
 """What ROS costs: the closed loop simulator → policy → simulator, in one process and over ROS topics.
 
-    python -m tests.bench.closed_loop [--tasks walker_walk:2 cartpole_swingup:8] [--preset cpu] [--json FILE]
+    python -m tests.bench.bench_closed_loop [--tasks walker_walk:2 cartpole_swingup:8] [--preset cpu] [--json FILE]
 
 The same policy file plays the same task three ways: in this process without ROS, as simulator and agent nodes,
 and with the recorder beside them. All processes stay alive; the ways take turns of a few seconds (the idle ones
