@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Optional
 
 import pytest
 import yaml
@@ -18,15 +19,16 @@ from dreamer_ros.errors import InputError
 TOPICS = [value for value in vars(topics).values() if isinstance(value, topics.Topic)]
 
 
-def ros_share(type_name: str, suffix: str) -> Path:
-    """The interface file that the ROS installation in use ships."""
+def ros_share(type_name: str, suffix: str) -> Optional[Path]:
+    """The interface file that the ROS installation in use ships; Humble has no .json ones."""
     package, kind, name = type_name.split('/')
     prefixes = [*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix]
     for prefix in prefixes:
         file = Path(prefix or '/nonexistent') / 'share' / package / kind / f'{name}{suffix}'
         if file.exists():
             return file
-    raise AssertionError(f'no {type_name} in {prefixes}')
+    assert suffix == '.json', f'no {type_name} in {prefixes}'
+    return None
 
 
 def test_names_in_a_namespace():
@@ -51,10 +53,6 @@ def test_offered_qos_is_read_by_others_as_meant(topic):
 @pytest.mark.parametrize('type_name', sorted({topic.type for topic in TOPICS}))
 def test_definitions_and_hashes_are_those_of_ros(type_name):
     text, digest = definition(type_name)
-    shipped = json.loads(ros_share(type_name, '.json').read_text())
-    hashes = {entry['type_name']: entry['hash_string'] for entry in shipped['type_hashes']}
-    assert digest == hashes[type_name]
-
     root, *dependencies = re.split(r'^={80}\n', text, flags=re.MULTILINE)
     assert fields(root) == fields(ros_share(type_name, '.msg').read_text())
     names = []
@@ -64,8 +62,14 @@ def test_definitions_and_hashes_are_those_of_ros(type_name):
         assert head.startswith('MSG: ')
         names.append(f'{package}/msg/{name}')
         assert fields(body) == fields(ros_share(names[-1], '.msg').read_text())
-    # Every dependency once, none missing.
-    assert sorted(names) == sorted(set(hashes) - {type_name})
+    assert re.fullmatch('RIHS01_[0-9a-f]{64}', digest)
+    description = ros_share(type_name, '.json')
+    if description is not None:
+        shipped = json.loads(description.read_text())['type_hashes']
+        hashes = {entry['type_name']: entry['hash_string'] for entry in shipped}
+        assert digest == hashes.pop(type_name)
+        # Every dependency once, none missing.
+        assert sorted(names) == sorted(hashes)
 
 
 def fields(text: str) -> list:
