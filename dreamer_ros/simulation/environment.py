@@ -25,6 +25,7 @@ VISUAL_TASKS = (
     'quadruped_walk', 'reacher_easy', 'reacher_hard', 'walker_run', 'walker_stand', 'walker_walk',
 )
 
+RENDER_MODES = ('fast', 'shadows', 'suite')
 _IMAGE_SIDES = (16, 1024)
 
 
@@ -217,6 +218,8 @@ def make(
         raise InputError(f'episode_length: expected at least 1 control step, got {episode_length}')
     if not 0 <= seed < 2**32:
         raise InputError(f'seed: expected a number from 0 to 2**32 - 1, got {seed}')
+    if render not in RENDER_MODES:
+        raise InputError(f'render: expected one of {", ".join(RENDER_MODES)}, got {render!r}')
     gl.prepare()
     from dreamer_ros.simulation.rendering import Renderer
     world = _world(task, seed)

@@ -12,14 +12,12 @@ import numpy as np
 from dreamer_ros.errors import InputError
 from dreamer_ros.simulation import gl
 
-# Milliseconds per 64x64 frame of cartpole / walker / cheetah / quadruped in software on one core:
+# Modes, and milliseconds per 64x64 frame of cartpole / walker / cheetah / quadruped in software on one core:
 #   fast 0.22 / 0.27 / 0.29 / 0.52: no shadows, and no reflections, which draw the scene a second time
 #   shadows 1.9 / 1.5 / 1.8 / 3.6: a shadow map of 512 pixels, and reflections
 #   suite 13 / 15 / 17 / 28: as the model asks: shadow map 2048 or 4096, 4 samples per pixel, buffer 640x480
 # Both faster modes draw curved surfaces and large floors with fewer triangles, which a small image hardly
 # shows; that halves their time. The sky costs 0.1 ms and haze nothing, so every mode keeps them.
-MODES = ('fast', 'shadows', 'suite')
-
 _FLOOR_QUADS = 100  # along a side; MuJoCo's spacing may ask for a thousand
 _SPARE_GEOMS = 1000  # beyond the model's own: contact points, tendons, skins
 
@@ -59,18 +57,16 @@ class Renderer:
     Args:
         model: the compiled model; its rendering settings are changed to the mode's.
         image_size: (height, width) in pixels.
-        mode: one of MODES.
+        mode: one of `environment.RENDER_MODES`.
         camera: name or number of a camera of the model.
 
     Raises:
-        InputError: unknown mode or camera, or OpenGL is not available.
+        InputError: unknown camera, or OpenGL is not available.
     """
 
     def __init__(
         self, model: mujoco.MjModel, image_size: Tuple[int, int], mode: str, camera: Union[int, str]
     ):
-        if mode not in MODES:
-            raise InputError(f'render: expected one of {", ".join(MODES)}, got {mode!r}')
         height, width = image_size
         number = _camera_number(model, camera)
         self.camera = CameraModel(
