@@ -18,6 +18,7 @@ from dreamer_ros.simulation import gl
 #   suite 13 / 15 / 17 / 28: as the model asks: shadow map 2048 or 4096, 4 samples per pixel, buffer 640x480
 # Both faster modes draw curved surfaces and large floors with fewer triangles, which a small image hardly
 # shows; that halves their time. The sky costs 0.1 ms and haze nothing, so every mode keeps them.
+
 _FLOOR_QUADS = 100  # along a side; MuJoCo's spacing may ask for a thousand
 _SPARE_GEOMS = 1000  # beyond the model's own: contact points, tendons, skins
 
