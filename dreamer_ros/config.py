@@ -79,11 +79,12 @@ class ConvConfig:
     """Image encoder and decoder.
 
     valid: 4x4 convolutions of stride 2 without padding, for 64x64 only (World Models to DreamerV2).
-    stride: the same with padding, mirrored exactly, for any size divisible by 16; the cheapest on a CPU.
+    stride: the same with padding, mirrored exactly, for any size divisible by 16.
+    patch: a 4x4 convolution of stride 4, then two of stride 2, mirrored; half the time of `stride` on a CPU.
     pool: 5x5 convolutions with 2x2 max-pooling, mirrored by nearest upsampling (DreamerV3).
     """
 
-    kind: str = _choice('valid', 'stride', 'pool', default='pool')
+    kind: str = _choice('valid', 'stride', 'patch', 'pool', default='pool')
     depth: int = _number(4, 1)
     activation: str = _choice('relu', 'elu', 'silu', default='silu')
     norm: str = _choice('none', 'layer', 'rms', default='rms')

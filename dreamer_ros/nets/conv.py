@@ -15,18 +15,20 @@ CHANNELS = 3
 
 
 class StrideEncoder(nn.Sequential):
-    """Four 4x4 convolutions of stride 2, widths depth·(1, 2, 4, 8); padding 0 is World Models' and Dreamer's."""
+    """4x4 convolutions whose strides multiply to 16.
 
-    def __init__(self, config: ConvConfig, image_size: Tuple[int, int], padding: int):
-        layers, channels = [], CHANNELS
-        for width in (config.depth * 2 ** i for i in range(4)):
-            conv = nn.Conv2d(channels, width, 4, 2, padding, bias=config.norm == 'none')
+    Args:
+        widths, strides, padding: per layer, and for all; padding 0 is World Models' and Dreamer's.
+    """
+
+    def __init__(self, config: ConvConfig, image_size: Tuple[int, int], widths, strides, padding):
+        layers, channels, grid = [], CHANNELS, image_size
+        for width, stride, pad in zip(widths, strides, padding):
+            conv = nn.Conv2d(channels, width, 4, stride, pad)
             initialise(conv, config.norm)
-            layers += [conv, ChannelNorm(config.norm, width) if config.norm != 'none' else nn.Identity(),
-                       ACTIVATIONS[config.activation]()]
-            channels = width
+            layers += [conv, *_norm(config.norm, width), ACTIVATIONS[config.activation]()]
+            channels, grid = width, [(n + 2 * pad - 4) // stride + 1 for n in grid]
         super().__init__(*layers)
-        grid = [n // 16 if padding else (n - 30) // 16 for n in image_size]
         self.output_size = channels * math.prod(grid)
 
 
@@ -52,7 +54,8 @@ class ImageEncoder(nn.Module):
         if config.kind == 'pool':
             self.net = PoolEncoder(config, image_size)
         else:
-            self.net = StrideEncoder(config, image_size, padding=0 if config.kind == 'valid' else 1)
+            widths, strides, padding = _stride_plan(config)
+            self.net = StrideEncoder(config, image_size, widths, strides, padding)
         self.output_size = self.net.output_size
 
     def forward(self, image: Tensor) -> Tensor:
@@ -62,36 +65,45 @@ class ImageEncoder(nn.Module):
 
 
 class StrideDecoder(nn.Module):
-    """Transposed convolutions: `valid` is World Models' 1x1 -> 64x64 (kernels 5, 5, 6, 6), else exact doubling."""
+    """Transposed convolutions that mirror the encoder; `valid` is World Models' 1x1 -> 64x64, kernels 5, 5, 6, 6."""
 
     def __init__(self, config: ConvConfig, deter: int, stoch: int, image_size: Tuple[int, int]):
         super().__init__()
-        depth = config.depth
+        widths, strides, padding = _stride_plan(config)
         if config.kind == 'valid':
-            self.shape = (32 * depth, 1, 1)
-            plan = [(4 * depth, 5, 0), (2 * depth, 5, 0), (depth, 6, 0), (CHANNELS, 6, 0)]
+            self.shape = (32 * config.depth, 1, 1)
+            kernels = (5, 5, 6, 6)
         else:
-            self.shape = (8 * depth, image_size[0] // 16, image_size[1] // 16)
-            plan = [(4 * depth, 4, 1), (2 * depth, 4, 1), (depth, 4, 1), (CHANNELS, 4, 1)]
+            self.shape = (widths[-1], image_size[0] // 16, image_size[1] // 16)
+            kernels = (4,) * len(widths)
         self.input = nn.Linear(deter + stoch, math.prod(self.shape))
         initialise(self.input, config.norm)
         layers, channels = [], self.shape[0]
-        for index, (width, kernel, padding) in enumerate(plan):
-            last = index == len(plan) - 1
-            norm = 'none' if last else config.norm
-            conv = nn.ConvTranspose2d(channels, width, kernel, 2, padding, bias=norm == 'none')
+        plan = zip([*widths[-2::-1], CHANNELS], kernels, strides[::-1], padding[::-1])
+        for width, kernel, stride, pad in plan:
+            conv = nn.ConvTranspose2d(channels, width, kernel, stride, pad)
             initialise(conv, config.norm)
-            layers.append(conv)
-            if not last:
-                layers += [ChannelNorm(norm, width) if norm != 'none' else nn.Identity(),
-                           ACTIVATIONS[config.activation]()]
+            layers += [conv, *_norm(config.norm, width), ACTIVATIONS[config.activation]()]
             channels = width
-        self.net = nn.Sequential(*layers)
+        end = -2 if config.norm == 'none' else -3  # the image itself is neither normalised nor bent
+        self.net = nn.Sequential(*layers[:end + 1])
 
     def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
         channels, height, width = self.shape
         x = self.input(torch.cat([deter, stoch], -1)).view(-1, height, width, channels)
         return self.net(x.permute(0, 3, 1, 2))
+
+
+def _stride_plan(config: ConvConfig):
+    """Widths, strides and paddings of the 4x4 convolutions."""
+    if config.kind == 'patch':
+        return [config.depth * n for n in (2, 4, 8)], (4, 2, 2), (0, 1, 1)
+    padding = 0 if config.kind == 'valid' else 1
+    return [config.depth * n for n in (1, 2, 4, 8)], (2,) * 4, (padding,) * 4
+
+
+def _norm(name: str, width: int) -> list:
+    return [] if name == 'none' else [ChannelNorm(name, width)]
 
 
 class UpsampleConv(nn.Conv2d):
