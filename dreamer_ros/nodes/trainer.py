@@ -57,6 +57,9 @@ class RosRobot:
         self.heard = time.monotonic()
         self.specs = inbox.subscribe(topics.SPEC.within(name), topics.LATCHED)
         self.steps = inbox.subscribe(topics.STEP.within(name), topics.TRAINER_SUBSCRIBER)
+        # A trainer that is restarted meets a robot that stands still and waits for `pace`. The latched answer to
+        # its last observation tells where.
+        self._actions = inbox.subscribe(topics.ACTION.within(name), topics.LATCHED)
         self._paces = qos.publisher(node, topics.PACE.within(name))
         self._granted: Optional[int] = None
         self._stored = 0  # stamp of the newest step that is in a bag of the store
@@ -69,6 +72,13 @@ class RosRobot:
         self.stamp = step.stamp
         if not step.is_first and step.stamp > self._stored:
             self.live.append(step.stamp)
+
+    def find(self, inbox: Inbox) -> None:
+        """Learn where the robot stands from its last action, unless a step has told."""
+        if self.stamp is None:
+            message = inbox.take_latest(self._actions)
+            if message is not None:
+                self.stamp = codecs.stamp_to_ns(message.header.stamp)
 
     def forget(self, stamp: int) -> None:
         """Steps up to this stamp are in the store now."""
@@ -186,10 +196,11 @@ class RosRobots(Robots):
 
     def _serve(self) -> None:
         while not self._closed.is_set():
-            self._inbox.wait(0.1)
+            self._inbox.wait(0.1, *(robot.steps for robot in self._robots.values()))
             with self._lock:
                 for robot in self._robots.values():
                     self._take_steps(robot)
+                    robot.find(self._inbox)
                     self._check_spec(robot)
             self._play_dream()
             self._diagnostics.tick()

@@ -64,13 +64,19 @@ class RunDirectory:
             for folder in (self.path, self.episodes, self.policies, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path)
+        except OSError as error:
+            raise InputError(f'run {self.path}: expected a directory that can be written ({error})') from error
+        try:
             self._check(config, spec)
             write_text(self.path / 'config.yaml', config.to_yaml())
             write_text(self.path / 'spec.json', spec.to_json() + '\n')
-        except OSError as error:
-            raise InputError(f'run {self.path}: expected a directory that can be written ({error})') from error
-        for leftover in [*self.policies.glob('.*.partial'), *self.checkpoints.glob('.*.partial')]:
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            for leftover in [*self.policies.glob('.*.partial'), *self.checkpoints.glob('.*.partial')]:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise InputError(f'run {self.path}: expected a directory that can be written ({error})') from error
+            raise
 
     def _check(self, config: Config, spec: RobotSpec) -> None:
         spec_file, config_file = self.path / 'spec.json', self.path / 'config.yaml'

@@ -50,5 +50,6 @@ class Schedule:
         """Steps that may exist once `updates` updates are made."""
         if math.isinf(self.steps_per_update):
             return self.budget
-        slack = math.ceil(SLACK_UPDATES * self.steps_per_update)
-        return min(self.budget, self.prefill + math.floor(updates * self.steps_per_update) + slack)
+        # One more, so that a step is always allowed when no update is due, however many updates a step brings.
+        ahead = math.floor((updates + SLACK_UPDATES) * self.steps_per_update) + 1
+        return min(self.budget, self.prefill + ahead)

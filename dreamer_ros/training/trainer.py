@@ -150,6 +150,7 @@ class Trainer:
         if state:
             self._stored, self._episodes = state['stored'], state['episodes']
             self._evaluation = state['evaluation']
+            self.status.last_return, self.status.evaluation_return = state['returns']
             self._store.load_state_dict(state['store'])
             self._saved_updates = self._learner.updates
             self._progress.note(
@@ -300,7 +301,7 @@ class Trainer:
         sampler = self._prefetcher or self._store
         state = {
             'stored': self._stored, 'episodes': self._episodes, 'evaluation': self._evaluation,
-            'store': sampler.state_dict(),
+            'returns': [self.status.last_return, self.status.evaluation_return], 'store': sampler.state_dict(),
         }
         path = self._run.save_checkpoint(self._learner.updates, self._learner.save, state)
         self._saved_updates = self._learner.updates
