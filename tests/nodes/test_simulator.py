@@ -1,0 +1,164 @@
+"""The simulator node alone: the test plays its agent, and a rogue."""
+from __future__ import annotations
+
+import math
+import signal
+import time
+
+import numpy as np
+import pytest
+from std_srvs.srv import SetBool, Trigger
+
+from dreamer_ros.bridge import codecs, topics
+from dreamer_ros.bridge.codecs import stamp_to_ns
+from dreamer_ros.spec import RobotSpec
+
+PERIOD = 80_000_000  # nanoseconds: eight control steps of cartpole
+
+
+@pytest.fixture
+def simulator(start):
+    """Cartpole, 5 actions per episode."""
+    return start('simulator', task='cartpole_swingup', action_repeat=8, episode_length=40)
+
+
+def test_episodes_and_messages(simulator, peer):
+    """Two episodes: flags, rewards, stamps, /clock before the observation, all messages of one stamp."""
+    seen = {topic: [] for topic in (topics.IMAGE, topics.CAMERA_INFO, topics.JOINT_STATES)}
+    kept = [peer.listen(topic, messages.append) for topic, messages in seen.items()]
+    specs = []
+    kept.append(peer.listen(topics.SPEC, specs.append))
+    first = peer.next_step()
+    last = peer.play(first, 11)
+    peer.spin(0.2)
+
+    steps = unique(peer.steps)
+    assert [step.is_first for step in steps] == [True, *[False] * 5] * 2
+    assert [step.is_last for step in steps] == [*[False] * 5, True] * 2
+    assert not any(step.is_terminal for step in steps)
+    assert steps[0].reward == steps[6].reward == 0.0 and all(step.reward > 0 for step in steps[1:6])
+    stamps = [step.stamp for step in steps]
+    assert set(np.diff(stamps)) == {PERIOD}
+    assert abs(stamps[0] - time.time_ns()) < 60e9
+    assert sorted(set(peer.clock) & set(stamps)) == stamps and 0 not in peer.clock
+    assert peer.clock == sorted(peer.clock)
+    for messages in seen.values():
+        assert {stamp_to_ns(message.header.stamp) for message in messages} == set(stamps)
+    spec = RobotSpec.from_json(specs[-1].data)
+    assert spec.name == 'cartpole_swingup' and spec.control_period == 0.08 and spec.action_repeat == 8
+    images = [codecs.image_to_array(message) for message in seen[topics.IMAGE]]
+    assert images[0].shape == (64, 64, 3) and images[0].std() > 10
+    assert not np.array_equal(images[0], images[-1])
+    info = seen[topics.CAMERA_INFO][-1]
+    assert (info.width, info.height) == (64, 64)
+    assert info.k[0] == pytest.approx(info.k[4]) and info.k[0] > 10 and info.k[8] == 1.0
+    joints = seen[topics.JOINT_STATES][-1]
+    assert list(joints.name) == ['slider', 'hinge_1'] and len(joints.position) == len(joints.velocity) == 2
+    assert last.is_last
+    assert simulator.stop() == 0
+
+
+def test_refuses_bad_actions_and_asks_again(simulator, peer):
+    step = peer.next_step()
+    for axes, what in (((math.nan,), 'finite'), ((math.inf,), 'finite'), ((0.1, 0.2), '1 axes'), ((), '1 axes')):
+        peer.answer(step.stamp, axes)
+    peer.answer(step.stamp + 12345)
+    peer.answer(step.stamp - PERIOD)
+    peer.spin(0.5)
+    assert {s.stamp for s in peer.steps} == {step.stamp}, 'a bad action moved the simulation'
+    assert 'ignored: action: expected finite axes, got [nan]' in simulator.output
+    assert simulator.output.count('ignored: action') == 1, 'the warning is throttled'
+    assert 'no observation had it' in simulator.output
+
+    # The right action is lost: the simulator asks again with the same stamp, and says what it waits for.
+    peer.until(lambda: [s.stamp for s in peer.steps].count(step.stamp) >= 3, 'asking again', 5.0)
+    assert 'waiting for the action of observation' in simulator.output
+    after = peer.play(step, 1)
+    assert after.stamp == step.stamp + PERIOD
+    # A late answer to an observation of the past is no error and moves nothing.
+    warnings = simulator.output.count('WARN')
+    peer.answer(step.stamp)
+    peer.spin(0.3)
+    assert peer.steps[-1].stamp == after.stamp and simulator.output.count('WARN') == warnings
+
+
+def test_reset_and_pause(simulator, peer):
+    step = peer.play(peer.next_step(), 2)
+    assert peer.call(Trigger, 'reset', Trigger.Request()).success
+    ended = peer.play(step, 1)
+    assert ended.is_last and not ended.is_first and not ended.is_terminal
+    begun = peer.play(ended, 1)
+    assert begun.is_first and begun.reward == 0.0
+    step = peer.play(begun, 1)
+    assert not step.is_last
+
+    assert peer.call(SetBool, 'pause', SetBool.Request(data=True)).success
+    count = len(peer.steps)
+    peer.answer(step.stamp)
+    peer.spin(1.5)
+    assert len(peer.steps) == count, 'a paused simulator neither advances nor asks again'
+    assert peer.call(SetBool, 'pause', SetBool.Request(data=False)).success
+    step = peer.play(step, 1)
+    stamps = [s.stamp for s in unique(peer.steps)]
+    assert set(np.diff(stamps)) == {PERIOD}
+    assert peer.clock == sorted(peer.clock)
+
+
+def test_waits_for_the_learner(start, peer):
+    simulator = start('simulator', task='cartpole_swingup', action_repeat=8, wait_for_learner='true')
+    first = peer.next_step()
+    peer.answer(first.stamp)
+    peer.spin(1.5)
+    assert unique(peer.steps) == [first]
+    peer.allow(first.stamp + 2 * PERIOD)
+    second = peer.next_step(first)
+    third = peer.play(second, 1)
+    peer.answer(third.stamp)
+    peer.spin(0.5)
+    assert peer.steps[-1] == third, 'went further than the learner allowed'
+
+    # A simulator that starts while a trainer's pace is ahead of the wall clock begins after it.
+    ahead = time.time_ns() + 3600 * 10**9
+    peer.allow(ahead)
+    simulator.send(signal.SIGKILL)
+    simulator.wait()
+    peer.steps.clear()
+    start('simulator', task='cartpole_swingup', action_repeat=8, wait_for_learner='true')
+    assert peer.until(lambda: next((s for s in peer.steps if s.is_first), None), 'restart').stamp >= ahead + 10**9
+
+
+def test_second_simulator_is_refused(simulator, start, peer):
+    step = peer.next_step()
+    second = start('simulator', task='cartpole_swingup')
+    assert second.wait() == 2
+    assert second.output.strip().startswith('error: topic /sim0/step: expected no other publisher')
+    assert second.output.count('\n') == 1
+    assert peer.play(step, 3).stamp == step.stamp + 3 * PERIOD, 'the first one goes on'
+
+
+def test_real_time(start, peer):
+    start('simulator', task='cartpole_swingup', action_repeat=4, mode='realtime', episode_length=100)
+    peer.next_step()
+    began, count = time.monotonic(), len(peer.steps)
+    peer.spin(2.0)
+    rate = (len(peer.steps) - count) / (time.monotonic() - began)
+    assert rate == pytest.approx(25.0, rel=0.3), 'one step per 40 ms of wall time, without any action'
+    assert set(np.diff([step.stamp for step in peer.steps])) == {40_000_000}
+    peer.until(lambda: any(step.is_last for step in peer.steps), 'the end of an episode')
+    peer.until(lambda: peer.steps[-1].is_first, 'the next episode')
+
+
+@pytest.mark.parametrize('parameters, says', [
+    ({'tusk': 'walker'}, 'parameter tusk'), ({'action_repeat': 0}, 'from 1 to 100'),
+    ({'image_size': '[64]'}, '2 values'), ({'task': 'walker_wlak'}, 'walker_walk'),
+])
+def test_bad_parameters(start, parameters, says):
+    process = start('simulator', **parameters)
+    assert process.wait() == 2
+    [line] = process.output.splitlines()
+    assert line.startswith('error: ') and says in line
+
+
+def unique(steps):
+    """Without the repeats."""
+    return list({step.stamp: step for step in steps}.values())
