@@ -116,13 +116,28 @@ class ReplayBuffer:
             InputError: fewer than `length` steps are held.
         """
         with self._lock:
-            if self.steps < length:
-                raise InputError(f'replay: a sequence needs {length} steps, the store holds {self.steps}')
-            starts = self._draw(batch, length)
-            rows = (starts[:, None] + np.arange(length)) % self.capacity
-            out = {key: array[rows] for key, array in self._rows.items()}
-        out['index'] = starts
-        return out
+            self._check(length)
+            return self._gather(self._draw(batch, length), length)
+
+    def peek(self, batch: int, length: int) -> Dict[str, np.ndarray]:
+        """Sequences to look at, as `sample` gives them, without a trace in the stream of training samples.
+
+        Raises:
+            InputError: fewer than `length` steps are held.
+        """
+        with self._lock:
+            self._check(length)
+            last = self._end - length
+            starts = np.random.default_rng().integers(self._start, last, size=batch, endpoint=True)
+            return self._gather(starts, length)
+
+    def _check(self, length: int) -> None:
+        if self.steps < length:
+            raise InputError(f'replay: a sequence needs {length} steps, the store holds {self.steps}')
+
+    def _gather(self, starts: np.ndarray, length: int) -> Dict[str, np.ndarray]:
+        rows = (starts[:, None] + np.arange(length)) % self.capacity
+        return {**{key: array[rows] for key, array in self._rows.items()}, 'index': starts}
 
     def _draw(self, batch: int, length: int) -> np.ndarray:
         """Positions of the first steps, int64 [batch]."""

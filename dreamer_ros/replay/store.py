@@ -84,6 +84,10 @@ class ReplayStore:
         """Draw sequences; see `ReplayBuffer.sample`."""
         return self._buffer.sample(batch, length)
 
+    def peek(self, batch: int, length: int) -> Dict[str, np.ndarray]:
+        """Sequences to look at; see `ReplayBuffer.peek`."""
+        return self._buffer.peek(batch, length)
+
     def cursor(self) -> dict:
         """Where sampling is, JSON-friendly: what makes `state_dict` go back to an earlier sample."""
         return self._buffer.cursor()

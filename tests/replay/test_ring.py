@@ -1,8 +1,6 @@
 """The ring against a plain list of every step ever added."""
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 from scipy.stats import chisquare
@@ -66,10 +64,7 @@ def drain(buffer, length=1):
         buffer.sample(64, length)
 
 
-def test_every_sample_is_a_stretch_of_the_reference():
-    seed = int.from_bytes(os.urandom(4), 'little')
-    print('seed', seed)
-    rng = np.random.default_rng(seed)
+def test_every_sample_is_a_stretch_of_the_reference(rng):
     for capacity in (1, 7, 50, 64):
         source, buffer, reference = Source(), buffer_of(capacity), Reference(capacity)
         for _ in range(60):
@@ -93,9 +88,8 @@ def test_every_sample_is_a_stretch_of_the_reference():
                         np.testing.assert_array_equal(batch[key][b], [row[key] for row in expected])
 
 
-def test_neighbours_were_neighbours_unless_is_first():
+def test_neighbours_were_neighbours_unless_is_first(rng):
     source, buffer = Source(), buffer_of(200)
-    rng = np.random.default_rng(1)
     for _ in range(50):
         buffer.add(source(int(rng.integers(1, 30)), first=bool(rng.integers(2)), last=bool(rng.integers(2))))
         source.count += 1  # a step that was never recorded: numbers on either side of a cut are not consecutive
@@ -120,9 +114,7 @@ def test_shapes_and_types():
     assert all(array.flags.c_contiguous and array.flags.owndata for array in batch.values())
 
 
-def test_starts_are_uniform():
-    seed = int.from_bytes(os.urandom(4), 'little')
-    print('seed', seed)
+def test_starts_are_uniform(seed):
     source, buffer = Source(), buffer_of(100, seed)
     for length in (30, 1, 55, 20, 33):  # the first two have left: 108 steps are left of room for 100
         buffer.add(source(length))
@@ -136,8 +128,7 @@ def test_starts_are_uniform():
 
 
 @pytest.mark.parametrize('batch, length', [(1, 5), (4, 5), (16, 16), (3, 1)])
-def test_every_new_step_is_served(batch, length):
-    rng = np.random.default_rng(2)
+def test_every_new_step_is_served(batch, length, rng):
     source, buffer = Source(), buffer_of(10_000)
     served = np.zeros(3000, int)
     buffer.add(source(length))
@@ -181,6 +172,19 @@ def test_same_seed_same_samples_and_cursor_continues():
             indices.append(buffer.sample(4, 5)['index'])
         runs.append(indices)
     np.testing.assert_array_equal(runs[0], runs[1])
+
+
+def test_peeking_leaves_no_trace():
+    buffers = [buffer_of(64, seed=5), buffer_of(64, seed=5)]
+    for buffer in buffers:
+        buffer.add(Source()(50))
+    peeked = [buffers[0].peek(4, 10) for _ in range(20)]
+    for batch in peeked:
+        np.testing.assert_array_equal(np.diff(batch['reward'], axis=1), 1)
+    assert len({int(index) for batch in peeked for index in batch['index']}) > 10
+    assert buffers[0].cursor() == buffers[1].cursor()
+    with pytest.raises(InputError, match='needs 51 steps'):
+        buffers[0].peek(1, 51)
 
 
 def test_bad_capacity_is_refused():

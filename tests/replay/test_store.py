@@ -20,11 +20,6 @@ from dreamer_ros.replay.store import QUIET_SECONDS, ReplayStore
 from tests.replay.bags import PERIOD_NS, SPEC, START_NS, cdr_messages, random_episode, write_episode
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def fill(folder, rng, lengths, first=0):
     """One bag per length, named and stamped in order."""
     return [
@@ -179,11 +174,8 @@ for k in range(1000):
 '''
 
 
-def test_kill_9_at_any_moment(tmp_path):
+def test_kill_9_at_any_moment(tmp_path, rng):
     """Writers die one after the other while a store looks on; nothing whole is lost, nothing comes twice."""
-    seed = int.from_bytes(os.urandom(4), 'little')
-    print('seed', seed)
-    rng = np.random.default_rng(seed)
     store = ReplayStore(tmp_path, SPEC, 10_000)
     infos = []
     for life in range(4):
