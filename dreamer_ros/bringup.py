@@ -22,16 +22,8 @@ from dreamer_ros.spec import RobotSpec
 
 RESTARTS_PER_MINUTE = 3
 
-# A process that computes little must not spin up a thread pool beside the learner.
+# A process that computes little must not spin up a thread pool beside the learner, which tunes itself.
 ONE_THREAD = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
-# OpenMP threads that spin while they wait take the core the simulator needs, and glibc giving memory back to
-# the kernel after every update costs 12 to 30 % of it.
-TRAINER_ENVIRONMENT = {
-    'OMP_WAIT_POLICY': 'PASSIVE',
-    'MALLOC_MMAP_MAX_': '0',
-    'MALLOC_TRIM_THRESHOLD_': str(1 << 36),
-    'MALLOC_TOP_PAD_': str(1 << 28),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +65,7 @@ class Process:
         remappings: (from, to) pairs.
         environment: variables set unless the user's environment has them already.
         leads: the scenario is over when this process exits with 0; it owns the terminal.
-        patience: seconds it may take to end after SIGINT, and what it does in that time.
+        patience: seconds it may take to end when asked to, and what it does in that time.
     """
 
     executable: str
@@ -289,8 +281,7 @@ def _sim_train(task: str, preset: str, logdir: str, simulators: int, seed: int, 
         'steps': steps or config.schedule.steps, 'free_running': mode != 'lockstep', 'device': device, 'seed': seed,
     }
     processes.append(Process(
-        'trainer', '/', _without_empty(trainer), environment=TRAINER_ENVIRONMENT, leads=True,
-        patience=(120.0, 'saving its checkpoint')))
+        'trainer', '/', _without_empty(trainer), leads=True, patience=(120.0, 'saving its checkpoint')))
     then = None
     if episodes:
         then = 'sim_eval', {

@@ -9,7 +9,6 @@ import codecs
 import collections
 import ctypes
 import dataclasses
-import enum
 import fcntl
 import os
 import selectors
@@ -20,23 +19,16 @@ import sys
 import termios
 import time
 import tty
-from typing import Deque, Dict, Iterable, List, Mapping, Optional
+from typing import Deque, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from dreamer_ros.bringup import ExitRules, Process, Scenario, Verdict, scenario
 
 EXIT_INTERRUPTED = 130
 EXIT_FAILED = 1
 
-# Between the steps SIGTERM and SIGKILL of an ending process.
-TERM_PATIENCE = 5.0
 # Say what a stop waits for when it takes longer than this, and again after as long.
 REPORT_EVERY = 3.0
 PR_SET_PDEATHSIG = 1
-
-
-class _Phase(enum.Enum):
-    RUNNING = 1
-    STOPPING = 2
 
 
 @dataclasses.dataclass
@@ -46,11 +38,11 @@ class _Child:
     process: Process
     popen: subprocess.Popen
     output: int  # file descriptor
+    raw: bool  # draws on the terminal itself: passed on as it comes, not line by line
     decoder: codecs.IncrementalDecoder
     partial: str = ''
     tail: Deque[str] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=50))
-    next_signal: int = signal.SIGINT
-    escalate_at: float = float('inf')
+    kill_at: float = float('inf')
 
 
 def launch(first: Scenario) -> int:
@@ -82,7 +74,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._selector.register(signals.descriptor, selectors.EVENT_READ)
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._phase = _Phase.RUNNING
+        self._stopping = False
         self._code = 0
         self._report_at = float('inf')
         self._interrupts = 0
@@ -97,8 +89,8 @@ class Supervisor:
             while self._children:
                 self._wait_for_events()
                 self._reap()
-                if self._phase is _Phase.STOPPING:
-                    self._escalate()
+                if self._stopping:
+                    self._insist()
         finally:
             # Only an error of our own leaves children here.
             for child in self._children:
@@ -120,7 +112,8 @@ class Supervisor:
                 os._exit(EXIT_FAILED)
 
         command = [sys.executable, '-m', process.module, *process.ros_arguments()]
-        ours, theirs = _open_output(process.leads)
+        raw = process.leads and _terminal()
+        ours, theirs = _open_terminal() if raw else os.pipe()
         try:
             popen = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
@@ -130,12 +123,12 @@ class Supervisor:
         finally:
             os.close(theirs)
         os.set_blocking(ours, False)
-        child = _Child(process, popen, ours, codecs.getincrementaldecoder('utf-8')(errors='replace'))
+        child = _Child(process, popen, ours, raw, codecs.getincrementaldecoder('utf-8')(errors='replace'))
         self._children.append(child)
         self._selector.register(ours, selectors.EVENT_READ, child)
 
     def _wait_for_events(self) -> None:
-        deadlines = [child.escalate_at for child in self._children] + [self._report_at]
+        deadlines = [child.kill_at for child in self._children] + [self._report_at]
         # At least once a second: a SIGCHLD that came before the pipe was watched must not be lost.
         timeout = max(0.0, min(min(deadlines) - time.monotonic(), 1.0))
         for key, _ in self._selector.select(timeout):
@@ -149,7 +142,7 @@ class Supervisor:
                     self._resize()
 
     def _read(self, child: _Child) -> bool:
-        """Pass on what a child wrote: the leading one's as it is, the others' by line under their name.
+        """Pass on what a child wrote, by line under its name; that of the leading one as it is.
 
         Returns:
             Whether there may be more to read now.
@@ -163,7 +156,7 @@ class Supervisor:
         if not data:
             self._close_output(child)
         text = child.decoder.decode(data, final=not data)
-        if child.process.leads:
+        if child.raw:
             _write(text)
         *lines, child.partial = (child.partial + text).split('\n')
         if not data and child.partial:
@@ -172,8 +165,8 @@ class Supervisor:
             # A progress bar redraws its line with carriage returns: keep what it showed last.
             shown = line.rstrip('\r').rpartition('\r')[2]
             child.tail.append(shown)
-            if not child.process.leads:
-                self._print(f'[{child.process.label}] {shown}')
+            if not child.raw:
+                self._print(shown if child.process.leads else f'[{child.process.label}] {shown}')
         return bool(data)
 
     def _close_output(self, child: _Child) -> None:
@@ -197,9 +190,10 @@ class Supervisor:
             self._ended(child, returncode)
 
     def _ended(self, child: _Child, returncode: int) -> None:
-        if self._phase is _Phase.STOPPING:
+        if self._stopping:
             if returncode > 0:
-                self._say(f'{child.process.label} exited with code {returncode} while stopping{telling_line(child.tail)}')
+                self._say(f'{child.process.label} exited with code {returncode} while stopping'
+                          f'{telling_line(child.tail)}')
             return
         verdict, sentence = self._rules.decide(child.process, returncode)
         if verdict is Verdict.RESTART:
@@ -212,52 +206,46 @@ class Supervisor:
             self._stop(returncode if returncode > 0 else EXIT_FAILED)
 
     def _interrupt(self, number: int) -> None:
-        """First request: end in good order; second: without patience; third: at once."""
+        """The first request ends everything in good order, the second one at once."""
         self._interrupts += 1
-        if self._phase is _Phase.RUNNING:
+        if not self._stopping:
             self._say(f'{signal.Signals(number).name}: stopping')
             self._stop(EXIT_INTERRUPTED)
             return
         self._code = self._code or EXIT_INTERRUPTED
         if self._interrupts > 1:
             for child in self._children:
-                child.escalate_at = time.monotonic()
+                child.kill_at = time.monotonic()
 
     def _stop(self, code: int) -> None:
-        self._phase = _Phase.STOPPING
+        """Ask every process to end: nodes save and return, a process that is still importing just ends.
+
+        SIGTERM, not SIGINT: the nodes treat both alike, and Python itself answers SIGINT with a traceback.
+        """
+        self._stopping = True
         self._code = code
         now = time.monotonic()
         self._report_at = now + REPORT_EVERY
         for child in self._children:
-            child.escalate_at = now
+            child.popen.terminate()
+            child.kill_at = now + child.process.patience[0]
 
-    def _escalate(self) -> None:
-        """SIGINT, after the process's own patience SIGTERM, then SIGKILL."""
+    def _insist(self) -> None:
+        """Kill what has used up its patience, and say what is waited for."""
         now = time.monotonic()
         for child in self._children:
-            if now < child.escalate_at:
-                continue
-            number = child.next_signal
-            if number == signal.SIGINT:
-                child.next_signal, child.escalate_at = signal.SIGTERM, now + child.process.patience[0]
-            elif number == signal.SIGTERM:
-                child.next_signal, child.escalate_at = signal.SIGKILL, now + TERM_PATIENCE
-            else:
-                child.escalate_at = float('inf')
-            if number == signal.SIGKILL:
+            if now >= child.kill_at:
+                child.kill_at = float('inf')
                 self._say(f'{child.process.label} does not end: killing it')
-                _signal_group(child.popen.pid, number)
-            else:
-                child.popen.send_signal(number)
-        if now >= self._report_at:
+                _signal_group(child.popen.pid, signal.SIGKILL)
+        if self._children and now >= self._report_at:
             self._report_at = now + REPORT_EVERY
             waits = ', '.join(f'{child.process.label} ({child.process.patience[1]})' for child in self._children)
-            if waits:
-                self._say(f'waiting for {waits}; Ctrl-C again hurries it')
+            self._say(f'waiting for {waits}; Ctrl-C again kills')
 
     def _resize(self) -> None:
         for child in self._children:
-            if child.process.leads and child.output >= 0:
+            if child.raw and child.output >= 0:
                 _copy_window_size(child.output)
 
     def _say(self, sentence: str) -> None:
@@ -302,10 +290,8 @@ def child_environment(process: Process, environment: Mapping[str, str]) -> Dict[
     return {'PYTHONUNBUFFERED': '1', **process.environment, **environment}
 
 
-def _open_output(leads: bool):
-    """(our end, the child's end). The leading process sees a terminal if we have one: it draws progress there."""
-    if not (leads and _terminal()):
-        return os.pipe()
+def _open_terminal() -> Tuple[int, int]:
+    """(our end, the child's end) of a pseudo-terminal of our own terminal's size."""
     ours, theirs = os.openpty()
     tty.setraw(theirs)
     _copy_window_size(ours)

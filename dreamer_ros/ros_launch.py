@@ -19,7 +19,7 @@ from launch_ros.actions import Node
 
 from dreamer_ros import bringup
 from dreamer_ros.bringup import ExitRules, Process, Scenario, Verdict
-from dreamer_ros.processes import TERM_PATIENCE, child_environment, telling_line
+from dreamer_ros.processes import child_environment, telling_line
 
 
 class RunFailed(Exception):
@@ -79,7 +79,7 @@ class _Run:
             parameters=[dict(process.parameters)], remappings=list(process.remappings),
             additional_env={key: value for key, value in environment.items() if key not in os.environ},
             output='screen', emulate_tty=process.leads,
-            sigterm_timeout=str(process.patience[0]), sigkill_timeout=str(TERM_PATIENCE),
+            sigterm_timeout=str(process.patience[0]), sigkill_timeout='5',
             on_exit=lambda event, context: self._on_exit(process, event, telling_line(tail)))
         self._nodes[id(process)] = node
 

@@ -1,0 +1,93 @@
+"""Fixtures for every test: ROS domains of their own, printed seeds, and no process left behind."""
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import signal
+import socket
+import tempfile
+import uuid
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DOMAINS = range(100, 231)
+# Every process that a test starts inherits this variable, wherever it ends up in the process tree.
+MARK = 'DREAMER_ROS_TEST_SESSION'
+
+
+def pytest_configure(config):
+    config.dreamer_seed = int(os.environ.get('DREAMER_TEST_SEED') or random.SystemRandom().randrange(1 << 31))
+    os.environ[MARK] = uuid.uuid4().hex
+
+
+def pytest_report_header(config):
+    return f'seed: {config.dreamer_seed} (DREAMER_TEST_SEED={config.dreamer_seed} repeats it)'
+
+
+def pytest_sessionfinish(session):
+    left = _marked_processes()
+    for pid, command in left:
+        print(f'\nerror: a test left process {pid} running: {command}')
+        os.kill(pid, signal.SIGKILL)
+    if left:
+        session.exitstatus = 1
+
+
+def _marked_processes():
+    """(pid, command line) of the processes started by this session, itself left out."""
+    mark = f'{MARK}={os.environ[MARK]}'.encode()
+    for folder in Path('/proc').glob('[0-9]*'):
+        try:
+            running = mark in (folder / 'environ').read_bytes().split(b'\0')
+            command = (folder / 'cmdline').read_bytes().replace(b'\0', b' ').decode(errors='replace')
+        except OSError:  # ended meanwhile, or somebody else's
+            continue
+        if running and int(folder.name) != os.getpid():
+            yield int(folder.name), command
+
+
+@pytest.fixture
+def seed(request) -> int:
+    """A number of this test's own, the same again with the session's printed seed."""
+    value = (request.config.dreamer_seed + zlib.crc32(request.node.nodeid.encode())) % (1 << 31)
+    print(f'seed {value}')
+    return value
+
+
+@pytest.fixture
+def rng(seed) -> np.random.Generator:
+    """Random numbers from `seed`."""
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def ros_domain(monkeypatch) -> int:
+    """A ROS_DOMAIN_ID that no other test uses now, of this run of the suite or of another one."""
+    folder = Path(tempfile.gettempdir(), 'dreamer_ros_test_domains')
+    folder.mkdir(exist_ok=True, mode=0o777)
+    start = os.getpid() % len(DOMAINS)
+    for domain in [*DOMAINS[start:], *DOMAINS[:start]]:
+        with open(folder / str(domain), 'w') as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            if _discovery_port_free(domain):
+                monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
+                yield domain
+                return
+    pytest.fail('every ROS domain for tests is in use')
+
+
+def _discovery_port_free(domain: int) -> bool:
+    """DDS listens on a fixed port per domain; a stranger's socket there would keep nodes from meeting."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(('', 7400 + 250 * domain))
+        except OSError:
+            return False
+    return True

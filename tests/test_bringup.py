@@ -1,0 +1,170 @@
+"""The description of what runs: arguments, processes, parameters, and what exits mean."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dreamer_ros.bringup import (
+    RESTARTS_PER_MINUTE, ExitRules, Process, Verdict, parse_assignments, scenario, scenario_arguments, scenario_names)
+from dreamer_ros.errors import InputError
+from dreamer_ros.spec import RobotSpec
+
+
+def by_label(description):
+    return {process.label: process for process in description.processes}
+
+
+def test_sim_train_starts_one_trainer_and_three_processes_per_simulator(tmp_path):
+    run = scenario('sim_train', {'simulators': '2', 'task': 'walker_walk', 'preset': 'dreamerv3_1m', 'seed': '3',
+                                 'logdir': str(tmp_path / 'run')})
+    processes = by_label(run)
+    assert set(processes) == {f'{node} of sim{n}' for node in ('simulator', 'agent', 'recorder') for n in (0, 1)} | {
+        'trainer'}
+    assert [process.label for process in run.processes if process.leads] == ['trainer']
+    assert processes['trainer'].parameters['robots'] == ['sim0', 'sim1']
+    simulators = [processes[f'simulator of sim{n}'].parameters for n in (0, 1)]
+    assert all(p['image_size'] == [64, 64] and p['action_repeat'] == 2 and p['wait_for_learner'] for p in simulators)
+    assert simulators[0]['seed'] != simulators[1]['seed']
+    # one clock, one policy
+    assert processes['simulator of sim0'].remappings == ()
+    assert processes['simulator of sim1'].remappings == (('/clock', 'clock'),)
+    assert all(processes[f'agent of sim{n}'].remappings == (('policy', '/policy'),) for n in (0, 1))
+    assert processes['recorder of sim1'].parameters == {'folder': str(tmp_path / 'run' / 'episodes'), 'robot': 'sim1'}
+    assert run.then == ('sim_eval', {
+        'run': str(tmp_path / 'run'), 'task': 'walker_walk', 'episodes': '10', 'seed': '3', 'render': 'fast'})
+    # what follows takes the arguments it is given
+    assert set(run.then[1]) <= {argument.name for argument in scenario_arguments('sim_eval')}
+
+
+@pytest.mark.parametrize('mode, pace, free_running, simulator_mode', [
+    ('lockstep', True, False, 'lockstep'), ('free', False, True, 'lockstep'), ('realtime', False, True, 'realtime')])
+def test_modes(mode, pace, free_running, simulator_mode):
+    processes = by_label(scenario('sim_train', {'mode': mode, 'preset': 'dreamerv3_1m'}))
+    simulator = processes['simulator of sim0'].parameters
+    assert (simulator['wait_for_learner'], simulator['mode']) == (pace, simulator_mode)
+    assert processes['trainer'].parameters['free_running'] is free_running
+
+
+def test_presets_and_overrides_reach_simulator_and_trainer():
+    processes = by_label(scenario('sim_train', {
+        'preset': 'dreamerv3_1m', 'overrides': 'env.image_size=[32,48] schedule.steps=1234 env.action_repeat.default=5'}))
+    simulator, trainer = processes['simulator of sim0'].parameters, processes['trainer'].parameters
+    assert (simulator['image_size'], simulator['action_repeat']) == ([32, 48], 5)
+    assert trainer['steps'] == 1234
+    assert trainer['overrides'] == ['env.image_size=[32,48]', 'schedule.steps=1234', 'env.action_repeat.default=5']
+
+
+def test_empty_lists_are_no_parameters():
+    trainer = by_label(scenario('sim_train', {'preset': 'dreamerv3_1m'}))['trainer']
+    assert 'overrides' not in trainer.parameters
+
+
+def test_default_run_directory_names_task_and_preset(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run = scenario('sim_train', {'task': 'cup_catch', 'preset': 'dreamerv3_1m'})
+    assert run.folder.parent == tmp_path / 'runs' and run.folder.name.startswith('cup_catch-dreamerv3_1m-')
+
+
+@pytest.mark.parametrize('arguments, words', [
+    ({'tsk': 'walker_walk'}, ['tsk', 'did you mean task']),
+    ({'task': 'walker_wlak'}, ['walker_wlak', 'walker_walk']),
+    ({'preset': 'dreamerv3_2m'}, ['dreamerv3_2m', 'dreamerv3_12m']),
+    ({'simulators': '0'}, ['simulators:=0', 'whole number from 1']),
+    ({'seed': 'x'}, ['seed:=x', 'whole number']),
+    ({'mode': 'fast'}, ['mode:=fast', 'lockstep, free, realtime']),
+    ({'overrides': 'schedule.bach=3', 'preset': 'dreamerv3_1m'}, ['schedule.bach', 'batch']),
+    ({'overrides': '"open'}, ['overrides', 'section.key=value']),
+])
+def test_bad_arguments_are_named(arguments, words):
+    with pytest.raises(InputError) as error:
+        scenario('sim_train', arguments)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_sim_eval_needs_one_policy(tmp_path):
+    for arguments in ({}, {'run': str(tmp_path), 'policy': 'x.onnx'}):
+        with pytest.raises(InputError, match='either run:=.*or policy:='):
+            scenario('sim_eval', arguments)
+    with pytest.raises(InputError, match='no policy yet'):
+        scenario('sim_eval', {'run': str(tmp_path)})
+    with pytest.raises(InputError, match='missing.onnx'):
+        scenario('sim_eval', {'policy': str(tmp_path / 'missing.onnx')})
+
+
+def test_an_existing_run_brings_its_task_and_preset(tmp_path):
+    spec = RobotSpec('walker_walk', (64, 64), (), ('a',), (-1.0,), (1.0,), 0.05, 2)
+    (tmp_path / 'spec.json').write_text(spec.to_json())
+    from dreamer_ros.config import load_preset
+    (tmp_path / 'config.yaml').write_text(load_preset('dreamerv3_1m', ('schedule.steps=77',)).to_yaml())
+    processes = by_label(scenario('sim_train', {'logdir': str(tmp_path)}))
+    assert processes['simulator of sim0'].parameters['task'] == 'walker_walk'
+    assert processes['trainer'].parameters['steps'] == 77
+    with pytest.raises(InputError, match='holds a run of walker_walk, not of cup_catch'):
+        scenario('sim_train', {'logdir': str(tmp_path), 'task': 'cup_catch'})
+
+
+def test_unknown_scenario_and_malformed_assignment():
+    with pytest.raises(InputError, match='sim_train, sim_eval'):
+        scenario('simtrain', {})
+    with pytest.raises(InputError, match="'task=x': expected name:=value"):
+        parse_assignments(['task=x'])
+    assert parse_assignments(['a:=b:=c', 'd:=']) == {'a': 'b:=c', 'd': ''}
+
+
+@pytest.mark.parametrize('name', scenario_names())
+def test_every_default_is_valid_and_described(name):
+    for argument in scenario_arguments(name):
+        argument.value(argument.default)
+        assert len(argument.help) > 5
+
+
+PARAMETERS = {
+    'flag': True, 'count': 3, 'ratio': 1.0, 'tiny': 1e-05, 'text': 'plain', 'looks_like_a_number': '1e3',
+    'looks_like_a_flag': 'on', 'empty': '', 'spaces': 'a b: "c" #d', 'umlaut': 'Läufe', 'sizes': [64, 48],
+    'names': ['sim0', '1', 'x.y=[1, 2]', 'true'],
+}
+
+
+def test_ros_reads_the_parameters_that_were_meant(ros_domain):
+    """Through the command line of a real rclpy node in its own process, as the supervisor starts them."""
+    code = '\n'.join([
+        'import json, sys, rclpy',
+        'rclpy.init(args=sys.argv)',
+        "node = rclpy.create_node('x', automatically_declare_parameters_from_overrides=True)",
+        'value = lambda v: v if isinstance(v, (bool, int, float, str)) else list(v)',
+        f'names = {list(PARAMETERS)!r}',
+        'print(json.dumps([node.get_fully_qualified_name(), {n: value(node.get_parameter(n).value) for n in names}]))',
+    ])
+    process = Process('simulator', '/sim0', PARAMETERS)
+    result = subprocess.run([sys.executable, '-c', code, *process.ros_arguments()], stdout=subprocess.PIPE, check=True,
+                            timeout=60)
+    name, values = json.loads(result.stdout)
+    assert name == '/sim0/simulator'
+    assert values == PARAMETERS
+    assert {key: type(value) for key, value in values.items()} == {k: type(v) for k, v in PARAMETERS.items()}
+
+
+def rules_at(times):
+    return ExitRules(clock=iter(times).__next__)
+
+
+def test_exit_rules():
+    leading, other = Process('trainer', '/', {}, leads=True), Process('agent', '/sim0', {})
+    rules = rules_at([0.0])
+    assert rules.decide(leading, 0)[0] is Verdict.FINISHED
+    assert rules.decide(other, 0)[0] is Verdict.FAILED
+    assert rules.decide(leading, 2) == (Verdict.FAILED, 'trainer exited with code 2')
+    assert rules.decide(other, -9)[0] is Verdict.RESTART
+
+
+def test_crashes_are_forgiven_per_process_and_minute():
+    first, second = Process('agent', '/sim0', {}), Process('agent', '/sim1', {})
+    rules = rules_at([*range(RESTARTS_PER_MINUTE), 5.0, 6.0, 63.5])
+    assert all(rules.decide(first, -11)[0] is Verdict.RESTART for _ in range(RESTARTS_PER_MINUTE))
+    assert rules.decide(second, -11)[0] is Verdict.RESTART
+    verdict, sentence = rules.decide(first, -11)
+    assert verdict is Verdict.FAILED and 'signal 11, for the 4th time' in sentence
+    assert rules.decide(first, -11)[0] is Verdict.RESTART  # a minute later
