@@ -24,6 +24,7 @@ from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.spec import RobotSpec
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
+DISCOVERY_TIME = 1.0  # seconds from the first trace of this agent to its first action
 UNPAIRED_KEPT = 100  # step and joint messages kept while their image is on the way
 
 
@@ -58,6 +59,7 @@ class Agent:
         self._specs = self._inbox.subscribe(topics.SPEC, topics.LATCHED)
         self._manifests = self._inbox.subscribe(topics.POLICY, topics.LATCHED)
         self._publisher = qos.publisher(node, topics.ACTION)
+        self._discovered_at = time.monotonic() + DISCOVERY_TIME
         self._rng = np.random.default_rng(self._seed)
         self._answer = Joy()
         self._answered: Optional[int] = None
@@ -94,6 +96,9 @@ class Agent:
             self._images = self._inbox.subscribe(topics.IMAGE, topics.LOCKSTEP_SUBSCRIBER)
             self._joints = self._inbox.subscribe(
                 topics.JOINT_STATES, topics.LOCKSTEP_SUBSCRIBER) if spec.vector else None
+            # A recorder must know this agent before the simulator does, or it misses the first actions.
+            while not self._stop.is_set() and time.monotonic() < self._discovered_at:
+                self._inbox.wait(0.05)
             # Last: who sees this one in the graph may count on the others.
             self._step_messages = self._inbox.subscribe(topics.STEP, topics.LOCKSTEP_SUBSCRIBER)
             while not self._stop.is_set():

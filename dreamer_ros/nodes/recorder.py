@@ -178,9 +178,10 @@ class Recorder:
             return
         if step.is_first and self._episode is not None:
             self._close_episode()  # its simulator died before is_last
-        if self._episode is None:
-            self._episode = self._open_episode()
-        self._episode.add(aligned, self._names, step, self._mode(aligned.messages[ACTION]))
+        episode = self._episode or self._open_episode()
+        self._episode = None  # a bag that the disk refused is closed already, whole up to its last chunk
+        episode.add(aligned, self._names, step, self._mode(aligned.messages[ACTION]))
+        self._episode = episode
         self._steps += 1
         if step.is_last:
             self._close_episode()

@@ -1,0 +1,175 @@
+"""Simulator, agent, recorder and evaluator together at full speed, and after kill -9."""
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_typestore
+
+from dreamer_ros.bridge import topics
+from dreamer_ros.replay.reading import read_episodes
+from dreamer_ros.spec import RobotSpec
+
+PERIOD = 80_000_000
+SIMULATOR = dict(task='cartpole_swingup', action_repeat=8, episode_length=400)  # 50 actions per episode
+TYPES = get_typestore(Stores.ROS2_KILTED)
+
+
+def bags(folder: Path):
+    """Finished bags, oldest first."""
+    return sorted(path for path in folder.glob('*') if not path.name.startswith('.'))
+
+
+def stamps_by_topic(bag: Path):
+    """Header stamps of every topic in a bag, as an independent reader sees them."""
+    stamps = {f'/sim0/{topic.name}': [] for topic in topics.PER_STEP}
+    with Reader(bag) as reader:
+        for connection, _, data in reader.messages():
+            header = TYPES.deserialize_cdr(data, connection.msgtype).header
+            stamps[connection.topic].append(header.stamp.sec * 10**9 + header.stamp.nanosec)
+    return stamps
+
+
+def custom_data(bag: Path):
+    return yaml.safe_load((bag / 'metadata.yaml').read_text())['rosbag2_bagfile_information']['custom_data']
+
+
+def test_every_step_is_recorded_once(start, peer, tmp_path):
+    """Full speed; an independent subscriber counts; SIGINT saves the open episode; returns agree."""
+    folder = tmp_path / 'bags'
+    simulator = start('simulator', wait_for_subscribers=4, **SIMULATOR)
+    agent = start('agent', seed=1)
+    recorder = start('recorder', folder=folder)
+    evaluator = start('evaluator', episodes=5, output=tmp_path / 'evaluation')
+    peer.until(lambda: evaluator.output.count('\n') >= 6, 'five episodes', 30.0)
+    assert evaluator.wait() == 0
+    peer.until(lambda: peer.steps[-1].is_first is False and not peer.steps[-1].is_last, 'being inside an episode')
+    assert simulator.stop() == 0
+    peer.spin(0.3)
+    assert recorder.stop() == 0 and agent.stop() == 0
+
+    sent = [step.stamp for step in peer.steps]
+    assert len(sent) > 250 and set(np.diff(sent)) == {PERIOD}, 'nobody repeated or lost anything'
+    found = bags(folder)
+    recorded = []
+    for bag in found:
+        stamps = stamps_by_topic(bag)
+        assert len(stamps) == 5
+        [reference] = {tuple(values) for values in stamps.values()}
+        assert set(np.diff(reference)) == {PERIOD}
+        assert custom_data(bag)['length'] == str(len(reference))
+        recorded += reference
+    # The last observation of all may have stayed without an action.
+    assert recorded in (sent, sent[:-1])
+    assert all(len(stamps_by_topic(bag)['/sim0/step']) == 51 for bag in found[:-1])
+    assert list(folder.glob('.*')) == []
+
+    spec = RobotSpec.from_json(custom_data(found[0])['spec'])
+    episodes, problems = read_episodes(found[0], spec)
+    assert not problems and len(episodes) == 1 and episodes[0].is_last[-1] and episodes[0].is_first[0]
+    [last], problems = read_episodes(found[-1], spec)
+    assert not problems and not last.is_last[-1], 'the open episode is saved as it is'
+    result = json.loads((tmp_path / 'evaluation' / 'result.json').read_text())
+    returns = [episode['return'] for episode in result['episodes']]
+    ours = [float(custom_data(bag)['return']) for bag in found]
+    first = next(i for i, value in enumerate(ours) if value == pytest.approx(returns[0], abs=1e-9))
+    assert returns == pytest.approx(ours[first:first + 5])
+    assert {episode['actor'] for episode in result['episodes']} == {'random'}
+    assert f'mean return {np.mean(returns):.1f} ± {np.std(returns):.1f} over 5 episodes' in evaluator.output
+    assert custom_data(found[0])['mode'] == 'random' and custom_data(found[0])['robot'] == 'sim0'
+
+
+def test_kill_and_restart(start, peer, tmp_path):
+    """kill -9 of the agent and of the simulator: a new one goes on, and every bag is sound."""
+    folder = tmp_path / 'bags'
+    simulator = start('simulator', wait_for_subscribers=3, **SIMULATOR)
+    agent = start('agent')
+    recorder = start('recorder', folder=folder)
+    peer.until(lambda: len(peer.steps) > 70, 'a first episode')
+    agent.send(signal.SIGKILL)
+    agent.wait()
+    peer.spin(0.2)
+    waits_at = peer.steps[-1].stamp
+    start('agent')
+    peer.until(lambda: peer.steps[-1].stamp > waits_at + 60 * PERIOD, 'going on after the agent')
+    stamps = sorted({step.stamp for step in peer.steps})
+    assert set(np.diff(stamps)) == {PERIOD}, 'the agent restart lost no step'
+
+    simulator.send(signal.SIGKILL)
+    simulator.wait()
+    peer.spin(0.2)
+    count = len(peer.steps)
+    start('simulator', **SIMULATOR)
+    peer.until(lambda: len(peer.steps) > count + 60, 'going on after the simulator')
+    assert peer.steps[count].is_first
+    assert recorder.stop() == 0
+    [*whole, _] = bags(folder)
+    cut = 0
+    for bag in whole:
+        [reference] = {tuple(values) for values in stamps_by_topic(bag).values()}
+        assert set(np.diff(reference)) <= {PERIOD}
+        cut += len(reference) != 51
+    assert cut <= 1, 'only the episode of the killed simulator is cut'
+
+
+def test_full_disk(start, peer, tmp_path):
+    """The kernel refuses to let the bag grow: one sentence, exit code 2, the earlier bag intact."""
+    import resource
+    folder = tmp_path / 'bags'
+    limit = 3 * 2**20
+    # Noise compresses badly: the test is the robot here, small episode first, then one too large.
+    recorder = start(
+        'recorder', preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)), folder=folder)
+    robot = Robot(peer)
+    robot.play(5)
+    peer.until(lambda: bags(folder), 'the first bag')
+    robot.play(400, until=lambda: 'error' in recorder.output)
+    assert recorder.wait() == 2
+    assert recorder.output.splitlines()[-1].startswith('error: episode bag')
+    [first] = bags(folder)
+    assert all(len(values) == 5 for values in stamps_by_topic(first).values())
+
+
+class Robot:
+    """Publishes episodes of noise on all per-step topics, faster than any simulator."""
+
+    def __init__(self, peer):
+        from std_msgs.msg import String
+
+        from dreamer_ros.nodes import qos
+        self._peer = peer
+        self._publishers = {topic: qos.publisher(peer.node, topic) for topic in topics.PER_STEP}
+        self._spec = qos.publisher(peer.node, topics.SPEC)
+        spec = RobotSpec('noise', (128, 128), (), ('motor',), (-1.0,), (1.0,), PERIOD / 1e9, 1)
+        self._spec.publish(String(data=spec.to_json()))
+        self._rng = np.random.default_rng(0)
+        self._stamp = 10**18
+        peer.until(lambda: all(p.get_subscription_count() for t, p in self._publishers.items()), 'the recorder')
+
+    def play(self, length: int, until=lambda: False) -> None:
+        from dreamer_ros.bridge import codecs
+        for k in range(length):
+            self._stamp += PERIOD
+            for topic in np.random.default_rng(k).permutation(len(topics.PER_STEP)):  # any order between topics
+                topic = topics.PER_STEP[topic]
+                publisher = self._publishers[topic]
+                message = publisher.msg_type()
+                if topic is topics.STEP:
+                    codecs.fill_step(message, codecs.Step(self._stamp, 1.0, k == 0, k == length - 1, False))
+                elif topic is topics.IMAGE:
+                    codecs.fill_image(message, self._rng.integers(0, 256, (128, 128, 3), np.uint8), self._stamp)
+                elif topic is topics.ACTION:
+                    codecs.fill_action(message, np.zeros(1), self._stamp, codecs.Mode('random'))
+                elif topic is topics.CAMERA_INFO:
+                    codecs.fill_camera_info(message, 128, 128, np.eye(3), self._stamp)
+                else:
+                    codecs.fill_joint_state(message, (), np.zeros(0), np.zeros(0), self._stamp)
+                publisher.publish(message)
+            self._peer.spin(0.005)
+            if until():
+                return
