@@ -191,6 +191,9 @@ class Trainer:
         version = self._run.newest_policy_version()
         if learner.updates:
             version = self._publish(version + 1)
+        # What was recorded since the checkpoint counts before anything is granted or due.
+        while not (self._stop.is_set() or watcher.looked.wait(0.1)):
+            self._look(self._stored, 'the replay to be loaded')
         last_checkpoint, last_dream, idle_since = time.monotonic(), 0.0, time.monotonic()
         while not self._stop.is_set():
             self._take_episodes(watcher)
@@ -359,10 +362,15 @@ class _Request:
 
 
 class _Watcher:
-    """Loads new bags on a thread of its own, so that decoding them does not hold up the learner."""
+    """Loads new bags on a thread of its own, so that decoding them does not hold up the learner.
+
+    Attributes:
+        looked: set when the folder was gone through once.
+    """
 
     def __init__(self, store: ReplayStore):
         self._store = store
+        self.looked = threading.Event()
         self._found: 'queue.SimpleQueue[EpisodeInfo]' = queue.SimpleQueue()
         self._error: Optional[BaseException] = None
         self._closed = threading.Event()
@@ -392,10 +400,12 @@ class _Watcher:
             while True:
                 for info in self._store.refresh():
                     self._found.put(info)
+                self.looked.set()
                 if self._closed.wait(REFRESH_PERIOD):
                     return
         except Exception as error:  # noqa: BLE001 - handed to the caller of take()
             self._error = error
+            self.looked.set()
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ def test_any_ratio_ends_exact_without_deadlock(rng):
                 collected += 1
             assert (collected, updates) != before, schedule
             ahead = collected - prefill - updates * schedule.steps_per_update
-            assert ahead <= SLACK_UPDATES * schedule.steps_per_update + 1
+            assert ahead <= SLACK_UPDATES * schedule.steps_per_update + 1 + 1e-9
         assert collected == budget
         assert updates == pytest.approx(ratio * (budget - prefill) / (batch * length), abs=1)
         assert updates <= ratio * (budget - prefill) / (batch * length) + 1e-6
