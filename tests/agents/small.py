@@ -1,0 +1,64 @@
+"""Small agents of each generation, and made-up batches for them."""
+from __future__ import annotations
+
+import torch
+
+from dreamer_ros.agents.dreamer import Dreamer
+from dreamer_ros.agents.world_model import Batch
+from dreamer_ros.config import Config, load_preset
+from dreamer_ros.nets.distributions import TWOHOT_BINS
+from dreamer_ros.nets.rssm import State
+
+ACTIONS = 2
+SYSTEMS = {
+    'v1': ('dreamer', 'rssm.deter=8', 'rssm.hidden=7', 'rssm.stoch=3', 'mlp.units=9', 'conv.kind=stride',
+           'imagination.horizon=5'),
+    'v2': ('cpu', 'rssm.deter=8', 'rssm.hidden=6', 'rssm.stoch=3', 'rssm.classes=4', 'mlp.units=9',
+           'imagination.horizon=5', 'imagination.starts=0'),
+    'v3': ('dreamerv3_1m', 'rssm.deter=16', 'rssm.hidden=6', 'rssm.stoch=3', 'mlp.units=9', 'imagination.horizon=5'),
+}
+
+
+def config(system: str, *overrides: str) -> Config:
+    preset, *own = SYSTEMS[system]
+    return load_preset(preset, (*own, 'env.image_size=32', 'conv.depth=2', *overrides))
+
+
+def agent(system: str, *overrides: str, seed: int = 0) -> Dreamer:
+    """An agent whose output layers are far from their (zero) start: heads at zero hide mistakes."""
+    torch.manual_seed(seed)
+    made = Dreamer(config(system, *overrides), ACTIONS)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        for module in made.modules():
+            if getattr(module, 'out_features', 0) == TWOHOT_BINS:  # values of order 1, not of 1e8
+                module.bias.sub_(0.3 * (torch.arange(TWOHOT_BINS) - TWOHOT_BINS // 2).abs())
+    made.behaviour.slow_critic.load_state_dict(made.behaviour.critic.state_dict())
+    return made.to(torch.get_default_dtype())
+
+
+def batch(batch_size: int = 3, length: int = 6, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch_size, length)
+    flags = [torch.zeros(shape, dtype=torch.bool) for _ in range(3)]
+    is_first, is_last, is_terminal = flags
+    if length > 4:
+        is_last[0, 2] = is_first[0, 3] = is_last[1, 3] = is_terminal[1, 3] = is_first[1, 4] = True
+    return Batch(
+        torch.randint(0, 256, (*shape, 32, 32, 3), dtype=torch.uint8, generator=generator),
+        torch.rand(*shape, ACTIONS, generator=generator) * 2 - 1,
+        torch.randn(shape, generator=generator), is_first, is_last, is_terminal)
+
+
+def states(made: Dreamer, batch_size: int = 3, length: int = 6) -> State:
+    """Detached posterior states of made-up embeddings, in torch's default precision."""
+    data = batch(batch_size, length)
+    embed = torch.randn(batch_size, length, made.model.encoder.output_size)
+    with torch.no_grad():
+        return made.model.rssm.observe(embed, data.previous_action.to(embed.dtype), data.is_first)[0]
+
+
+def touched(module: torch.nn.Module) -> set:
+    """Names of the parameters that hold a gradient other than zero."""
+    return {name for name, p in module.named_parameters() if p.grad is not None and p.grad.any()}
