@@ -17,7 +17,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import diagnostics, qos
 from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
 from dreamer_ros.nodes.inbox import Inbox
-from dreamer_ros.nodes.runtime import Parameters, run_node
+from dreamer_ros.nodes.runtime import Parameters, pin_to, run_node
 from dreamer_ros.policy.loader import PolicyLoader
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
@@ -53,6 +53,7 @@ class Agent:
         self._evaluate_every = parameters.integer(
             'evaluate_every', 10, 'mode train: every how many episodes one is deterministic, 0 for never', 0, 10**6)
         self._seed = parameters.integer('seed', 0, 'of random actions and exploration', 0, 2**31 - 1)
+        pin_to(parameters.cpu())
         parameters.finish()
 
         self._inbox = Inbox(node)
@@ -131,27 +132,27 @@ class Agent:
         return not self._stop.is_set()
 
     def _turn(self) -> None:
-        """Take what came, answer if an observation is complete, wait."""
+        """Take what came, answer if an observation is complete, wait for more."""
         if self._take_image():
             # Published before its image, so these are mostly here already.
             self._take_rest()
             self._reply()
+        # Between the answer and the wait, when nobody waits for this agent.
+        self._take_specs()
+        self._diagnostics.tick()
         if self._image is None:
             self._inbox.wait(0.1, self._images)
         else:
             self._inbox.wait(0.1)
-            self._take_rest()
-            self._reply()
-        self._take_specs()
-        self._diagnostics.tick()
 
     def _take_image(self) -> bool:
         """Keep the newest image; True if there is one. An older one unanswered is dropped and counted."""
         while (message := self._inbox.take(self._images)) is not None:
+            came = time.perf_counter()
             stamp = codecs.stamp_to_ns(message.header.stamp)
             if self._image is not None and codecs.stamp_to_ns(self._image.header.stamp) != stamp:
                 self._dropped += 1
-            self._image, self._image_came = message, time.perf_counter()
+            self._image, self._image_came = message, came
         return self._image is not None
 
     def _take_rest(self) -> None:

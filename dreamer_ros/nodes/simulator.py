@@ -19,8 +19,8 @@ from dreamer_ros.nodes import diagnostics, qos, single
 from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.observations import ObservationPublisher
-from dreamer_ros.nodes.runtime import Parameters, run_node
-from dreamer_ros.simulation import environment, rendering
+from dreamer_ros.nodes.runtime import Parameters, pin_to, run_node
+from dreamer_ros.simulation import environment
 
 ASK_AGAIN = 1.0      # seconds without an action until the observation is published once more
 SAY_AGAIN = 5.0      # seconds between two lines about the same trouble
@@ -68,7 +68,7 @@ class Simulator:
         repeat = parameters.integer('action_repeat', 1, 'control steps per action', 1, 100)
         seed = parameters.integer('seed', 0, 'of the initial states', 0, 2**31 - 1)
         render = parameters.text('render', 'fast', 'fast (no shadows), shadows, or suite (as the model says)',
-                                 rendering.MODES)
+                                 environment.RENDER_MODES)
         camera = parameters.text('camera', '', "camera of the model by name or number; empty for the task's own")
         length = parameters.integer('episode_length', 0, "control steps per episode; 0 for the task's own", 0, 10**6)
         self._realtime = 'realtime' == parameters.text(
@@ -77,6 +77,7 @@ class Simulator:
             'wait_for_learner', False, 'lock-step only: advance no further than the trainer allows on `pace`')
         self._wait_for_subscribers = parameters.integer(
             'wait_for_subscribers', 0, 'lock-step only: subscribers of `step` that must be there at the start', 0, 100)
+        pin_to(parameters.cpu())
         parameters.finish()
         if self._realtime and self._wait_for_learner:
             raise InputError(f'{node.get_fully_qualified_name()}: parameter wait_for_learner: expected false in '
@@ -243,9 +244,9 @@ class Simulator:
         self._publisher.publish(observation, stamp)
 
     def _idle(self, seconds: float) -> None:
-        """Wait for a message, answer services, report."""
-        self._inbox.wait(seconds)
+        """Report, wait for a message, answer services."""
         self._diagnostics.tick()
+        self._inbox.wait(seconds)
 
     def _check_stamp(self, stamp: int) -> bool:
         """Whether an observation of that stamp was sent; says so if not."""
