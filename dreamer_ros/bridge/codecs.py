@@ -16,6 +16,8 @@ from dreamer_ros.errors import InputError
 STEP_NAMES = ('reward', 'is_first', 'is_last', 'is_terminal')
 # Channels per pixel, and the order that makes them RGB.
 ENCODINGS = {'rgb8': (3, (0, 1, 2)), 'bgr8': (3, (2, 1, 0)), 'mono8': (1, (0, 0, 0))}
+# Larger numbers become infinite in training, NaN compares as not smaller.
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 # Stamps
@@ -87,7 +89,7 @@ def fill_image(msg: Any, image: np.ndarray, stamp: int, frame_id: str = 'camera'
 def fill_camera_info(
     msg: Any, width: int, height: int, k: Sequence[float], stamp: int, frame_id: str = 'camera'
 ) -> None:
-    """Fill a sensor_msgs/CameraInfo of an ideal pinhole camera; k is the intrinsic matrix, 9 values by row."""
+    """Fill a sensor_msgs/CameraInfo of an ideal pinhole; k is the intrinsic matrix, 9 values by row."""
     fill_stamp(msg.header.stamp, stamp)
     msg.header.frame_id = frame_id
     msg.height, msg.width = height, width
@@ -130,10 +132,10 @@ def read_vector(msg: Any, names: Sequence[str]) -> np.ndarray:
     missing = [name for name in names if name not in values]
     if missing:
         raise InputError(f'joint_states: expected {", ".join(missing)}, got {", ".join(values) or "nothing"}')
-    vector = np.array([values[name] for name in names], np.float32)
-    if not np.isfinite(vector).all():
+    vector = np.array([values[name] for name in names], np.float64)
+    if not (np.abs(vector) <= FLOAT32_MAX).all():
         raise InputError(f'joint_states: expected finite values, got {vector.tolist()}')
-    return vector
+    return vector.astype(np.float32)
 
 
 # Step scalars
@@ -158,7 +160,7 @@ def read_step(msg: Any) -> Step:
     if any(name not in values for name in STEP_NAMES):
         raise InputError(f'step: expected {", ".join(STEP_NAMES)}, got {", ".join(values) or "nothing"}')
     reward, *flags = (values[name] for name in STEP_NAMES)
-    if not np.isfinite(reward):
+    if not abs(reward) <= FLOAT32_MAX:
         raise InputError(f'step: expected a finite reward, got {reward}')
     if any(flag not in (0.0, 1.0) for flag in flags):
         raise InputError(f'step: expected flags 0 or 1, got {dict(zip(STEP_NAMES[1:], flags))}')
@@ -194,15 +196,16 @@ def parse_mode(text: str) -> Mode:
     parts = text.split('/')
     if text in ('random', 'human'):
         return Mode(text)
-    if len(parts) == 3 and parts[0] == 'policy' and parts[1].isdecimal() and parts[2] in ('explore', 'evaluate'):
-        return Mode(parts[2], int(parts[1]))
+    if len(parts) == 3 and parts[0] == 'policy' and parts[1].isdecimal():
+        if parts[2] in ('explore', 'evaluate'):
+            return Mode(parts[2], int(parts[1]))
     raise InputError(
         f'action: expected frame_id random, human or policy/<version>/<explore|evaluate>, got {text!r}'
     )
 
 
 def fill_action(msg: Any, action: np.ndarray, stamp: int, mode: Mode) -> None:
-    """Fill a sensor_msgs/Joy with an action float [A] in [-1, 1] that answers the observation of that stamp."""
+    """Fill a sensor_msgs/Joy with an action float [A] in [-1, 1], the answer to that stamp's observation."""
     fill_stamp(msg.header.stamp, stamp)
     msg.header.frame_id = str(mode)
     msg.axes = array.array('f', np.asarray(action, np.float32).tobytes())

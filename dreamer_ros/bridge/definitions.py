@@ -48,7 +48,7 @@ def definition(type_name: str) -> Definition:
 def decode(cdr: bytes, type_name: str) -> Any:
     """Deserialise a message without rclpy.
 
-    Bytes after the message are ignored: what `serialize_message` returns is often a little longer than the message.
+    Bytes after the message are ignored: `serialize_message` of rclpy often returns a few too many.
 
     Raises:
         InputError: the bytes are not such a message.

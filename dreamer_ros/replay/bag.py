@@ -28,7 +28,8 @@ CUSTOM_DATA = 'dreamer_ros'
 def episode_name(robot: str, number: int, now: datetime.datetime) -> str:
     """Directory name of an episode; names sort by time. `now` carries its time zone."""
     time = now.astimezone(datetime.timezone.utc)
-    return f'{time:%Y%m%dT%H%M%S}.{time.microsecond // 1000:03d}-{robot.strip("/").replace("/", "_")}-{number:06d}'
+    who = robot.strip('/').replace('/', '_')
+    return f'{time:%Y%m%dT%H%M%S}.{time.microsecond // 1000:03d}-{who}-{number:06d}'
 
 
 def partial_path(folder: Path, name: str) -> Path:

@@ -66,7 +66,8 @@ class EpisodeInfo:
     def of(cls, episode: Episode) -> EpisodeInfo:
         """Summarise an episode."""
         name = episode.path.name if episode.path else ''
-        return cls(name, len(episode), episode.total_reward, episode.complete, int(episode.stamp[-1]), episode.meta)
+        end = int(episode.stamp[-1])
+        return cls(name, len(episode), episode.total_reward, episode.complete, end, episode.meta)
 
 
 @dataclasses.dataclass(frozen=True)

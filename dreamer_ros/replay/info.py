@@ -52,7 +52,7 @@ def describe(path: Path) -> List[BagInfo]:
     """
     path = Path(path)
     if not path.is_dir():
-        raise InputError(f'{path}: expected a bag, a folder of bags or a run directory, but it does not exist')
+        raise InputError(f'{path}: expected a bag, a folder of bags or a run, but it does not exist')
     if (path / 'metadata.yaml').exists() or mcap_files(path):
         return [_describe(path)]
     folders = [path / name for name in ('episodes', 'evaluation') if (path / name).is_dir()] or [path]
@@ -84,7 +84,8 @@ def _describe(bag: Path) -> BagInfo:
     except InputError as error:
         return BagInfo(bag.name, size=size, problem=str(error).split(': ', 1)[1])
     except (KeyError, TypeError, ValueError) as error:
-        return BagInfo(bag.name, size=size, problem=f'metadata.yaml is damaged ({type(error).__name__}: {error})')
+        problem = f'metadata.yaml is damaged ({type(error).__name__}: {error})'
+        return BagInfo(bag.name, size=size, problem=problem)
     steps = [count for name, count in messages.items() if name.rsplit('/', 1)[-1] == STEP.name]
     return BagInfo(
         name=bag.name,
@@ -104,7 +105,8 @@ def format_table(rows: List[BagInfo]) -> str:
     table = [header] + [
         (
             row.name, _number(row.steps, '.0f'), _number(row.total_reward, '.2f'), row.mode or '-',
-            row.policy_version or '-', f'{row.duration:.1f}', _number(row.rate, '.1f'), f'{row.size / 1024:.0f}',
+            row.policy_version or '-', f'{row.duration:.1f}', _number(row.rate, '.1f'),
+            f'{row.size / 1024:.0f}',
         )
         for row in rows
     ]

@@ -17,7 +17,7 @@ class Prefetcher:
     """
 
     def __init__(self, store: ReplayStore, batch: int, length: int, depth: int = 2) -> None:
-        """Start sampling sequences as `store.sample(batch, length)` gives them; the store must hold enough."""
+        """Start sampling as `store.sample(batch, length)` does; the store must hold enough steps."""
         self._store, self._batch, self._length, self._depth = store, batch, length, depth
         self._ready: Deque[Tuple[dict, Dict[str, np.ndarray]]] = collections.deque()
         self._changed = threading.Condition()
@@ -44,7 +44,7 @@ class Prefetcher:
             return batch
 
     def state_dict(self) -> dict:
-        """The store's state as of the batch that `next` gives next: batches made but not taken don't count."""
+        """The store's state before the batch that `next` gives next: those made ahead don't count."""
         with self._changed:
             # Between a sample and its arrival here the cursor would be one batch ahead.
             self._changed.wait_for(lambda: self._ready or self._error or self._closed)

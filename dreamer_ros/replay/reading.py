@@ -50,10 +50,10 @@ def read_metadata(path: Path) -> Dict[str, Any]:
 def read_episodes(path: Path, spec: RobotSpec) -> Tuple[List[Episode], List[Problem]]:
     """Read a bag directory or a single MCAP file.
 
-    Messages belong to the step of their header stamp; the first of several with one stamp counts. A step needs
-    an image, step scalars, an action (but the last step of an episode does not) and, if the spec names vector
-    inputs, joint states. Episodes are split where one begins or ends, and wherever a step is missing, so that
-    neighbours in an episode were neighbours in the world.
+    Messages belong to the step of their header stamp; the first of several with one stamp counts. A step
+    needs an image, step scalars, an action (but the last step of an episode does not) and, if the spec names
+    vector inputs, joint states. Episodes are split where one begins or ends, and wherever a step is missing,
+    so that neighbours in an episode were neighbours in the world.
 
     Returns:
         Episodes in order of time, and what could not be used and why. Nothing is raised for a bad bag.
@@ -64,7 +64,7 @@ def read_episodes(path: Path, spec: RobotSpec) -> Tuple[List[Episode], List[Prob
         recording = _load(path, problems)
         _check_spec(recording.custom_data, spec)
         episodes = []
-        for robot in _robots(recording):
+        for robot in _robots(path, recording, problems):
             episodes += _align(path, robot, recording.custom_data, spec, problems)
     except InputError as error:
         return [], [*problems, Problem(path, str(error))]
@@ -104,11 +104,16 @@ def _load(path: Path, problems: List[Problem]) -> _Recording:
         recording.messages += scan.messages
         recording.types.update((topic.name, topic.type) for topic in scan.topics.values())
         recording.custom_data.update(scan.custom_data)
-    recording.custom_data.update(information.get('custom_data') or {})
+    recording.custom_data.update(_texts(information))
     expected = information.get('message_count')
     if expected is not None and expected != len(recording.messages):
         problems.append(Problem(path, f'{len(recording.messages)} of {expected} messages are whole'))
     return recording
+
+
+def _texts(information: Dict[str, Any]) -> Dict[str, str]:
+    """custom_data of metadata.yaml, where hands may have written numbers."""
+    return {str(key): str(value) for key, value in (information.get('custom_data') or {}).items()}
 
 
 def _load_foreign(path: Path, information: Dict[str, Any]) -> _Recording:
@@ -122,7 +127,7 @@ def _load_foreign(path: Path, information: Dict[str, Any]) -> _Recording:
             ]
     except (AnyReaderError, ReaderError, ValueError, KeyError) as error:
         raise InputError(f'it can not be read ({error})') from error
-    return _Recording(messages, types, dict(information.get('custom_data') or {}))
+    return _Recording(messages, types, _texts(information))
 
 
 def _check_spec(custom_data: Dict[str, str], spec: RobotSpec) -> None:
@@ -142,7 +147,7 @@ def _check_spec(custom_data: Dict[str, str], spec: RobotSpec) -> None:
 _Robot = Dict[str, Dict[int, memoryview]]
 
 
-def _robots(recording: _Recording) -> List[_Robot]:
+def _robots(path: Path, recording: _Recording, problems: List[Problem]) -> List[_Robot]:
     """Sort messages by robot (namespace), topic and stamp."""
     place: Dict[str, Tuple[str, str]] = {}
     for name, type_name in recording.types.items():
@@ -152,10 +157,16 @@ def _robots(recording: _Recording) -> List[_Robot]:
                     raise InputError(f'topic {name}: expected {topic.type}, got {type_name}')
                 place[name] = (name[:-len(topic.name)], topic.name)
     robots: Dict[str, _Robot] = defaultdict(lambda: defaultdict(dict))
+    short: Counter = Counter()
     for message in recording.messages:
         if message.topic in place:
             namespace, topic = place[message.topic]
-            robots[namespace][topic].setdefault(header_stamp(message.data), message.data)
+            try:
+                robots[namespace][topic].setdefault(header_stamp(message.data), message.data)
+            except InputError:
+                short[message.topic] += 1
+    for name, count in short.items():
+        problems.append(Problem(path, f'{count} messages on {name} are too short to hold a stamp'))
     robots = {namespace: robot for namespace, robot in robots.items() if STEP.name in robot}
     if not robots:
         topics = ', '.join(sorted({message.topic for message in recording.messages})) or 'no messages'

@@ -55,7 +55,7 @@ class ReplayBuffer:
         except (OSError, OverflowError, ValueError) as error:
             size = capacity * int(np.prod(image_size)) * 3 / 2**30
             raise InputError(
-                f'replay capacity: {capacity} steps need {size:.1f} GiB of address space, which this machine refuses'
+                f'replay capacity: {capacity} steps need {size:.1f} GiB of address space, too much here'
             ) from error
         self._rng = np.random.default_rng(seed)
         self._lock = threading.RLock()

@@ -14,7 +14,9 @@ from mcap.opcode import Opcode
 from mcap.records import Channel, Chunk, Message, Metadata, Schema
 from mcap.stream_reader import StreamReader, get_chunk_data_stream
 
-_DAMAGE = (McapError, struct.error, ValueError, zstandard.ZstdError, MemoryError, OverflowError, EOFError, KeyError)
+_DAMAGE = (
+    McapError, struct.error, ValueError, zstandard.ZstdError, MemoryError, OverflowError, EOFError, KeyError,
+)
 _RECORD = struct.Struct('<BQ')    # opcode, length
 _MESSAGE = struct.Struct('<HIQQ')  # channel, sequence, log time, publish time
 
@@ -78,7 +80,8 @@ def scan_mcap(path: Path, metadata_name: str) -> Scan:
                     try:
                         found += _read_chunk(record, schemas, channels)
                     except _DAMAGE as error:
-                        damage.append(f'a chunk of {record.uncompressed_size} bytes is damaged ({_phrase(error)})')
+                        size_of = f'a chunk of {record.uncompressed_size} bytes'
+                        damage.append(f'{size_of} is damaged ({_phrase(error)})')
                 elif isinstance(record, Schema):
                     schemas.setdefault(record.id, record)
                 elif isinstance(record, Channel):
@@ -102,7 +105,9 @@ def scan_mcap(path: Path, metadata_name: str) -> Scan:
                 channel.metadata.get('offered_qos_profiles', ''),
                 channel.metadata.get('topic_type_hash', ''),
             )
-    messages = [RawMessage(topics[number].name, time, data) for number, time, data in found if number in topics]
+    messages = [
+        RawMessage(topics[number].name, time, data) for number, time, data in found if number in topics
+    ]
     return Scan({topic.name: topic for topic in topics.values()}, messages, custom_data, damage)
 
 

@@ -56,7 +56,9 @@ class ReplayStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f'replay folder {self.folder}: expected a directory ({error.strerror})') from error
+            raise InputError(
+                f'replay folder {self.folder}: expected a directory ({error.strerror})'
+            ) from error
 
     @property
     def steps(self) -> int:

@@ -66,6 +66,7 @@ def test_step_survives_the_wire():
 @pytest.mark.parametrize('position, complaint', [
     ([1.0, 0.0, 0.0], 'expected reward, is_first, is_last, is_terminal'),
     ([float('nan'), 0.0, 0.0, 0.0], 'finite reward'),
+    ([1e300, 0.0, 0.0, 0.0], 'finite reward'),
     ([1.0, 0.5, 0.0, 0.0], 'flags 0 or 1'),
 ])
 def test_bad_step_is_refused(position, complaint):
@@ -101,7 +102,8 @@ def test_mode_text(mode, text):
     assert str(mode) == text and codecs.parse_mode(text) == mode
 
 
-@pytest.mark.parametrize('text', ['', 'policy', 'policy/x/explore', 'policy/-1/explore', 'policy/1/sleep', 'joy'])
+@pytest.mark.parametrize(
+    'text', ['', 'policy', 'policy/x/explore', 'policy/-1/explore', 'policy/1/sleep', 'joy'])
 def test_bad_mode_is_refused(text):
     with pytest.raises(InputError, match='frame_id'):
         codecs.parse_mode(text)
@@ -115,6 +117,8 @@ def test_vector_selects_by_name_in_the_order_asked():
         assert codecs.read_vector(received, ('b/velocity', 'a/position')).tolist() == [4.0, 1.0]
         with pytest.raises(InputError, match='expected c/position'):
             codecs.read_vector(received, ('c/position',))
+    with pytest.raises(InputError, match='finite'):
+        codecs.read_vector(JointState(name=['a'], position=[-1e300]), ('a/position',))
     with pytest.raises(InputError, match='a/velocity'):
         codecs.read_vector(JointState(name=['a'], position=[1.0]), ('a/velocity',))
 
@@ -147,5 +151,6 @@ def test_robot_side_imports_neither_ros_nor_training_libraries():
         'import dreamer_ros.replay.store, dreamer_ros.replay.prefetch, dreamer_ros.replay.info\n'
         'print([name for name in ("rclpy", "torch", "mujoco", "onnxruntime") if name in sys.modules])'
     )
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.strip() == '[]'

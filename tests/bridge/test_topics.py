@@ -41,7 +41,8 @@ def test_names_in_a_namespace():
 
 @pytest.mark.parametrize('topic', TOPICS, ids=lambda topic: topic.name)
 def test_offered_qos_is_read_by_others_as_meant(topic):
-    assert all(isinstance(value, (int, dict, bool)) for value in yaml.safe_load(topic.qos.offered())[0].values())
+    (stored,) = yaml.safe_load(topic.qos.offered())
+    assert all(isinstance(value, (int, dict, bool)) for value in stored.values())
     (qos,) = parse_qos(topic.qos.offered())
     assert qos.history == QosHistory.KEEP_LAST and qos.depth == topic.qos.depth
     assert qos.reliability == (QosReliability.RELIABLE if topic.qos.reliable else QosReliability.BEST_EFFORT)

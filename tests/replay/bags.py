@@ -23,8 +23,10 @@ SPEC = RobotSpec(
 )
 
 
-def random_episode(rng: np.random.Generator, length: int, start: int = START_NS, last: bool = True) -> Episode:
-    """An episode that fits SPEC; `vector` holds all of JOINTS' positions and velocities, rounded to float32."""
+def random_episode(
+    rng: np.random.Generator, length: int, start: int = START_NS, last: bool = True
+) -> Episode:
+    """An episode that fits SPEC, of random numbers; `last` says whether it comes to its end."""
     def flag(row: int, value: bool = True) -> np.ndarray:
         return np.arange(length) == (row if value else -1)
 
@@ -40,7 +42,9 @@ def random_episode(rng: np.random.Generator, length: int, start: int = START_NS,
     )
 
 
-def messages(episode: Episode, mode: codecs.Mode = codecs.Mode('explore', 7)) -> List[Tuple[topics.Topic, object, int]]:
+def messages(
+    episode: Episode, mode: codecs.Mode = codecs.Mode('explore', 7)
+) -> List[Tuple[topics.Topic, object, int]]:
     """The five messages of each step as rclpy objects, with their stamps."""
     out = []
     for k, stamp in enumerate(episode.stamp.tolist()):
@@ -54,7 +58,8 @@ def messages(episode: Episode, mode: codecs.Mode = codecs.Mode('explore', 7)) ->
             stamp, float(episode.reward[k]), bool(episode.is_first[k]), bool(episode.is_last[k]),
             bool(episode.is_terminal[k])))
         codecs.fill_action(action, episode.action[k], stamp, mode)
-        out += [(topic, message, stamp) for topic, message in zip(topics.PER_STEP, (image, info, joints, step, action))]
+        row = (image, info, joints, step, action)
+        out += [(topic, message, stamp) for topic, message in zip(topics.PER_STEP, row)]
     return out
 
 
@@ -66,7 +71,8 @@ def to_cdr(message: object, type_name: str) -> bytes:
 def cdr_messages(episode: Episode, robot: str = 'sim0') -> List[Tuple[str, bytes, int]]:
     """The messages of an episode as `EpisodeWriter.write` takes them."""
     return [
-        (topic.within(robot).name, to_cdr(message, topic.type), stamp) for topic, message, stamp in messages(episode)
+        (topic.within(robot).name, to_cdr(message, topic.type), stamp)
+        for topic, message, stamp in messages(episode)
     ]
 
 
@@ -82,7 +88,8 @@ def write_raw(
 
 
 def write_episode(
-    folder: Path, name: str, episode: Episode, custom_data: Optional[Dict[str, str]] = None, robot: str = 'sim0'
+    folder: Path, name: str, episode: Episode, custom_data: Optional[Dict[str, str]] = None,
+    robot: str = 'sim0',
 ) -> Path:
     """Write an episode as a bag."""
     summary = {'return': repr(episode.total_reward), 'length': str(len(episode))}

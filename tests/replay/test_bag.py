@@ -80,8 +80,8 @@ def test_rosbags_reads_it(tmp_path, episode):
     path = write_episode(tmp_path, 'bag', episode)
     with AnyReader([path]) as reader:
         assert reader.message_count == 300
-        assert {connection.topic: (connection.msgtype, connection.msgcount) for connection in reader.connections} == {
-            name: (topic.type, 60) for name, topic in zip(NAMES, topics.PER_STEP)}
+        found = {c.topic: (c.msgtype, c.msgcount) for c in reader.connections}
+        assert found == {name: (topic.type, 60) for name, topic in zip(NAMES, topics.PER_STEP)}
         times = {name: [] for name in NAMES}
         images, rewards = [], []
         for connection, log_time, data in reader.messages():
@@ -133,21 +133,22 @@ def test_what_travels_over_ros_is_what_the_bag_holds(tmp_path, ros_domain):
     rclpy.init()
     executor = SingleThreadedExecutor()
     try:
-        sender, receiver = rclpy.create_node('sender', namespace='sim0'), rclpy.create_node('receiver', namespace='sim0')
+        sender, receiver = (rclpy.create_node(name, namespace='sim0') for name in ('sender', 'receiver'))
         executor.add_node(receiver)
         received = []
         publishers = {}
         for _, (topic, message, _) in zip(topics.PER_STEP, messages(episode)):
             qos = QoSProfile(
                 depth=topic.qos.depth,
-                reliability=ReliabilityPolicy.RELIABLE if topic.qos.reliable else ReliabilityPolicy.BEST_EFFORT,
+                reliability=(ReliabilityPolicy.RELIABLE if topic.qos.reliable
+                             else ReliabilityPolicy.BEST_EFFORT),
                 durability=(DurabilityPolicy.TRANSIENT_LOCAL if topic.qos.transient_local
                             else DurabilityPolicy.VOLATILE),
             )
             publishers[topic.name] = sender.create_publisher(type(message), topic.name, qos)
             receiver.create_subscription(
-                type(message), topic.name, lambda cdr, name=topic.name: received.append((name, bytes(cdr))), qos,
-                raw=True)
+                type(message), topic.name,
+                lambda cdr, name=topic.name: received.append((name, bytes(cdr))), qos, raw=True)
         wait_for(executor, lambda: all(p.get_subscription_count() for p in publishers.values()))
         for topic, message, _ in messages(episode):
             publishers[topic.name].publish(message)
@@ -166,8 +167,8 @@ def test_what_travels_over_ros_is_what_the_bag_holds(tmp_path, ros_domain):
     assert_equal(found, episode)
     assert found.meta['mode'] == 'explore' and found.meta['policy_version'] == '7'
     with AnyReader([path]) as reader:
-        count = sum(1 for connection, _, data in reader.messages() if reader.deserialize(data, connection.msgtype))
-    assert count == 125
+        decoded = [reader.deserialize(data, connection.msgtype) for connection, _, data in reader.messages()]
+    assert len(decoded) == 125
 
 
 def wait_for(executor, condition, seconds=20.0):
@@ -213,7 +214,8 @@ from dreamer_ros.bridge import topics
 from dreamer_ros.replay.bag import EpisodeWriter
 from tests.replay.bags import cdr_messages, random_episode
 rows = cdr_messages(random_episode(np.random.default_rng(5), 400))
-writer = EpisodeWriter(Path(sys.argv[1]), 'bag', [t.within('sim0') for t in topics.PER_STEP], {'robot': 'sim0'})
+names = [topic.within('sim0') for topic in topics.PER_STEP]
+writer = EpisodeWriter(Path(sys.argv[1]), 'bag', names, {'robot': 'sim0'})
 for k, row in enumerate(rows[:-700]):
     writer.write(*row)
 print('ready', flush=True)
@@ -227,7 +229,8 @@ writer.close({})
 
 def start_writer(folder: Path, then: str) -> subprocess.Popen:
     process = subprocess.Popen(
-        [sys.executable, '-c', WRITER, str(folder), then], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        [sys.executable, '-c', WRITER, str(folder), then],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline().strip() == 'ready'
     return process
 

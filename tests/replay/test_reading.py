@@ -99,23 +99,38 @@ def test_missing_moment_splits(tmp_path, rng):
     assert 'split at 1 gaps' in reasons(problems)
 
 
+def test_message_that_is_cut_costs_its_step_only(tmp_path, rng):
+    episode = random_episode(rng, 20)
+    rows = cdr_messages(episode)
+    for k, size in ((7 * 5 + STEP, 6), (12 * 5 + IMAGE, 100)):
+        name, cdr, stamp = rows[k]
+        rows[k] = (name, cdr[:size], stamp)
+    found, problems = read_episodes(write_raw(tmp_path, 'bag', rows), SPEC)
+    assert [len(part) for part in found] == [7, 4, 7]
+    assert '1 messages on /sim0/step are too short' in reasons(problems)
+    assert '1 without step scalars' in reasons(problems) and '1 with a bad image' in reasons(problems)
+
+
 def test_last_step_needs_no_action(tmp_path, rng):
     episode = random_episode(rng, 20)
-    (found,), problems = read_episodes(write_raw(tmp_path, 'bag', without(cdr_messages(episode), (19, ACTION))), SPEC)
+    rows = without(cdr_messages(episode), (19, ACTION))
+    (found,), problems = read_episodes(write_raw(tmp_path, 'bag', rows), SPEC)
     assert problems == [] and found.complete
     assert found.action[-1].tolist() == [0.0, 0.0]
 
 
 def test_last_step_of_a_cut_episode_without_its_action(tmp_path, rng):
     episode = random_episode(rng, 20, last=False)
-    (found,), problems = read_episodes(write_raw(tmp_path, 'bag', without(cdr_messages(episode), (19, ACTION))), SPEC)
+    rows = without(cdr_messages(episode), (19, ACTION))
+    (found,), problems = read_episodes(write_raw(tmp_path, 'bag', rows), SPEC)
     assert_equal(found, episode, slice(0, 19))
     assert '1 without an action' in reasons(problems) and not found.complete
 
 
 def test_stray_actions_are_told(tmp_path, rng):
     episode = random_episode(rng, 20)
-    rows = without(cdr_messages(episode), *((k, topic) for k in (0, 1) for topic in (IMAGE, INFO, JOINTS, STEP)))
+    dropped = [(k, topic) for k in (0, 1) for topic in (IMAGE, INFO, JOINTS, STEP)]
+    rows = without(cdr_messages(episode), *dropped)
     (found,), problems = read_episodes(write_raw(tmp_path, 'bag', rows), SPEC)
     assert len(found) == 18 and '2 actions answer no observation' in reasons(problems)
 

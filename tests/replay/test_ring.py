@@ -21,9 +21,9 @@ class Source:
     def __call__(self, length: int, first: bool = True, last: bool = True) -> Episode:
         number = self.count + np.arange(length)
         self.count += length
-        image = np.broadcast_to((number % 251).astype(np.uint8)[:, None, None, None], (length, 2, 2, 3)).copy()
+        grey = (number % 251).astype(np.uint8)
         return Episode(
-            image=image,
+            image=np.broadcast_to(grey[:, None, None, None], (length, 2, 2, 3)).copy(),
             vector=np.stack([number, -number], axis=1).astype(np.float32),
             action=(number[:, None] / 1e4).astype(np.float32),
             reward=number.astype(np.float32),
@@ -77,7 +77,8 @@ def test_every_sample_is_a_stretch_of_the_reference(rng):
             assert buffer.steps == len(rows) and buffer.episodes == len(reference.episodes)
             for length in (1, 3, capacity):
                 if length > len(rows):
-                    with pytest.raises(InputError, match=f'needs {length} steps, the store holds {len(rows)}'):
+                    complaint = f'needs {length} steps, the store holds {len(rows)}'
+                    with pytest.raises(InputError, match=complaint):
                         buffer.sample(4, length)
                     continue
                 batch = buffer.sample(4, length)
@@ -92,7 +93,7 @@ def test_neighbours_were_neighbours_unless_is_first(rng):
     source, buffer = Source(), buffer_of(200)
     for _ in range(50):
         buffer.add(source(int(rng.integers(1, 30)), first=bool(rng.integers(2)), last=bool(rng.integers(2))))
-        source.count += 1  # a step that was never recorded: numbers on either side of a cut are not consecutive
+        source.count += 1  # a step never recorded: numbers on either side of a cut are not consecutive
     for _ in range(200):
         batch = buffer.sample(8, 20)
         jump = np.diff(batch['reward'], axis=1) != 1
@@ -106,8 +107,9 @@ def test_shapes_and_types():
     buffer.add(source(30))
     batch = buffer.sample(5, 8)
     expected = {
-        'image': ((5, 8, 2, 2, 3), np.uint8), 'vector': ((5, 8, 2), np.float32), 'action': ((5, 8, 1), np.float32),
-        'reward': ((5, 8), np.float32), 'is_first': ((5, 8), np.bool_), 'is_last': ((5, 8), np.bool_),
+        'image': ((5, 8, 2, 2, 3), np.uint8), 'vector': ((5, 8, 2), np.float32),
+        'action': ((5, 8, 1), np.float32), 'reward': ((5, 8), np.float32),
+        'is_first': ((5, 8), np.bool_), 'is_last': ((5, 8), np.bool_),
         'is_terminal': ((5, 8), np.bool_), 'index': ((5,), np.int64),
     }
     assert {key: (array.shape, array.dtype) for key, array in batch.items()} == expected

@@ -46,7 +46,8 @@ def test_bags_enter_once_in_order(tmp_path, rng):
     assert store.refresh() == [] and store.steps == 0
     fill(store.folder, rng, [10, 5])
     infos = store.refresh()
-    assert [(info.name, info.steps, info.complete) for info in infos] == [('bag000', 10, True), ('bag001', 5, True)]
+    assert [(info.name, info.steps, info.complete) for info in infos] == [
+        ('bag000', 10, True), ('bag001', 5, True)]
     assert store.refresh() == []
     fill(store.folder, rng, [7], first=2)
     (info,) = store.refresh()
@@ -87,7 +88,7 @@ def test_bad_bags_are_told_once_and_the_rest_is_used(tmp_path, rng):
     assert [info.name for info in infos] == ['bag001', 'bag002']
     assert 50 < infos[0].steps < 400 and not infos[0].complete and infos[1].steps == 10
     told = reasons(store)
-    for name in ('empty: ', 'zero: ', 'bag001: ', 'bag002: metadata.yaml is missing', 'bag003: metadata.yaml is'):
+    for name in ('empty: ', 'zero: ', 'bag001: ', 'bag002: metadata.yaml is missing', 'bag003: metadata'):
         assert any(text.startswith(name) for text in told), (name, told)
     assert not any('notes' in text or 'hidden' in text for text in told)
     assert store.refresh() == [] and reasons(store) == told
@@ -159,8 +160,10 @@ from dreamer_ros.bridge import topics
 from dreamer_ros.replay.bag import EpisodeWriter
 from tests.replay.bags import START_NS, cdr_messages, random_episode
 life = int(sys.argv[2])
-rows = [cdr_messages(random_episode(np.random.default_rng([life, k]), 250, START_NS + (life * 50 + k) * 10**12))
-        for k in range(3)]
+rows = [
+    cdr_messages(random_episode(np.random.default_rng([life, k]), 250, START_NS + (life * 50 + k) * 10**12))
+    for k in range(3)
+]
 print('ready', flush=True)
 for k in range(1000):
     name = f'bag{life:03d}-{k:03d}'
