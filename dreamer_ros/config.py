@@ -44,6 +44,7 @@ class ScheduleConfig:
     batch: int = _number(16, 1)
     length: int = _number(64, 2)  # agent steps per training sequence
     replay_ratio: float = _number(256.0, 0.0)  # agent steps trained on per agent step collected
+    overlap: bool = False  # actor and critic train on a second thread, one batch behind the world model
     publish_every: int = _number(50, 1)  # updates between two published policies
     log_every: int = _number(50, 1)  # updates between two lines of metrics
     checkpoint_every: float = _number(300.0, 1.0)  # seconds
@@ -342,6 +343,8 @@ def _check(config: Config, where: str) -> None:
         raise InputError(
             f'{where}: critic.replay_scale bootstraps from a dream of every replayed state, so '
             f'imagination.starts must be 0, got {config.imagination.starts}')
+    if config.critic.replay_scale and config.schedule.overlap:
+        raise InputError(f'{where}: critic.replay_scale shapes the world model, so schedule.overlap must be false')
     if config.actor.gradient == 'reinforce' and not config.imagination.include_start:
         raise InputError(f'{where}: actor.gradient reinforce needs imagination.include_start true')
     if not config.imagination.include_start and config.imagination.horizon < 2:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from typing import Dict, Iterator, NamedTuple, Tuple
+from typing import Dict, Iterator, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,14 @@ class Dream(NamedTuple):
 
     feature: Tensor  # [H + 1, N, F]
     action: Tensor  # [H, N, A], as sampled: the model takes them clipped, their likelihood does not
+
+
+class DreamNoise(NamedTuple):
+    """All randomness of a dream, drawn ahead of it so that a dream on another thread stays reproducible."""
+
+    rows: Optional[Tensor]  # int64 [N], which posterior states to start from; None takes all
+    latent: Tensor  # [H, N, ...]
+    action: Tensor  # [H, N, A]
 
 
 @contextlib.contextmanager
@@ -83,18 +91,25 @@ class Behaviour(nn.Module):
         self.return_range = ReturnRange()
         self.register_buffer('slow_updates', torch.zeros((), dtype=torch.int64))
 
-    def dream(self, model: WorldModel, start: State) -> Dream:
+    def draw(self, model: WorldModel, states: int, device: torch.device) -> DreamNoise:
+        """Draw the randomness of a dream that starts from some of `states` posterior states."""
+        horizon, count, rows = self.imagination.horizon, self.imagination.starts, None
+        if count and count < states:
+            rows = torch.randperm(states, device=device)[:count]
+        else:
+            count = states
+        latent = model.rssm.latent.noise(horizon, count, device=device)
+        return DreamNoise(rows, latent, torch.randn(horizon, count, self.action_size, device=device))
+
+    def dream(self, model: WorldModel, start: State, noise: DreamNoise) -> Dream:
         """Roll the prior from states [N, ...] with the actor; gradients reach the actor through the dynamics.
 
         The actor's input is detached: an action's effect on later actions is credited through the states only.
         """
-        horizon, count, device = self.imagination.horizon, len(start.deter), start.deter.device
-        noises = model.rssm.latent.noise(horizon, count, device=device).unbind(0)
-        action_noise = torch.randn(horizon, count, self.action_size, device=device).unbind(0)
         state, features, actions = start, [start.feature], []
-        for t in range(horizon):
-            action = self.distribution.sample(self.actor(features[-1].detach()), action_noise[t])
-            state = model.rssm.imagine_step(state, bounded(action), noises[t])
+        for latent_noise, action_noise in zip(noise.latent.unbind(0), noise.action.unbind(0)):
+            action = self.distribution.sample(self.actor(features[-1].detach()), action_noise)
+            state = model.rssm.imagine_step(state, bounded(action), latent_noise)
             features.append(state.feature)
             actions.append(action)
         return Dream(torch.stack(features), torch.stack(actions))
@@ -104,16 +119,23 @@ class Behaviour(nn.Module):
         critic = self.slow_critic if self.critic_config.slow == 'target' else self.critic
         return self.value_distribution.mean(critic(feature))
 
-    def loss(self, model: WorldModel, states: State, batch: Batch) -> Tuple[Tensor, Dict[str, Tensor]]:
-        """Actor and critic loss of one batch of posterior states [B, T, ...]."""
+    def loss(
+        self, model: WorldModel, states: State, batch: Optional[Batch] = None, noise: Optional[DreamNoise] = None,
+    ) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """Actor and critic loss of one batch of posterior states [B, T, ...].
+
+        Args:
+            batch: what the states were filtered from; needed by the replay value loss only.
+            noise: from `draw`; drawn here when left out.
+        """
         start = State(flatten_time(states.deter).detach(), flatten_time(states.stoch).detach())
-        count = self.imagination.starts
-        if count and count < len(start.deter):
-            rows = torch.randperm(len(start.deter), device=start.deter.device)[:count]
-            start = State(start.deter[rows], start.stoch[rows])
+        if noise is None:
+            noise = self.draw(model, len(start.deter), start.deter.device)
+        if noise.rows is not None:
+            start = State(start.deter[noise.rows], start.stoch[noise.rows])
         dynamics = self.actor_config.gradient == 'dynamics'
         with frozen(model, self.critic), torch.set_grad_enabled(dynamics):
-            dream = self.dream(model, start)
+            dream = self.dream(model, start, noise)
             reward = model.predict_reward(dream.feature[1:])
             discount = model.predict_discount(dream.feature)
             value = self.value(dream.feature)

@@ -14,6 +14,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.checkpoint import read_checkpoint, write_checkpoint
 from dreamer_ros.training.optimizers import Optimizer
+from dreamer_ros.training.overlap import Overlap
 
 
 def pick_device(name: str) -> torch.device:
@@ -57,6 +58,7 @@ class Learner:
         self.agent = Dreamer(config, len(spec.action)).to(self.device)
         self.optimizer = Optimizer(config.optimizer, self.agent.parameter_groups())
         self.policy = self.agent.policy()
+        self.overlap = Overlap(self) if config.schedule.overlap else None
         self.updates = 0
 
     def to_batch(self, samples: Dict[str, np.ndarray]) -> Batch:
@@ -73,14 +75,25 @@ class Learner:
     def update(self, samples: Dict[str, np.ndarray]) -> Dict[str, torch.Tensor]:
         """One update on a batch of the replay store; metrics as scalar tensors (reading them synchronises)."""
         batch = self.to_batch(samples)
-        autocast = self.config.precision == 'bfloat16'
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-            loss, metrics = self.agent.loss(batch)
-        loss.backward()
-        metrics.update(self.optimizer.step())
-        self.agent.behaviour.update_slow_critic()
+        if self.overlap is None:
+            with self.autocast():
+                loss, metrics = self.agent.loss(batch)
+            loss.backward()
+            metrics.update(self.optimizer.step('model', 'actor', 'critic'))
+            self.agent.behaviour.update_slow_critic()
+        else:
+            self.overlap.start()
+            with self.autocast():
+                loss, states, metrics = self.agent.model.loss(batch)
+            loss.backward()
+            metrics.update(self.optimizer.step('model'))
+            metrics.update(self.overlap.finish(states))
         self.updates += 1
         return metrics
+
+    def autocast(self) -> torch.autocast:
+        """The precision of an update, for the calling thread."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == 'bfloat16')
 
     def dream(self, samples: Dict[str, np.ndarray]) -> np.ndarray:
         """Truth | reconstruction | open-loop prediction side by side, uint8 [B, T, H, 3·W, 3]."""
@@ -97,6 +110,8 @@ class Learner:
         """
         tensors = {f'agent.{name}': value for name, value in self.agent.state_dict().items()}
         tensors.update({f'optimizer.{name}': value for name, value in self.optimizer.state_tensors().items()})
+        if self.overlap is not None:
+            tensors.update({f'overlap.{name}': value for name, value in self.overlap.state_tensors().items()})
         tensors['random.torch'] = torch.get_rng_state()
         if self.device.type == 'cuda':
             tensors['random.cuda'] = torch.cuda.get_rng_state(self.device)
@@ -122,6 +137,9 @@ class Learner:
         self.agent.load_state_dict(saved)
         self.optimizer.load_state_tensors({
             name[len('optimizer.'):]: value for name, value in tensors.items() if name.startswith('optimizer.')})
+        if self.overlap is not None:
+            self.overlap.load_state_tensors({
+                name[len('overlap.'):]: value for name, value in tensors.items() if name.startswith('overlap.')})
         self.optimizer.steps = state['optimizer_steps']
         self.updates = state['updates']
         torch.set_rng_state(tensors['random.torch'])

@@ -58,7 +58,7 @@ class LaProp(torch.optim.Optimizer):
 
 
 class Optimizer:
-    """Warm-up, clipping and one step over the model, actor and critic groups.
+    """Warm-up, clipping and one step for each of the groups model, actor and critic.
 
     Args:
         config: kind and learning rates.
@@ -67,45 +67,47 @@ class Optimizer:
 
     def __init__(self, config: OptimizerConfig, groups: Dict[str, List[Tensor]]):
         self.config = config
-        rates = {'model': config.model_lr, 'actor': config.actor_lr, 'critic': config.critic_lr}
-        self.rates = [rates[name] for name in groups]
-        self.names = list(groups)
-        self.steps = 0
-        torch_groups = [{'params': parameters, 'lr': rates[name]} for name, parameters in groups.items()]
-        if config.kind == 'laprop':
-            self.inner: torch.optim.Optimizer = LaProp(torch_groups, config.eps, config.clip)
-        else:
-            self.inner = torch.optim.Adam(
-                torch_groups, eps=config.eps, weight_decay=config.weight_decay, foreach=True)
+        self.rates = {'model': config.model_lr, 'actor': config.actor_lr, 'critic': config.critic_lr}
+        self.steps = {name: 0 for name in groups}
+        self.inner: Dict[str, torch.optim.Optimizer] = {}
+        for name, parameters in groups.items():
+            group = [{'params': parameters, 'lr': self.rates[name]}]
+            if config.kind == 'laprop':
+                self.inner[name] = LaProp(group, config.eps, config.clip)
+            else:
+                self.inner[name] = torch.optim.Adam(
+                    group, eps=config.eps, weight_decay=config.weight_decay, foreach=True)
 
-    def step(self) -> Dict[str, Tensor]:
-        """Apply the gradients that the parameters hold, then drop them. Returns gradient norms by group."""
-        self.steps += 1
-        factor = min(1.0, self.steps / self.config.warmup) if self.config.warmup else 1.0
+    def step(self, *names: str) -> Dict[str, Tensor]:
+        """Apply the gradients that the named groups hold, then drop them. Returns gradient norms by group."""
         norms = {}
-        for name, group, rate in zip(self.names, self.inner.param_groups, self.rates):
-            group['lr'] = rate * factor
+        for name in names:
+            self.steps[name] += 1
+            warmup = self.config.warmup
+            factor = min(1.0, self.steps[name] / warmup) if warmup else 1.0
+            group, = self.inner[name].param_groups
+            group['lr'] = self.rates[name] * factor
             if self.config.kind == 'adam':
                 norms[f'{name}_grad_norm'] = torch.nn.utils.clip_grad_norm_(
                     group['params'], self.config.clip, foreach=True)
-        self.inner.step()
-        self.inner.zero_grad(set_to_none=True)
+            self.inner[name].step()
+            self.inner[name].zero_grad(set_to_none=True)
         return norms
 
     def state_tensors(self) -> Dict[str, Tensor]:
         """Optimiser state as named tensors, for a checkpoint."""
         tensors = {}
-        for name, group in zip(self.names, self.inner.param_groups):
-            for index, parameter in enumerate(group['params']):
-                for key, value in self.inner.state[parameter].items():
+        for name, inner in self.inner.items():
+            for index, parameter in enumerate(inner.param_groups[0]['params']):
+                for key, value in inner.state[parameter].items():
                     tensors[f'{name}.{index}.{key}'] = value
         return tensors
 
     def load_state_tensors(self, tensors: Dict[str, Tensor]) -> None:
         """Restore what `state_tensors` gave."""
-        for name, group in zip(self.names, self.inner.param_groups):
-            for index, parameter in enumerate(group['params']):
+        for name, inner in self.inner.items():
+            for index, parameter in enumerate(inner.param_groups[0]['params']):
                 prefix = f'{name}.{index}.'
-                self.inner.state[parameter] = {
+                inner.state[parameter] = {
                     key[len(prefix):]: value.to(parameter.device) if value.ndim else value
                     for key, value in tensors.items() if key.startswith(prefix)}

@@ -65,7 +65,7 @@ def test_a_dream_follows_the_prior_from_its_start(system, seed):
     model, start = made.model, states(made, 2, 4)
     start = type(start)(*(x.flatten(0, 1) for x in start))
     with torch.no_grad():
-        dream = made.behaviour.dream(model, start)
+        dream = made.behaviour.dream(model, start, made.behaviour.draw(model, len(start.deter), start.deter.device))
     assert dream.feature.shape == (6, 8, model.rssm.feature_size) and dream.action.shape == (5, 8, ACTIONS)
     torch.testing.assert_close(dream.feature[0], start.feature)
     size, latent = model.rssm.deter_size, model.rssm.latent
@@ -84,7 +84,7 @@ def test_actions_of_a_dream_are_samples_of_the_actor(seed):
     start = states(made, 8, 6)
     start = type(start)(*(x.flatten(0, 1).repeat(20, 1) for x in start))
     with torch.no_grad():
-        dream = made.behaviour.dream(made.model, start)
+        dream = made.behaviour.dream(made.model, start, made.behaviour.draw(made.model, len(start.deter), start.deter.device))
         mean, std = made.behaviour.distribution.parameters(made.behaviour.actor(dream.feature[:-1]))
     z = ((dream.action - mean) / std).flatten()
     assert abs(z.mean()) < 5 / math.sqrt(len(z)) and abs(z.var() - 1) < 5 * math.sqrt(2 / len(z))

@@ -13,13 +13,14 @@ from dreamer_ros.training.learner import Learner
 SMALL = ('schedule.batch=4', 'schedule.length=8', 'env.image_size=32')
 SPECIFIC = {
     'cpu': SMALL,
+    'cpu_overlap': (*SMALL, 'schedule.overlap=true'),
     'dreamerv3_1m': (*SMALL, 'rssm.deter=64', 'rssm.hidden=16', 'mlp.units=16'),
     'dreamer': ('schedule.batch=4', 'schedule.length=8', 'rssm.deter=32', 'mlp.units=16', 'conv.depth=4'),
 }
 
 
 def learner(preset, seed=0, actions=2):
-    config = load_preset(preset, SPECIFIC[preset])
+    config = load_preset(preset.replace('_overlap', ''), SPECIFIC[preset])
     limits = (1.0,) * actions
     spec = RobotSpec('test', config.env.image_size, (), tuple(f'a{i}' for i in range(actions)),
                      tuple(-x for x in limits), limits, 0.02, 2)
@@ -44,7 +45,7 @@ def test_every_parameter_is_trained_and_the_loss_falls(preset):
     before = {name: value.clone() for name, value in trained.agent.named_parameters()}
     batch = samples(trained)
     batch['image'][:] = batch['image'][:, :, :1, :1]  # plain colours: random pixels cannot be learned
-    trained.optimizer.rates = [1e-3] * 3
+    trained.optimizer.rates = dict.fromkeys(trained.optimizer.rates, 1e-3)
     trained.optimizer.config.warmup = 0
     losses = [float(trained.update(batch)['model_loss']) for _ in range(30)]
     assert np.isfinite(losses).all()
