@@ -6,11 +6,7 @@ import math
 import sys
 import threading
 import time
-from typing import Deque, List, Optional, Tuple
-
-# OpenMP reads its environment when torch is loaded, which the imports below do.
-from dreamer_ros.training import process  # isort: skip
-process.prepare()
+from typing import TYPE_CHECKING, Deque, List, Optional, Tuple
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -29,13 +25,18 @@ from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.replay.episode import EpisodeInfo
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training import process
 from dreamer_ros.training.progress import Progress
+from dreamer_ros.training.robots import Robots
 from dreamer_ros.training.run import RunDirectory, default_logdir
-from dreamer_ros.training.trainer import QUIET, Robots, Trainer
 
+if TYPE_CHECKING:
+    from dreamer_ros.training.trainer import Trainer
+
+QUIET = 2.0          # seconds without a step before a robot is called quiet
 SAY_AGAIN = 5.0      # seconds between two lines about what is waited for
 DREAM_FPS = 10.0
-GATHER = 0.005       # seconds that arriving steps are left to gather, so that the learner keeps the interpreter
+GATHER = 0.005       # seconds that steps are left to gather, so that the learner keeps the interpreter
 
 
 class RosRobot:
@@ -57,8 +58,8 @@ class RosRobot:
         self.heard = time.monotonic()
         self.specs = inbox.subscribe(topics.SPEC.within(name), topics.LATCHED)
         self.steps = inbox.subscribe(topics.STEP.within(name), topics.TRAINER_SUBSCRIBER)
-        # A trainer that is restarted meets a robot that stands still and waits for `pace`. The latched answer to
-        # its last observation tells where.
+        # A trainer that is restarted meets a robot that stands still and waits for `pace`. The latched answer
+        # to its last observation tells where.
         self._actions = inbox.subscribe(topics.ACTION.within(name), topics.LATCHED)
         self._paces = qos.publisher(node, topics.PACE.within(name))
         self._granted: Optional[int] = None
@@ -149,8 +150,10 @@ class RosRobots(Robots):
     def _check_alike(self, robot: RosRobot) -> None:
         for other in self._robots.values():
             if other.spec and (other.spec.hash, other.spec.name) != (robot.spec.hash, robot.spec.name):
-                what = other.spec.difference(robot.spec) or f'name is {robot.spec.name} instead of {other.spec.name}'
-                raise InputError(f'{robot.specs.topic_name}: expected the same robot as {other.name}, but {what}')
+                what = (other.spec.difference(robot.spec)
+                        or f'name is {robot.spec.name} instead of {other.spec.name}')
+                raise InputError(
+                    f'{robot.specs.topic_name}: expected the same robot as {other.name}, but {what}')
 
     def start(self, trainer: Trainer) -> None:
         """Begin to count steps, answer services and report."""
@@ -211,10 +214,11 @@ class RosRobots(Robots):
             try:
                 robot.note(codecs.read_step(message))
             except InputError as error:
-                self._log.warning(f'{robot.steps.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)
+                self._log.warning(
+                    f'{robot.steps.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)
 
     def _check_spec(self, robot: RosRobot) -> None:
-        """A robot that comes back as another one sends bags the store refuses; say so where it can be seen."""
+        """A robot that comes back as another one sends bags the store refuses; say so now."""
         message = self._inbox.take_latest(robot.specs)
         if message is not None and message.data != robot.spec.to_json():
             self._log.error(f'{robot.specs.topic_name}: expected the robot this run was started with, got '
@@ -261,7 +265,7 @@ class _Arguments:
         self.preset = parameters.text('preset', 'cpu', 'preset of models/ by name, or a YAML file')
         self.overrides = parameters.texts('overrides', [''], 'section.key=value, on top of the preset')
         self.robots = parameters.texts('robots', ['sim0'], 'namespaces of the robots to learn from')
-        self.steps = parameters.integer('steps', 0, "env steps of the whole run; 0 for the preset's", 0, 10**12)
+        self.steps = parameters.integer('steps', 0, "env steps of the run; 0 for the preset's", 0, 10**12)
         self.free_running = parameters.flag(
             'free_running', False, 'update all the time instead of keeping the replay ratio')
         self.device = parameters.text('device', 'auto', 'auto, cpu, cuda, cuda:1, …')
@@ -286,8 +290,13 @@ def body(stop: threading.Event) -> None:
     try:
         arguments = _Arguments(node)
         config = arguments.config()
-        process.configure_torch(arguments.threads or process.pick_threads(len(arguments.robots)))
         robots = RosRobots(node, arguments.robots)
+        # Only now: robots need not wait for the seconds that torch takes to load, nor does a person whose
+        # arguments were wrong; and OpenMP reads what `prepare` sets when it is loaded.
+        process.prepare()
+        from dreamer_ros.training.trainer import Trainer
+        process.configure_torch(
+            arguments.threads or process.pick_threads(len(arguments.robots), config.schedule.overlap))
         spec = robots.wait_for_spec(stop)
         if spec is None:
             return
@@ -299,7 +308,8 @@ def body(stop: threading.Event) -> None:
                 progress=Progress())
             robots.start(trainer)
             trainer.train()
-            node.get_logger().info(f'{"stopped" if stop.is_set() else "finished"}; everything is in {run.path}')
+            how = 'stopped' if stop.is_set() else 'finished'
+            node.get_logger().info(f'{how}; everything is in {run.path}')
         finally:
             robots.close()
             run.close()

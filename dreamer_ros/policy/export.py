@@ -93,7 +93,8 @@ class Exporter:
         os.replace(temporary, path)
         return Manifest(
             version=int(metadata['version']), uri=str(path), sha256=hashlib.sha256(data).hexdigest(),
-            size=len(data), spec_hash=self._spec.hash, control_period=self._spec.control_period, golden=golden)
+            size=len(data), spec_hash=self._spec.hash, control_period=self._spec.control_period,
+            golden=golden)
 
     def _arguments(self, inputs: dict, state: torch.Tensor) -> tuple:
         """Positional arguments of the policy from numpy inputs and a state."""
@@ -117,8 +118,8 @@ class Exporter:
             torch.onnx.register_custom_op_symbolic('aten::zeros_like', _zeros_like, OPSET)
             try:
                 torch.onnx.export(
-                    self._policy, arguments, buffer, dynamo=False, opset_version=OPSET, do_constant_folding=False,
-                    input_names=names, output_names=outputs,
+                    self._policy, arguments, buffer, dynamo=False, opset_version=OPSET,
+                    do_constant_folding=False, input_names=names, output_names=outputs,
                     dynamic_axes={name: {0: 'batch'} for name in [*names, *outputs]})
             finally:
                 torch.onnx.unregister_custom_op_symbolic('aten::zeros_like', OPSET)
@@ -161,5 +162,5 @@ class Exporter:
 
 
 def _zeros_like(graph, like, *_):
-    """Zeros that follow their model's batch axis: torch's own rule writes down the shape seen while tracing."""
+    """Zeros that follow their model's batch axis: torch's own rule writes down the traced shape."""
     return graph.op('Sub', like, like)

@@ -45,7 +45,7 @@ class PolicyLoader:
         self._thread.start()
 
     def submit(self, manifest: Manifest) -> None:
-        """Ask for a policy; replaces one asked for and not yet begun. The one asked for last is not repeated."""
+        """Ask for a policy; replaces one asked for and not yet begun. The last one is not loaded twice."""
         with self._condition:
             if manifest.sha256 == self._seen:
                 return
@@ -124,5 +124,6 @@ def _fetch(uri: str, size: int) -> bytes:
         reason = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error
         raise InputError(f'policy {uri}: expected a file that can be read ({reason})') from error
     if len(data) != size:
-        raise InputError(f'policy {uri}: expected {size} bytes, got {len(data) if len(data) < size else "more"}')
+        got = len(data) if len(data) < size else 'more'
+        raise InputError(f'policy {uri}: expected {size} bytes, got {got}')
     return data

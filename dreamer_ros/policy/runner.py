@@ -68,7 +68,8 @@ class PolicyRunner:
         self._verify(golden)
         self.reset()
 
-    def act(self, image: np.ndarray, vector: Optional[np.ndarray], is_first: bool, explore: bool) -> np.ndarray:
+    def act(self, image: np.ndarray, vector: Optional[np.ndarray], is_first: bool,
+            explore: bool) -> np.ndarray:
         """Answer one observation and advance the recurrent state.
 
         Args:
@@ -93,8 +94,8 @@ class PolicyRunner:
         if self.uses_vector:
             if vector is None or np.shape(vector) != inputs['vector'].shape[1:]:
                 got = 'none' if vector is None else f'shape {list(np.shape(vector))}'
-                raise InputError(f'policy {self.path}: expected a vector of the {len(self.spec.vector)} values '
-                                 f'{", ".join(self.spec.vector)}, got {got}')
+                raise InputError(f'policy {self.path}: expected a vector of the '
+                                 f'{len(self.spec.vector)} values {", ".join(self.spec.vector)}, got {got}')
             inputs['vector'][0] = vector
         inputs['is_first'][0] = is_first
         if explore:
@@ -130,16 +131,14 @@ class PolicyRunner:
             return spec, int(self.metadata['version']), Golden.from_dict(json.loads(self.metadata['golden']))
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(
-                f'policy {self.path}: expected metadata spec, version and golden as dreamer_ros exports them, '
-                f'got {sorted(self.metadata)} ({type(error).__name__}: {error})') from error
+                f'policy {self.path}: expected metadata spec, version and golden as dreamer_ros exports '
+                f'them, got {sorted(self.metadata)} ({type(error).__name__}: {error})') from error
 
     def _allocate(self) -> None:
         """Bind fixed arrays for a batch of one to the session, so that a step allocates nothing."""
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self.uses_vector = any(node.name == 'vector' for node in inputs)
-        wanted = {name: ONNX_TYPES[name][0] for name in ('image', 'is_first', 'state', 'noise', 'action', 'next_state')}
-        if self.uses_vector:
-            wanted['vector'] = ONNX_TYPES['vector'][0]
+        wanted = {name: kind for name, (kind, _) in ONNX_TYPES.items() if name != 'vector' or self.uses_vector}
         found = {node.name: node.type for node in [*inputs, *outputs]}
         if found != wanted:
             raise InputError(f'policy {self.path}: expected inputs and outputs {wanted}, got {found}')
@@ -201,4 +200,5 @@ def _open_session(path: str, data: bytes) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
     except Exception as error:  # onnxruntime's exception classes share no public base
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f'policy {path}: expected an ONNX policy file, but onnxruntime said: {reason}') from error
+        raise InputError(
+            f'policy {path}: expected an ONNX policy file, but onnxruntime said: {reason}') from error

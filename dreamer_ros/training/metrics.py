@@ -14,8 +14,9 @@ FILE = 'metrics.jsonl'
 class Metrics:
     """Appends to <run>/metrics.jsonl, one JSON object per line, and to <run>/tensorboard.
 
-    Every line has `step` (env steps), `agent_steps`, `updates` and `time` (seconds of wall time since the run's
-    first step, over all its sessions); what else it has depends on what happened: an episode or some updates.
+    Every line has `step` (env steps), `agent_steps`, `updates` and `time` (seconds of wall time since the
+    run's first step, over all its sessions); what else it has depends on what happened, an
+    episode or some updates.
     """
 
     def __init__(self, run: Path):
@@ -26,7 +27,8 @@ class Metrics:
             self._file.write('\n')
         self._writer = SummaryWriter(str(run / 'tensorboard'))
 
-    def write(self, *, step: int, agent_steps: int, updates: int, time: float, **values: Union[float, str]) -> None:
+    def write(self, *, step: int, agent_steps: int, updates: int, time: float,
+              **values: Union[float, str]) -> None:
         """Write one line; numbers also become TensorBoard scalars over env steps."""
         line = {'step': step, 'agent_steps': agent_steps, 'updates': updates, 'time': round(time, 3)}
         for key, value in values.items():

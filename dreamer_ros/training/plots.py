@@ -30,7 +30,8 @@ def plot_run(run: Union[str, Path]) -> Path:
     run = Path(run)
     lines = read_metrics(run)
     if not any(key in line for line in lines for key, *_ in SERIES):
-        raise InputError(f'run {run}: expected finished episodes in {run / FILE}, got {len(lines)} other lines')
+        raise InputError(
+            f'run {run}: expected finished episodes in {run / FILE}, got {len(lines)} other lines')
     figure = Figure(figsize=(10, 4), layout='constrained')
     FigureCanvasAgg(figure)
     steps_axis, time_axis = figure.subplots(1, 2, sharey=True)

@@ -24,17 +24,21 @@ def prepare() -> None:
     mallopt(M_TOP_PAD, 2 ** 28)
 
 
-def pick_threads(robots: int) -> int:
-    """Threads for the learner: all of two cores, else what simulators and agents leave, 16 at most."""
+def pick_threads(robots: int, overlap: bool) -> int:
+    """Threads per torch operator: all of two cores, else what simulators and agents leave, 16 at most.
+
+    An overlapped update runs two operators at a time, each on half of them.
+    """
     cores = len(os.sched_getaffinity(0))
-    return cores if cores <= 2 else min(16, max(2, cores - robots))
+    threads = cores if cores <= 2 else min(16, max(2, cores - robots))
+    return max(1, threads // 2) if overlap else threads
 
 
 def configure_torch(threads: int) -> None:
     """Set the thread count and flush denormals; call before the first torch operation.
 
-    Denormal activations made a small Dreamer several times slower within minutes. The mode belongs to a thread
-    and is inherited by the pool's threads, so it must be set before they start.
+    Denormal activations made a small Dreamer several times slower within minutes. The mode belongs to a
+    thread and is inherited by the pool's threads, so it must be set before they start.
     """
     import torch
     torch.set_flush_denormal(True)

@@ -65,7 +65,7 @@ class RunDirectory:
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path)
         except OSError as error:
-            raise InputError(f'run {self.path}: expected a directory that can be written ({error})') from error
+            raise self._unwritable(error) from error
         try:
             self._check(config, spec)
             write_text(self.path / 'config.yaml', config.to_yaml())
@@ -75,16 +75,19 @@ class RunDirectory:
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
-                raise InputError(f'run {self.path}: expected a directory that can be written ({error})') from error
+                raise self._unwritable(error) from error
             raise
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(f'run {self.path}: expected a directory that can be written ({error})')
 
     def _check(self, config: Config, spec: RobotSpec) -> None:
         spec_file, config_file = self.path / 'spec.json', self.path / 'config.yaml'
         if spec_file.exists():
             stored = RobotSpec.from_json(spec_file.read_text())
             if stored.name != spec.name:
-                raise InputError(f'run {self.path}: expected the task {stored.name}, which this run was started '
-                                 f'with, got {spec.name}; choose another log directory')
+                raise InputError(f'run {self.path}: expected the task {stored.name}, which this run was '
+                                 f'started with, got {spec.name}; choose another log directory')
             if stored.hash != spec.hash:
                 raise InputError(f'run {self.path}: expected the robot this run was started with, but '
                                  f'{stored.difference(spec)}; choose another log directory')
@@ -94,7 +97,7 @@ class RunDirectory:
             if changed:
                 raise InputError(
                     f'run {self.path}: expected the preset {stored.get("preset")} it was started with, but '
-                    f'{"; ".join(changed[:4])}{" …" if len(changed) > 4 else ""}; choose another log directory')
+                    f'{"; ".join(changed[:4])}{" …" * (len(changed) > 4)}; choose another log directory')
 
     def save_checkpoint(self, step: int, save_learner: Callable[[Path], None], state: dict) -> Path:
         """Write checkpoints/<step>/ whole or not at all, point `latest` at it, drop all but the newest few.
@@ -110,7 +113,8 @@ class RunDirectory:
         try:
             partial.mkdir()
             save_learner(partial / 'learner')
-            files = {str(p.relative_to(partial)): _sha256(p) for p in sorted(partial.rglob('*')) if p.is_file()}
+            paths = sorted(path for path in partial.rglob('*') if path.is_file())
+            files = {str(path.relative_to(partial)): _sha256(path) for path in paths}
             write_text(partial / 'trainer.json', json.dumps({'state': state, 'files': files}))
             # rename cannot replace a folder with files in it, and the old one holds the same updates
             shutil.rmtree(final, ignore_errors=True)
@@ -124,7 +128,8 @@ class RunDirectory:
             shutil.rmtree(old, ignore_errors=True)
         return final
 
-    def load_checkpoint(self, load_learner: Callable[[Path], None], warn: Callable[[str], None]) -> Optional[dict]:
+    def load_checkpoint(self, load_learner: Callable[[Path], object],
+                        warn: Callable[[str], None]) -> Optional[dict]:
         """Load the newest checkpoint that is whole.
 
         Args:
@@ -149,14 +154,15 @@ class RunDirectory:
             except Exception as error:  # whatever a damaged file makes a reader say
                 warn(f'checkpoint {folder}: damaged ({error}); trying the one before')
         if folders:
-            raise InputError(f'run {self.path}: expected a whole checkpoint in {self.checkpoints}, but all of '
-                             f'{", ".join(f.name for f in folders)} are damaged; delete them to start learning '
-                             'afresh from the episodes')
+            raise InputError(f'run {self.path}: expected a whole checkpoint in {self.checkpoints}, but all '
+                             f'of {", ".join(f.name for f in folders)} are damaged; delete them to start '
+                             'learning afresh from the episodes')
         return None
 
     def _checkpoint_folders(self) -> List[Path]:
         """Newest first; what `latest` names comes first of all."""
-        folders = sorted((p for p in self.checkpoints.iterdir() if re.fullmatch(r'\d+', p.name)), reverse=True)
+        folders = [path for path in self.checkpoints.iterdir() if re.fullmatch(r'\d+', path.name)]
+        folders.sort(reverse=True)
         marker = self.checkpoints / 'latest'
         name = marker.read_text().strip() if marker.exists() else ''
         return sorted(folders, key=lambda folder: folder.name != name)
@@ -166,10 +172,11 @@ class RunDirectory:
         return max((int(p.stem.split('_')[1]) for p in self.policies.glob('policy_*.onnx')), default=0)
 
     def write_policy(self, version: int, write: Callable[[Path], Manifest]) -> Manifest:
-        """Have `write` make policies/policy_<version>.onnx, name it in latest.json, drop all but the newest few."""
+        """Have `write` make policies/policy_<version>.onnx, name it in latest.json, drop old ones."""
         path = self.policies / f'policy_{version:06d}.onnx'
         manifest = write(path)
-        write_text(self.policies / 'latest.json', dataclasses.replace(manifest, uri=path.name).to_json() + '\n')
+        beside = dataclasses.replace(manifest, uri=path.name)
+        write_text(self.policies / 'latest.json', beside.to_json() + '\n')
         for old in sorted(self.policies.glob('policy_*.onnx'))[:-POLICIES_KEPT]:
             old.unlink()
         return manifest
@@ -199,7 +206,8 @@ def _lock(path: Path) -> int:
         os.close(descriptor)
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             raise
-        raise InputError(f'run {path}: expected to be its only trainer, but process {owner} trains in it') from error
+        raise InputError(
+            f'run {path}: expected to be its only trainer, but process {owner} trains in it') from error
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
     return descriptor

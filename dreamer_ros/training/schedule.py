@@ -34,8 +34,8 @@ class Schedule:
         budget = math.ceil(env_steps / action_repeat)
         if budget <= schedule.prefill:
             raise InputError(
-                f'steps: expected more than the {schedule.prefill * action_repeat} env steps that are played at '
-                f'random before learning begins, got {env_steps}')
+                f'steps: expected more than the {schedule.prefill * action_repeat} env steps that are played '
+                f'at random before learning begins, got {env_steps}')
         trained = schedule.batch * schedule.length
         per_update = trained / schedule.replay_ratio if schedule.replay_ratio else math.inf
         return cls(per_update, schedule.prefill, budget)
@@ -50,6 +50,6 @@ class Schedule:
         """Steps that may exist once `updates` updates are made."""
         if math.isinf(self.steps_per_update):
             return self.budget
-        # One more, so that a step is always allowed when no update is due, however many updates a step brings.
+        # One more, so that a step is always allowed when no update is due, however many updates it brings.
         ahead = math.floor((updates + SLACK_UPDATES) * self.steps_per_update) + 1
         return min(self.budget, self.prefill + ahead)

@@ -16,7 +16,6 @@ import numpy as np
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import Exporter
-from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.replay.episode import EpisodeInfo
 from dreamer_ros.replay.prefetch import Prefetcher
 from dreamer_ros.replay.store import ReplayStore
@@ -25,6 +24,7 @@ from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.metrics import Metrics, read_metrics
 from dreamer_ros.training.plots import plot_run
 from dreamer_ros.training.progress import Progress, Status
+from dreamer_ros.training.robots import Robots
 from dreamer_ros.training.run import RunDirectory
 from dreamer_ros.training.schedule import Schedule
 from dreamer_ros.training.video import dream_video, episode_video
@@ -34,43 +34,15 @@ DREAM_PERIOD = 30.0     # seconds between two dreams, while somebody watches
 DREAM_BATCH = 3
 HEADSTART = 64          # steps ahead that are granted while there is nothing to learn from yet
 LAST_BAGS = 3.0         # seconds
-QUIET = 2.0             # seconds without a step before it is called waiting
+PATIENCE = 2.0          # seconds without new steps before it is called waiting
 LEARNING = 'learning'
-
-
-class Robots:
-    """What the loop asks of the robots it learns from. This one is nobody: learning from bags alone."""
-
-    def live_steps(self) -> int:
-        """Agent steps seen that are in no bag of the store yet."""
-        return 0
-
-    def stored(self, info: EpisodeInfo) -> None:
-        """An episode has entered the store: its steps are live no more."""
-
-    def grant(self, steps: int) -> None:
-        """Let all robots together advance by so many agent steps from where they stand, not further."""
-
-    def publish(self, manifest: Manifest) -> None:
-        """Tell agents about a new policy."""
-
-    def wants_dream(self) -> bool:
-        """Whether somebody watches dreams."""
-        return False
-
-    def show_dream(self, frames: np.ndarray) -> None:
-        """Show uint8 [T, H, W, 3]."""
-
-    def quiet(self) -> List[str]:
-        """Names of robots that sent no step for QUIET seconds."""
-        return []
 
 
 class Trainer:
     """One session of training in a run directory, from resuming to the last checkpoint.
 
-    Agent steps are transitions: observations that begin an episode don't count. Env steps are agent steps times
-    the action repeat.
+    Agent steps are transitions: observations that begin an episode don't count. Env steps are agent steps
+    times the action repeat.
 
     Args:
         config, spec: resolved; the run directory was checked against them.
@@ -154,8 +126,8 @@ class Trainer:
             self._store.load_state_dict(state['store'])
             self._saved_updates = self._learner.updates
             self._progress.note(
-                f'resuming at {self._stored * self._spec.action_repeat} env steps, {self._learner.updates} updates, '
-                f'{self._store.steps} steps in the replay')
+                f'resuming at {self._stored * self._spec.action_repeat} env steps, {self._learner.updates} '
+                f'updates, {self._store.steps} steps in the replay')
 
     def _film(self) -> None:
         """The pictures of the run; what can not be made is told and left out."""
@@ -176,12 +148,13 @@ class Trainer:
     def _film_evaluation(self) -> Optional[Path]:
         if not self._evaluation:
             return None
-        return episode_video(self._run.episodes / self._evaluation, self._spec, self._run.path / 'evaluation.mp4')
+        bag = self._run.episodes / self._evaluation
+        return episode_video(bag, self._spec, self._run.path / 'evaluation.mp4')
 
     def _film_dream(self) -> Optional[Path]:
         if not (self._learner.updates and self._can_sample()):
             return None
-        samples = self._store.sample(DREAM_BATCH, self._config.schedule.length)
+        samples = self._store.peek(DREAM_BATCH, self._config.schedule.length)
         return dream_video(self._learner.dream(samples), self._spec, self._run.path / 'dream.mp4')
 
     # The loop
@@ -214,7 +187,7 @@ class Trainer:
                     self._log_losses(collected)
                 if self._robots.wants_dream() and time.monotonic() - last_dream > DREAM_PERIOD:
                     last_dream = time.monotonic()
-                    samples = self._store.sample(1, schedule.length)
+                    samples = self._store.peek(1, schedule.length)
                     self._robots.show_dream(learner.dream(samples)[0])
             elif finished and (learnable or learner.updates >= due):
                 break
@@ -273,7 +246,8 @@ class Trainer:
                 if mode == 'evaluate':
                     self.status.evaluation_return = info.total_reward
                 self.status.last_return = info.total_reward
-                self._write(self._stored, episode=info.name, length=steps, **{f'return_{mode}': info.total_reward})
+                values = {f'return_{mode}': info.total_reward}
+                self._write(self._stored, episode=info.name, length=steps, **values)
         for problem in self._store.problems[self._problems_told:]:
             self._problems_told += 1
             self._progress.note(f'replay: {problem}')
@@ -286,7 +260,7 @@ class Trainer:
             return f'{self._schedule.prefill - collected} more random steps'
         if not learnable:
             return 'the first recorded episodes'
-        return 'new steps' if idle > QUIET else ''
+        return 'new steps' if idle > PATIENCE else ''
 
     # What comes out
 
@@ -296,7 +270,8 @@ class Trainer:
             'task': self._spec.name, 'updates': self._learner.updates,
             'step': self.status.step,
         }
-        self._robots.publish(self._run.write_policy(version, lambda path: self._exporter.write(path, metadata)))
+        manifest = self._run.write_policy(version, lambda path: self._exporter.write(path, metadata))
+        self._robots.publish(manifest)
         return version
 
     def _save(self) -> Path:
@@ -304,7 +279,8 @@ class Trainer:
         sampler = self._prefetcher or self._store
         state = {
             'stored': self._stored, 'episodes': self._episodes, 'evaluation': self._evaluation,
-            'returns': [self.status.last_return, self.status.evaluation_return], 'store': sampler.state_dict(),
+            'returns': [self.status.last_return, self.status.evaluation_return],
+            'store': sampler.state_dict(),
         }
         path = self._run.save_checkpoint(self._learner.updates, self._learner.save, state)
         self._saved_updates = self._learner.updates
@@ -317,7 +293,8 @@ class Trainer:
             request.done.set()
 
     def _log_losses(self, collected: int) -> None:
-        means = {key: float(np.mean([float(value) for value in values])) for key, values in self._losses.items()}
+        means = {key: float(np.mean([float(value) for value in values]))
+                 for key, values in self._losses.items()}
         self._losses.clear()
         broken = [key for key, value in means.items() if not math.isfinite(value)]
         steps, frames, updates = self._progress.rates(self.status)
@@ -325,13 +302,13 @@ class Trainer:
                     updates_per_second=updates, replay_steps=float(self._store.steps))
         if broken:
             raise InputError(
-                f'update {self._learner.updates}: expected finite losses, got {", ".join(broken)} = nan or inf; '
-                f'the checkpoints in {self._run.checkpoints} are from before')
+                f'update {self._learner.updates}: expected finite losses, got {", ".join(broken)} = nan or '
+                f'inf; the checkpoints in {self._run.checkpoints} are from before')
 
     def _write(self, agent_steps: int, **values) -> None:
         self._metrics.write(
-            step=agent_steps * self._spec.action_repeat, agent_steps=agent_steps, updates=self._learner.updates,
-            time=self._time(), **values)
+            step=agent_steps * self._spec.action_repeat, agent_steps=agent_steps,
+            updates=self._learner.updates, time=self._time(), **values)
 
     def _time(self) -> float:
         return self._elapsed + (time.monotonic() - self._began if self._began is not None else 0.0)
@@ -419,5 +396,5 @@ def _telling_full_disks(path: Path):
         full = getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT) or 'No space left' in str(error)
         if not full:
             raise
-        raise InputError(f'run {path}: expected space to write, but the disk is full; nothing saved before is '
-                         'lost: free some space and start again with the same log directory') from error
+        raise InputError(f'run {path}: expected space to write, but the disk is full; nothing saved before '
+                         'is lost: free some space and start again with the same log directory') from error

@@ -30,8 +30,8 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> Path:
     scale += (scale * height % 2 or scale * width % 2)  # yuv420 wants even sizes
     partial = path.with_name(f'.{path.stem}.partial{path.suffix}')
     writer = imageio_ffmpeg.write_frames(
-        str(partial), (width * scale, height * scale), fps=fps, codec='libx264', quality=7, macro_block_size=1,
-        ffmpeg_log_level='error', output_params=['-movflags', '+faststart'])
+        str(partial), (width * scale, height * scale), fps=fps, codec='libx264', quality=7,
+        macro_block_size=1, ffmpeg_log_level='error', output_params=['-movflags', '+faststart'])
     writer.send(None)
     try:
         for frame in frames:
@@ -57,6 +57,6 @@ def episode_video(bag: Path, spec: RobotSpec, path: Path) -> Path:
 
 
 def dream_video(dream: np.ndarray, spec: RobotSpec, path: Path) -> Path:
-    """Film of uint8 [B, T, H, 3 W, 3]: truth, reconstruction and prediction side by side, some rows of a batch."""
+    """Film of uint8 [B, T, H, 3 W, 3]: truth, reconstruction and prediction side by side, for some rows."""
     rows = dream[:DREAM_ROWS]
     return write_video(path, np.concatenate(list(rows), axis=1), 1.0 / spec.control_period)

@@ -74,8 +74,8 @@ def test_one_trainer_at_a_time(run):
 
 
 def test_the_lock_dies_with_its_owner(tmp_path):
-    code = (f'import os, signal, dreamer_ros.training.run as r; from tests.training.test_run import CONFIG, ROBOT; '
-            f'r.RunDirectory({str(tmp_path)!r}, CONFIG, ROBOT); os.kill(os.getpid(), signal.SIGKILL)')
+    code = (f'import os, signal; from tests.training.test_run import CONFIG, ROBOT, RunDirectory; '
+            f'RunDirectory({str(tmp_path)!r}, CONFIG, ROBOT); os.kill(os.getpid(), signal.SIGKILL)')
     assert subprocess.run([sys.executable, '-c', code]).returncode == -9
     RunDirectory(tmp_path, CONFIG, ROBOT).close()
 

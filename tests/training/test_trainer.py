@@ -18,16 +18,17 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.training.metrics import read_metrics
 from dreamer_ros.training.progress import Progress
+from dreamer_ros.training.robots import Robots
 from dreamer_ros.training.run import RunDirectory, latest_policy
-from dreamer_ros.training.trainer import Robots, Trainer
+from dreamer_ros.training.trainer import Trainer
 from tests.replay import bags
 
 STEPS = 20  # agent steps of an episode
 ROBOT = dataclasses.replace(bags.SPEC, image_size=(32, 32), vector=(), action_repeat=4)
 CONFIG = load_preset('cpu', (
     'env.image_size=[32, 32]', 'schedule.batch=4', 'schedule.length=8', 'schedule.replay_ratio=16',
-    'schedule.prefill=20', 'schedule.log_every=5', 'schedule.publish_every=10', 'rssm.deter=16', 'rssm.hidden=16',
-    'rssm.stoch=4', 'rssm.classes=4', 'conv.depth=2', 'mlp.units=16', 'imagination.starts=8',
+    'schedule.prefill=20', 'schedule.log_every=5', 'schedule.publish_every=10', 'rssm.deter=16',
+    'rssm.hidden=16', 'rssm.stoch=4', 'rssm.classes=4', 'conv.depth=2', 'mlp.units=16', 'imagination.starts=8',
     'imagination.horizon=3', 'replay.capacity=1000'))
 
 
@@ -37,7 +38,8 @@ def write_bags(folder: Path, numbers, mode='explore'):
         episode = bags.random_episode(rng, STEPS + 1, bags.START_NS + number * 10 ** 13)
         episode.image = rng.integers(0, 256, (STEPS + 1, 32, 32, 3), np.uint8)
         custom = {'mode': mode, 'spec': ROBOT.to_json(), 'spec_hash': ROBOT.hash, 'robot': 'sim0'}
-        bags.write_episode(folder, f'2027010{number // 10}T00000{number % 10}.000-sim0-{number:06d}', episode, custom)
+        name = f'20270101T0000{number:02d}.000-sim0-{number:06d}'
+        bags.write_episode(folder, name, episode, custom)
 
 
 def train(path: Path, episodes: int, stop=None, robots=None):
@@ -46,7 +48,8 @@ def train(path: Path, episodes: int, stop=None, robots=None):
     try:
         trainer = Trainer(
             CONFIG, ROBOT, run, robots or Robots(), env_steps=episodes * STEPS * ROBOT.action_repeat,
-            free_running=False, device='cpu', seed=0, stop=stop or threading.Event(), progress=Progress(output))
+            free_running=False, device='cpu', seed=0, stop=stop or threading.Event(),
+            progress=Progress(output))
         trainer.train()
     finally:
         run.close()
@@ -194,7 +197,8 @@ with open(path / 'filler', 'wb', buffering=0) as filler:
     try:
         while True: filler.write(b'x' * 4096)
     except OSError: pass
-code = run_main(lambda: t.train(path, 5, robots=t.Walking(pathlib.Path({str(tmp_path)!r}) / 'elsewhere')) and None)
+robot = t.Walking(pathlib.Path({str(tmp_path)!r}) / 'elsewhere')
+code = run_main(lambda: t.train(path, 5, robots=robot) and None)
 assert sorted(p.name for p in (path / 'checkpoints').iterdir()) == saved, saved
 assert latest_policy(path).exists()
 (path / 'filler').unlink()

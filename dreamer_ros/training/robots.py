@@ -1,0 +1,37 @@
+"""What the training loop asks of the robots it learns from."""
+from __future__ import annotations
+
+from typing import List
+
+import numpy as np
+
+from dreamer_ros.policy.manifest import Manifest
+from dreamer_ros.replay.episode import EpisodeInfo
+
+
+class Robots:
+    """Nobody, as for learning from bags alone; a subclass brings the robots of its world."""
+
+    def live_steps(self) -> int:
+        """Agent steps seen that are in no bag of the store yet."""
+        return 0
+
+    def stored(self, info: EpisodeInfo) -> None:
+        """An episode has entered the store: its steps are live no more."""
+
+    def grant(self, steps: int) -> None:
+        """Let all robots together advance by so many agent steps from where they stand, not further."""
+
+    def publish(self, manifest: Manifest) -> None:
+        """Tell agents about a new policy."""
+
+    def wants_dream(self) -> bool:
+        """Whether somebody watches dreams."""
+        return False
+
+    def show_dream(self, frames: np.ndarray) -> None:
+        """Show uint8 [T, H, W, 3]."""
+
+    def quiet(self) -> List[str]:
+        """Names of robots that sent no step for some seconds."""
+        return []

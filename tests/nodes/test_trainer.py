@@ -1,0 +1,215 @@
+"""The trainer among real nodes: a simulator, an agent and a recorder over ROS, with crashes in between."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import rclpy
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from dreamer_ros.policy.manifest import Manifest
+from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.training.metrics import read_metrics
+from dreamer_ros.training.run import latest_policy
+
+OVERRIDES = [
+    'env.image_size=[32, 32]', 'schedule.batch=4', 'schedule.length=8', 'schedule.replay_ratio=16',
+    'schedule.prefill=60', 'schedule.log_every=10', 'schedule.publish_every=10',
+    'schedule.checkpoint_every=2', 'rssm.deter=16', 'rssm.hidden=16', 'rssm.stoch=4', 'rssm.classes=4',
+    'conv.depth=2', 'mlp.units=16', 'imagination.starts=8', 'imagination.horizon=3']
+REPEAT, EPISODE = 4, 160  # 40 agent steps per episode
+
+
+class Nodes:
+    """Starts nodes of the package as processes and ends them all."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._running = {}
+
+    def start(self, name: str, executable: str, namespace: str = '/', **parameters):
+        """Start `python -m dreamer_ros.nodes.<executable>`, its output in <folder>/<name>.log."""
+        arguments = ['--ros-args']
+        for rule in (f'__ns:={namespace}', f'__node:={executable}', 'policy:=/policy'):
+            arguments += ['-r', rule]
+        for key, value in parameters.items():
+            # JSON is YAML, and quotes what YAML would take for a number
+            arguments += ['-p', f'{key}:={json.dumps(value)}']
+        log = open(self._folder / f'{name}.log', 'a')
+        self._running[name] = subprocess.Popen(
+            [sys.executable, '-m', f'dreamer_ros.nodes.{executable}', *arguments], stdout=log, stderr=log,
+            env={**os.environ, 'OMP_NUM_THREADS': '1'}, cwd=Path(__file__).parents[2])
+        log.close()
+        return self._running[name]
+
+    def log(self, name: str) -> str:
+        """What a node has printed."""
+        return (self._folder / f'{name}.log').read_text()
+
+    def close(self):
+        """End all nodes."""
+        for process in self._running.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        for process in self._running.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def nodes(tmp_path, ros_domain):
+    nodes = Nodes(tmp_path)
+    yield nodes
+    nodes.close()
+    for log in sorted(tmp_path.glob('*.log')):
+        print(f'--- {log.name}\n{log.read_text()[-3000:]}')
+
+
+@pytest.fixture
+def listener(ros_domain):
+    """A node that collects what the trainer says."""
+    context = Context()
+    rclpy.init(context=context, domain_id=ros_domain)
+    node = Node('listener', context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    node.heard = {'policy': [], 'dream': [], 'diagnostics': []}
+    latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    node.create_subscription(String, '/policy', node.heard['policy'].append, latched)
+    node.create_subscription(Image, '/dream', node.heard['dream'].append, 10)
+    node.create_subscription(DiagnosticArray, '/diagnostics', node.heard['diagnostics'].append, 100)
+    node.spin = lambda: executor.spin_once(timeout_sec=0.05)
+    yield node
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def wait_for(condition, listener, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        listener.spin()
+    raise AssertionError('timed out')
+
+
+def start_robot(nodes, run):
+    nodes.start('simulator', 'simulator', '/sim0', task='cartpole_balance', image_size=[32, 32],
+                action_repeat=REPEAT, episode_length=EPISODE, wait_for_learner=True, wait_for_subscribers=3)
+    nodes.start('agent', 'agent', '/sim0', evaluate_every=2)
+    nodes.start('recorder', 'recorder', '/sim0', folder=str(run / 'episodes'), robot='sim0')
+
+
+def start_trainer(nodes, run, name='trainer', **parameters):
+    return nodes.start(name, 'trainer', logdir=str(run), preset='cpu',
+                       **{'steps': 1200, 'threads': 1, 'overrides': OVERRIDES, **parameters})
+
+
+def updates_of(run):
+    return max((line['updates'] for line in read_metrics(run)), default=0)
+
+
+def test_a_whole_run_with_a_crash_of_the_trainer(nodes, listener, tmp_path):
+    run = tmp_path / 'run'
+    start_robot(nodes, run)
+    first = start_trainer(nodes, run)
+    # let it learn a while, then call the service
+    wait_for(lambda: updates_of(run) >= 30, listener, 120)
+    client = listener.create_client(Trigger, '/trainer/checkpoint')
+    assert client.wait_for_service(10)
+    answer = client.call_async(Trigger.Request())
+    wait_for(answer.done, listener)
+    assert answer.result().success and Path(answer.result().message, 'trainer.json').exists()
+    wait_for(lambda: listener.heard['dream'], listener)
+    image = listener.heard['dream'][0]
+    assert (image.height, image.width, image.encoding) == (32, 96, 'rgb8')
+
+    # a second trainer on the same directory is refused
+    second = start_trainer(nodes, run, 'second')
+    assert wait_for(lambda: second.poll() is not None, listener) and second.returncode == 2
+    assert f'only trainer, but process {first.pid} trains in it' in nodes.log('second')
+
+    # killed, restarted: the others were not touched, the robot stands still in between and goes on
+    first.kill()
+    first.wait()
+    again = start_trainer(nodes, run)
+    assert wait_for(lambda: again.poll() is not None, listener, 120) and again.returncode == 0
+    assert 'resuming at' in nodes.log('trainer')
+
+    # the ratio is exact over both sessions: (1200 / 4 - 60) steps × 16 / (4 × 8)
+    newest = sorted(p.name for p in (run / 'checkpoints').iterdir() if p.is_dir())[-1]
+    assert int(newest) == (1200 // REPEAT - 60) * 16 // 32 == 120
+    assert 'error' not in nodes.log('trainer') and 'Traceback' not in nodes.log('trainer')
+
+    # policies travelled: the agent explored and evaluated with them
+    manifests = [Manifest.from_json(message.data) for message in listener.heard['policy']]
+    versions = [manifest.version for manifest in manifests]
+    assert versions == sorted(set(versions)) and len(versions) >= 5
+    assert PolicyRunner(latest_policy(run)).version == versions[-1]
+    lines = read_metrics(run)
+    assert {'return_random', 'return_explore', 'return_evaluate'} <= {key for line in lines for key in line}
+    bags = [yaml.safe_load((bag / 'metadata.yaml').read_text())['rosbag2_bagfile_information']['custom_data']
+            for bag in sorted((run / 'episodes').iterdir()) if bag.is_dir()]
+    assert any(int(bag.get('policy_version') or 0) > 1 for bag in bags)
+    # the budget is kept to the step
+    steps = [line['agent_steps'] for line in lines]
+    assert max(steps) == 300
+    for name in ('curve.png', 'evaluation.mp4', 'dream.mp4'):
+        assert (run / name).stat().st_size, name
+    statuses = [status for array in listener.heard['diagnostics'] for status in array.status
+                if status.name == 'trainer: learning']
+    assert len(statuses) > 5
+    keys = {value.key for value in statuses[-1].values}
+    assert {'env steps', 'updates', 'replay steps', 'updates/s'} <= keys
+
+
+def test_sigterm_saves_and_what_is_waited_for_is_said(nodes, listener, tmp_path):
+    run = tmp_path / 'run'
+    trainer = start_trainer(nodes, run)
+    wait_for(lambda: 'waiting for /sim0/spec' in nodes.log('trainer'), listener)
+    start_robot(nodes, run)
+    wait_for(lambda: updates_of(run) >= 20, listener, 90)
+    trainer.send_signal(signal.SIGTERM)
+    assert trainer.wait(20) == 0
+    [marker] = (run / 'checkpoints').glob('latest')
+    checkpoint = run / 'checkpoints' / marker.read_text().strip()
+    state = json.loads((checkpoint / 'trainer.json').read_text())['state']
+    assert int(checkpoint.name) >= 20 and state['stored'] > 0
+    assert PolicyRunner(latest_policy(run)).metadata['updates'] == str(int(checkpoint.name))
+    assert (run / 'curve.png').exists() and (run / 'dream.mp4').exists()
+
+
+def test_bad_parameters_are_one_sentence(nodes, tmp_path):
+    cases = {
+        'preset': ({'preset': 'dreamerv9'}, "unknown preset 'dreamerv9'"),
+        'override': ({'overrides': ['rssm.depth=3']}, 'unknown key rssm.depth'),
+        'robots': ({'robots': ['sim0', 'sim0']}, 'parameter robots: expected different names'),
+        'unknown': ({'stepps': 3}, 'parameter stepps: expected one of'),
+    }
+    run = tmp_path / 'run'
+    started = {name: nodes.start(name, 'trainer', **{'logdir': str(run), 'preset': 'cpu', **parameters})
+               for name, (parameters, _) in cases.items()}
+    for name, (_, sentence) in cases.items():
+        assert started[name].wait(90) == 2
+        [error] = [line for line in nodes.log(name).splitlines() if line.startswith('error:')]
+        assert sentence in error
+    assert not run.exists()
