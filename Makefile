@@ -14,8 +14,6 @@ SHELL := /bin/bash
 .SILENT:
 
 PYTHON ?= python3
-TASK ?= cartpole_swingup
-PRESET ?= cpu
 ARGS ?=
 export MUJOCO_GL ?= egl
 
@@ -39,7 +37,7 @@ RENDERS := $(VENV)/renders-with-$(MUJOCO_GL)
 .PHONY: train test bench clean
 
 train: $(RENDERS)
-	exec $(BIN)/dreamer launch sim_train task:=$(TASK) preset:=$(PRESET) $(ARGS)
+	exec $(BIN)/dreamer launch sim_train $(if $(TASK),task:=$(TASK)) $(if $(PRESET),preset:=$(PRESET)) $(ARGS)
 
 test: $(RENDERS)
 	$(BIN)/python -m pytest $(ARGS)

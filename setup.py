@@ -45,6 +45,8 @@ EXTRAS = {
     ],
     'test': [
         'pytest>=7.4',          # runs the tests
+        'setuptools',           # builds the package, which is tested too
+        'wheel',                # needed by setuptools before 70
     ],
 }
 

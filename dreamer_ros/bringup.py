@@ -16,9 +16,10 @@ from typing import Callable, Deque, Dict, Mapping, Optional, Sequence, Tuple
 
 import yaml
 
-from dreamer_ros.config import Config, load_preset
+from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training.run import default_logdir, latest_policy
 
 RESTARTS_PER_MINUTE = 3
 
@@ -152,7 +153,8 @@ class ExitRules:
             crashes.popleft()
         if len(crashes) >= RESTARTS_PER_MINUTE:
             return Verdict.FAILED, (
-                f'{process.label} was killed by signal {-returncode}, for the {len(crashes) + 1}th time in a minute')
+                f'{process.label} was killed by signal {-returncode}, for the {len(crashes) + 1}th time in a '
+                'minute')
         crashes.append(now)
         return Verdict.RESTART, f'{process.label} was killed by signal {-returncode}: starting it again'
 
@@ -219,7 +221,7 @@ def _optional(parse: Callable[[str], object]) -> Callable[[str], object]:
 
 _SEED = Argument('seed', '0', 'random seed; two runs of one seed see the same initial states', _whole(0),
                  'a whole number from 0')
-_RENDER = Argument('render', 'fast', 'fast: no shadows; shadows: small shadow maps; suite: as dm_control renders',
+_RENDER = Argument('render', 'fast', 'fast: no shadows; shadows: small shadow maps; suite: as dm_control does',
                    choices=('fast', 'shadows', 'suite'))
 
 _SIM_TRAIN_ARGUMENTS = (
@@ -235,15 +237,15 @@ _SIM_TRAIN_ARGUMENTS = (
              'a whole number from 1'),
     Argument('device', 'auto', 'where the learner computes; auto: the GPU if there is one',
              choices=('auto', 'cpu', 'cuda')),
-    Argument('mode', 'lockstep', 'lockstep: simulators wait for agent and learner, which keeps the replay ratio '
-             'exactly; free: they wait for the agent alone; realtime: they step on the wall clock, like robots',
+    Argument('mode', 'lockstep', 'lockstep: simulators wait for agent and learner, which keeps the replay '
+             'ratio exactly; free: they wait for the agent alone; realtime: they step on the wall clock, like robots',
              choices=('lockstep', 'free', 'realtime')),
-    Argument('evaluate_every', '10', 'every n-th episode is played deterministically and gives the learning curve; '
-             '0: none', _whole(0), 'a whole number from 0'),
+    Argument('evaluate_every', '10', 'every n-th episode is played deterministically and gives the learning '
+             'curve; 0: none', _whole(0), 'a whole number from 0'),
     Argument('episodes', '10', 'episodes of the evaluation that ends the run; 0: none', _whole(0),
              'a whole number from 0'),
     _RENDER,
-    Argument('overrides', '', 'changes to the preset, separated by spaces: "schedule.batch=8 loss.image_scale=2"',
+    Argument('overrides', '', 'changes to the preset, separated by spaces: "schedule.batch=8 rssm.deter=64"',
              shlex.split, 'section.key=value words separated by spaces'),
 )
 
@@ -261,12 +263,13 @@ _SIM_EVAL_ARGUMENTS = (
 )
 
 
-def _sim_train(task: str, preset: str, logdir: str, simulators: int, seed: int, steps: Optional[int], device: str,
-               mode: str, evaluate_every: int, episodes: int, render: str, overrides: Sequence[str]) -> Scenario:
+def _sim_train(task: str, preset: str, logdir: str, simulators: int, seed: int, steps: Optional[int],
+               device: str, mode: str, evaluate_every: int, episodes: int, render: str,
+               overrides: Sequence[str]) -> Scenario:
     task, preset = _resume(logdir, task, preset)
     _check_task(task)
     config = load_preset(preset, overrides)
-    folder = Path(logdir) if logdir else Path('runs', f'{task}-{Path(preset).stem}-{_now()}')
+    folder = Path(logdir) if logdir else default_logdir(task, Path(preset).stem)
     folder = folder.expanduser().absolute()
     robots = [f'sim{n}' for n in range(simulators)]
     processes = []
@@ -278,7 +281,8 @@ def _sim_train(task: str, preset: str, logdir: str, simulators: int, seed: int, 
             agent={'mode': 'train', 'evaluate_every': evaluate_every}, episodes_folder=folder / 'episodes')
     trainer = {
         'logdir': str(folder), 'preset': preset, 'overrides': list(overrides), 'robots': robots,
-        'steps': steps or config.schedule.steps, 'free_running': mode != 'lockstep', 'device': device, 'seed': seed,
+        'steps': steps or config.schedule.steps, 'free_running': mode != 'lockstep', 'device': device,
+        'seed': seed,
     }
     processes.append(Process(
         'trainer', '/', _without_empty(trainer), leads=True, patience=(120.0, 'saving its checkpoint')))
@@ -293,7 +297,7 @@ def _sim_eval(run: str, policy: str, task: str, episodes: int, seed: int, mode: 
               output: str) -> Scenario:
     if bool(run) == bool(policy):
         raise InputError('sim_eval: expected either run:=<run directory> or policy:=<ONNX file>')
-    path = latest_policy(Path(run)) if run else Path(policy)
+    path = latest_policy(Path(run).expanduser()) if run else Path(policy)
     path = path.expanduser().absolute()
     spec = _policy_spec(path)
     task = task or spec.name
@@ -301,15 +305,15 @@ def _sim_eval(run: str, policy: str, task: str, episodes: int, seed: int, mode: 
     if output:
         folder = Path(output)
     else:
-        folder = Path(run, 'evaluation') if run else Path('runs', f'{task}-evaluation-{_now()}')
+        folder = Path(run, 'evaluation') if run else default_logdir(task, 'evaluation')
     folder = folder.expanduser().absolute()
     processes = _robot(
         # initial states that no simulator of the training run with this seed has seen
-        'sim0', task, spec.image_size, spec.action_repeat, render, mode, seed + 1_000_000, wait_for_learner=False,
-        agent={'mode': 'evaluate', 'policy': str(path)}, episodes_folder=folder)
+        'sim0', task, spec.image_size, spec.action_repeat, render, mode, seed + 1_000_000,
+        wait_for_learner=False, agent={'mode': 'evaluate', 'policy': str(path)}, episodes_folder=folder)
     processes.append(Process(
-        'evaluator', '/sim0', {'episodes': episodes, 'output': str(folder)}, environment=ONE_THREAD, leads=True,
-        patience=(10.0, 'writing its result')))
+        'evaluator', '/sim0', {'episodes': episodes, 'output': str(folder)}, environment=ONE_THREAD,
+        leads=True, patience=(10.0, 'writing its result')))
     return Scenario('sim_eval', tuple(processes), folder)
 
 
@@ -317,8 +321,8 @@ def _robot(namespace: str, task: str, image_size, action_repeat: int, render: st
            wait_for_learner: bool, agent: dict, episodes_folder: Path) -> list:
     """Simulator, agent and recorder of one namespace."""
     simulator = {
-        'task': task, 'image_size': list(image_size), 'action_repeat': action_repeat, 'seed': seed, 'render': render,
-        'mode': 'realtime' if mode == 'realtime' else 'lockstep', 'wait_for_learner': wait_for_learner,
+        'task': task, 'image_size': list(image_size), 'action_repeat': action_repeat, 'seed': seed,
+        'render': render, 'mode': 'realtime' if mode == 'realtime' else 'lockstep', 'wait_for_learner': wait_for_learner,
         'wait_for_subscribers': 3,  # agent, recorder, and trainer or evaluator: none misses the first step
     }
     # One clock for the whole graph: that of sim0.
@@ -335,21 +339,6 @@ _SCENARIOS = {
     'sim_train': (_SIM_TRAIN_ARGUMENTS, _sim_train),
     'sim_eval': (_SIM_EVAL_ARGUMENTS, _sim_eval),
 }
-
-
-def latest_policy(run: Path) -> Path:
-    """The ONNX file that `policies/latest.json` of a run directory names."""
-    from dreamer_ros.policy.manifest import Manifest
-    run = run.expanduser()
-    if not run.is_dir():
-        raise InputError(f'run directory {run}: expected a folder, found none')
-    latest = run / 'policies' / 'latest.json'
-    try:
-        manifest = Manifest.from_json(latest.read_text(), str(latest))
-    except OSError:
-        raise InputError(f'run directory {run}: no policy yet, {latest} is missing') from None
-    # By name, not by the whole uri: a run directory may have been moved or copied.
-    return run / 'policies' / Path(manifest.uri).name
 
 
 def _resume(logdir: str, task: str, preset: str) -> Tuple[str, str]:
@@ -401,10 +390,6 @@ def missing_package(error: ModuleNotFoundError) -> Exception:
     return InputError(f"{package} is not installed, which this needs: pip install 'dreamer_ros[{extra}]'")
 
 
-def _now() -> str:
-    return time.strftime('%Y%m%d-%H%M%S')
-
-
 def _without_empty(parameters: dict) -> dict:
     """ROS parameters cannot be empty lists: leave them to their defaults."""
     return {name: value for name, value in parameters.items() if value != []}
@@ -412,7 +397,7 @@ def _without_empty(parameters: dict) -> dict:
 
 def _yaml(value) -> str:
     """One-line YAML of a parameter value; text is always quoted, so that '1e3' or 'on' stay text."""
-    texts = isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+    texts = all(isinstance(item, str) for item in (value if isinstance(value, list) else [value]))
     line = yaml.safe_dump(value, default_flow_style=True, default_style='"' if texts else None,
                           width=float('inf'), allow_unicode=True)
     return line.replace('\n...', '').strip()

@@ -1,7 +1,7 @@
 """The `dreamer` command.
 
-Every command imports what it needs when it runs, so that `dreamer --help` is instant and a robot without torch
-and mujoco has the commands that need neither.
+Every command imports what it needs when it runs, so that `dreamer --help` is instant and a robot without
+torch and mujoco has the commands that need neither.
 """
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def _describe(scenario: str) -> str:
 def _eval(arguments) -> int:
     from dreamer_ros.bringup import scenario
     from dreamer_ros.processes import launch
-    values = {'run': arguments.run_directory, 'episodes': str(arguments.episodes), 'seed': str(arguments.seed)}
-    return launch(scenario('sim_eval', values))
+    return launch(scenario('sim_eval', {
+        'run': arguments.run_directory, 'episodes': str(arguments.episodes), 'seed': str(arguments.seed)}))
 
 
 def _plot(arguments) -> int:
@@ -113,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     launch.add_argument('assignments', nargs='*', metavar='name:=value', help='arguments of the scenario')
     launch.add_argument('-s', '--show-args', dest='show', action='store_true', help='list the arguments')
 
-    evaluate = command(commands, 'eval', _eval, "play a run's latest policy in simulation and print its mean return",
+    evaluate = command(commands, 'eval', _eval,
+                       "play a run's latest policy in simulation and print its mean return",
                        'dreamer eval runs/cartpole_swingup-cpu-20260131-120000 --episodes 20')
     evaluate.add_argument('run_directory', metavar='RUN', help='run directory')
     evaluate.add_argument('--episodes', type=_whole_number, default=10, help='how many (default: 10)')

@@ -1,7 +1,7 @@
 """Runs a scenario without `ros2 launch`: starts its processes, watches them, and ends them all.
 
-One thread does everything. A pipe (or pseudo-terminal) per child, a pipe that the signal handlers write to and
-one `select` over all of them: nothing here can deadlock with a fork, and no event is waited for twice.
+One thread does everything. A pipe (or pseudo-terminal) per child, a pipe that the signal handlers write to
+and one `select` over all of them: nothing here can deadlock with a fork, and no event is waited for twice.
 """
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def launch(first: Scenario) -> int:
     """Run a scenario and those that follow it.
 
     Returns:
-        0 when the last one finished, 130 after Ctrl-C, SIGTERM or a closed terminal, else the exit code of the
-        process that failed (1 if a signal killed it).
+        0 when the last one finished, 130 after Ctrl-C, SIGTERM or a closed terminal, else the exit code of
+        the process that failed (1 if a signal killed it).
     """
     with _Signals() as signals:
         following: Optional[Scenario] = first
@@ -240,8 +240,8 @@ class Supervisor:
                 _signal_group(child.popen.pid, signal.SIGKILL)
         if self._children and now >= self._report_at:
             self._report_at = now + REPORT_EVERY
-            waits = ', '.join(f'{child.process.label} ({child.process.patience[1]})' for child in self._children)
-            self._say(f'waiting for {waits}; Ctrl-C again kills')
+            waits = [f'{child.process.label} ({child.process.patience[1]})' for child in self._children]
+            self._say(f'waiting for {", ".join(waits)}; Ctrl-C again kills')
 
     def _resize(self) -> None:
         for child in self._children:

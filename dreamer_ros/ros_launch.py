@@ -75,8 +75,9 @@ class _Run:
         environment = child_environment(process, os.environ)
         tail = collections.deque(maxlen=50)
         node = Node(
-            package='dreamer_ros', executable=process.executable, name=process.name, namespace=process.namespace,
-            parameters=[dict(process.parameters)], remappings=list(process.remappings),
+            package='dreamer_ros', executable=process.executable, name=process.name,
+            namespace=process.namespace, parameters=[dict(process.parameters)],
+            remappings=list(process.remappings),
             additional_env={key: value for key, value in environment.items() if key not in os.environ},
             output='screen', emulate_tty=process.leads,
             sigterm_timeout=str(process.patience[0]), sigkill_timeout='5',
@@ -86,13 +87,15 @@ class _Run:
         def remember(event) -> None:
             tail.extend(event.text.decode(errors='replace').splitlines())
 
-        return [RegisterEventHandler(OnProcessIO(target_action=node, on_stdout=remember, on_stderr=remember)), node]
+        listener = OnProcessIO(target_action=node, on_stdout=remember, on_stderr=remember)
+        return [RegisterEventHandler(listener), node]
 
     def _on_shutdown(self, event, context) -> List:
         """Ctrl-C in a terminal reaches the processes by itself, `kill -INT` of `ros2 launch` does not."""
         self._finishing = self._stopped = True
-        return [EmitEvent(event=SignalProcess(signal_number=signal.SIGINT, process_matcher=matches_action(node)))
-                for node in self._nodes.values() if (node.process_details or {}).get('pid')]
+        running = [node for node in self._nodes.values() if (node.process_details or {}).get('pid')]
+        return [EmitEvent(event=SignalProcess(
+            signal_number=signal.SIGINT, process_matcher=matches_action(node))) for node in running]
 
     def _on_exit(self, process: Process, event: ProcessExited, last_words: str) -> List:
         del self._nodes[id(process)]

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from dreamer_ros.bringup import (
-    RESTARTS_PER_MINUTE, ExitRules, Process, Verdict, parse_assignments, scenario, scenario_arguments, scenario_names)
+    RESTARTS_PER_MINUTE, ExitRules, Process, Verdict, parse_assignments, scenario, scenario_arguments,
+    scenario_names)
 from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
 
@@ -18,21 +19,25 @@ def by_label(description):
 
 
 def test_sim_train_starts_one_trainer_and_three_processes_per_simulator(tmp_path):
-    run = scenario('sim_train', {'simulators': '2', 'task': 'walker_walk', 'preset': 'dreamerv3_1m', 'seed': '3',
-                                 'logdir': str(tmp_path / 'run')})
+    run = scenario('sim_train', {
+        'simulators': '2', 'task': 'walker_walk', 'preset': 'dreamerv3_1m', 'seed': '3',
+        'logdir': str(tmp_path / 'run')})
     processes = by_label(run)
-    assert set(processes) == {f'{node} of sim{n}' for node in ('simulator', 'agent', 'recorder') for n in (0, 1)} | {
-        'trainer'}
+    of_robots = {f'{node} of sim{n}' for node in ('simulator', 'agent', 'recorder') for n in (0, 1)}
+    assert set(processes) == of_robots | {'trainer'}
     assert [process.label for process in run.processes if process.leads] == ['trainer']
     assert processes['trainer'].parameters['robots'] == ['sim0', 'sim1']
     simulators = [processes[f'simulator of sim{n}'].parameters for n in (0, 1)]
-    assert all(p['image_size'] == [64, 64] and p['action_repeat'] == 2 and p['wait_for_learner'] for p in simulators)
+    for parameters in simulators:
+        assert parameters['image_size'] == [64, 64] and parameters['action_repeat'] == 2
+        assert parameters['wait_for_learner'] is True
     assert simulators[0]['seed'] != simulators[1]['seed']
     # one clock, one policy
     assert processes['simulator of sim0'].remappings == ()
     assert processes['simulator of sim1'].remappings == (('/clock', 'clock'),)
     assert all(processes[f'agent of sim{n}'].remappings == (('policy', '/policy'),) for n in (0, 1))
-    assert processes['recorder of sim1'].parameters == {'folder': str(tmp_path / 'run' / 'episodes'), 'robot': 'sim1'}
+    assert processes['recorder of sim1'].parameters == {
+        'folder': str(tmp_path / 'run' / 'episodes'), 'robot': 'sim1'}
     assert run.then == ('sim_eval', {
         'run': str(tmp_path / 'run'), 'task': 'walker_walk', 'episodes': '10', 'seed': '3', 'render': 'fast'})
     # what follows takes the arguments it is given
@@ -40,7 +45,10 @@ def test_sim_train_starts_one_trainer_and_three_processes_per_simulator(tmp_path
 
 
 @pytest.mark.parametrize('mode, pace, free_running, simulator_mode', [
-    ('lockstep', True, False, 'lockstep'), ('free', False, True, 'lockstep'), ('realtime', False, True, 'realtime')])
+    ('lockstep', True, False, 'lockstep'),
+    ('free', False, True, 'lockstep'),
+    ('realtime', False, True, 'realtime'),
+])
 def test_modes(mode, pace, free_running, simulator_mode):
     processes = by_label(scenario('sim_train', {'mode': mode, 'preset': 'dreamerv3_1m'}))
     simulator = processes['simulator of sim0'].parameters
@@ -49,12 +57,12 @@ def test_modes(mode, pace, free_running, simulator_mode):
 
 
 def test_presets_and_overrides_reach_simulator_and_trainer():
-    processes = by_label(scenario('sim_train', {
-        'preset': 'dreamerv3_1m', 'overrides': 'env.image_size=[32,48] schedule.steps=1234 env.action_repeat.default=5'}))
+    overrides = ['env.image_size=[32,48]', 'schedule.steps=1234', 'env.action_repeat.default=5']
+    processes = by_label(scenario('sim_train', {'preset': 'dreamerv3_1m', 'overrides': ' '.join(overrides)}))
     simulator, trainer = processes['simulator of sim0'].parameters, processes['trainer'].parameters
     assert (simulator['image_size'], simulator['action_repeat']) == ([32, 48], 5)
     assert trainer['steps'] == 1234
-    assert trainer['overrides'] == ['env.image_size=[32,48]', 'schedule.steps=1234', 'env.action_repeat.default=5']
+    assert trainer['overrides'] == overrides
 
 
 def test_empty_lists_are_no_parameters():
@@ -88,7 +96,7 @@ def test_sim_eval_needs_one_policy(tmp_path):
     for arguments in ({}, {'run': str(tmp_path), 'policy': 'x.onnx'}):
         with pytest.raises(InputError, match='either run:=.*or policy:='):
             scenario('sim_eval', arguments)
-    with pytest.raises(InputError, match='no policy yet'):
+    with pytest.raises(InputError, match='expected a policy named by'):
         scenario('sim_eval', {'run': str(tmp_path)})
     with pytest.raises(InputError, match='missing.onnx'):
         scenario('sim_eval', {'policy': str(tmp_path / 'missing.onnx')})
@@ -136,11 +144,12 @@ def test_ros_reads_the_parameters_that_were_meant(ros_domain):
         "node = rclpy.create_node('x', automatically_declare_parameters_from_overrides=True)",
         'value = lambda v: v if isinstance(v, (bool, int, float, str)) else list(v)',
         f'names = {list(PARAMETERS)!r}',
-        'print(json.dumps([node.get_fully_qualified_name(), {n: value(node.get_parameter(n).value) for n in names}]))',
+        'values = {n: value(node.get_parameter(n).value) for n in names}',
+        'print(json.dumps([node.get_fully_qualified_name(), values]))',
     ])
     process = Process('simulator', '/sim0', PARAMETERS)
-    result = subprocess.run([sys.executable, '-c', code, *process.ros_arguments()], stdout=subprocess.PIPE, check=True,
-                            timeout=60)
+    result = subprocess.run([sys.executable, '-c', code, *process.ros_arguments()], stdout=subprocess.PIPE,
+                            check=True, timeout=60)
     name, values = json.loads(result.stdout)
     assert name == '/sim0/simulator'
     assert values == PARAMETERS

@@ -162,7 +162,7 @@ def test_ctrl_c_while_finishing_starts_nothing_more():
 def test_what_follows_is_resolved_afterwards():
     with Supervised('trainer=finish:0', 'then=/nonexistent') as run:
         assert run.finish() == 2
-    assert 'error: run directory /nonexistent: expected a folder, found none' in run.output
+    assert 'error: run /nonexistent: expected a policy' in run.output
 
 
 def test_the_leading_process_sees_our_terminal():
