@@ -212,7 +212,12 @@ def fill_action(msg: Any, action: np.ndarray, stamp: int, mode: Mode) -> None:
 
 
 def read_action(msg: Any, size: int) -> np.ndarray:
-    """Read an action from a sensor_msgs/Joy.
+    """Read an action from a sensor_msgs/Joy, see `action_from`."""
+    return action_from(msg.axes, size)
+
+
+def action_from(axes: Sequence[float], size: int) -> np.ndarray:
+    """Check the axes of an action.
 
     Returns:
         float32 [size], clipped to [-1, 1].
@@ -220,7 +225,7 @@ def read_action(msg: Any, size: int) -> np.ndarray:
     Raises:
         InputError: another length, or not finite.
     """
-    action = np.array(msg.axes, np.float32)
+    action = np.array(axes, np.float32)
     if action.shape != (size,):
         raise InputError(f'action: expected {size} axes, got {action.size}')
     if not np.isfinite(action).all():

@@ -5,11 +5,12 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from typing import Any, Optional
+from typing import Optional
 
 import numpy as np
 from rclpy.node import Node
-from sensor_msgs.msg import Joy
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import Image, JointState, Joy
 
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.bridge.codecs import Mode, Step
@@ -17,7 +18,9 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import diagnostics, qos
 from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
 from dreamer_ros.nodes.inbox import Inbox
+from dreamer_ros.nodes.observations import image_template, step_template
 from dreamer_ros.nodes.runtime import Parameters, pin_to, run_node
+from dreamer_ros.nodes.template import MessageTemplate
 from dreamer_ros.policy.loader import PolicyLoader
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
@@ -62,12 +65,15 @@ class Agent:
         self._publisher = qos.publisher(node, topics.ACTION)
         self._discovered_at = time.monotonic() + DISCOVERY_TIME
         self._rng = np.random.default_rng(self._seed)
-        self._answer = Joy()
+        self._answer = b''
+        self._answer_mode: Optional[Mode] = None
+        self._step_template = step_template()
         self._answered: Optional[int] = None
         self._runner: Optional[PolicyRunner] = None
         self._steps: OrderedDict[int, Step] = OrderedDict()
         self._vectors: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._image: Any = None
+        self._image: Optional[bytes] = None
+        self._image_stamp = 0
         self._image_came = 0.0
         self._restart_state = True
         self._episodes = 0
@@ -86,6 +92,7 @@ class Agent:
         if spec is None:
             return
         self._spec = spec
+        self._image_template = image_template(*spec.image_size)
         self._loader = PolicyLoader(spec, self._seed)
         try:
             if self._policy_file:
@@ -94,14 +101,14 @@ class Agent:
             elif not self._await_policy():
                 return
             self._diagnostics = Diagnostics(self._node, 'policy', spec.name, self._report)
-            self._images = self._inbox.subscribe(topics.IMAGE, topics.LOCKSTEP_SUBSCRIBER)
+            self._images = self._inbox.subscribe(topics.IMAGE, topics.LOCKSTEP_SUBSCRIBER, raw=True)
             self._joints = self._inbox.subscribe(
                 topics.JOINT_STATES, topics.LOCKSTEP_SUBSCRIBER) if spec.vector else None
             # A recorder must know this agent before the simulator does, or it misses the first actions.
             while not self._stop.is_set() and time.monotonic() < self._discovered_at:
                 self._inbox.wait(0.05)
             # Last: who sees this one in the graph may count on the others.
-            self._step_messages = self._inbox.subscribe(topics.STEP, topics.LOCKSTEP_SUBSCRIBER)
+            self._step_messages = self._inbox.subscribe(topics.STEP, topics.LOCKSTEP_SUBSCRIBER, raw=True)
             while not self._stop.is_set():
                 self._turn()
         finally:
@@ -149,21 +156,35 @@ class Agent:
         """Keep the newest image; True if there is one. An older one unanswered is dropped and counted."""
         while (message := self._inbox.take(self._images)) is not None:
             came = time.perf_counter()
-            stamp = codecs.stamp_to_ns(message.header.stamp)
-            if self._image is not None and codecs.stamp_to_ns(self._image.header.stamp) != stamp:
+            stamp = codecs.header_stamp(message)
+            if self._image is not None and self._image_stamp != stamp:
                 self._dropped += 1
-            self._image, self._image_came = message, came
+            self._image, self._image_stamp, self._image_came = message, stamp, came
         return self._image is not None
 
     def _take_rest(self) -> None:
         while (message := self._inbox.take(self._step_messages)) is not None:
-            self._keep(self._steps, codecs.read_step, message)
+            self._keep(self._steps, codecs.header_stamp(message), self._read_step, message)
         while self._joints and (message := self._inbox.take(self._joints)) is not None:
-            self._keep(self._vectors, lambda joints: codecs.read_vector(joints, self._spec.vector), message)
+            self._keep(self._vectors, codecs.stamp_to_ns(message.header.stamp),
+                       lambda joints: codecs.read_vector(joints, self._spec.vector), message)
 
-    def _keep(self, where: OrderedDict, read, message) -> None:
+    def _read_step(self, cdr: bytes) -> Step:
+        values = self._step_template.read(cdr)
+        if values is None:
+            return codecs.read_step(deserialize_message(cdr, JointState))
+        reward, *flags = values.tolist()
+        return Step(codecs.header_stamp(cdr), reward, *(flag == 1.0 for flag in flags))
+
+    def _read_image(self, cdr: bytes) -> np.ndarray:
+        pixels = self._image_template.read(cdr)
+        if pixels is None:  # another camera's frame_id, encoding or row padding
+            return codecs.image_to_array(deserialize_message(cdr, Image))
+        return pixels.reshape(*self._spec.image_size, 3)
+
+    def _keep(self, where: OrderedDict, stamp: int, read, message) -> None:
         try:
-            where[codecs.stamp_to_ns(message.header.stamp)] = read(message)
+            where[stamp] = read(message)
         except InputError as error:
             self._log.warning(f'ignored: {error}', throttle_duration_sec=SAY_AGAIN)
         if len(where) > UNPAIRED_KEPT:
@@ -173,7 +194,7 @@ class Agent:
         """Answer the observation whose image waits, if the rest of it is here."""
         if self._image is None:
             return
-        stamp = codecs.stamp_to_ns(self._image.header.stamp)
+        stamp = self._image_stamp
         if stamp == self._answered:
             self._image = None
             self._publisher.publish(self._answer)
@@ -185,11 +206,15 @@ class Agent:
         vector = self._vectors.pop(stamp, None)
         image, self._image = self._image, None
         try:
-            action, mode = self._act(codecs.image_to_array(image), vector, begins, self._last.is_last)
+            action, mode = self._act(self._read_image(image), vector, begins, self._last.is_last)
         except InputError as error:
             self._log.error(str(error), throttle_duration_sec=SAY_AGAIN)
             return
-        codecs.fill_action(self._answer, action, stamp, mode)
+        if mode != self._answer_mode:
+            joy = Joy()
+            codecs.fill_action(joy, action, stamp, mode)
+            self._answer_template, self._answer_mode = MessageTemplate(joy, 'axes', following=1), mode
+        self._answer = self._answer_template.write(stamp, action)
         self._answered = stamp
         # Before publishing: that wakes the simulator, which may take this core at once.
         self._timings.add('latency', time.perf_counter() - self._image_came)

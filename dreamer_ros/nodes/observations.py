@@ -1,8 +1,6 @@
 """Publishes a simulator's observations: what the agent waits for first, the rest while it thinks."""
 from __future__ import annotations
 
-import array
-
 import numpy as np
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -11,6 +9,21 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.nodes import qos
+from dreamer_ros.nodes.template import MessageTemplate
+
+
+def step_template() -> MessageTemplate:
+    """Layout of `step`; its array holds the values of `codecs.STEP_NAMES`, f64[4]."""
+    message = JointState()
+    codecs.fill_step(message, codecs.Step(0, 0.0, False, False, False))
+    return MessageTemplate(message, 'position', following=2)
+
+
+def image_template(height: int, width: int) -> MessageTemplate:
+    """Layout of the camera image; its array holds the pixels, u8[H·W·3]."""
+    message = Image()
+    codecs.fill_image(message, np.zeros((height, width, 3), np.uint8), 0)
+    return MessageTemplate(message, 'data', following=0)
 
 
 class ObservationPublisher:
@@ -24,13 +37,10 @@ class ObservationPublisher:
     """
 
     def __init__(self, node: Node, camera, step_publisher: Publisher, spec):
-        self._step = JointState()
-        self._image = Image()
+        self._step_template, self._image_template = step_template(), image_template(camera.height, camera.width)
         self._joints = JointState()
         self._camera_info = CameraInfo()
         self._clock = Clock()
-        codecs.fill_step(self._step, codecs.Step(0, 0.0, False, False, False))
-        codecs.fill_image(self._image, np.zeros((camera.height, camera.width, 3), np.uint8), 0)
         codecs.fill_camera_info(self._camera_info, camera.width, camera.height, camera.K, 0)
         self._steps = step_publisher
         self._images = qos.publisher(node, topics.IMAGE)
@@ -52,14 +62,9 @@ class ObservationPublisher:
         """Publish an Observation as seen at `stamp` (nanoseconds), /clock first."""
         codecs.fill_stamp(self._clock.clock, stamp)
         self._clocks.publish(self._clock)
-        # Only what changes: sizes, names and encoding stay from the constructor.
-        codecs.fill_stamp(self._step.header.stamp, stamp)
-        self._step.position = array.array('d', (
-            observation.reward, observation.is_first, observation.is_last, observation.is_terminal))
-        codecs.fill_stamp(self._image.header.stamp, stamp)
-        pixels = array.array('B')
-        pixels.frombytes(memoryview(np.ascontiguousarray(observation.image)).cast('B'))
-        self._image.data = pixels
+        self._step = self._step_template.write(stamp, np.array((
+            observation.reward, observation.is_first, observation.is_last, observation.is_terminal)))
+        self._image = self._image_template.write(stamp, observation.image)
         if self._joints_first:
             self._fill_joints(observation, stamp)
         self._publish_needed()

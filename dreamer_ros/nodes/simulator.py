@@ -10,6 +10,8 @@ from typing import Optional
 
 import numpy as np
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import Joy
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
@@ -20,6 +22,7 @@ from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.observations import ObservationPublisher
 from dreamer_ros.nodes.runtime import Parameters, pin_to, run_node
+from dreamer_ros.nodes.template import MessageTemplate
 from dreamer_ros.simulation import environment
 
 ASK_AGAIN = 1.0      # seconds without an action until the observation is published once more
@@ -60,6 +63,7 @@ class Simulator:
         self._sent = deque(maxlen=STAMPS_KEPT)
         self._observation: Optional[environment.Observation] = None
         self._pace: Optional[int] = None
+        self._action_template: Optional[MessageTemplate] = None
 
     def _read_parameters(self, node: Node) -> None:
         parameters = Parameters(node)
@@ -92,7 +96,7 @@ class Simulator:
         self._period = round(spec.control_period * 1e9)
         self._size = len(spec.action)
         self._inbox = Inbox(node)
-        self._actions = self._inbox.subscribe(topics.ACTION, topics.LOCKSTEP_SUBSCRIBER)
+        self._actions = self._inbox.subscribe(topics.ACTION, topics.LOCKSTEP_SUBSCRIBER, raw=True)
         self._paces = self._inbox.subscribe(topics.PACE, topics.LATCHED)
         step_publisher = single.publish_alone(node, topics.STEP)
         self._publisher = ObservationPublisher(node, self._environment.camera, step_publisher, spec)
@@ -155,7 +159,7 @@ class Simulator:
         began = asked = time.monotonic()
         while not self._stop.is_set():
             while (message := self._inbox.take(self._actions)) is not None:
-                answered = codecs.stamp_to_ns(message.header.stamp)
+                answered = codecs.header_stamp(message)
                 if answered != stamp:
                     self._check_stamp(answered)
                 elif not self._paused and (action := self._valid(message)) is not None:
@@ -210,7 +214,7 @@ class Simulator:
         while not self._stop.is_set():
             self._idle(max(0.0, tick - time.monotonic()))
             while (message := self._inbox.take(self._actions)) is not None:
-                if self._check_stamp(codecs.stamp_to_ns(message.header.stamp)):
+                if self._check_stamp(codecs.header_stamp(message)):
                     action = self._valid(message)
                     held = held if action is None else action
             now = time.monotonic()
@@ -258,10 +262,17 @@ class Simulator:
             f'the last one was {self._sent[-1] / 1e9:.9f}', throttle_duration_sec=SAY_AGAIN)
         return False
 
-    def _valid(self, message) -> Optional[np.ndarray]:
-        """The action in a message, f32[A]; None after saying what is wrong with it."""
+    def _valid(self, message: bytes) -> Optional[np.ndarray]:
+        """The action in a serialised message, f32[A]; None after saying what is wrong with it."""
+        values = self._action_template.read(message) if self._action_template else None
+        if values is None:
+            # The first one, or the actor changed: `random`, another policy version.
+            joy = deserialize_message(message, Joy)
+            usual = len(joy.axes) == self._size and not joy.buttons
+            self._action_template = MessageTemplate(joy, 'axes', following=1) if usual else None
+            values = joy.axes
         try:
-            return codecs.read_action(message, self._size)
+            return codecs.action_from(values, self._size)
         except InputError as error:
             self._refused += 1
             self._log.warning(f'{self._actions.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)

@@ -101,14 +101,19 @@ class Peer:
         while (left := end - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
 
+    def spin_until(self, condition: Callable[[], object], timeout: float):
+        """Spin until the condition is true or the time is over; its value."""
+        end = time.monotonic() + timeout
+        while not (value := condition()) and time.monotonic() < end:
+            self._executor.spin_once(timeout_sec=0.05)
+        return value
+
     def until(self, condition: Callable[[], object], what: str, timeout: float = PATIENCE):
         """Spin until the condition is true; its value."""
-        end = time.monotonic() + timeout
-        while time.monotonic() < end:
-            if value := condition():
-                return value
-            self._executor.spin_once(timeout_sec=0.05)
-        pytest.fail(f'{what} did not happen within {timeout} s')
+        value = self.spin_until(condition, timeout)
+        if not value:
+            pytest.fail(f'{what} did not happen within {timeout} s')
+        return value
 
     def answer(self, stamp: int, axes=(0.0,)) -> None:
         message = Joy()
