@@ -259,7 +259,8 @@ def _read_layers(name: str, seen: List[str]) -> Tuple[Path, dict]:
     try:
         data = yaml.safe_load(path.read_text()) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f'preset {path}: cannot be read ({error})') from error
+        reason = ' '.join(str(error).split())
+        raise InputError(f'preset {path}: cannot be read ({reason})') from error
     if not isinstance(data, dict):
         raise InputError(f'preset {path}: expected sections with keys, got {type(data).__name__}')
     base = data.pop('extends', None)
@@ -308,8 +309,8 @@ def _value(hint, value, metadata, where: str):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(v, int) for v in pair):
             raise InputError(f'{where}: expected [height, width] in pixels, got {value!r}')
         return tuple(pair)
-    if hint is float and isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-4 as a string
+    if hint in (int, float) and isinstance(value, str):
+        try:  # YAML 1.1 reads 1e-4 and 2e5 as strings
             value = float(value)
         except ValueError:
             pass

@@ -14,12 +14,12 @@ def conv(kind, norm=None):
 
 
 @pytest.mark.parametrize('size', SIZES, ids=lambda s: f'{s[0]}x{s[1]}')
-@pytest.mark.parametrize('kind', ['stride', 'pool'])
+@pytest.mark.parametrize('kind', ['stride', 'patch', 'pool'])
 def test_shapes(kind, size):
     encoder = ImageEncoder(conv(kind), size)
     image = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
     embed = encoder(image)
-    width = (8 if kind == 'pool' else 16)  # depth 2 times 4 (pool) or 8 (stride)
+    width = 8 if kind == 'pool' else 16  # depth 2 times 4 (pool) or 8 (the others)
     assert embed.shape == (2, encoder.output_size) == (2, width * size[0] // 16 * (size[1] // 16))
     decoder = ImageDecoder(conv(kind), 16, 5, size, 8)
     assert decoder(torch.randn(2, 16), torch.randn(2, 5)).shape == (2, 3, *size)
@@ -36,7 +36,7 @@ def test_world_models_network_is_1024_wide():
     assert convolutions == [(1024, 128, 5, 5), (128, 64, 5, 5), (64, 32, 6, 6), (32, 3, 6, 6)]
 
 
-@pytest.mark.parametrize('kind', ['valid', 'stride', 'pool'])
+@pytest.mark.parametrize('kind', ['valid', 'stride', 'patch', 'pool'])
 def test_encoder_is_its_convolutions_on_images_around_zero(kind, seed):
     """Channel order, scaling to ±½ and the order conv, pool, norm, activation, against torch.nn.functional."""
     torch.manual_seed(seed)
@@ -45,14 +45,16 @@ def test_encoder_is_its_convolutions_on_images_around_zero(kind, seed):
     x = torch.stack([image[..., c] for c in range(3)], 1).double() / 255.0 - 0.5
     layers = [m for m in encoder.modules() if isinstance(m, torch.nn.Conv2d)]
     scales = [p for name, p in encoder.named_parameters() if name.endswith('scale')]
-    assert len(layers) == 4
+    assert len(layers) == (3 if kind == 'patch' else 4)
     for index, layer in enumerate(layers):
         weight, bias = layer.weight.double(), layer.bias.double()
         if kind == 'pool':
             x = F.max_pool2d(F.conv2d(x, weight, bias, padding=2), 2)
             x = x / (x.square().mean(1, keepdim=True) + 1e-4).sqrt() * scales[index].double()[None, :, None, None]
         else:
-            x = F.conv2d(x, weight, bias, stride=2, padding=0 if kind == 'valid' else 1)
+            first = kind == 'patch' and index == 0
+            padding = 0 if kind == 'valid' or first else 1
+            x = F.conv2d(x, weight, bias, stride=4 if first else 2, padding=padding)
         x = x * torch.sigmoid(x)
     torch.testing.assert_close(encoder(image).double(), x.flatten(1), rtol=1e-4, atol=1e-5)
 
@@ -86,7 +88,7 @@ def test_upsample_decoder_keeps_pixels_apart(seed):
 
 
 def test_gradients_reach_every_parameter():
-    for kind in ('valid', 'stride', 'pool'):
+    for kind in ('valid', 'stride', 'patch', 'pool'):
         encoder, decoder = ImageEncoder(conv(kind), (64, 64)), ImageDecoder(conv(kind), 16, 5, (64, 64), 8)
         embed = encoder(torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8))
         embed.square().sum().backward()

@@ -1,0 +1,160 @@
+"""Presets: layering, overrides, validation that names what is wrong, and files that load back equal."""
+import math
+
+import pytest
+
+from dreamer_ros.config import Config, load_preset, preset_names
+from dreamer_ros.errors import InputError
+
+
+def refusal(name, *overrides):
+    with pytest.raises(InputError) as caught:
+        load_preset(name, overrides)
+    text = str(caught.value)
+    assert '\n' not in text
+    return text
+
+
+@pytest.mark.parametrize('name', preset_names())
+def test_a_resolved_config_loads_back_equal(name, tmp_path):
+    config = load_preset(name, ('schedule.batch=3', 'optimizer.eps=1e-7', 'env.action_repeat.walker=4'))
+    assert config.preset == name and config.schedule.batch == 3 and config.optimizer.eps == 1e-7
+    file = tmp_path / 'config.yaml'
+    file.write_text(config.to_yaml())
+    again = load_preset(str(file))
+    assert again == config
+    assert isinstance(again.env.image_size, tuple)
+    assert again.to_yaml() == config.to_yaml()
+
+
+def test_presets_of_the_papers():
+    assert {'dreamer', 'dreamerv3_1m', 'dreamerv3_12m', 'dreamerv3_25m', 'dreamerv3_50m',
+            'dreamerv3_200m'} <= set(preset_names())
+    sizes = {'1m': (512, 64, 4, 4, 64), '12m': (2048, 256, 16, 16, 256), '25m': (3072, 384, 24, 24, 384),
+             '50m': (4096, 512, 32, 32, 512), '200m': (8192, 1024, 64, 64, 1024)}
+    for name, size in sizes.items():
+        config = load_preset(f'dreamerv3_{name}')
+        rssm = config.rssm
+        assert (rssm.deter, rssm.hidden, rssm.classes, config.conv.depth, config.mlp.units) == size
+        assert (rssm.stoch, rssm.cell, rssm.unimix) == (32, 'block_gru', 0.01)
+        assert (config.optimizer.kind, config.optimizer.model_lr, config.optimizer.eps) == ('laprop', 4e-5, 1e-20)
+        assert config.imagination.discount == pytest.approx(1 - 1 / 333, abs=1e-6)
+    dreamer = load_preset('dreamer')
+    assert (dreamer.rssm.deter, dreamer.rssm.stoch, dreamer.rssm.classes) == (200, 30, 0)
+    assert (dreamer.schedule.batch, dreamer.schedule.length, dreamer.loss.free_nats) == (50, 50, 3.0)
+    assert (dreamer.imagination.discount, dreamer.imagination.include_start) == (0.99, False)
+
+
+def test_overrides():
+    config = load_preset('dreamerv3_1m', (
+        'schedule.steps=2e4', 'optimizer.model_lr=1e-4', 'loss.continue_head=false', 'env.image_size=[32, 48]',
+        'actor.gradient=dynamics', 'optimizer.warmup=0', 'loss.free_nats=2'))
+    assert config.schedule.steps == 20000 and isinstance(config.schedule.steps, int)
+    assert config.optimizer.model_lr == 1e-4 and config.loss.continue_head is False
+    assert config.env.image_size == (32, 48) and config.actor.gradient == 'dynamics'
+    assert config.loss.free_nats == 2.0 and isinstance(config.loss.free_nats, float)
+    assert load_preset('dreamerv3_1m').optimizer.model_lr == 4e-5  # overrides leave the preset alone
+    assert load_preset('dreamer', ('env.image_size=64',)).env.image_size == (64, 64)
+    # a later override wins
+    assert load_preset('dreamer', ('schedule.batch=2', 'schedule.batch=5')).schedule.batch == 5
+
+
+def test_extends_layers_sections_key_by_key(tmp_path, monkeypatch):
+    (tmp_path / 'base.yaml').write_text('extends: dreamerv3_1m\nrssm: {deter: 64, hidden: 32}\nmlp: {units: 16}\n')
+    (tmp_path / 'mine.yaml').write_text('extends: base.yaml\nrssm: {hidden: 8}\nenv: {action_repeat: {cheetah: 4}}\n')
+    monkeypatch.chdir('/')  # a base is found beside its file, from wherever one stands
+    config = load_preset(str(tmp_path / 'mine.yaml'))
+    assert (config.rssm.deter, config.rssm.hidden, config.rssm.stoch, config.mlp.units) == (64, 8, 32, 16)
+    assert config.env.action_repeat == {'default': 2, 'cheetah': 4}
+    assert config.preset == 'mine'
+
+
+def test_a_preset_that_extends_itself(tmp_path):
+    one, two = tmp_path / 'one.yaml', tmp_path / 'two.yaml'
+    one.write_text(f'extends: {two}\n')
+    two.write_text(f'extends: {one}\n')
+    assert 'extends itself' in refusal(str(one))
+
+
+def test_unknown_names_are_named_with_a_guess():
+    text = refusal('dreamerv3_1')
+    assert "'dreamerv3_1'" in text and 'dreamerv3_1m' in text
+    text = refusal('dreamer', 'rssm.detr=3')
+    assert 'rssm.detr' in text and 'deter' in text
+    assert 'imagination.lambda ' in refusal('dreamer', 'imagination.lambda=3').replace(';', ' ')
+    assert 'rsm' in refusal('dreamer', 'rsm.deter=3')
+
+
+@pytest.mark.parametrize('override, names', [
+    ('schedule.batch=zero', ('schedule.batch', 'int', 'zero')),
+    ('schedule.batch=0', ('schedule.batch', 'at least 1', '0')),
+    ('schedule.batch=2.5', ('schedule.batch', 'int', '2.5')),
+    ('schedule.batch=1e-3', ('schedule.batch', 'int', '0.001')),
+    ('schedule.batch=.inf', ('schedule.batch', 'int', 'inf')),
+    ('schedule.batch=.nan', ('schedule.batch', 'int', 'nan')),
+    ('schedule.batch=true', ('schedule.batch', 'int', 'True')),
+    ('schedule.batch=', ('schedule.batch', 'None')),
+    ('imagination.discount=1.5', ('imagination.discount', 'between 0.0 and 1.0', '1.5')),
+    ('imagination.discount=.nan', ('imagination.discount', 'finite', 'nan')),
+    ('loss.image_scale=.inf', ('loss.image_scale', 'finite', 'inf')),
+    ('loss.image_scale=big', ('loss.image_scale', 'float', 'big')),
+    ('loss.continue_head=1', ('loss.continue_head', 'bool', '1')),
+    ('rssm.cell=lstm', ('rssm.cell', 'block_gru', 'lstm')),
+    ('rssm=5', ('rssm', 'section', '5')),
+    ('rssm.deter.size=5', ('rssm.deter.size', 'deter is a value')),
+    ('rssm.deter', ('rssm.deter', 'section.key=value')),
+    ('rssm.deter=[1', ('rssm.deter', 'YAML')),
+    ('env.image_size=[64]', ('env.image_size', '[64]')),
+    ('env.image_size=50', ('env.image_size', '50x50', 'multiples of 16')),
+    ('env.image_size=16', ('env.image_size', '16x16', 'from 32 to 256')),
+    ('env.image_size=512', ('env.image_size', '512x512', 'from 32 to 256')),
+    ('env.action_repeat={walker: 2}', ('env.action_repeat', )),
+    ('env.action_repeat.walker=0', ('env.action_repeat', 'positive')),
+])
+def test_bad_values_are_refused_by_name(override, names):
+    text = refusal('dreamerv3_1m', override)
+    assert all(name in text for name in names), text
+
+
+@pytest.mark.parametrize('preset, overrides, names', [
+    ('dreamer', ('env.image_size=32',), ('conv.kind valid', '32x32')),
+    ('dreamerv3_1m', ('imagination.starts=8',), ('replay_scale', 'imagination.starts', '8')),
+    ('dreamerv3_1m', ('imagination.include_start=false',), ('reinforce', 'include_start')),
+    ('dreamer', ('imagination.horizon=1',), ('imagination.horizon', '1')),
+    ('dreamerv3_1m', ('rssm.deter=100',), ('rssm.deter', '100', 'divisible by 8')),
+    ('dreamerv3_1m', ('rssm.deter=100', 'rssm.blocks=4'), ('rssm.deter', '100', 'pool')),
+    ('dreamerv3_1m', ('conv.depth=3',), ('conv.depth', '3')),
+])
+def test_settings_that_do_not_fit_each_other(preset, overrides, names):
+    text = refusal(preset, *overrides)
+    assert all(name in text for name in names), text
+
+
+@pytest.mark.parametrize('content, names', [
+    (b'rssm: {deter: [', 'cannot be read'),
+    (b'\xff\xfe\x00broken', 'cannot be read'),
+    (b'- 1\n- 2\n', 'list'),
+    (b'rssm: 3\n', 'rssm must be a section'),
+    (b'extends: nowhere\n', 'nowhere'),
+    (b'extends: nowhere.yaml\n', 'nowhere.yaml'),
+])
+def test_bad_files_are_refused_by_name(tmp_path, content, names):
+    file = tmp_path / 'mine.yaml'
+    file.write_bytes(content)
+    assert names in refusal(str(file))
+
+
+def test_missing_file(tmp_path):
+    assert 'absent.yaml' in refusal(str(tmp_path / 'absent.yaml'))
+
+
+def test_action_repeat_by_task_domain_or_default():
+    config = Config()
+    config.env.action_repeat = {'default': 2, 'cartpole': 8, 'cartpole_balance': 4, 'ball': 3, 'ball_in_cup': 6}
+    repeats = {task: config.action_repeat_for(task) for task in (
+        'walker_walk', 'cartpole_swingup', 'cartpole_balance', 'cartpole_balance_sparse', 'ball_in_cup_catch',
+        'ball_roll', 'cartpoles_two')}
+    assert repeats == {
+        'walker_walk': 2, 'cartpole_swingup': 8, 'cartpole_balance': 4, 'cartpole_balance_sparse': 4,
+        'ball_in_cup_catch': 6, 'ball_roll': 3, 'cartpoles_two': 2}
+    assert math.isfinite(config.imagination.discount)

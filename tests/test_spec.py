@@ -1,0 +1,71 @@
+"""RobotSpec: what a robot and a policy agree on."""
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.spec import RobotSpec
+
+SPEC = RobotSpec('walker_walk', (64, 48), ('hip/position', 'hip/velocity'), ('hip', 'knee'), (-1.0, -2.5), (1.0, 0.5),
+                 0.05, 2)
+OTHERS = dict(image_size=(48, 64), vector=('hip/position',), action=('hip', 'foot'), action_low=(-1.0, -2.0),
+              action_high=(1.0, 1.0), control_period=0.04, action_repeat=1)
+
+
+def test_json_round_trip():
+    again = RobotSpec.from_json(SPEC.to_json())
+    assert again == SPEC and again.hash == SPEC.hash and isinstance(again.image_size, tuple)
+    assert json.loads(SPEC.to_json())['action_low'] == [-1.0, -2.5]
+
+
+def test_hash_ignores_the_name_and_nothing_else():
+    assert dataclasses.replace(SPEC, name='my robot').hash == SPEC.hash
+    hashes = {dataclasses.replace(SPEC, **{key: value}).hash for key, value in OTHERS.items()}
+    assert len(hashes | {SPEC.hash}) == len(OTHERS) + 1
+    assert {field.name for field in dataclasses.fields(SPEC)} == set(OTHERS) | {'name'}
+    assert len(SPEC.hash) == 16 and int(SPEC.hash, 16) >= 0
+
+
+def test_equal_robots_hash_equally_however_their_numbers_are_written():
+    limits = np.array([-1, -2.5], np.float64), np.array([1, 0.5], np.float32)
+    same = RobotSpec('walker_walk', [np.int64(64), 48], ['hip/position', 'hip/velocity'], ['hip', 'knee'], *limits,
+                     np.float64(0.05), np.int64(2))
+    assert same == SPEC and same.hash == SPEC.hash and same.to_json() == SPEC.to_json()
+    whole = RobotSpec('a', (64, 64), (), ('x',), (-1,), (1,), 1, 1)
+    assert whole.hash == RobotSpec.from_json(whole.to_json()).hash
+
+
+def test_difference_names_what_differs_in_the_words_of_the_other():
+    assert SPEC.difference(SPEC) == '' == SPEC.difference(dataclasses.replace(SPEC, name='other'))
+    other = dataclasses.replace(SPEC, control_period=0.1, image_size=(32, 32))
+    text = SPEC.difference(other)
+    assert 'image_size is [32, 32] instead of [64, 48]' in text
+    assert 'control_period is 0.1 instead of 0.05' in text
+    assert 'action' not in text
+
+
+@pytest.mark.parametrize('text, names', [
+    ('not json', 'expected JSON'),
+    ('[1, 2]', 'list'),
+    ('{"name": "a"}', 'expected the keys'),
+    (json.dumps({**json.loads(SPEC.to_json()), 'colour': 'red'}), 'colour'),
+])
+def test_other_texts_are_refused(text, names):
+    with pytest.raises(InputError, match='robot spec') as refusal:
+        RobotSpec.from_json(text)
+    assert names in str(refusal.value)
+
+
+@pytest.mark.parametrize('key, value', [
+    ('image_size', 64), ('image_size', [64]), ('image_size', ['a', 'b']), ('image_size', [0, 64]),
+    ('action', 'hip'), ('action', ['hip']), ('action_low', [-1.0]), ('action_high', [1.0, 'much']),
+    ('control_period', 'fast'), ('control_period', 0.0), ('control_period', float('nan')), ('action_repeat', 0),
+    ('vector', None),
+])
+def test_bad_values_are_refused_by_name(key, value):
+    text = json.dumps({**json.loads(SPEC.to_json()), key: value})
+    with pytest.raises(InputError) as refusal:
+        RobotSpec.from_json(text)
+    assert key in str(refusal.value) and '\n' not in str(refusal.value)
