@@ -55,7 +55,8 @@ class MessageTemplate:
 
     def read(self, cdr: bytes) -> Optional[np.ndarray]:
         """The array's values, a read-only view of the message; None if anything but them and the stamp differs."""
-        if (len(cdr) != self._size or not cdr.startswith(self._head) or not cdr.endswith(self._tail)
-                or cdr[_STAMP_AT + _STAMP.size:self._begin] != self._middle):
+        # The middle ends with the array's length, so nothing is left open; bytes after the message are padding.
+        if (not cdr.startswith(self._head) or cdr[_STAMP_AT + _STAMP.size:self._begin] != self._middle
+                or len(cdr) < self._size or cdr[self._end:self._size] != self._tail):
             return None
         return np.frombuffer(cdr, self._dtype, (self._end - self._begin) // self._dtype.itemsize, self._begin)

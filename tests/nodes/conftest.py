@@ -54,7 +54,7 @@ class NodeProcess:
         """End it and return its exit code."""
         if self._process.poll() is None:
             self.send(number)
-        return self.wait(10.0)
+        return self.wait()
 
 
 @pytest.fixture
