@@ -143,19 +143,19 @@ def test_dynamics_gradient_equals_finite_differences(
 
 
 def test_dynamics_gradient_ascends_the_imagined_return(seed):
-    """Many steps on a frozen world: the actor finds actions of more return than the untrained one."""
+    """On a frozen world with the same noise every time, the actor finds actions of more return."""
     made = agent('v1', seed=seed)
     posterior, data = states(made), batch()
-    optimizer = torch.optim.Adam(made.behaviour.actor.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(made.behaviour.actor.parameters(), 3e-3)
     history = []
     for _ in range(30):
+        torch.manual_seed(seed)
         loss, metrics = made.behaviour.loss(made.model, posterior, data)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         history.append(metrics['return'].item())
-    first, last = np.array(history[:5]), np.array(history[-5:])
-    assert last.mean() > first.mean() + 2 * first.std()
+    assert history[-1] > history[0] + 0.05 * abs(history[0])
 
 
 def reference_targets(made, dream):

@@ -1,0 +1,205 @@
+"""World-model loss: every term from its definition, the KL's gradients, parameter counts of the paper."""
+import numpy as np
+import pytest
+import torch
+
+from dreamer_ros.agents.dreamer import Dreamer
+from dreamer_ros.config import load_preset
+from tests.agents.small import agent, batch, config, touched
+
+
+def test_parameter_counts_of_the_paper():
+    groups = Dreamer(load_preset('dreamer'), 6).parameter_groups()
+    counts = {name: sum(p.numel() for p in parameters) for name, parameters in groups.items()}
+    assert counts == {'model': 5_296_820, 'actor': 578_412, 'critic': 413_601}
+
+
+def test_groups_hold_every_trained_parameter_once():
+    made = agent('v3')
+    grouped = [p for parameters in made.parameter_groups().values() for p in parameters]
+    slow = {id(p) for p in made.behaviour.slow_critic.parameters()}
+    assert len({id(p) for p in grouped}) == len(grouped)
+    assert {id(p) for p in grouped} == {id(p) for p in made.parameters()} - slow
+
+
+def test_v3_heads_start_at_zero(seed):
+    torch.manual_seed(seed)
+    made = Dreamer(config('v3'), 2)
+    feature = torch.randn(7, made.model.rssm.feature_size)
+    assert (made.model.predict_reward(feature) == 0.0).all()
+    assert (made.behaviour.value_distribution.mean(made.behaviour.critic(feature)) == 0.0).all()
+    assert (made.behaviour.value_distribution.mean(made.behaviour.slow_critic(feature)) == 0.0).all()
+
+
+def observed(made, data, seed):
+    """Posterior, prior and features that `loss` computes from the same random numbers."""
+    torch.manual_seed(seed)
+    embed = made.model.encoder(data.image.flatten(0, 1)).unflatten(0, data.image.shape[:2])
+    return made.model.rssm.observe(embed, data.previous_action, data.is_first)
+
+
+def gaussian_kl(left, right):
+    (m1, s1), (m2, s2) = (x.double().chunk(2, -1) for x in (left, right))
+    return (torch.log(s2 / s1) + (s1 ** 2 + (m1 - m2) ** 2) / (2 * s2 ** 2) - 0.5).sum(-1)
+
+
+def categorical_kl(left, right):
+    return (left.double().exp() * (left.double() - right.double())).sum((-1, -2))
+
+
+@pytest.mark.parametrize('kl_free, free', [('mean', 0.0), ('mean', 1e3), ('step', 0.0), ('step', 2.0), ('step', 1e3)])
+@pytest.mark.parametrize('system', ['v1', 'v3'])
+def test_loss_is_the_sum_of_its_terms(system, kl_free, free, seed):
+    made = agent(system, f'loss.kl_free={kl_free}', f'loss.free_nats={free}', 'loss.dynamics_scale=0.7',
+                 'loss.representation_scale=0.2', 'loss.reward_scale=3', 'loss.image_scale=0.5',
+                 'loss.continue_head=true', 'loss.continue_scale=10', seed=seed)
+    model, data = made.model, batch()
+    states, posterior, prior = observed(made, data, seed)
+    torch.manual_seed(seed)
+    loss, taken, metrics = model.loss(data)
+    torch.testing.assert_close(taken.feature, states.feature)
+
+    with torch.no_grad():
+        decoded = model.decoder(states.deter.flatten(0, 1), states.stoch.flatten(0, 1)).double()
+        image = data.image.flatten(0, 1).permute(0, 3, 1, 2).double() / 255
+        if system == 'v1':
+            image_loss = (0.5 * (decoded - (image - 0.5)) ** 2).sum((1, 2, 3)).mean()
+            reward_loss = (0.5 * (model.reward(states.feature)[..., 0] - data.reward) ** 2).mean()
+            kl = gaussian_kl(posterior, prior)
+        else:
+            image_loss = ((torch.sigmoid(decoded) - image) ** 2).sum((1, 2, 3)).mean()
+            reward_loss = model.reward_distribution.loss(model.reward(states.feature), data.reward).mean()
+            kl = categorical_kl(posterior, prior)
+        going = torch.sigmoid(model.continuation(states.feature)[..., 0].double())
+        # only a terminal state stops, a time limit does not; the target already holds the discount
+        target = np.where(data.is_terminal.numpy(), 0.0, made.behaviour.imagination.discount)
+        target = torch.tensor(target)
+        continue_loss = -(target * going.log() + (1 - target) * (1 - going).log()).mean()
+        if kl_free == 'mean':
+            kl_loss = max(kl.mean().item(), free)
+        else:
+            kl_loss = np.maximum(kl.numpy(), free).mean()
+    assert data.is_last.sum() > data.is_terminal.sum() > 0
+    assert metrics['kl'].item() == pytest.approx(kl.mean().item(), rel=1e-3)
+    expected = 0.5 * image_loss + 3 * reward_loss + 10 * continue_loss + (0.7 + 0.2) * kl_loss
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def kl_only(system, dynamics, representation, *overrides, seed):
+    made = agent(system, f'loss.dynamics_scale={dynamics}', f'loss.representation_scale={representation}',
+                 'loss.image_scale=0', 'loss.reward_scale=0', 'loss.continue_head=false', 'loss.free_nats=0',
+                 *overrides, seed=seed)
+    made.zero_grad()
+    return made
+
+
+def gradients(module):
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None and p.grad.any()}
+
+
+@pytest.mark.parametrize('system', ['v1', 'v2', 'v3'])
+def test_kl_balance_trains_prior_and_posterior_apart(system, seed):
+    """On single steps (no recurrence) each KL has one side only, and its scale."""
+    data = batch(4, 1)
+    for scales in ((1.0, 0.0), (0.0, 1.0), (0.8, 0.2)):
+        made = kl_only(system, *scales, seed=seed)
+        torch.manual_seed(seed)
+        made.model.loss(data)[0].backward()
+        taken = gradients(made.model.rssm)
+        reached = {name.split('_')[0] for name in taken}
+        assert ('prior' in reached) == (scales[0] > 0) and ('posterior' in reached) == (scales[1] > 0)
+        assert bool(touched(made.model.encoder)) == (scales[1] > 0)
+        made.zero_grad()
+        _, posterior, prior = observed(made, data, seed)
+        (gaussian_kl if system == 'v1' else categorical_kl)(posterior, prior).mean().backward()
+        for name, gradient in gradients(made.model.rssm).items():
+            if name.startswith(('prior', 'posterior')):
+                scale = scales[0] if name.startswith('prior') else scales[1]
+                torch.testing.assert_close(taken.get(name, torch.zeros_like(gradient)), scale * gradient,
+                                           rtol=1e-3, atol=1e-5)
+
+
+def test_equal_scales_have_the_gradient_of_the_plain_kl(seed):
+    data = batch()
+    made = kl_only('v1', 1.0, 1.0, seed=seed)
+    torch.manual_seed(seed)
+    made.model.loss(data)[0].backward()
+    taken = gradients(made.model.rssm)
+    made.zero_grad()
+    _, posterior, prior = observed(made, data, seed)
+    gaussian_kl(posterior, prior).mean().backward()
+    expected = gradients(made.model.rssm)
+    assert taken.keys() == expected.keys() and len(taken) > 8
+    for name in taken:
+        torch.testing.assert_close(taken[name], expected[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('kl_free', ['mean', 'step'])
+def test_kl_under_the_free_nats_gives_no_gradient(kl_free, seed):
+    made = kl_only('v3', 1.0, 0.1, f'loss.kl_free={kl_free}', seed=seed)
+    made.model.config.free_nats = 1e3
+    made.model.loss(batch())[0].backward()
+    assert touched(made.model) == set()
+
+
+def test_free_nats_per_step_spare_only_the_small_steps():
+    made = kl_only('v3', 1.0, 0.1, 'loss.kl_free=step', seed=0)
+    made.model.config.free_nats = 1.0
+    kl = torch.tensor([[0.2, 3.0], [1.5, 0.9]], requires_grad=True)
+    clipped = made.model.free_nats(kl)
+    clipped.backward()
+    assert clipped.item() == pytest.approx((1.0 + 3.0 + 1.5 + 1.0) / 4)
+    assert kl.grad.tolist() == [[0.0, 0.25], [0.25, 0.0]]
+    made.model.config.kl_free = 'mean'
+    assert made.model.free_nats(kl).item() == pytest.approx(1.4)  # 5.6 / 4 is above one nat
+
+
+@pytest.mark.parametrize('image', ['normal', 'squared'])
+def test_decode_inverts_the_loss_scaling(image):
+    """A decoder that outputs exactly what the loss wants shows the very pixels."""
+    made = agent('v1', f'loss.image={image}')
+    pixels = torch.randint(5, 251, (2, 32, 32, 3), dtype=torch.uint8)
+    value = pixels.permute(0, 3, 1, 2).float() / 255
+
+    class Perfect(torch.nn.Module):
+        def forward(self, deter, stoch):
+            return value - 0.5 if image == 'normal' else torch.logit(value)
+
+    made.model.decoder = Perfect()
+    shape = made.model.rssm.initial(2)
+    assert torch.equal(made.model.decode(shape), pixels)
+    loss = made.model.image_loss(type(shape)(*(x[None] for x in shape)), pixels[None])
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_discount_of_a_model_without_continue_head():
+    made = agent('v1')
+    feature = torch.randn(3, 4, made.model.rssm.feature_size)
+    torch.testing.assert_close(made.model.predict_discount(feature), torch.full((3, 4), 0.99))
+    assert made.behaviour.imagination.discount == 0.99
+
+
+def test_continue_head_already_holds_the_discount(seed):
+    """Nothing multiplies γ again: its target was γ (1 − terminal)."""
+    made = agent('v3', seed=seed)
+    feature = torch.randn(3, 4, made.model.rssm.feature_size)
+    probability = torch.sigmoid(made.model.continuation(feature))[..., 0]
+    assert torch.equal(made.model.predict_discount(feature), probability)
+
+
+def test_open_loop_prediction_uses_no_image_after_the_context(seed):
+    made, data = agent('v2', seed=seed), batch(2, 8)
+    data.is_first[:] = False
+    torch.manual_seed(seed)
+    reconstruction, prediction = made.open_loop(data, context=3)
+    assert reconstruction.shape == prediction.shape == data.image.shape
+    assert torch.equal(reconstruction[:, :3], prediction[:, :3])
+    data.image[:, 3:] = 255 - data.image[:, 3:]
+    torch.manual_seed(seed)
+    changed_reconstruction, changed_prediction = made.open_loop(data, context=3)
+    assert torch.equal(prediction, changed_prediction)
+    assert not torch.equal(reconstruction, changed_reconstruction)
+    data.previous_action[:, 4] += 0.5
+    torch.manual_seed(seed)
+    _, steered = made.open_loop(data, context=3)
+    assert torch.equal(steered[:, :4], prediction[:, :4]) and not torch.equal(steered[:, 4:], prediction[:, 4:])
