@@ -221,7 +221,7 @@ def _optional(parse: Callable[[str], object]) -> Callable[[str], object]:
 
 _SEED = Argument('seed', '0', 'random seed; two runs of one seed see the same initial states', _whole(0),
                  'a whole number from 0')
-_RENDER = Argument('render', 'fast', 'fast: no shadows; shadows: small shadow maps; suite: as dm_control does',
+_RENDER = Argument('render', 'fast', 'fast: no shadows; shadows: small shadow maps; suite: as dm_control',
                    choices=('fast', 'shadows', 'suite'))
 
 _SIM_TRAIN_ARGUMENTS = (
@@ -238,7 +238,8 @@ _SIM_TRAIN_ARGUMENTS = (
     Argument('device', 'auto', 'where the learner computes; auto: the GPU if there is one',
              choices=('auto', 'cpu', 'cuda')),
     Argument('mode', 'lockstep', 'lockstep: simulators wait for agent and learner, which keeps the replay '
-             'ratio exactly; free: they wait for the agent alone; realtime: they step on the wall clock, like robots',
+             'ratio exactly; free: they wait for the agent alone; realtime: they step on the wall clock, as '
+             'robots do',
              choices=('lockstep', 'free', 'realtime')),
     Argument('evaluate_every', '10', 'every n-th episode is played deterministically and gives the learning '
              'curve; 0: none', _whole(0), 'a whole number from 0'),
@@ -322,7 +323,8 @@ def _robot(namespace: str, task: str, image_size, action_repeat: int, render: st
     """Simulator, agent and recorder of one namespace."""
     simulator = {
         'task': task, 'image_size': list(image_size), 'action_repeat': action_repeat, 'seed': seed,
-        'render': render, 'mode': 'realtime' if mode == 'realtime' else 'lockstep', 'wait_for_learner': wait_for_learner,
+        'render': render, 'mode': 'realtime' if mode == 'realtime' else 'lockstep',
+        'wait_for_learner': wait_for_learner,
         'wait_for_subscribers': 3,  # agent, recorder, and trainer or evaluator: none misses the first step
     }
     # One clock for the whole graph: that of sim0.

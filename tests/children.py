@@ -28,14 +28,15 @@ class Child(Process):
 
 
 def behave(behaviour: str) -> None:
-    """Do what the word says; `forever` ends in good order on SIGINT and SIGTERM."""
+    """Do what the word says; `forever` ends in good order when asked to, `finish:FILE` once there is the file."""
     what, _, detail = behaviour.partition(':')
     stopped = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN if what == 'stubborn' else lambda n, _: stopped.append(n))
     print('pid', os.getpid(), flush=True)
     if what == 'finish':
-        time.sleep(float(detail))
+        while detail and not Path(detail).exists():
+            time.sleep(0.01)
         return
     if what == 'exit':
         print('error: the disk is full', file=sys.stderr)
@@ -66,7 +67,7 @@ def supervise(words) -> int:
         if name == 'then':
             then = 'sim_eval', {'run': behaviour}
         else:
-            children.append(Child(name, '/', {'do': behaviour}, leads=not children, patience=(1.0, 'saving')))
+            children.append(Child(name, '/', {'do': behaviour}, leads=not children, patience=(3.0, 'saving')))
     return processes.launch(Scenario('test', tuple(children), Path('results'), then))
 
 

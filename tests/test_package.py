@@ -80,8 +80,8 @@ def data_files(source: Path) -> set:
 
 
 def test_a_wheel_holds_the_data_and_puts_only_dreamer_on_the_path(source, tmp_path):
-    command = [sys.executable, '-m', 'pip', '-q', 'wheel', '.', '--no-deps', '--no-build-isolation', '-w', tmp_path]
-    subprocess.run(command, cwd=source, check=True)
+    subprocess.run([sys.executable, '-m', 'pip', '-q', 'wheel', '.', '--no-deps', '--no-build-isolation',
+                    '-w', tmp_path], cwd=source, check=True)
     [wheel] = tmp_path.glob('dreamer_ros-*.whl')
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
