@@ -18,7 +18,6 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import diagnostics, qos
 from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
 from dreamer_ros.nodes.inbox import Inbox
-from dreamer_ros.nodes.observations import image_template, step_template
 from dreamer_ros.nodes.runtime import Parameters, pin_to, run_node
 from dreamer_ros.nodes.template import MessageTemplate
 from dreamer_ros.policy.loader import PolicyLoader
@@ -28,6 +27,7 @@ from dreamer_ros.spec import RobotSpec
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
 DISCOVERY_TIME = 1.0  # seconds from the first trace of this agent to its first action
+TEMPLATES_LEARNT = 100  # message layouts, among them two for each restart of the simulator
 UNPAIRED_KEPT = 100  # step and joint messages kept while their image is on the way
 
 
@@ -67,7 +67,9 @@ class Agent:
         self._rng = np.random.default_rng(self._seed)
         self._answer = b''
         self._answer_mode: Optional[Mode] = None
-        self._step_template = step_template()
+        self._step_template: Optional[MessageTemplate] = None
+        self._image_template: Optional[MessageTemplate] = None
+        self._learnt = 0
         self._answered: Optional[int] = None
         self._runner: Optional[PolicyRunner] = None
         self._steps: OrderedDict[int, Step] = OrderedDict()
@@ -92,7 +94,6 @@ class Agent:
         if spec is None:
             return
         self._spec = spec
-        self._image_template = image_template(*spec.image_size)
         self._loader = PolicyLoader(spec, self._seed)
         try:
             if self._policy_file:
@@ -170,17 +171,31 @@ class Agent:
                        lambda joints: codecs.read_vector(joints, self._spec.vector), message)
 
     def _read_step(self, cdr: bytes) -> Step:
-        values = self._step_template.read(cdr)
-        if values is None:
-            return codecs.read_step(deserialize_message(cdr, JointState))
-        reward, *flags = values.tolist()
-        return Step(codecs.header_stamp(cdr), reward, *(flag == 1.0 for flag in flags))
+        values = self._step_template.read(cdr) if self._step_template else None
+        if values is not None:
+            reward, *flags = values.tolist()
+            return Step(codecs.header_stamp(cdr), reward, *(flag == 1.0 for flag in flags))
+        message = deserialize_message(cdr, JointState)
+        step = codecs.read_step(message)
+        if tuple(message.name) == codecs.STEP_NAMES and not message.velocity and not message.effort and self._may_learn():
+            self._step_template = MessageTemplate.of(cdr, message, 'position', following=2)
+        return step
 
     def _read_image(self, cdr: bytes) -> np.ndarray:
-        pixels = self._image_template.read(cdr)
-        if pixels is None:  # another camera's frame_id, encoding or row padding
-            return codecs.image_to_array(deserialize_message(cdr, Image))
-        return pixels.reshape(*self._spec.image_size, 3)
+        pixels = self._image_template.read(cdr) if self._image_template else None
+        if pixels is not None:
+            return pixels.reshape(*self._spec.image_size, 3)
+        message = deserialize_message(cdr, Image)
+        image = codecs.image_to_array(message)
+        plain = message.encoding == 'rgb8' and message.step == 3 * message.width
+        if plain and image.shape[:2] == self._spec.image_size and self._may_learn():
+            self._image_template = MessageTemplate.of(cdr, message, 'data', following=0)
+        return image
+
+    def _may_learn(self) -> bool:
+        """A few times: a publisher whose layout keeps changing is read the ordinary way."""
+        self._learnt += 1
+        return self._learnt <= TEMPLATES_LEARNT
 
     def _keep(self, where: OrderedDict, stamp: int, read, message) -> None:
         try:

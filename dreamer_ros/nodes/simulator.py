@@ -27,6 +27,7 @@ from dreamer_ros.simulation import environment
 
 ASK_AGAIN = 1.0      # seconds without an action until the observation is published once more
 SAY_AGAIN = 5.0      # seconds between two lines about the same trouble
+PACE_PATIENCE = 1.0   # seconds at the start for a trainer's pace to arrive
 PACE_HEADSTART = 1_000_000_000  # nanoseconds that a restarted simulator's stamps begin after the last pace
 STAMPS_KEPT = 1000   # observations whose late or repeated actions are ignored without a word
 
@@ -194,7 +195,13 @@ class Simulator:
         return False
 
     def _first_stamp(self) -> int:
+        deadline = time.monotonic() + PACE_PATIENCE
         self._read_pace()
+        # A trainer that is running already has said how far its last simulator went.
+        while (self._wait_for_learner and self._pace is None and time.monotonic() < deadline
+               and not self._stop.is_set()):
+            self._idle(0.05)
+            self._read_pace()
         return max(time.time_ns(), 0 if self._pace is None else self._pace + PACE_HEADSTART)
 
     def _read_pace(self) -> None:
@@ -269,7 +276,7 @@ class Simulator:
             # The first one, or the actor changed: `random`, another policy version.
             joy = deserialize_message(message, Joy)
             usual = len(joy.axes) == self._size and not joy.buttons
-            self._action_template = MessageTemplate(joy, 'axes', following=1) if usual else None
+            self._action_template = MessageTemplate.of(message, joy, 'axes', following=1) if usual else None
             values = joy.axes
         try:
             return codecs.action_from(values, self._size)

@@ -48,6 +48,16 @@ class MessageTemplate:
         self._begin, self._end = begin, begin + len(marker)
         self._size = self._end + len(self._tail)
 
+    @classmethod
+    def of(cls, cdr: bytes, message: Any, field: str, following: int) -> MessageTemplate:
+        """The layout of a received message, to read the next ones of its publisher with.
+
+        Padding between fields is garbage that differs from publisher to publisher, so it has to be learnt.
+        """
+        template = cls(message, field, following)
+        template._middle = cdr[_STAMP_AT + _STAMP.size:template._begin]
+        return template
+
     def write(self, stamp: int, values: np.ndarray) -> bytes:
         """The serialised message for a stamp in nanoseconds and the array's values, for `Publisher.publish`."""
         return b''.join((self._head, _STAMP.pack(*divmod(stamp, 1_000_000_000)), self._middle,
