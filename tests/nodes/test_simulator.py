@@ -107,8 +107,9 @@ def test_reset_and_pause(simulator, peer):
 def test_waits_for_the_learner(start, peer):
     simulator = start('simulator', task='cartpole_swingup', action_repeat=8, wait_for_learner='true')
     first = peer.next_step()
-    peer.answer(first.stamp)
-    peer.spin(1.5)
+    for _ in range(3):
+        peer.answer(first.stamp)
+        peer.spin(0.5)
     assert unique(peer.steps) == [first]
     peer.allow(first.stamp + 2 * PERIOD)
     second = peer.next_step(first)
