@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 QUIET = 2.0          # seconds without a step before a robot is called quiet
 SAY_AGAIN = 5.0      # seconds between two lines about what is waited for
+BAG_TIME = 10.0      # seconds within which the bag of an ended episode is expected
 DREAM_FPS = 10.0
 GATHER = 0.005       # seconds that steps are left to gather, so that the learner keeps the interpreter
 
@@ -64,6 +65,7 @@ class RosRobot:
         self._paces = qos.publisher(node, topics.PACE.within(name))
         self._granted: Optional[int] = None
         self._stored = 0  # stamp of the newest step that is in a bag of the store
+        self._ended, self._ended_at = 0, 0.0  # live steps up to the latest end of an episode, and when it came
 
     def note(self, step: codecs.Step) -> None:
         """Count one message of `step`; repeats of a stamp don't count."""
@@ -73,6 +75,13 @@ class RosRobot:
         self.stamp = step.stamp
         if not step.is_first and step.stamp > self._stored:
             self.live.append(step.stamp)
+        if step.is_last:
+            self._ended, self._ended_at = len(self.live), self.heard
+
+    @property
+    def ended(self) -> int:
+        """Live steps whose episode has ended; none any more when its bag does not come."""
+        return self._ended if time.monotonic() - self._ended_at < BAG_TIME else 0
 
     def find(self, inbox: Inbox) -> None:
         """Learn where the robot stands from its last action, unless a step has told."""
@@ -86,6 +95,7 @@ class RosRobot:
         self._stored = max(self._stored, stamp)
         while self.live and self.live[0] <= stamp:
             self.live.popleft()
+            self._ended = max(0, self._ended - 1)
 
     def grant(self, steps: int) -> None:
         """Allow observations up to `steps` periods after the newest one. What was granted once stays so."""
@@ -170,6 +180,9 @@ class RosRobots(Robots):
 
     def live_steps(self) -> int:
         return sum(len(robot.live) for robot in self._robots.values())
+
+    def ended_steps(self) -> int:
+        return sum(robot.ended for robot in self._robots.values())
 
     def stored(self, info: EpisodeInfo) -> None:
         robot = self._robots.get(info.meta.get('robot', ''))

@@ -16,6 +16,10 @@ class Robots:
         """Agent steps seen that are in no bag of the store yet."""
         return 0
 
+    def ended_steps(self) -> int:
+        """Those of them whose episode has just ended, so that its bag is about to come."""
+        return 0
+
     def stored(self, info: EpisodeInfo) -> None:
         """An episode has entered the store: its steps are live no more."""
 

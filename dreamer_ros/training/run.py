@@ -150,9 +150,15 @@ class RunDirectory:
                     if _sha256(folder / name) != digest:
                         raise ValueError(f'{name} has changed since it was written')
                 load_learner(folder / 'learner')
-                return data['state']
             except Exception as error:  # whatever a damaged file makes a reader say
                 warn(f'checkpoint {folder}: damaged ({error}); trying the one before')
+                continue
+            for damaged in folders[:folders.index(folder)]:
+                # Out of the way, or it would count as one of the newest that are kept.
+                aside = damaged.with_suffix('.damaged')
+                shutil.rmtree(aside, ignore_errors=True)
+                damaged.rename(aside)
+            return data['state']
         if folders:
             raise InputError(f'run {self.path}: expected a whole checkpoint in {self.checkpoints}, but all '
                              f'of {", ".join(f.name for f in folders)} are damaged; delete them to start '

@@ -175,7 +175,7 @@ class Trainer:
                 self._began = time.monotonic()
             learnable = collected >= self._schedule.prefill and self._can_sample()
             finished = collected >= self._schedule.budget
-            self._grant(collected, learnable)
+            self._grant(collected)
             due = self._schedule.updates_due(collected)
             if learnable and (learner.updates < due or (self._free_running and not finished)):
                 idle_since = time.monotonic()
@@ -217,11 +217,11 @@ class Trainer:
     def _can_sample(self) -> bool:
         return self._store.steps >= self._config.schedule.length
 
-    def _grant(self, collected: int, learnable: bool) -> None:
+    def _grant(self, collected: int) -> None:
         if self._free_running:
             return
         steps = self._schedule.steps_allowed(self._learner.updates) - collected
-        if not learnable:
+        if self._store.steps + self._robots.ended_steps() < self._config.schedule.length:
             # Nothing can be learnt before a first episode ends, however short the prefill is.
             steps = max(steps, HEADSTART)
         self._robots.grant(max(0, min(steps, self._schedule.budget - collected)))

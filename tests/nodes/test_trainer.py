@@ -121,7 +121,7 @@ def start_robot(nodes, run):
 
 def start_trainer(nodes, run, name='trainer', **parameters):
     return nodes.start(name, 'trainer', logdir=str(run), preset='cpu',
-                       **{'steps': 1200, 'threads': 1, 'overrides': OVERRIDES, **parameters})
+                       **{'steps': 1600, 'threads': 1, 'overrides': OVERRIDES, **parameters})
 
 
 def updates_of(run):
@@ -155,9 +155,9 @@ def test_a_whole_run_with_a_crash_of_the_trainer(nodes, listener, tmp_path):
     assert wait_for(lambda: again.poll() is not None, listener, 120) and again.returncode == 0
     assert 'resuming at' in nodes.log('trainer')
 
-    # the ratio is exact over both sessions: (1200 / 4 - 60) steps × 16 / (4 × 8)
+    # the ratio is exact over both sessions: (1600 / 4 - 60) steps × 16 / (4 × 8)
     newest = sorted(p.name for p in (run / 'checkpoints').iterdir() if p.is_dir())[-1]
-    assert int(newest) == (1200 // REPEAT - 60) * 16 // 32 == 120
+    assert int(newest) == (1600 // REPEAT - 60) * 16 // 32 == 170
     assert 'error' not in nodes.log('trainer') and 'Traceback' not in nodes.log('trainer')
 
     # policies travelled: the agent explored and evaluated with them
@@ -170,9 +170,11 @@ def test_a_whole_run_with_a_crash_of_the_trainer(nodes, listener, tmp_path):
     bags = [yaml.safe_load((bag / 'metadata.yaml').read_text())['rosbag2_bagfile_information']['custom_data']
             for bag in sorted((run / 'episodes').iterdir()) if bag.is_dir()]
     assert any(int(bag.get('policy_version') or 0) > 1 for bag in bags)
-    # the budget is kept to the step
-    steps = [line['agent_steps'] for line in lines]
-    assert max(steps) == 300
+    # the budget is kept; only steps of the episode that ran during the crash were unknown to the second session
+    assert 400 <= max(line['agent_steps'] for line in lines) <= 400 + EPISODE // REPEAT
+    # while it learnt, the robot never ran further ahead than the slack, a headstart of one grant included
+    learning = [line for line in lines if line['updates'] and 'model_loss' in line]
+    assert all(line['agent_steps'] - 60 - 2 * line['updates'] <= 64 for line in learning)
     for name in ('curve.png', 'evaluation.mp4', 'dream.mp4'):
         assert (run / name).stat().st_size, name
     statuses = [status for array in listener.heard['diagnostics'] for status in array.status

@@ -108,6 +108,11 @@ def test_a_damaged_checkpoint_falls_back(run, damage):
     state, loaded, warnings = load(run)
     assert state == {'step': 10} and loaded[-1] == 'weights 10'
     assert len(warnings) == 1 and '000000020: damaged' in warnings[0]
+    # the damaged one is kept aside and takes no good one's place
+    save(run, 15)
+    assert sorted(p.name for p in run.checkpoints.iterdir() if p.is_dir()) == [
+        '000000010', '000000015', '000000020.damaged']
+    assert load(run)[0] == {'step': 15}
 
 
 def test_only_damaged_checkpoints_is_an_error(run):
