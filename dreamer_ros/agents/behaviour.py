@@ -21,6 +21,7 @@ class Dream(NamedTuple):
 
     feature: Tensor  # [H + 1, N, F]
     action: Tensor  # [H, N, A], as sampled: the model takes them clipped, their likelihood does not
+    raw: Tensor  # [H, N, 2A], the actor's outputs that the actions were sampled from
 
 
 class DreamNoise(NamedTuple):
@@ -106,13 +107,17 @@ class Behaviour(nn.Module):
 
         The actor's input is detached: an action's effect on later actions is credited through the states only.
         """
-        state, features, actions = start, [start.feature], []
+        state, features, actions, raws = start, [start.feature], [], []
         for latent_noise, action_noise in zip(noise.latent.unbind(0), noise.action.unbind(0)):
-            action = self.distribution.sample(self.actor(features[-1].detach()), action_noise)
+            with torch.enable_grad():  # the actor's loss needs them even where no gradient passes the dynamics
+                raw = self.actor(features[-1].detach())
+            action = self.distribution.sample(raw, action_noise)
             state = model.rssm.imagine_step(state, bounded(action), latent_noise)
             features.append(state.feature)
             actions.append(action)
-        return Dream(torch.stack(features), torch.stack(actions))
+            raws.append(raw)
+        with torch.enable_grad():
+            return Dream(torch.stack(features), torch.stack(actions), torch.stack(raws))
 
     def value(self, feature: Tensor) -> Tensor:
         """The value that returns bootstrap from."""
@@ -134,15 +139,23 @@ class Behaviour(nn.Module):
         if noise.rows is not None:
             start = State(start.deter[noise.rows], start.stoch[noise.rows])
         dynamics = self.actor_config.gradient == 'dynamics'
+        raw = None
         with frozen(model, self.critic), torch.set_grad_enabled(dynamics):
             dream = self.dream(model, start, noise)
             reward = model.predict_reward(dream.feature[1:])
             discount = model.predict_discount(dream.feature)
-            value = self.value(dream.feature)
+            if dynamics or self.critic_config.slow == 'target':
+                value = self.value(dream.feature)
+        if not dynamics and self.critic_config.slow != 'target':
+            # The same outputs of the critic give the values and are trained.
+            raw = self.critic(dream.feature[:-1])
+            with torch.no_grad():
+                value = torch.cat([self.value_distribution.mean(raw), self.value(dream.feature[-1:])])
+        with torch.set_grad_enabled(dynamics):
             returns, weight, span = self.targets(reward, discount, value)
         feature = dream.feature[span].detach()
-        actor_loss, metrics = self.actor_loss(feature, dream, returns, weight, value[span].detach())
-        critic_loss = self.critic_loss(feature, returns.detach(), weight)
+        actor_loss, metrics = self.actor_loss(dream.raw[span.start:], dream, returns, weight, value[span].detach())
+        critic_loss = self.critic_loss(feature, returns.detach(), weight, raw)
         metrics.update(actor_loss=actor_loss, critic_loss=critic_loss, imagined_reward=reward.mean())
         total = actor_loss + critic_loss
         if self.critic_config.replay_scale:
@@ -175,31 +188,30 @@ class Behaviour(nn.Module):
         weight = going.cumprod(0).detach()
         return returns, weight, span
 
-    def actor_loss(self, feature, dream: Dream, returns, weight, baseline) -> Tuple[Tensor, Dict[str, Tensor]]:
-        """−E[w · (objective + η · entropy)] over dreamed states [T, N, F]."""
+    def actor_loss(self, raw, dream: Dream, returns, weight, baseline) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """−E[w · (objective + η · entropy)] over the actor's outputs [T, N, 2A] in dreamed states."""
         config = self.actor_config
         divisor = self.return_range(returns) if config.normalise_returns else 1.0
-        raw = self.actor(feature)
         entropy = self.distribution.entropy(raw)
         if config.gradient == 'dynamics':
             objective = returns / divisor
         else:
-            # include_start holds here: action t was taken at feature t
+            # include_start holds here: action t was sampled from output t
             advantage = ((returns - baseline) / divisor).detach()
             objective = self.distribution.log_prob(raw, dream.action.detach()) * advantage
         loss = -(weight * (objective + config.entropy * entropy)).mean()
         return loss, {'return': returns.mean(), 'actor_entropy': entropy.mean(),
                       'return_range': divisor, 'action_std': dream.action.std()}
 
-    def critic_loss(self, feature: Tensor, returns: Tensor, weight: Tensor) -> Tensor:
-        """Regress the value of dreamed states on their returns."""
-        raw = self.critic(feature)
-        loss = self.value_distribution.loss(raw, returns)
+    def critic_loss(
+            self, feature: Tensor, returns: Tensor, weight: Tensor, raw: Optional[Tensor] = None) -> Tensor:
+        """Regress the value of states on their returns; `raw` is critic(feature) where that is known already."""
+        targets = [returns]
         if self.critic_config.slow == 'regularise':
             with torch.no_grad():
-                slow = self.value_distribution.mean(self.slow_critic(feature))
-            loss = loss + self.value_distribution.loss(raw, slow)
-        return (weight * loss).mean()
+                targets.append(self.value_distribution.mean(self.slow_critic(feature)))
+        raw = self.critic(feature) if raw is None else raw
+        return (weight * self.value_distribution.loss(raw, *targets)).mean()
 
     def replay_critic_loss(self, states: State, batch: Batch, bootstrap: Tensor) -> Tensor:
         """Value loss on replayed rewards, bootstrapped from the dream of every state (DreamerV3).

@@ -14,6 +14,10 @@ from dreamer_ros.nets.layers import flatten_time, initialise, mlp
 from dreamer_ros.nets.rssm import RSSM, State
 
 
+REDUNDANCY = 5e-4  # weight of the off-diagonal correlations (R2-Dreamer)
+WATCHED_SHARE = 8  # without reconstruction, the decoder learns from every eighth state
+
+
 class Batch(NamedTuple):
     """Training sequences on the learner's device; the action is the one BEFORE each observation."""
 
@@ -43,6 +47,10 @@ class WorldModel(nn.Module):
         self.decoder = ImageDecoder(config.conv, self.rssm.deter_size, self.rssm.latent.size, size, heads.units)
         self.reward_distribution = SCALARS[self.config.reward]()
         feature = self.rssm.feature_size
+        self.projector: Optional[nn.Module] = None
+        if self.config.representation == 'redundancy':
+            self.projector = nn.Linear(feature, self.encoder.output_size, bias=False)
+            initialise(self.projector, heads.norm)
         zero = self.config.reward == 'twohot'
         self.reward = head(feature, heads, heads.reward_layers, self.reward_distribution.raw_size, zero)
         self.continuation: Optional[nn.Module] = None
@@ -57,12 +65,22 @@ class WorldModel(nn.Module):
         states, posterior, prior = self.rssm.observe(embed, batch.previous_action, batch.is_first)
         feature = states.feature
 
-        image = self.image_loss(states, batch.image)
+        if self.projector is None:
+            representation_loss = image = self.image_loss(states, batch.image)
+        else:
+            # The decoder only watches, so that dreams can be looked at: a share of the states, without gradient.
+            rows = slice(None, None, WATCHED_SHARE)
+            image = self.image_loss(State(states.deter[:, rows].detach(), states.stoch[:, rows].detach()),
+                                    batch.image[:, rows])
+            representation_loss = self.redundancy_loss(flatten_time(feature), flatten_time(embed))
         reward = self.reward_distribution.loss(self.reward(feature), batch.reward).mean()
         dynamics = latent.kl(posterior.detach(), prior)
         representation = latent.kl(posterior, prior.detach())
         metrics = {'image_loss': image, 'reward_loss': reward, 'kl': dynamics.mean()}
-        total = config.image_scale * image + config.reward_scale * reward
+        total = config.image_scale * representation_loss + config.reward_scale * reward
+        if self.projector is not None:
+            total = total + image
+            metrics['redundancy_loss'] = representation_loss
         total = total + config.dynamics_scale * self.free_nats(dynamics)
         total = total + config.representation_scale * self.free_nats(representation)
         if self.continuation is not None:
@@ -85,6 +103,23 @@ class WorldModel(nn.Module):
         if self.config.image == 'squared':
             return F.mse_loss(torch.sigmoid(decoded), target, reduction='sum') / count
         return 0.5 * F.mse_loss(decoded, target - 0.5, reduction='sum') / count
+
+    def redundancy_loss(self, feature: Tensor, embed: Tensor) -> Tensor:
+        """Σ(C_ii − 1)² + 5e-4 Σ_{i≠j} C_ij² of the correlation C between projected features and embeddings.
+
+        R2-Dreamer's decoder-free objective (Barlow Twins between a state and what it has seen). Standardised
+        per dimension, it gives a thin pole the weight of a large background.
+
+        Args:
+            feature: [N, F].
+            embed: [N, E]; a fixed target.
+        """
+        left, right = (
+            (x - x.mean(0)) / (x.std(0) + 1e-8) for x in (self.projector(feature).float(), embed.detach().float()))
+        correlation = left.T @ right / len(left)
+        diagonal = correlation.diagonal()
+        off = correlation.square().sum() - diagonal.square().sum()
+        return (diagonal - 1.0).square().sum() + REDUNDANCY * off
 
     def free_nats(self, kl: Tensor) -> Tensor:
         """Clip each step's KL, or the batch mean, from below."""
