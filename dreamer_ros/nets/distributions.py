@@ -21,9 +21,9 @@ class Normal:
     def mean(self, raw: Tensor) -> Tensor:
         return raw.squeeze(-1)
 
-    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
-        """½(prediction − target)²."""
-        return 0.5 * (raw.squeeze(-1) - target).square()
+    def loss(self, raw: Tensor, *targets: Tensor) -> Tensor:
+        """½(prediction − target)², summed over the targets."""
+        return sum(0.5 * (raw.squeeze(-1) - target).square() for target in targets)
 
 
 class TwoHot:
@@ -42,14 +42,13 @@ class TwoHot:
         return self._bins
 
     def mean(self, raw: Tensor) -> Tensor:
-        """Expected value [...]. Positive and negative bins are summed in mirrored order, so that equal logits
+        """Expected value [...]. Each positive bin is first set against its mirror image, so that equal logits
         give exactly 0 instead of the rounding error of sums near 5e8."""
-        bins = self.bins(raw.device)
-        probs = F.softmax(raw.float(), -1)
         middle = TWOHOT_BINS // 2
-        negative = (probs * bins)[..., :middle].flip(-1)
-        positive = (probs * bins)[..., middle + 1:]
-        return (negative + positive).sum(-1)
+        probs = F.softmax(raw.float(), -1)
+        surplus = probs[..., middle + 1:] - probs[..., :middle].flip(-1)
+        with torch.autocast(raw.device.type, enabled=False):
+            return surplus @ self.bins(raw.device)[middle + 1:]
 
     def target(self, value: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Lower bin index, upper bin index and the weight of the upper one, [...]."""
@@ -59,13 +58,35 @@ class TwoHot:
         weight = (value - bins[below]) / (bins[above] - bins[below])
         return below, above, weight.clamp(0.0, 1.0)
 
-    def loss(self, raw: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy against the two-hot target [...]."""
+    def loss(self, raw: Tensor, *targets: Tensor) -> Tensor:
+        """Cross-entropy against the two-hot targets, summed over them: [...]."""
+        entries = [self.target(target) for target in targets]
+        bins = torch.stack([bin for below, above, _ in entries for bin in (below, above)], -1)
+        shares = torch.stack([share for _, _, weight in entries for share in (1.0 - weight, weight)], -1)
+        return SparseCrossEntropy.apply(raw, bins, shares)
+
+
+class SparseCrossEntropy(torch.autograd.Function):
+    """−Σ_k shares_k · log_softmax(raw)[bins_k], whose gradient is one softmax and a few corrections.
+
+    Autograd would make and add a zero-filled gradient of all bins for every k. Takes raw [..., bins],
+    bins int64 [..., K] and shares [..., K]; the loss and the softmax are float32.
+    """
+
+    @staticmethod
+    def forward(ctx, raw: Tensor, bins: Tensor, shares: Tensor) -> Tensor:
         logp = F.log_softmax(raw.float(), -1)
-        below, above, weight = self.target(target)
-        lower = logp.gather(-1, below.unsqueeze(-1)).squeeze(-1)
-        upper = logp.gather(-1, above.unsqueeze(-1)).squeeze(-1)
-        return -((1.0 - weight) * lower + weight * upper)
+        ctx.save_for_backward(logp, bins, shares)
+        ctx.dtype = raw.dtype
+        return -(logp.gather(-1, bins) * shares).sum(-1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        logp, bins, shares = ctx.saved_tensors
+        shares = shares * grad.unsqueeze(-1)
+        gradient = logp.exp().mul_(shares.sum(-1, keepdim=True)).scatter_add_(-1, bins, -shares)
+        return gradient.to(ctx.dtype), None, None
 
 
 SCALARS = {'normal': Normal, 'twohot': TwoHot}
