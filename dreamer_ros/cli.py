@@ -6,6 +6,7 @@ torch and mujoco has the commands that need neither.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import List, Optional
@@ -15,7 +16,13 @@ from dreamer_ros.errors import InputError, run_main
 
 def entry_point() -> int:
     """Console script."""
-    return run_main(main)
+    try:
+        code = run_main(main)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `dreamer bag info RUN | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def main(argv: Optional[List[str]] = None) -> int:

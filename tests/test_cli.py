@@ -86,3 +86,9 @@ def test_a_missing_extra_is_named(package, words, extra, tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith('error: ') and result.stderr.count('\n') == 1, result.stderr
     assert f"pip install 'dreamer_ros[{extra}]'" in result.stderr
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback():
+    command = f'{sys.executable} -m dreamer_ros.cli presets | true'
+    result = subprocess.run(['bash', '-c', command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert result.stderr == ''
