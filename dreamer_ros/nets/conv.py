@@ -60,7 +60,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         # The permuted view of a channels-last image is exactly torch's channels_last memory format.
-        x = image.permute(0, 3, 1, 2).float() / 255.0 - 0.5
+        x = image.permute(0, 3, 1, 2).float().div_(255.0).sub_(0.5)
         return self.net(x).flatten(1)
 
 
@@ -123,11 +123,13 @@ class UpsampleConv(nn.Conv2d):
         self.register_buffer('fold', fold, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = torch.einsum('pua,qvb,oiab->opqiuv', self.fold, self.fold, self.weight)
-        outputs = self.weight.shape[0]
-        bias = self.bias.repeat_interleave(4)
-        y = F.conv2d(x, weight.reshape(outputs * 4, -1, 3, 3), bias, padding=1)
-        return F.pixel_shuffle(y, 2)
+        weight = torch.einsum('pua,qvb,oiab->pqoiuv', self.fold, self.fold, self.weight)
+        outputs, (height, width) = self.weight.shape[0], x.shape[-2:]
+        y = F.conv2d(x, weight.reshape(4 * outputs, -1, 3, 3), self.bias.repeat(4), padding=1)
+        # Channels-last, a pixel holds its phases as [row][column][channel]: each row phase is already a whole row
+        # of the result. Interleaving these rows takes a third of the time of a pixel shuffle.
+        rows = [row.reshape(-1, height, 2 * width, outputs) for row in y.permute(0, 2, 3, 1).chunk(2, -1)]
+        return torch.stack(rows, 2).view(-1, 2 * height, 2 * width, outputs).permute(0, 3, 1, 2)
 
 
 class UpsampleDecoder(nn.Module):
