@@ -1,0 +1,119 @@
+"""Seconds per update of the presets, against the machine's matrix-product peak and, where given, against a peer.
+
+    python -m tests.bench.bench_update [--preset dreamerv3_1m …] [--threads 2] [--peer CHECKOUT_OF_r2dreamer]
+
+Every subject is a process of its own, in float32 and in bfloat16, on the same synthetic batch of the preset's size;
+subjects of one preset take turns. Figures are medians. FLOPs are those of matrix products and convolutions, forward
+and backward; the peak is that of a square matrix product in the same type, threads and run.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+from pathlib import Path
+from typing import Dict, List
+
+from dreamer_ros.config import load_preset, preset_names
+from tests.bench.turns import Subject
+
+OURS, PEER = 'tests.bench.learner_subject', 'tests.bench.peers.r2dreamer'
+PEER_SIZES = {
+    'dreamerv3_1m': {'deter': 512, 'hidden': 64, 'discrete': 4, 'depth': 4, 'units': 64},
+    'dreamerv3_12m': {'deter': 2048, 'hidden': 256, 'discrete': 16, 'depth': 16, 'units': 256},
+}
+LIMIT = 60.0  # seconds that two warming updates may take
+PATIENCE = 120.0  # for anything later: the first update has shown that it works
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--preset', nargs='+', help='default: each one whose update fits into a minute')
+    parser.add_argument('--precision', nargs='+', default=['float32', 'bfloat16'], choices=['float32', 'bfloat16'])
+    parser.add_argument('--threads', type=int, default=min(16, len(os.sched_getaffinity(0))))
+    parser.add_argument('--turns', type=int, default=3)
+    parser.add_argument('--actions', type=int, default=6)
+    parser.add_argument('--peer', type=Path, help='a checkout of github.com/NM512/r2dreamer to race, which needs '
+                        'tensordict and omegaconf installed')
+    parser.add_argument('--override', nargs='*', default=[], help='section.key=value of the presets')
+    parser.add_argument('--json', type=Path, default=Path('runs/bench/update.json'))
+    arguments = parser.parse_args()
+    results = []
+    for preset in arguments.preset or by_size(preset_names()):
+        measured = measure(preset, arguments)
+        if not measured:
+            print(f'{preset}: two updates take more than {LIMIT:.0f} s; larger ones are left out')
+            break
+        results += measured
+        report(measured)
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(results, indent=2) + '\n')
+    print(f'\nwritten to {arguments.json}')
+
+
+def by_size(presets: List[str]) -> List[str]:
+    return sorted(presets, key=lambda name: load_preset(name).rssm.deter)
+
+
+def measure(preset: str, arguments: argparse.Namespace) -> List[dict]:
+    """One result per precision and subject; none when the preset is too slow for this machine."""
+    request = {'preset': preset, 'threads': arguments.threads, 'actions': arguments.actions}
+    with contextlib.ExitStack() as stack:
+        subjects: Dict[tuple, Subject] = {}
+        for precision in arguments.precision:
+            ours = {**request, 'precision': precision, 'overrides': arguments.override}
+            subjects['dreamer_ros', precision] = stack.enter_context(Subject(OURS, ours))
+            if arguments.peer is not None and preset in PEER_SIZES:
+                theirs = {'threads': arguments.threads, 'actions': arguments.actions, 'precision': precision,
+                          'path': str(arguments.peer.resolve()), 'size': PEER_SIZES[preset]}
+                subjects['r2dreamer', precision] = stack.enter_context(Subject(PEER, theirs))
+            for (_, own), subject in subjects.items():
+                if own == precision and subject.ask('warm', LIMIT) is None:
+                    return []
+        seconds = {key: {'wall': [], 'cpu': []} for key in subjects}
+        for _ in range(arguments.turns):
+            for key, subject in subjects.items():
+                for clock, values in subject.ask('turn', PATIENCE).items():
+                    seconds[key][clock] += values
+        results = []
+        for (system, precision), values in seconds.items():
+            result = {'preset': preset, 'system': system, 'precision': precision, 'threads': arguments.threads,
+                      'seconds': statistics.median(values['wall']), 'cpu_seconds': statistics.median(values['cpu']),
+                      'fastest': min(values['wall']), 'updates': len(values['wall'])}
+            if system == 'dreamer_ros':
+                subject = subjects[system, precision]
+                for command in ('flops', 'peak'):
+                    result.update(subject.ask(command, PATIENCE))
+                result['share_of_peak'] = result['flops'] / result['seconds'] / result['peak']
+                result['parts'] = subject.ask('parts', PATIENCE)
+                if ('r2dreamer', precision) in seconds:
+                    peer = statistics.median(seconds['r2dreamer', precision]['wall'])
+                    result['times_faster_than_peer'] = peer / result['seconds']
+            results.append(result)
+    return results
+
+
+def report(results: List[dict]) -> None:
+    """Print one preset's table."""
+    print(f'\n{results[0]["preset"]}, {results[0]["threads"]} threads')
+    print(f'{"":14}{"precision":>10}{"s/update":>10}{"fastest":>9}{"CPU s":>8}{"GFLOP":>8}{"GFLOP/s":>9}'
+          f'{"of peak":>9}{"vs peer":>9}')
+    for result in results:
+        line = (f'{result["system"]:14}{result["precision"]:>10}{result["seconds"]:10.3f}{result["fastest"]:9.3f}'
+                f'{result["cpu_seconds"]:8.3f}')
+        if 'flops' in result:
+            line += (f'{result["flops"] / 1e9:8.1f}{result["flops"] / result["seconds"] / 1e9:9.0f}'
+                     f'{result["share_of_peak"]:9.0%}')
+        if 'times_faster_than_peer' in result:
+            line += f'{result["times_faster_than_peer"]:8.2f}x'
+        print(line)
+    for result in results:
+        if 'parts' in result:
+            parts = ', '.join(f'{name} {1e3 * value:.0f}' for name, value in result['parts'].items())
+            print(f'  parts alone in {result["precision"]} [ms]: {parts}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,80 @@
+"""NM512/r2dreamer's DreamerV3 update as a benchmark's subject, from a checkout the user names.
+
+Runs the peer's own `Dreamer.update` eagerly on the CPU. Only what surrounds it is replaced: configuration,
+environment spaces, replay (a fixed batch) and the precision of its autocast, which is float16 as shipped.
+Needs the peer's tensordict and omegaconf in this Python.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+from dreamer_ros.training import process
+
+process.prepare()  # the same allocator and OpenMP settings as ours; before torch is imported
+
+import torch  # noqa: E402
+
+from tests.bench.turns import serve, synthetic, timed  # noqa: E402
+
+
+class Replay:
+    """Always the same batch, as its buffer gives it."""
+
+    def __init__(self, samples: dict, stoch: int, classes: int, deter: int):
+        from tensordict import TensorDict
+        tensors = {name: torch.from_numpy(value) for name, value in samples.items()}
+        shape = tensors['reward'].shape
+        tensors['action'] = torch.roll(tensors['action'], 1, 1)  # the action before the observation
+        for name in ('reward', 'is_last', 'is_terminal'):
+            tensors[name] = tensors[name].float().unsqueeze(-1)
+        self._data = TensorDict(tensors, batch_size=shape)
+        self._initial = (torch.zeros(shape[0], stoch, classes), torch.zeros(shape[0], deter))
+
+    def sample(self):
+        return self._data.clone(recurse=False), None, self._initial
+
+    def update(self, *_) -> None:
+        pass
+
+
+def load(path: str, size: dict, precision: str, threads: int, actions: int):
+    """Its Dreamer and a replay of synthetic data; `size` is what distinguishes its presets of sizes."""
+    process.configure_torch(threads)
+    warnings.filterwarnings('ignore')
+    sys.path.insert(0, path)
+    import dreamer as peer
+    from omegaconf import OmegaConf
+    configs = Path(path) / 'configs'
+    size = {'act': 'SiLU', 'norm': True, **size}
+    root = OmegaConf.create({
+        'device': 'cpu', 'seed': 0, 'env': OmegaConf.load(configs / 'env' / 'dmc_vision.yaml'),
+        'model': OmegaConf.merge(OmegaConf.load(configs / 'model' / '_base_.yaml'), size,
+                                 {'compile': False, 'rep_loss': 'dreamer'})})
+    autocast = torch.autocast
+    peer.autocast = lambda device_type, dtype: autocast(
+        device_type, torch.bfloat16, enabled=precision == 'bfloat16')
+    spaces = SimpleNamespace(spaces={'image': SimpleNamespace(shape=(64, 64, 3))})
+    torch.manual_seed(0)
+    agent = peer.Dreamer(root.model, spaces, SimpleNamespace(shape=(actions,)))
+    return agent, Replay(synthetic(16, 64, (64, 64), actions), 32, size['discrete'], size['deter'])
+
+
+def main() -> None:
+    with contextlib.redirect_stdout(sys.stderr):  # it prints; answers have standard output to themselves
+        agent, replay = load(**json.loads(sys.argv[1]))
+
+    def warm() -> dict:
+        agent.update(replay)
+        agent.update(replay)
+        return {'parameters': sum(p.numel() for p in agent._named_params.values())}
+
+    serve({'warm': warm, 'turn': lambda: timed(lambda: agent.update(replay))})
+
+
+if __name__ == '__main__':
+    main()
