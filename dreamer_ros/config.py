@@ -111,7 +111,7 @@ class LossConfig:
     Equal dynamics and representation scales give the plain KL of V1; 0.8/0.2 is V2's balancing.
     """
 
-    representation: str = _choice('reconstruction', 'redundancy', default='reconstruction')
+    representation: str = _choice('reconstruction', 'redundancy', 'thumbnail', default='reconstruction')
     image: str = _choice('normal', 'squared', default='squared')  # ½Σ(x−x̂)² with x−½, or Σ(x−x̂)² of a sigmoid
     image_scale: float = 1.0
     reward: str = _choice('normal', 'twohot', default='twohot')
