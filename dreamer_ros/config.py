@@ -182,6 +182,7 @@ class Config:
 
     preset: str = ''
     system: str = _choice('dreamer', default='dreamer')
+    # of matrix products and convolutions; with schedule.overlap, of the behaviour's only
     precision: str = _choice('float32', 'bfloat16', default='float32')
     env: EnvConfig = field(default_factory=EnvConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

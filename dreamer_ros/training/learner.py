@@ -83,8 +83,9 @@ class Learner:
             self.agent.behaviour.update_slow_critic()
         else:
             self.overlap.start()
-            with self.autocast():
-                loss, states, metrics = self.agent.model.loss(batch)
+            # In float32 whatever the dream uses: autocast keeps one cache of weights for all threads, which two
+            # would clear for each other at times that change the rounding from run to run.
+            loss, states, metrics = self.agent.model.loss(batch)
             loss.backward()
             metrics.update(self.optimizer.step('model'))
             metrics.update(self.overlap.finish(states))
