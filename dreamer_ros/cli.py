@@ -63,11 +63,16 @@ def _eval(arguments) -> int:
 
 
 def _plot(arguments) -> int:
-    from dreamer_ros.training.plots import plot_run
-    run = Path(arguments.run_directory)
-    if not (run / 'metrics.jsonl').exists():
-        raise InputError(f'run directory {run}: expected metrics.jsonl in it, found none')
-    print(plot_run(run))
+    from dreamer_ros.training.plots import plot_comparison, plot_run
+    runs = [Path(run) for run in arguments.run_directories]
+    for run in runs:
+        if not (run / 'metrics.jsonl').exists():
+            raise InputError(f'run directory {run}: expected metrics.jsonl in it, found none')
+    if arguments.compare:
+        print(plot_comparison(runs, Path(arguments.compare)))
+        return 0
+    for run in runs:
+        print(plot_run(run))
     return 0
 
 
@@ -127,9 +132,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument('--episodes', type=_whole_number, default=10, help='how many (default: 10)')
     evaluate.add_argument('--seed', type=_whole_number, default=0, help='of the initial states (default: 0)')
 
-    plot = command(commands, 'plot', _plot, "draw a run's learning curve again",
+    plot = command(commands, 'plot', _plot, "draw learning curves again",
                    'dreamer plot runs/cartpole_swingup-cpu-20260131-120000')
-    plot.add_argument('run_directory', metavar='RUN', help='run directory')
+    plot.add_argument('run_directories', metavar='RUN', nargs='+', help='run directory')
+    plot.add_argument('--compare', metavar='FILE', help='draw the evaluations of all runs into one PNG file')
 
     bag = commands.add_parser('bag', help='look into episode bags',
                               epilog='example: dreamer bag info runs/cartpole_swingup-cpu-20260131-120000')

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import List, Tuple, Union
+from typing import List, Sequence, Tuple, Union
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -49,6 +49,35 @@ def plot_run(run: Union[str, Path]) -> Path:
     steps_axis.legend(fontsize='small')
     figure.suptitle(run.resolve().name, fontsize='medium')
     path, partial = run / 'curve.png', run / '.curve.partial.png'
+    figure.savefig(partial, dpi=120)
+    os.replace(partial, path)
+    return path
+
+
+def plot_comparison(runs: Sequence[Path], path: Path) -> Path:
+    """Draw the deterministic evaluation returns of several runs into one picture at `path`.
+
+    Raises:
+        InputError: a run has no evaluation episode.
+    """
+    figure = Figure(figsize=(10, 4), layout='constrained')
+    FigureCanvasAgg(figure)
+    steps_axis, time_axis = figure.subplots(1, 2, sharey=True)
+    for run in runs:
+        lines = read_metrics(run)
+        for axis, unit, scale, label in (
+                (steps_axis, 'step', 1.0, 'env steps'), (time_axis, 'time', 1 / 60, 'wall time [min]')):
+            x, y = _series(lines, unit, 'return_evaluate')
+            if not len(x):
+                raise InputError(f'run {run}: expected evaluation episodes in {run / FILE}, got none')
+            dots, = axis.plot(x * scale, y, '.', alpha=0.3)
+            axis.plot(x * scale, _running_mean(y), '-', color=dots.get_color(), label=run.resolve().name)
+            axis.set_xlabel(label)
+    for axis in (steps_axis, time_axis):
+        axis.grid(alpha=0.3)
+    steps_axis.set_ylabel('return of deterministic episodes')
+    steps_axis.legend(fontsize='x-small')
+    partial = path.with_name(f'.{path.stem}.partial.png')
     figure.savefig(partial, dpi=120)
     os.replace(partial, path)
     return path

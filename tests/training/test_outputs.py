@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.training.metrics import Metrics, read_metrics
-from dreamer_ros.training.plots import plot_run
+from dreamer_ros.training.plots import plot_comparison, plot_run
 from dreamer_ros.training.progress import Progress, Status, duration
 from dreamer_ros.training.video import dream_video, write_video
 from tests.policy.tiny import spec
@@ -117,3 +117,17 @@ def test_bad_frames(tmp_path):
     for frames in (np.zeros((0, 4, 4, 3), np.uint8), np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4, 3))):
         with pytest.raises(InputError, match='expected frames uint8'):
             write_video(tmp_path / 'v.mp4', frames, 10)
+
+
+def test_comparison_draws_the_evaluations_of_all_runs(tmp_path):
+    runs = []
+    for seed in range(2):
+        runs.append(tmp_path / f'seed{seed}')
+        runs[-1].mkdir()
+        lines = [{'step': 100 * i, 'time': i, 'return_evaluate': 10.0 * i} for i in range(1, 8)]
+        (runs[-1] / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    path = plot_comparison(runs, tmp_path / 'both.png')
+    assert path.read_bytes().startswith(b'\x89PNG')
+    (runs[1] / 'metrics.jsonl').write_text('')
+    with pytest.raises(InputError, match='seed1: expected evaluation episodes'):
+        plot_comparison(runs, tmp_path / 'both.png')
