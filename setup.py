@@ -13,9 +13,9 @@ ROBOT = [
     'numpy>=1.23',          # observations and actions
     'onnxruntime>=1.16',    # runs the policy
     'pyyaml>=5.4',          # presets and parameters
-    'mcap>=1.1',            # writes and reads episode bags
+    'mcap>=1.6',            # writes and reads episode bags
     'zstandard>=0.20',      # compresses them
-    'rosbags>=0.10',        # message definitions and type hashes; foreign bags
+    'rosbags>=0.11',        # message definitions and type hashes; foreign bags
 ]
 
 SIMULATION = [
@@ -39,14 +39,16 @@ EXTRAS = {
         'safetensors>=0.4',     # checkpoints without pickle
         'tensorboard>=2.14',    # metrics in a browser
         'matplotlib>=3.7',      # learning curves
-        'imageio>=2.31',        # videos
-        'imageio-ffmpeg>=0.4.9',  # their encoder, as a wheel
+        'imageio-ffmpeg>=0.4.9',  # encodes videos
         'tqdm>=4.65',           # the progress bar
     ],
     'test': [
         'pytest>=7.4',          # runs the tests
         'setuptools',           # builds the package, which is tested too
         'wheel',                # needed by setuptools before 70
+        'imageio>=2.31',        # reads back pictures and videos
+        'mcap-ros2-support>=0.5',  # reads bags back by another decoder than ours
+        'scipy>=1.10',          # high-precision references
     ],
 }
 
