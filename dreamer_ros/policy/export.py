@@ -5,7 +5,6 @@ import copy
 import hashlib
 import io
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Union
@@ -15,6 +14,7 @@ import onnx
 import torch
 from torch import nn
 
+from dreamer_ros.files import write_file
 from dreamer_ros.policy.manifest import GOLDEN_STEPS, GOLDEN_TOLERANCE, Golden, Manifest, golden_inputs
 from dreamer_ros.spec import RobotSpec
 
@@ -85,12 +85,7 @@ class Exporter:
             'control_period': self._spec.control_period, 'golden': json.dumps(golden.to_dict()),
         })
         data = self._model.SerializeToString()
-        temporary = path.with_name(f'.{path.name}.partial')
-        with open(temporary, 'wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_file(path, data)
         return Manifest(
             version=int(metadata['version']), uri=str(path), sha256=hashlib.sha256(data).hexdigest(),
             size=len(data), spec_hash=self._spec.hash, control_period=self._spec.control_period,

@@ -17,6 +17,7 @@ from dreamer_ros.bridge.codecs import read_step
 from dreamer_ros.bridge.definitions import decode, definition
 from dreamer_ros.bridge.topics import STEP, Topic
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import sync_folder, write_file
 from dreamer_ros.replay.scan import RawTopic, Scan, scan_mcap
 
 # What a crash can lose: about 20 frames of 64x64 RGB.
@@ -219,27 +220,14 @@ def _write_metadata(directory: Path, file: _McapFile, custom_data: Mapping[str, 
         'ros_distro': os.environ.get('ROS_DISTRO', 'unknown'),
     }
     text = yaml.safe_dump({'rosbag2_bagfile_information': information}, sort_keys=False, allow_unicode=True)
-    temporary = directory / '.metadata.yaml'
-    with temporary.open('w', encoding='utf-8') as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(directory / 'metadata.yaml')
+    write_file(directory / 'metadata.yaml', text)
 
 
 def _publish(partial: Path, path: Path) -> None:
     """Give a whole bag its name, for good."""
-    _fsync_directory(partial)
+    sync_folder(partial)
     partial.rename(path)
-    _fsync_directory(path.parent)
-
-
-def _fsync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(path.parent)
 
 
 def _lock_directory(path: Path, wait: bool) -> Optional[int]:

@@ -5,7 +5,6 @@ whole, so a folder that exists is complete unless the disk damaged it; a digest 
 """
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import sha256
 
 TENSORS, STATE = 'tensors.safetensors', 'state.json'
 
@@ -34,7 +34,7 @@ def write_checkpoint(folder: Path, tensors: Dict[str, Tensor], state: dict) -> N
         temporary.mkdir(parents=True)
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
                   str(temporary / TENSORS))
-        state = {**state, 'sha256': _digest(temporary / TENSORS)}
+        state = {**state, 'sha256': sha256(temporary / TENSORS)}
         (temporary / STATE).write_text(json.dumps(state))
         for path in (temporary / TENSORS, temporary / STATE):
             with open(path, 'rb') as file:
@@ -55,18 +55,10 @@ def read_checkpoint(folder: Path) -> Tuple[Dict[str, Tensor], dict]:
     folder = Path(folder)
     try:
         state = json.loads((folder / STATE).read_text())
-        if state.pop('sha256') != _digest(folder / TENSORS):
+        if state.pop('sha256') != sha256(folder / TENSORS):
             raise InputError(f'checkpoint {folder}: {TENSORS} is damaged, its sha256 is not the recorded one')
         return load_file(str(folder / TENSORS)), state
     except InputError:
         raise
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f'checkpoint {folder}: cannot be read ({type(error).__name__}: {error})') from error
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(1 << 20), b''):
-            digest.update(block)
-    return digest.hexdigest()

@@ -272,7 +272,7 @@ def test_a_stopped_recovery_can_be_run_again(tmp_path):
     process.stdout.close()
     partial = partial_path(tmp_path, 'bag')
     (partial / '.recovering').write_bytes(b'half of a file')
-    (partial / '.metadata.yaml').write_text('rosbag2_bag')
+    (partial / '.metadata.yaml.partial').write_text('rosbag2_bag')
     path = recover(partial)
     (found,), _ = read_episodes(path, SPEC)
     assert len(found) > 150

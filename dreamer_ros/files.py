@@ -1,0 +1,35 @@
+"""Files that are whole or not there, whatever happens while they are written."""
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Union
+
+
+def write_file(path: Path, content: Union[str, bytes]) -> None:
+    """Replace a file's content through a temporary name `.<name>.partial`, a sync and a rename."""
+    partial = path.with_name(f'.{path.name}.partial')
+    with open(partial, 'wb') as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder last: what was created, renamed or deleted there."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read block by block."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(1 << 20), b''):
+            digest.update(block)
+    return digest.hexdigest()
