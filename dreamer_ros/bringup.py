@@ -6,6 +6,7 @@ they cannot differ. Nothing here imports rclpy, torch or launch.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import difflib
 import enum
@@ -19,7 +20,7 @@ import yaml
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.training.run import default_logdir, latest_policy
+from dreamer_ros.training.run import default_logdir, latest_policy, new_evaluation
 
 RESTARTS_PER_MINUTE = 3
 
@@ -110,12 +111,24 @@ class Scenario:
     Attributes:
         folder: where the results go.
         then: name and arguments of the scenario that follows when the leading process exits with 0.
+        run: the run directory that `folder` is a part of; None if it is none.
     """
 
     name: str
     processes: Tuple[Process, ...]
     folder: Path
     then: Optional[Tuple[str, Dict[str, str]]] = None
+    run: Optional[Path] = None
+
+    def results(self) -> str:
+        """Where everything is by now, and what to look at first, for people."""
+        root = self.run or self.folder
+        paths = [root / name for name in ('curve.png', 'evaluation.mp4', 'dream.mp4')]
+        paths += [self.folder / 'result.json']
+        with contextlib.suppress(InputError):
+            paths.append(latest_policy(root))
+        names = [str(path.relative_to(root)) for path in paths if path.exists()]
+        return f'{root}: {", ".join(names)}' if names else str(root)
 
 
 class Verdict(enum.Enum):
@@ -259,8 +272,8 @@ _SIM_EVAL_ARGUMENTS = (
     Argument('mode', 'lockstep', 'lockstep: as fast as the machine allows; realtime: on the wall clock',
              choices=('lockstep', 'realtime')),
     _RENDER,
-    Argument('output', '', 'folder for bags, video and result.json; default: <run>/evaluation, or '
-             'runs/<task>-evaluation-<time>'),
+    Argument('output', '', 'folder for bags, video and result.json; default: <run>/evaluation/<time> '
+             '(the video is <run>/evaluation.mp4), or runs/<task>-evaluation-<time>'),
 )
 
 
@@ -303,37 +316,45 @@ def _sim_eval(run: str, policy: str, task: str, episodes: int, seed: int, mode: 
     spec = _policy_spec(path)
     task = task or spec.name
     _check_task(task)
-    if output:
-        folder = Path(output)
+    within = Path(run).expanduser().absolute() if run and not output else None
+    if within:
+        # A folder each: bags and result of two evaluations do not mix.
+        folder = new_evaluation(within)
     else:
-        folder = Path(run, 'evaluation') if run else default_logdir(task, 'evaluation')
+        folder = Path(output) if output else default_logdir(task, 'evaluation')
     folder = folder.expanduser().absolute()
     processes = _robot(
         # initial states that no simulator of the training run with this seed has seen
         'sim0', task, spec.image_size, spec.action_repeat, render, mode, seed + 1_000_000,
-        wait_for_learner=False, agent={'mode': 'evaluate', 'policy': str(path)}, episodes_folder=folder)
+        wait_for_learner=False, agent={'mode': 'evaluate', 'policy': str(path)}, episodes_folder=folder,
+        episodes=episodes)
+    evaluator = {
+        'episodes': episodes, 'output': str(folder), 'video': str((within or folder) / 'evaluation.mp4')}
     processes.append(Process(
-        'evaluator', '/sim0', {'episodes': episodes, 'output': str(folder)}, environment=ONE_THREAD,
-        leads=True, patience=(10.0, 'writing its result')))
-    return Scenario('sim_eval', tuple(processes), folder)
+        'evaluator', '/sim0', evaluator, environment=ONE_THREAD, leads=True,
+        patience=(10.0, 'writing its result')))
+    return Scenario('sim_eval', tuple(processes), folder, run=within)
 
 
 def _robot(namespace: str, task: str, image_size, action_repeat: int, render: str, mode: str, seed: int,
-           wait_for_learner: bool, agent: dict, episodes_folder: Path) -> list:
-    """Simulator, agent and recorder of one namespace."""
+           wait_for_learner: bool, agent: dict, episodes_folder: Path, episodes: int = 0) -> list:
+    """Simulator, agent and recorder of one namespace; with `episodes`, only so many whole ones are kept."""
     simulator = {
         'task': task, 'image_size': list(image_size), 'action_repeat': action_repeat, 'seed': seed,
         'render': render, 'mode': 'realtime' if mode == 'realtime' else 'lockstep',
         'wait_for_learner': wait_for_learner,
         'wait_for_subscribers': 3,  # agent, recorder, and trainer or evaluator: none misses the first step
     }
+    recorder = {'folder': str(episodes_folder), 'robot': namespace}
+    if episodes:
+        recorder['episodes'] = episodes
     # One clock for the whole graph: that of sim0.
     clock = () if namespace == 'sim0' else (('/clock', 'clock'),)
     return [
         Process('simulator', f'/{namespace}', simulator, clock, ONE_THREAD),
         Process('agent', f'/{namespace}', {**agent, 'seed': seed}, (('policy', '/policy'),), ONE_THREAD),
-        Process('recorder', f'/{namespace}', {'folder': str(episodes_folder), 'robot': namespace},
-                environment=ONE_THREAD, patience=(10.0, 'closing the open episode')),
+        Process('recorder', f'/{namespace}', recorder, environment=ONE_THREAD,
+                patience=(10.0, 'closing the open episode')),
     ]
 
 

@@ -98,7 +98,9 @@ class Supervisor:
                 child.popen.wait()
             self._selector.close()
         if self._code:
-            self._say(f'what was collected is in {self._scenario.folder}')
+            self._say(f'what was collected is in {self._scenario.results()}')
+        elif self._scenario.then is None:
+            self._say(f'{self._scenario.name} has finished; everything is in {self._scenario.results()}')
         return self._code
 
     def _start(self, process: Process) -> None:

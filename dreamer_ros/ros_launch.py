@@ -115,5 +115,7 @@ class _Run:
     def _following(self) -> List:
         """After the last process of a finished scenario."""
         if self._scenario.then is None:
-            return [EmitEvent(event=Shutdown(reason=f'{self._scenario.name} has finished'))]
+            finished = f'{self._scenario.name} has finished'
+            return [LogInfo(msg=f'{finished}; everything is in {self._scenario.results()}'),
+                    EmitEvent(event=Shutdown(reason=finished))]
         return _Run(bringup.scenario(*self._scenario.then)).actions()

@@ -1,6 +1,7 @@
 """The description of what runs: arguments, processes, parameters, and what exits mean."""
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +12,10 @@ from dreamer_ros.bringup import (
     RESTARTS_PER_MINUTE, ExitRules, Process, Verdict, parse_assignments, scenario, scenario_arguments,
     scenario_names)
 from dreamer_ros.errors import InputError
+from dreamer_ros.policy.export import export
 from dreamer_ros.spec import RobotSpec
+from tests.policy.tiny import spec as tiny_spec
+from tests.policy.tiny import tiny_policy
 
 
 def by_label(description):
@@ -100,6 +104,34 @@ def test_sim_eval_needs_one_policy(tmp_path):
         scenario('sim_eval', {'run': str(tmp_path)})
     with pytest.raises(InputError, match='missing.onnx'):
         scenario('sim_eval', {'policy': str(tmp_path / 'missing.onnx')})
+
+
+def test_an_evaluation_gets_a_folder_of_its_own(tmp_path):
+    spec = tiny_spec()
+    (tmp_path / 'policies').mkdir()
+    manifest = export(tiny_policy(spec), spec, tmp_path / 'policies' / 'policy_000007.onnx', {'version': 7})
+    (tmp_path / 'policies' / 'latest.json').write_text(
+        dataclasses.replace(manifest, uri='policy_000007.onnx').to_json())
+    arguments = {'task': 'cartpole_swingup', 'episodes': '3'}
+    evaluation = scenario('sim_eval', {'run': str(tmp_path), **arguments})
+    processes = by_label(evaluation)
+    assert evaluation.folder.parent == tmp_path / 'evaluation' and evaluation.run == tmp_path
+    assert processes['evaluator of sim0'].parameters == {
+        'episodes': 3, 'output': str(evaluation.folder), 'video': str(tmp_path / 'evaluation.mp4')}
+    assert processes['recorder of sim0'].parameters == {
+        'folder': str(evaluation.folder), 'robot': 'sim0', 'episodes': 3}
+    assert processes['agent of sim0'].parameters['policy'] == manifest.uri
+
+    assert evaluation.results() == f'{tmp_path}: policies/policy_000007.onnx'
+    evaluation.folder.mkdir(parents=True)
+    for file in (evaluation.folder / 'result.json', tmp_path / 'curve.png'):
+        file.touch()
+    assert evaluation.results() == (f'{tmp_path}: curve.png, evaluation/{evaluation.folder.name}/result.json, '
+                                    'policies/policy_000007.onnx')
+
+    alone = scenario('sim_eval', {'policy': manifest.uri, 'output': str(tmp_path / 'x'), **arguments})
+    assert alone.folder == tmp_path / 'x' and alone.run is None
+    assert by_label(alone)['evaluator of sim0'].parameters['video'] == str(tmp_path / 'x' / 'evaluation.mp4')
 
 
 def test_an_existing_run_brings_its_task_and_preset(tmp_path):

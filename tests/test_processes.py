@@ -71,6 +71,7 @@ def test_ends_when_the_leading_process_finishes(tmp_path):
         done.touch()
         assert run.finish() == 0
     assert run.output.count('saved after SIGTERM') == 2, run.output
+    assert 'test has finished; everything is in results' in run.output
     assert '[agent] saved after SIGTERM' in run.output
     # the leading process writes to the terminal as it likes
     assert re.search(r'^pid \d+$', run.output, re.M)

@@ -43,8 +43,6 @@ LATCHED = QoS(depth=1, transient_local=True)
 # Between simulator and agent at most one observation is in flight, plus repeats of it; one that is lost is
 # asked for again. Best effort saves the acknowledgements, a third of the round trip.
 LOCKSTEP_SUBSCRIBER = QoS(depth=10, reliable=False)
-# In real time a robot's agent wants the newest observation, never an old one.
-REALTIME_SUBSCRIBER = QoS(depth=1, reliable=False)
 RECORDER_SUBSCRIBER = QoS(depth=1000)
 RECORDER_ACTION_SUBSCRIBER = QoS(depth=1000, transient_local=True)
 TRAINER_SUBSCRIBER = QoS(depth=1000)

@@ -26,6 +26,7 @@ from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.spec import RobotSpec
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
+SAY_VERSION = 60.0  # seconds between two lines about new policies: training brings one every few seconds
 DISCOVERY_TIME = 1.0  # seconds from the first trace of this agent to its first action
 TEMPLATES_LEARNT = 100  # message layouts, among them two for each restart of the simulator
 UNPAIRED_KEPT = 100  # step and joint messages kept while their image is on the way
@@ -283,7 +284,7 @@ class Agent:
             return
         if self._runner is not None:
             runner.carry_over(self._runner)
-        self._log.info(f'policy version {runner.version}')
+        self._log.info(f'policy version {runner.version}', throttle_duration_sec=SAY_VERSION)
         self._runner, self._problem = runner, ''
 
     def _complain(self, problem: str) -> None:
@@ -310,18 +311,9 @@ class Agent:
         return diagnostics.OK, 'random actions' if self._runner is None else f'policy {version}', values
 
 
-def body(stop: threading.Event) -> None:
-    """Run the agent node until the event is set."""
-    node = Node('agent')
-    try:
-        Agent(node, stop).run()
-    finally:
-        node.destroy_node()
-
-
 def main() -> int:
     """Entry point of `ros2 run dreamer_ros agent`."""
-    return run_node(body)
+    return run_node('agent', lambda node, stop: Agent(node, stop).run())
 
 
 if __name__ == '__main__':

@@ -8,6 +8,9 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
+from dreamer_ros.bridge import topics
+from dreamer_ros.nodes import qos
+
 PERIOD = 1.0  # seconds of wall time: a stalled simulation must not silence diagnostics
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -27,7 +30,7 @@ class Diagnostics:
     def __init__(self, node: Node, task: str, hardware_id: str, report: Callable[[], Report]):
         self._node = node
         self._report = report
-        self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._publisher = qos.publisher(node, topics.DIAGNOSTICS)
         self._name = f'{node.get_fully_qualified_name().lstrip("/")}: {task}'
         self._hardware_id = hardware_id
         self._next = time.monotonic() + PERIOD

@@ -1,10 +1,10 @@
-"""Evaluator node: adds up the rewards of whole episodes and prints the mean return."""
+"""Evaluator node: adds up the rewards of whole episodes, prints the mean return and films the last episode."""
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import List, Optional
@@ -15,12 +15,14 @@ from rclpy.node import Node
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.bridge.codecs import Step
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import write_file
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.spec import RobotSpec
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same wait
 STAMPS_KEPT = 1000  # to know repeated observations by
+BAG_TIME = 5.0  # seconds within which the recorder closes the last bag
 
 
 class EpisodeCounter:
@@ -77,7 +79,12 @@ class Evaluator:
         parameters = Parameters(node)
         self._episodes = parameters.integer('episodes', 10, 'whole episodes to count', 1, 10**6)
         self._output = parameters.text('output', '', 'folder that gets result.json; empty for none')
+        self._video = parameters.text(
+            'video', '', "mp4 of the last episode, from the bag that a recorder keeps in `output`; empty for none")
         parameters.finish()
+        if self._video and not self._output:
+            raise InputError(f'{node.get_fully_qualified_name()}: parameter video: expected parameter output with it, '
+                             'the folder of the bags')
         self._inbox = Inbox(node)
         self._specs = self._inbox.subscribe(topics.SPEC, topics.LATCHED)
         self._actions = self._inbox.subscribe(topics.ACTION, topics.TRAINER_SUBSCRIBER)
@@ -126,36 +133,45 @@ class Evaluator:
             mean, deviation = float(np.mean(returns)), float(np.std(returns))
             print(f'mean return {mean:.1f} ± {deviation:.1f} over {len(returns)} episodes', flush=True)
             if self._output:
-                self._write({'task': self._spec.name, 'spec_hash': self._spec.hash, 'mean_return': mean,
+                self._write_result({'task': self._spec.name, 'spec_hash': self._spec.hash, 'mean_return': mean,
                              'standard_deviation': deviation, 'episodes': self._results})
         if len(self._results) < self._episodes:
             print(f'stopped after {len(self._results)} of {self._episodes} episodes', file=sys.stderr, flush=True)
             return 1
+        if self._video:
+            self._film(Path(self._output).expanduser(), Path(self._video).expanduser())
         return 0
 
-    def _write(self, result: dict) -> None:
+    def _film(self, bags: Path, video: Path) -> None:
+        """The result stands without a film: what keeps it from being made is told, no more."""
+        deadline = time.monotonic() + BAG_TIME
+        while len(found := _bags(bags)) < self._episodes and time.monotonic() < deadline:
+            time.sleep(0.05)
+        try:
+            if not found:
+                raise InputError(f'{bags}: expected a bag to film, got none')
+            from dreamer_ros.training.video import episode_video
+            episode_video(found[-1], self._spec, video)
+        except (InputError, OSError, ModuleNotFoundError) as error:
+            self._log.warning(f'no video: {error}')
+
+    def _write_result(self, result: dict) -> None:
         path = Path(self._output).expanduser() / 'result.json'
-        temporary = path.with_name('.result.json')
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(result, indent=2) + '\n')
-            os.replace(temporary, path)
+            write_file(path, json.dumps(result, indent=2) + '\n')
         except OSError as error:
             raise InputError(f'{path}: expected a place to write the result ({error.strerror})') from error
 
 
-def body(stop: threading.Event) -> int:
-    """Run the evaluator node until it has its episodes or the event is set."""
-    node = Node('evaluator')
-    try:
-        return Evaluator(node, stop).run()
-    finally:
-        node.destroy_node()
+def _bags(folder: Path) -> List[Path]:
+    """Finished bags, oldest first."""
+    return sorted(path for path in folder.glob('[!.]*') if path.is_dir())
 
 
 def main() -> int:
     """Entry point of `ros2 run dreamer_ros evaluator`."""
-    return run_node(body)
+    return run_node('evaluator', lambda node, stop: Evaluator(node, stop).run())
 
 
 if __name__ == '__main__':

@@ -44,6 +44,7 @@ class Episode:
         self._return = 0.0
         self._modes: Counter = Counter()
         self._version: Optional[int] = None
+        self._begun = self._ended = False
         self.length = 0
         self.lost_steps = 0
         self.incomplete_steps = 0
@@ -57,6 +58,8 @@ class Episode:
             self.lost_steps += max(0, round((aligned.stamp - self._last_stamp) / self._period) - 1)
         self._last_stamp = aligned.stamp
         self.incomplete_steps += None in aligned.messages
+        self._begun |= step.is_first
+        self._ended |= step.is_last
         self.length += 1
         self._return += step.reward
         if mode is not None:
@@ -69,6 +72,15 @@ class Episode:
             'return': repr(self._return), 'length': str(self.length), 'mode': self.mode,
             'policy_version': '' if self._version is None else str(self._version),
         })
+
+    def abort(self) -> None:
+        """Leave no bag."""
+        self._writer.abort()
+
+    @property
+    def whole(self) -> bool:
+        """Whether every step from the first to the last of the episode is in it."""
+        return self._begun and self._ended and not self.lost_steps
 
     @property
     def mode(self) -> str:
@@ -100,6 +112,8 @@ class Recorder:
         parameters = Parameters(node)
         folder = parameters.text('folder', '', 'where the bags go; created if missing')
         self._robot = parameters.text('robot', '', "part of the bags' names; empty for the namespace or task")
+        self._wanted = parameters.integer(
+            'episodes', 0, 'keep so many whole episodes and nothing else; 0: everything that is played', 0, 10**6)
         parameters.finish()
         if not folder:
             raise InputError(f'{node.get_fully_qualified_name()}: parameter folder: expected a folder, got none')
@@ -118,7 +132,7 @@ class Recorder:
         self._aligner = StepAligner(len(RECORDED), leader=STEP)
         self._spec: Optional[RobotSpec] = None
         self._episode: Optional[Episode] = None
-        self._episodes = self._steps = self._lost = self._incomplete = 0
+        self._episodes = self._whole = self._steps = self._lost = self._incomplete = 0
 
     def run(self) -> None:
         """Record until the stop event is set.
@@ -178,6 +192,8 @@ class Recorder:
             return
         if step.is_first and self._episode is not None:
             self._close_episode()  # its simulator died before is_last
+        if self._wanted and (self._whole == self._wanted or not (self._episode or step.is_first)):
+            return
         episode = self._episode or self._open_episode()
         self._episode = None  # a bag that the disk refused is closed already, whole up to its last chunk
         episode.add(aligned, self._names, step, self._mode(aligned.messages[ACTION]))
@@ -205,7 +221,11 @@ class Recorder:
 
     def _close_episode(self) -> None:
         episode, self._episode = self._episode, None
+        if self._wanted and not episode.whole:
+            episode.abort()
+            return
         path = episode.close()
+        self._whole += episode.whole
         self._lost += episode.lost_steps
         self._incomplete += episode.incomplete_steps
         if episode.lost_steps or episode.incomplete_steps:
@@ -222,18 +242,9 @@ class Recorder:
         return diagnostics.OK, f'writing to {self._folder}', values
 
 
-def body(stop: threading.Event) -> None:
-    """Run the recorder node until the event is set."""
-    node = Node('recorder')
-    try:
-        Recorder(node, stop).run()
-    finally:
-        node.destroy_node()
-
-
 def main() -> int:
     """Entry point of `ros2 run dreamer_ros recorder`."""
-    return run_node(body)
+    return run_node('recorder', lambda node, stop: Recorder(node, stop).run())
 
 
 if __name__ == '__main__':

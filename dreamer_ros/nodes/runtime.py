@@ -16,14 +16,15 @@ from rclpy.signals import SignalHandlerOptions
 from dreamer_ros.errors import InputError, run_main
 
 
-def run_node(body: Callable[[threading.Event], Optional[int]]) -> int:
-    """Run a node's main function between `rclpy.init` and shutdown.
+def run_node(name: str, body: Callable[[Node, threading.Event], Optional[int]]) -> int:
+    """Run the main function of a process that is one node, between `rclpy.init` and shutdown.
 
     SIGINT and SIGTERM only set the event: the ROS context stays alive, so that `body` can still save and
     publish before it returns.
 
     Args:
-        body: gets the stop event, creates its node, works until the event is set; returns the exit code.
+        name: of the node, unless it is remapped.
+        body: gets the fresh node and the stop event, works until the event is set; returns the exit code.
 
     Returns:
         Exit code; 2 after an InputError, which is printed as one line.
@@ -33,7 +34,11 @@ def run_node(body: Callable[[threading.Event], Optional[int]]) -> int:
         signal.signal(number, lambda *_: stop.set())
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
-        return run_main(lambda: body(stop))
+        node = Node(name)
+        try:
+            return run_main(lambda: body(node, stop))
+        finally:
+            node.destroy_node()
     finally:
         rclpy.try_shutdown()
 

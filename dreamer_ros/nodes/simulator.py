@@ -81,7 +81,7 @@ class Simulator:
         self._wait_for_learner = parameters.flag(
             'wait_for_learner', False, 'lock-step only: advance no further than the trainer allows on `pace`')
         self._wait_for_subscribers = parameters.integer(
-            'wait_for_subscribers', 0, 'lock-step only: subscribers of `step` that must be there at the start', 0, 100)
+            'wait_for_subscribers', 0, 'subscribers of `step` that must be there at the start', 0, 100)
         pin_to(parameters.cpu())
         parameters.finish()
         if self._realtime and self._wait_for_learner:
@@ -112,15 +112,14 @@ class Simulator:
         self._log.info(f'{self._environment.spec.name}: {"real time" if self._realtime else "lock-step"}, '
                        f'{self._environment.spec.control_period:.3f} s per step')
         try:
-            self._run_realtime() if self._realtime else self._run_lockstep()
+            if self._await_subscribers():
+                self._run_realtime() if self._realtime else self._run_lockstep()
         finally:
             self._environment.close()
 
     # Lock-step
 
     def _run_lockstep(self) -> None:
-        if not self._await_subscribers():
-            return
         stamp = self._first_stamp()
         self._publish(self._environment.reset(), stamp)
         while not self._stop.is_set():
@@ -314,18 +313,9 @@ class Simulator:
         return diagnostics.OK, 'running', values
 
 
-def body(stop: threading.Event) -> None:
-    """Run the simulator node until the event is set."""
-    node = Node('simulator')
-    try:
-        Simulator(node, stop).run()
-    finally:
-        node.destroy_node()
-
-
 def main() -> int:
     """Entry point of `ros2 run dreamer_ros simulator`."""
-    return run_node(body)
+    return run_node('simulator', lambda node, stop: Simulator(node, stop).run())
 
 
 if __name__ == '__main__':

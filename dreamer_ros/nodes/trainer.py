@@ -297,42 +297,38 @@ class _Arguments:
         return load_preset(self.preset, tuple(text for text in self.overrides if text))
 
 
-def body(stop: threading.Event) -> None:
+def body(node: Node, stop: threading.Event) -> None:
     """Train until the budget is used up or the event is set."""
-    node = Node('trainer')
+    arguments = _Arguments(node)
+    config = arguments.config()
+    robots = RosRobots(node, arguments.robots)
+    # Only now: robots need not wait for the seconds that torch takes to load, nor does a person whose
+    # arguments were wrong; and OpenMP reads what `prepare` sets when it is loaded.
+    process.prepare()
+    from dreamer_ros.training.trainer import Trainer
+    process.configure_torch(
+        arguments.threads or process.pick_threads(len(arguments.robots), config.schedule.overlap))
+    spec = robots.wait_for_spec(stop)
+    if spec is None:
+        return
+    run = RunDirectory(arguments.logdir or default_logdir(spec.name, config.preset), config, spec)
     try:
-        arguments = _Arguments(node)
-        config = arguments.config()
-        robots = RosRobots(node, arguments.robots)
-        # Only now: robots need not wait for the seconds that torch takes to load, nor does a person whose
-        # arguments were wrong; and OpenMP reads what `prepare` sets when it is loaded.
-        process.prepare()
-        from dreamer_ros.training.trainer import Trainer
-        process.configure_torch(
-            arguments.threads or process.pick_threads(len(arguments.robots), config.schedule.overlap))
-        spec = robots.wait_for_spec(stop)
-        if spec is None:
-            return
-        run = RunDirectory(arguments.logdir or default_logdir(spec.name, config.preset), config, spec)
-        try:
-            trainer = Trainer(
-                config, spec, run, robots, env_steps=arguments.steps or config.schedule.steps,
-                free_running=arguments.free_running, device=arguments.device, seed=arguments.seed, stop=stop,
-                progress=Progress())
-            robots.start(trainer)
-            trainer.train()
-            how = 'stopped' if stop.is_set() else 'finished'
-            node.get_logger().info(f'{how}; everything is in {run.path}')
-        finally:
-            robots.close()
-            run.close()
+        trainer = Trainer(
+            config, spec, run, robots, env_steps=arguments.steps or config.schedule.steps,
+            free_running=arguments.free_running, device=arguments.device, seed=arguments.seed, stop=stop,
+            progress=Progress())
+        robots.start(trainer)
+        trainer.train()
+        how = 'stopped' if stop.is_set() else 'finished'
+        node.get_logger().info(f'{how}; everything is in {run.path}')
     finally:
-        node.destroy_node()
+        robots.close()
+        run.close()
 
 
 def main() -> int:
     """Entry point of `ros2 run dreamer_ros trainer`."""
-    return run_node(body)
+    return run_node('trainer', body)
 
 
 if __name__ == '__main__':

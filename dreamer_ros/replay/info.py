@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, Iterator, List, Optional
 
 from dreamer_ros.bridge.topics import STEP
 from dreamer_ros.errors import InputError
@@ -45,7 +45,7 @@ class BagInfo:
 
 
 def describe(path: Path) -> List[BagInfo]:
-    """Describe a bag, every bag of a folder, or those in `episodes/` and `evaluation/` of a run directory.
+    """Describe a bag, every bag of a folder (of folders), or those in `episodes/` and `evaluation/` of a run.
 
     Raises:
         InputError: there is no such directory, or no bag in it.
@@ -56,13 +56,20 @@ def describe(path: Path) -> List[BagInfo]:
     if (path / 'metadata.yaml').exists() or mcap_files(path):
         return [_describe(path)]
     folders = [path / name for name in ('episodes', 'evaluation') if (path / name).is_dir()] or [path]
-    rows = [
-        _describe(bag) for folder in folders for bag in sorted(folder.iterdir())
-        if bag.is_dir() and (is_partial(bag) or not bag.name.startswith('.'))
-    ]
+    rows = [_describe(bag) for folder in folders for bag in _bags(folder)]
     if not rows:
         raise InputError(f'{path}: expected bags in it, found none')
     return rows
+
+
+def _bags(folder: Path) -> Iterator[Path]:
+    """Bags of a folder and of the folders in it, where those are no bags themselves."""
+    for path in sorted(folder.iterdir()):
+        if is_partial(path):
+            yield path
+        elif path.is_dir() and not path.name.startswith('.'):
+            nested = not mcap_files(path) and any(entry.is_dir() for entry in path.iterdir())
+            yield from _bags(path) if nested else (path,)
 
 
 def _describe(bag: Path) -> BagInfo:

@@ -4,7 +4,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ import yaml
 
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import sha256, sync_folder, write_file
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.spec import RobotSpec
 
@@ -27,6 +27,11 @@ POLICIES_KEPT = 5
 def default_logdir(task: str, preset: str) -> Path:
     """runs/<task>-<preset>-<time> under the working directory."""
     return Path('runs') / f'{task}-{preset}-{time.strftime("%Y%m%d-%H%M%S")}'
+
+
+def new_evaluation(run: Path) -> Path:
+    """<run>/evaluation/<time>, for the bags and result.json of an evaluation that starts now."""
+    return run / 'evaluation' / time.strftime('%Y%m%d-%H%M%S')
 
 
 def latest_policy(run: Union[str, Path]) -> Path:
@@ -68,8 +73,8 @@ class RunDirectory:
             raise self._unwritable(error) from error
         try:
             self._check(config, spec)
-            write_text(self.path / 'config.yaml', config.to_yaml())
-            write_text(self.path / 'spec.json', spec.to_json() + '\n')
+            write_file(self.path / 'config.yaml', config.to_yaml())
+            write_file(self.path / 'spec.json', spec.to_json() + '\n')
             for leftover in [*self.policies.glob('.*.partial'), *self.checkpoints.glob('.*.partial')]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         except BaseException as error:
@@ -114,16 +119,16 @@ class RunDirectory:
             partial.mkdir()
             save_learner(partial / 'learner')
             paths = sorted(path for path in partial.rglob('*') if path.is_file())
-            files = {str(path.relative_to(partial)): _sha256(path) for path in paths}
-            write_text(partial / 'trainer.json', json.dumps({'state': state, 'files': files}))
+            files = {str(path.relative_to(partial)): sha256(path) for path in paths}
+            write_file(partial / 'trainer.json', json.dumps({'state': state, 'files': files}))
             # rename cannot replace a folder with files in it, and the old one holds the same updates
             shutil.rmtree(final, ignore_errors=True)
             os.replace(partial, final)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _sync(self.checkpoints)
-        write_text(self.checkpoints / 'latest', final.name + '\n')
+        sync_folder(self.checkpoints)
+        write_file(self.checkpoints / 'latest', final.name + '\n')
         for old in self._checkpoint_folders()[CHECKPOINTS_KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
         return final
@@ -147,7 +152,7 @@ class RunDirectory:
             try:
                 data = json.loads((folder / 'trainer.json').read_text())
                 for name, digest in data['files'].items():
-                    if _sha256(folder / name) != digest:
+                    if sha256(folder / name) != digest:
                         raise ValueError(f'{name} has changed since it was written')
                 load_learner(folder / 'learner')
             except Exception as error:  # whatever a damaged file makes a reader say
@@ -182,7 +187,7 @@ class RunDirectory:
         path = self.policies / f'policy_{version:06d}.onnx'
         manifest = write(path)
         beside = dataclasses.replace(manifest, uri=path.name)
-        write_text(self.policies / 'latest.json', beside.to_json() + '\n')
+        write_file(self.policies / 'latest.json', beside.to_json() + '\n')
         for old in sorted(self.policies.glob('policy_*.onnx'))[:-POLICIES_KEPT]:
             old.unlink()
         return manifest
@@ -190,16 +195,6 @@ class RunDirectory:
     def close(self) -> None:
         """Give up the lock."""
         os.close(self._lock)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's contents through a temporary name, a sync and a rename."""
-    partial = path.with_name(f'.{path.name}.partial')
-    with open(partial, 'w') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _lock(path: Path) -> int:
@@ -233,19 +228,3 @@ def _differences(stored: dict, wanted: dict, prefix: str = '') -> Iterator[str]:
 
 def _plain(value):
     return list(value) if isinstance(value, tuple) else value
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(1 << 20), b''):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

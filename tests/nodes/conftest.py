@@ -41,6 +41,10 @@ class NodeProcess:
         return self._process.pid
 
     @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
     def output(self) -> str:
         return self.log.read_text()
 

@@ -22,7 +22,7 @@ TYPES = get_typestore(Stores.ROS2_KILTED)
 
 def bags(folder: Path):
     """Finished bags, oldest first."""
-    return sorted(path for path in folder.glob('*') if not path.name.startswith('.'))
+    return sorted(path for path in folder.glob('[!.]*') if path.is_dir())
 
 
 def stamps_by_topic(bag: Path):
@@ -40,18 +40,22 @@ def custom_data(bag: Path):
 
 
 def test_every_step_is_recorded_once(start, peer, tmp_path):
-    """Full speed; an independent subscriber counts; SIGINT saves the open episode; returns agree."""
-    folder = tmp_path / 'bags'
-    simulator = start('simulator', wait_for_subscribers=4, **SIMULATOR)
+    """Full speed; an independent subscriber counts; SIGINT saves the open episode; returns agree.
+
+    A second recorder keeps what the evaluator counts and nothing else.
+    """
+    folder, evaluation = tmp_path / 'bags', tmp_path / 'evaluation'
+    simulator = start('simulator', wait_for_subscribers=5, **SIMULATOR)
     agent = start('agent', seed=1)
     recorder = start('recorder', folder=folder)
-    evaluator = start('evaluator', episodes=5, output=tmp_path / 'evaluation')
-    peer.until(lambda: evaluator.output.count('\n') >= 6, 'five episodes', 30.0)
+    keeper = start('recorder', folder=evaluation, episodes=5)
+    evaluator = start('evaluator', episodes=5, output=evaluation, video=tmp_path / 'evaluation.mp4')
+    peer.until(lambda: evaluator.ended, 'five episodes and their film', 60.0)
     assert evaluator.wait() == 0
     peer.until(lambda: peer.steps[-1].is_first is False and not peer.steps[-1].is_last, 'being inside an episode')
     assert simulator.stop() == 0
     peer.spin(0.3)
-    assert recorder.stop() == 0 and agent.stop() == 0
+    assert recorder.stop() == 0 and keeper.stop() == 0 and agent.stop() == 0
 
     sent = [step.stamp for step in peer.steps]
     assert len(sent) > 250 and set(np.diff(sent)) == {PERIOD}, 'nobody repeated or lost anything'
@@ -74,11 +78,12 @@ def test_every_step_is_recorded_once(start, peer, tmp_path):
     assert not problems and len(episodes) == 1 and episodes[0].is_last[-1] and episodes[0].is_first[0]
     [last], problems = read_episodes(found[-1], spec)
     assert not problems and not last.is_last[-1], 'the open episode is saved as it is'
-    result = json.loads((tmp_path / 'evaluation' / 'result.json').read_text())
+    result = json.loads((evaluation / 'result.json').read_text())
     returns = [episode['return'] for episode in result['episodes']]
-    ours = [float(custom_data(bag)['return']) for bag in found]
-    first = next(i for i, value in enumerate(ours) if value == pytest.approx(returns[0], abs=1e-9))
-    assert returns == pytest.approx(ours[first:first + 5])
+    for kept in (found[:5], bags(evaluation)):
+        assert [float(custom_data(bag)['return']) for bag in kept] == pytest.approx(returns)
+    assert {path.name for path in evaluation.iterdir()} == {bag.name for bag in bags(evaluation)} | {'result.json'}
+    assert (tmp_path / 'evaluation.mp4').stat().st_size
     assert {episode['actor'] for episode in result['episodes']} == {'random'}
     assert f'mean return {np.mean(returns):.1f} ± {np.std(returns):.1f} over 5 episodes' in evaluator.output
     assert custom_data(found[0])['mode'] == 'random' and custom_data(found[0])['robot'] == 'sim0'

@@ -15,7 +15,7 @@ def run(tmp_path):
     rng = np.random.default_rng(0)
     episodes = tmp_path / 'episodes'
     write_episode(episodes, 'a', random_episode(rng, 26), {'mode': 'random', 'return': '2.0'})
-    write_episode(tmp_path / 'evaluation', 'c', random_episode(rng, 11), {
+    write_episode(tmp_path / 'evaluation' / '20270101-000000', 'c', random_episode(rng, 11), {
         'mode': 'evaluate', 'policy_version': '12', 'return': '4.5'})
     (write_episode(episodes, 'b', random_episode(rng, 5)) / 'metadata.yaml').unlink()
     partial_path(episodes, 'd').mkdir()
@@ -34,6 +34,7 @@ def test_describe(run):
     assert 'crash' in rows['.d.partial'].problem
     assert [row.name for row in describe(run / 'episodes' / 'a')] == ['a']
     assert len(describe(run / 'episodes')) == 3
+    assert [row.name for row in describe(run / 'evaluation')] == ['c']
 
 
 def test_table(run):
