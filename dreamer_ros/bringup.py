@@ -19,6 +19,7 @@ import yaml
 
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import read_text
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.run import default_logdir, latest_policy, new_evaluation
 
@@ -379,12 +380,8 @@ def _resume(logdir: str, task: str, preset: str) -> Tuple[str, str]:
 
 
 def _saved_task(run: Path) -> Optional[str]:
-    try:
-        return RobotSpec.from_json((run / 'spec.json').read_text()).name
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InputError(f'{run / "spec.json"}: cannot be read ({error.strerror})') from error
+    path = run / 'spec.json'
+    return RobotSpec.from_json(read_text(path), str(path)).name if path.exists() else None
 
 
 def _check_task(task: str) -> None:

@@ -6,6 +6,20 @@ import os
 from pathlib import Path
 from typing import Union
 
+from dreamer_ros.errors import InputError
+
+
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        InputError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f'{path}: expected a text file that can be read ({error})') from error
+
 
 def write_file(path: Path, content: Union[str, bytes]) -> None:
     """Replace a file's content through a temporary name `.<name>.partial`, a sync and a rename."""

@@ -70,8 +70,8 @@ class RobotSpec:
         return json.dumps(self.to_dict(), sort_keys=True, separators=(',', ':'))
 
     @classmethod
-    def from_json(cls, text: str) -> RobotSpec:
-        """Parse what `to_json` wrote.
+    def from_json(cls, text: str, source: str) -> RobotSpec:
+        """Parse what `to_json` wrote; `source` names the topic or file in the error.
 
         Raises:
             InputError: the text is not JSON, keys are missing or unknown, or a value does not fit.
@@ -79,12 +79,15 @@ class RobotSpec:
         try:
             data = json.loads(text)
         except json.JSONDecodeError as error:
-            raise InputError(f'robot spec: expected JSON, got {text[:60]!r} ({error})') from error
+            raise InputError(f'{source}: robot spec: expected JSON, got {text[:60]!r} ({error})') from error
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(data, dict) or set(data) != names:
             found = sorted(data) if isinstance(data, dict) else type(data).__name__
-            raise InputError(f'robot spec: expected the keys {sorted(names)}, got {found}')
-        return cls(**data)
+            raise InputError(f'{source}: robot spec: expected the keys {sorted(names)}, got {found}')
+        try:
+            return cls(**data)
+        except InputError as error:
+            raise InputError(f'{source}: {error}') from error
 
     @property
     def hash(self) -> str:

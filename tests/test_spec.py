@@ -15,7 +15,7 @@ OTHERS = dict(image_size=(48, 64), vector=('hip/position',), action=('hip', 'foo
 
 
 def test_json_round_trip():
-    again = RobotSpec.from_json(SPEC.to_json())
+    again = RobotSpec.from_json(SPEC.to_json(), 'test')
     assert again == SPEC and again.hash == SPEC.hash and isinstance(again.image_size, tuple)
     assert json.loads(SPEC.to_json())['action_low'] == [-1.0, -2.5]
 
@@ -34,7 +34,7 @@ def test_equal_robots_hash_equally_however_their_numbers_are_written():
                      np.float64(0.05), np.int64(2))
     assert same == SPEC and same.hash == SPEC.hash and same.to_json() == SPEC.to_json()
     whole = RobotSpec('a', (64, 64), (), ('x',), (-1,), (1,), 1, 1)
-    assert whole.hash == RobotSpec.from_json(whole.to_json()).hash
+    assert whole.hash == RobotSpec.from_json(whole.to_json(), 'test').hash
 
 
 def test_difference_names_what_differs_in_the_words_of_the_other():
@@ -53,8 +53,8 @@ def test_difference_names_what_differs_in_the_words_of_the_other():
     (json.dumps({**json.loads(SPEC.to_json()), 'colour': 'red'}), 'colour'),
 ])
 def test_other_texts_are_refused(text, names):
-    with pytest.raises(InputError, match='robot spec') as refusal:
-        RobotSpec.from_json(text)
+    with pytest.raises(InputError, match='topic spec: robot spec') as refusal:
+        RobotSpec.from_json(text, 'topic spec')
     assert names in str(refusal.value)
 
 
@@ -67,5 +67,6 @@ def test_other_texts_are_refused(text, names):
 def test_bad_values_are_refused_by_name(key, value):
     text = json.dumps({**json.loads(SPEC.to_json()), key: value})
     with pytest.raises(InputError) as refusal:
-        RobotSpec.from_json(text)
-    assert key in str(refusal.value) and '\n' not in str(refusal.value)
+        RobotSpec.from_json(text, 'topic spec')
+    sentence = str(refusal.value)
+    assert sentence.startswith('topic spec: ') and key in sentence and '\n' not in sentence

@@ -103,11 +103,6 @@ def fill_camera_info(
 
 # Joint states
 
-def vector_names(joint_names: Sequence[str]) -> tuple:
-    """Names of all scalar inputs that a joint state offers, as ros2_control calls its state interfaces."""
-    return (*(f'{name}/position' for name in joint_names), *(f'{name}/velocity' for name in joint_names))
-
-
 def fill_joint_state(
     msg: Any, names: Sequence[str], position: np.ndarray, velocity: np.ndarray, stamp: int
 ) -> None:
@@ -120,6 +115,8 @@ def fill_joint_state(
 
 def read_vector(msg: Any, names: Sequence[str]) -> np.ndarray:
     """Pick scalar inputs such as `slider/position` and `hinge/velocity` from a sensor_msgs/JointState.
+
+    The names are what ros2_control calls its state interfaces.
 
     Returns:
         float32 [len(names)].

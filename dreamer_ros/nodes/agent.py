@@ -122,7 +122,7 @@ class Agent:
         while not self._stop.is_set():
             message = self._inbox.take_latest(self._specs)
             if message is not None:
-                spec = RobotSpec.from_json(message.data)
+                spec = RobotSpec.from_json(message.data, f'topic {self._specs.topic_name}')
                 self._log.info(f'robot {spec.name}: {len(spec.action)} actions, '
                                f'{spec.image_size[1]}x{spec.image_size[0]} image')
                 return spec
@@ -297,7 +297,7 @@ class Agent:
         message = self._inbox.take_latest(self._specs)
         if message is None:
             return
-        spec = RobotSpec.from_json(message.data)
+        spec = RobotSpec.from_json(message.data, f'topic {self._specs.topic_name}')
         if spec.hash != self._spec.hash:
             raise InputError(f'topic {self._specs.topic_name}: expected the robot {self._spec.name} this agent was '
                              f'started with, got {spec.name}: {self._spec.difference(spec)}')

@@ -101,7 +101,7 @@ class Evaluator:
             self._stop.wait(0.01)  # takes messages in batches; the queue holds a thousand
             message = self._inbox.take_latest(self._specs)
             if message is not None:
-                self._spec = RobotSpec.from_json(message.data)
+                self._spec = RobotSpec.from_json(message.data, f'topic {self._specs.topic_name}')
                 counter = EpisodeCounter(round(self._spec.control_period * 1e9))
             if counter is None:
                 self._log.info(f'waiting for a robot on {self._specs.topic_name}', throttle_duration_sec=SAY_AGAIN)

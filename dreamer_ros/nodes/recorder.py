@@ -177,7 +177,7 @@ class Recorder:
         message = self._inbox.take_latest(self._specs)
         if message is None:
             return
-        spec = RobotSpec.from_json(message.data)
+        spec = RobotSpec.from_json(message.data, f'topic {self._specs.topic_name}')
         if self._spec is not None and spec.hash != self._spec.hash:
             raise InputError(f'topic {self._specs.topic_name}: expected the robot {self._spec.name} that is being '
                              f'recorded, got {spec.name}: {self._spec.difference(spec)}')

@@ -149,7 +149,7 @@ class RosRobots(Robots):
             for robot in missing:
                 message = self._inbox.take_latest(robot.specs)
                 if message is not None:
-                    robot.spec = RobotSpec.from_json(message.data)
+                    robot.spec = RobotSpec.from_json(message.data, f'topic {robot.specs.topic_name}')
                     self._check_alike(robot)
             if time.monotonic() - said > SAY_AGAIN:
                 said = time.monotonic()

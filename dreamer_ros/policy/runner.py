@@ -127,7 +127,7 @@ class PolicyRunner:
 
     def _read_metadata(self):
         try:
-            spec = RobotSpec.from_json(self.metadata['spec'])
+            spec = RobotSpec.from_json(self.metadata['spec'], 'metadata')
             return spec, int(self.metadata['version']), Golden.from_dict(json.loads(self.metadata['golden']))
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(

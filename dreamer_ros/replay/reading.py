@@ -136,7 +136,7 @@ def _check_spec(custom_data: Dict[str, str], spec: RobotSpec) -> None:
     if found is None or found == spec.hash:
         return
     try:
-        difference = spec.difference(RobotSpec.from_json(custom_data['spec']))
+        difference = spec.difference(RobotSpec.from_json(custom_data['spec'], 'custom_data'))
     except (InputError, KeyError, TypeError, ValueError):
         difference = ''
     raise InputError(f'recorded from another robot: expected spec {spec.hash}, got {found}' + (

@@ -16,7 +16,7 @@ import yaml
 
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import sha256, sync_folder, write_file
+from dreamer_ros.files import read_text, sha256, sync_folder, write_file
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.spec import RobotSpec
 
@@ -41,11 +41,9 @@ def latest_policy(run: Union[str, Path]) -> Path:
         InputError: the run has none.
     """
     marker = Path(run) / 'policies' / 'latest.json'
-    try:
-        text = marker.read_text()
-    except OSError as error:
-        raise InputError(f'run {run}: expected a policy named by {marker} ({error.strerror})') from error
-    return marker.parent / Manifest.from_json(text, str(marker)).uri
+    if not marker.exists():
+        raise InputError(f'run {run}: expected a policy named by {marker}, found none')
+    return marker.parent / Manifest.from_json(read_text(marker), str(marker)).uri
 
 
 class RunDirectory:
@@ -89,7 +87,7 @@ class RunDirectory:
     def _check(self, config: Config, spec: RobotSpec) -> None:
         spec_file, config_file = self.path / 'spec.json', self.path / 'config.yaml'
         if spec_file.exists():
-            stored = RobotSpec.from_json(spec_file.read_text())
+            stored = RobotSpec.from_json(read_text(spec_file), str(spec_file))
             if stored.name != spec.name:
                 raise InputError(f'run {self.path}: expected the task {stored.name}, which this run was '
                                  f'started with, got {spec.name}; choose another log directory')
@@ -97,7 +95,7 @@ class RunDirectory:
                 raise InputError(f'run {self.path}: expected the robot this run was started with, but '
                                  f'{stored.difference(spec)}; choose another log directory')
         if config_file.exists():
-            stored = yaml.safe_load(config_file.read_text())
+            stored = _read_config(config_file)
             changed = sorted(_differences(stored, config.to_dict()))
             if changed:
                 raise InputError(
@@ -212,6 +210,16 @@ def _lock(path: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
     return descriptor
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        stored = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise InputError(f'{path}: expected YAML ({" ".join(str(error).split())})') from error
+    if not isinstance(stored, dict):
+        raise InputError(f'{path}: expected sections with keys, got {type(stored).__name__}')
+    return stored
 
 
 def _differences(stored: dict, wanted: dict, prefix: str = '') -> Iterator[str]:

@@ -112,7 +112,6 @@ def test_bad_mode_is_refused(text):
 def test_vector_selects_by_name_in_the_order_asked():
     message = JointState()
     codecs.fill_joint_state(message, ['a', 'b'], np.array([1.0, 2.0]), np.array([3.0, 4.0]), STAMP)
-    assert codecs.vector_names(['a', 'b']) == ('a/position', 'b/position', 'a/velocity', 'b/velocity')
     for received in both_ways(message):
         assert codecs.read_vector(received, ('b/velocity', 'a/position')).tolist() == [4.0, 1.0]
         with pytest.raises(InputError, match='expected c/position'):

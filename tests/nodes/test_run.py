@@ -73,7 +73,7 @@ def test_every_step_is_recorded_once(start, peer, tmp_path):
     assert all(len(stamps_by_topic(bag)['/sim0/step']) == 51 for bag in found[:-1])
     assert list(folder.glob('.*')) == []
 
-    spec = RobotSpec.from_json(custom_data(found[0])['spec'])
+    spec = RobotSpec.from_json(custom_data(found[0])['spec'], found[0].name)
     episodes, problems = read_episodes(found[0], spec)
     assert not problems and len(episodes) == 1 and episodes[0].is_last[-1] and episodes[0].is_first[0]
     [last], problems = read_episodes(found[-1], spec)

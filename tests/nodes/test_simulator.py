@@ -44,7 +44,7 @@ def test_episodes_and_messages(simulator, peer):
     assert peer.clock == sorted(peer.clock)
     for messages in seen.values():
         assert {stamp_to_ns(message.header.stamp) for message in messages} == set(stamps)
-    spec = RobotSpec.from_json(specs[-1].data)
+    spec = RobotSpec.from_json(specs[-1].data, topics.SPEC.name)
     assert spec.name == 'cartpole_swingup' and spec.control_period == 0.08 and spec.action_repeat == 8
     images = [codecs.image_to_array(message) for message in seen[topics.IMAGE]]
     assert images[0].shape == (64, 64, 3) and images[0].std() > 10
@@ -109,7 +109,7 @@ def test_waits_for_the_learner(start, peer):
     first = peer.next_step()
     for _ in range(3):
         peer.answer(first.stamp)
-        peer.spin(0.5)
+        peer.spin(0.2)
     assert unique(peer.steps) == [first]
     peer.allow(first.stamp + 2 * PERIOD)
     second = peer.next_step(first)
@@ -143,7 +143,8 @@ def test_real_time(start, peer):
     began, count = time.monotonic(), len(peer.steps)
     peer.spin(2.0)
     rate = (len(peer.steps) - count) / (time.monotonic() - began)
-    assert rate == pytest.approx(25.0, rel=0.3), 'one step per 40 ms of wall time, without any action'
+    # A busy machine may skip some; one that does not wait makes hundreds.
+    assert 10 < rate < 30, 'one step per 40 ms of wall time, without any action'
     assert set(np.diff([step.stamp for step in peer.steps])) == {40_000_000}
     peer.until(lambda: any(step.is_last for step in peer.steps), 'the end of an episode')
     peer.until(lambda: peer.steps[-1].is_first, 'the next episode')

@@ -8,7 +8,7 @@ import torch
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.training.learner import Learner
+from dreamer_ros.training.learner import Learner, pick_device
 
 SMALL = ('schedule.batch=4', 'schedule.length=8', 'env.image_size=32')
 SPECIFIC = {
@@ -112,6 +112,13 @@ def test_image_size_of_another_preset_is_refused():
     spec = RobotSpec('test', (64, 64), (), ('a',), (-1.0,), (1.0,), 0.02, 2)
     with pytest.raises(InputError, match='32x32.*64x64'):
         Learner(config, spec, 'cpu')
+
+
+@pytest.mark.parametrize('device', ['cuda:99', 'quantum'])
+def test_a_device_that_is_not_here_is_refused(device):
+    with pytest.raises(InputError, match=f"device '{device}' is not available here: ") as refusal:
+        pick_device(device)
+    assert '\n' not in str(refusal.value)
 
 
 @pytest.mark.parametrize('extreme', ['black', 'huge_reward', 'constant_reward', 'one_step_episodes'])

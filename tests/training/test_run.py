@@ -61,6 +61,17 @@ def test_another_run_is_refused(tmp_path, config, robot, sentence):
     RunDirectory(tmp_path, CONFIG, ROBOT).close()  # the refused one left no lock
 
 
+@pytest.mark.parametrize('name', ['config.yaml', 'spec.json'])
+@pytest.mark.parametrize('content', [b'', b'[1, 2', b'\xff\xfe\x00'])
+def test_a_damaged_run_is_refused_by_the_file(tmp_path, name, content):
+    RunDirectory(tmp_path, CONFIG, ROBOT).close()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f'{name}: .*expected') as refusal:
+        RunDirectory(tmp_path, CONFIG, ROBOT)
+    assert '\n' not in str(refusal.value)
+    assert (tmp_path / name).read_bytes() == content
+
+
 def test_a_longer_budget_is_welcome(tmp_path):
     RunDirectory(tmp_path, CONFIG, ROBOT).close()
     longer = load_preset('cpu', ('schedule.steps=999999',))
