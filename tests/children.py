@@ -67,7 +67,9 @@ def supervise(words) -> int:
         if name == 'then':
             then = 'sim_eval', {'run': behaviour}
         else:
-            children.append(Child(name, '/', {'do': behaviour}, leads=not children, patience=(3.0, 'saving')))
+            # Enough for a busy machine where the child means to end, little where it does not.
+            patience = 1.0 if behaviour == 'stubborn' else 20.0
+            children.append(Child(name, '/', {'do': behaviour}, leads=not children, patience=(patience, 'saving')))
     return processes.launch(Scenario('test', tuple(children), Path('results'), then))
 
 

@@ -110,13 +110,12 @@ def test_repeated_crashes_end_the_run():
 def test_one_signal_ends_all_in_good_order(number):
     with Supervised('trainer=slow:1', 'agent=forever', 'recorder=forever') as run:
         pids = [int(pid) for pid in run.read_until(r'pid (\d+)', 3)]
-        start = time.monotonic()
         run.popen.send_signal(number)
         assert run.finish() == 130
-        assert time.monotonic() - start < 4
     assert run.output.count('saved after SIGTERM') == 3, run.output
     assert 'waiting for trainer (saving)' in run.output
     assert 'what was collected is in results' in run.output
+    assert 'killing it' not in run.output
     assert all(ended(pid, 0.1) for pid in pids)
 
 
@@ -136,7 +135,7 @@ def test_a_second_ctrl_c_kills():
         run.read_until('saved after SIGTERM')
         run.popen.send_signal(signal.SIGINT)
         assert run.finish() == 130
-        assert time.monotonic() - start < 2.9  # the trainer's patience is 3.0
+        assert time.monotonic() - start < 15  # the trainer's patience is 20, it needs 30
 
 
 def test_what_a_process_left_running_is_ended_too():
