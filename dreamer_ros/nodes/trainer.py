@@ -70,7 +70,11 @@ class RosRobot:
     def note(self, step: codecs.Step) -> None:
         """Count one message of `step`; repeats of a stamp don't count."""
         self.heard = time.monotonic()
-        if self.stamp is not None and step.stamp <= self.stamp:
+        if step.is_first and step.stamp < max(self.stamp or 0, self._stored):
+            # A simulator of a new session: its clock begins at the wall's, which an earlier one may have outrun.
+            self.live.clear()
+            self._stored = self._ended = 0
+        elif self.stamp is not None and step.stamp <= self.stamp:
             return
         self.stamp = step.stamp
         if not step.is_first and step.stamp > self._stored:
@@ -92,6 +96,8 @@ class RosRobot:
 
     def forget(self, stamp: int) -> None:
         """Steps up to this stamp are in the store now."""
+        if self.stamp is not None and stamp > self.stamp:
+            return  # recorded under an earlier clock
         self._stored = max(self._stored, stamp)
         while self.live and self.live[0] <= stamp:
             self.live.popleft()

@@ -21,6 +21,9 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from dreamer_ros.bridge.codecs import Step
+from dreamer_ros.nodes.inbox import Inbox
+from dreamer_ros.nodes.trainer import RosRobot
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.training.metrics import read_metrics
@@ -215,3 +218,30 @@ def test_bad_parameters_are_one_sentence(nodes, tmp_path):
         [error] = [line for line in nodes.log(name).splitlines() if line.startswith('error:')]
         assert sentence in error
     assert not run.exists()
+
+
+def test_a_new_session_counts_though_its_clock_begins_before_the_last_bag(ros_domain):
+    rclpy.init()
+    try:
+        node = Node('trainer')
+        robot = RosRobot(node, Inbox(node), 'sim0')
+
+        def step(stamp, first=False, last=False):
+            robot.note(Step(stamp, 0.0, first, last, False))
+
+        robot.forget(9000)  # a bag of the session before, which ran faster than the wall's clock
+        step(100, first=True)
+        step(110)
+        step(110)  # asked again
+        robot.forget(9500)  # another old bag, loaded late
+        step(120, last=True)
+        assert list(robot.live) == [110, 120] and robot.ended == 2
+        robot.forget(120)
+        assert not robot.live and robot.ended == 0
+        step(130, first=True)
+        step(130, first=True)
+        step(140)
+        assert list(robot.live) == [140]
+        node.destroy_node()
+    finally:
+        rclpy.try_shutdown()
