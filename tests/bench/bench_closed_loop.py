@@ -148,7 +148,7 @@ class RosLoop:
     def __init__(self, name: str, task: str, repeat: int, policy: Path, bags: Path = None):
         self._namespace = f'/{name}'
         self._size = PolicyRunner(policy).spec.image_size
-        cpu = max(os.sched_getaffinity(0))  # as `dreamer launch` does: the pair never works at the same time
+        cpu = max(os.sched_getaffinity(0))  # the pair never works at the same time
         commands = {
             'simulator': {'cpu': cpu, 'task': task, 'action_repeat': repeat, 'image_size': list(self._size),
                           'wait_for_subscribers': 2 if bags else 1},
