@@ -178,7 +178,8 @@ class Agent:
             return Step(codecs.header_stamp(cdr), reward, *(flag == 1.0 for flag in flags))
         message = deserialize_message(cdr, JointState)
         step = codecs.read_step(message)
-        if tuple(message.name) == codecs.STEP_NAMES and not message.velocity and not message.effort and self._may_learn():
+        plain = tuple(message.name) == codecs.STEP_NAMES and not (message.velocity or message.effort)
+        if plain and self._may_learn():
             self._step_template = MessageTemplate.of(cdr, message, 'position', following=2)
         return step
 

@@ -105,7 +105,8 @@ class Parameters:
 
     def cpu(self) -> int:
         """The parameter of nodes that can be pinned, for `pin_to`."""
-        return self.integer('cpu', -1, 'CPU to stay on, best the same for a simulator and its agent; -1 for any', -1, 4095)
+        return self.integer(
+            'cpu', -1, 'CPU to stay on, best the same for a simulator and its agent; -1 for any', -1, 4095)
 
     def finish(self) -> None:
         """Refuse parameters that were given but do not exist: rclpy ignores a misspelt name."""

@@ -84,7 +84,8 @@ def test_actions_of_a_dream_are_samples_of_the_actor(seed):
     start = states(made, 8, 6)
     start = type(start)(*(x.flatten(0, 1).repeat(20, 1) for x in start))
     with torch.no_grad():
-        dream = made.behaviour.dream(made.model, start, made.behaviour.draw(made.model, len(start.deter), start.deter.device))
+        noise = made.behaviour.draw(made.model, len(start.deter), start.deter.device)
+        dream = made.behaviour.dream(made.model, start, noise)
         mean, std = made.behaviour.distribution.parameters(made.behaviour.actor(dream.feature[:-1]))
     z = ((dream.action - mean) / std).flatten()
     assert abs(z.mean()) < 5 / math.sqrt(len(z)) and abs(z.var() - 1) < 5 * math.sqrt(2 / len(z))

@@ -131,7 +131,8 @@ def tanh_normal_log_density(raw_mean, raw_std, action):
 def test_tanh_normal_log_prob(rng):
     raw = rng.normal(0, 3, (50, 6)).astype(np.float32)
     action = np.tanh(rng.normal(0, 1.5, (50, 3))).astype(np.float32)
-    action[:5] = [[0.0, 0.999, -0.999], [0.9999, -0.9999, 0.5], [0.99999, -0.99999, -0.5], [1e-6, -1e-6, 0.1], [0, 0, 0]]
+    action[:5] = [[0.0, 0.999, -0.999], [0.9999, -0.9999, 0.5], [0.99999, -0.99999, -0.5], [1e-6, -1e-6, 0.1],
+                  [0, 0, 0]]
     expected = tanh_normal_log_density(*raw.astype(np.float64).reshape(50, 2, 3).swapaxes(0, 1),
                                        action.astype(np.float64)).sum(-1)
     np.testing.assert_allclose(
