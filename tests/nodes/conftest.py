@@ -22,7 +22,7 @@ from dreamer_ros.bridge.codecs import Mode, Step
 from dreamer_ros.nodes import qos
 
 NAMESPACE = '/sim0'
-PATIENCE = 20.0  # seconds; only a failing test waits that long
+PATIENCE = 60.0  # seconds; only a failing test waits that long
 
 
 class NodeProcess:

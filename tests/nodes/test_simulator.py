@@ -71,7 +71,7 @@ def test_refuses_bad_actions_and_asks_again(simulator, peer):
     assert 'no observation had it' in simulator.output
 
     # The right action is lost: the simulator asks again with the same stamp, and says what it waits for.
-    peer.until(lambda: [s.stamp for s in peer.steps].count(step.stamp) >= 3, 'asking again', 5.0)
+    peer.until(lambda: [s.stamp for s in peer.steps].count(step.stamp) >= 3, 'asking again')
     assert 'waiting for the action of observation' in simulator.output
     after = peer.play(step, 1)
     assert after.stamp == step.stamp + PERIOD
