@@ -44,6 +44,7 @@ EXTRAS = {
     ],
     'test': [
         'pytest>=7.4',          # runs the tests
+        'pytest-timeout>=2.2',  # a test that hangs fails alone, with a stack of every thread
         'setuptools',           # builds the package, which is tested too
         'wheel',                # needed by setuptools before 70
         'imageio>=2.31',        # reads back pictures and videos
