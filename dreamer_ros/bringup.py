@@ -239,7 +239,7 @@ _RENDER = Argument('render', 'fast', 'fast: no shadows; shadows: small shadow ma
                    choices=('fast', 'shadows', 'suite'))
 
 _SIM_TRAIN_ARGUMENTS = (
-    Argument('task', '', 'what to learn: a dm_control task or a world of sim/ (`dreamer tasks`); default: '
+    Argument('task', '', 'what to learn: a dm_control task, a world of sim/ (`dreamer tasks`) or the path of a task file; default: '
              'that of an existing logdir, else cartpole_swingup'),
     Argument('preset', '', 'how to learn: a preset of models/ or a path to a YAML file (`dreamer presets`); '
              'default: what an existing logdir began with, else cpu'),
@@ -281,16 +281,15 @@ _SIM_EVAL_ARGUMENTS = (
 def _sim_train(task: str, preset: str, logdir: str, simulators: int, seed: int, steps: Optional[int],
                device: str, mode: str, evaluate_every: int, episodes: int, render: str,
                overrides: Sequence[str]) -> Scenario:
-    task, preset = _resume(logdir, task, preset)
-    _check_task(task)
+    task, name, preset = _resume(logdir, task, preset)
     config = load_preset(preset, overrides)
-    folder = Path(logdir) if logdir else default_logdir(task, Path(preset).stem)
+    folder = Path(logdir) if logdir else default_logdir(name, Path(preset).stem)
     folder = folder.expanduser().absolute()
     robots = [f'sim{n}' for n in range(simulators)]
     processes = []
     for n, robot in enumerate(robots):
         processes += _robot(
-            robot, task, config.env.image_size, config.action_repeat_for(task), render, mode,
+            robot, task, config.env.image_size, config.action_repeat_for(name), render, mode,
             # far apart, so that simulator 1 of seed 0 is not simulator 0 of seed 1
             seed + 1000 * n, wait_for_learner=mode == 'lockstep',
             agent={'mode': 'train', 'evaluate_every': evaluate_every}, episodes_folder=folder / 'episodes')
@@ -316,13 +315,13 @@ def _sim_eval(run: str, policy: str, task: str, episodes: int, seed: int, mode: 
     path = path.expanduser().absolute()
     spec = _policy_spec(path)
     task = task or spec.name
-    _check_task(task)
+    name = _task_name(task)
     within = Path(run).expanduser().absolute() if run and not output else None
     if within:
         # A folder each: bags and result of two evaluations do not mix.
         folder = new_evaluation(within)
     else:
-        folder = Path(output) if output else default_logdir(task, 'evaluation')
+        folder = Path(output) if output else default_logdir(name, 'evaluation')
     folder = folder.expanduser().absolute()
     processes = _robot(
         # initial states that no simulator of the training run with this seed has seen
@@ -365,18 +364,17 @@ _SCENARIOS = {
 }
 
 
-def _resume(logdir: str, task: str, preset: str) -> Tuple[str, str]:
-    """Task and preset of the run: those of an existing run directory unless they were given."""
-    if logdir and task == '':
-        task = _saved_task(Path(logdir).expanduser()) or ''
-    elif logdir:
-        saved = _saved_task(Path(logdir).expanduser())
-        if saved and saved != task:
-            raise InputError(f'logdir:={logdir}: holds a run of {saved}, not of {task}')
+def _resume(logdir: str, task: str, preset: str) -> Tuple[str, str, str]:
+    """Task, its name, and preset of the run: those of an existing run directory unless they were given."""
+    saved = _saved_task(Path(logdir).expanduser()) if logdir else None
+    task = task or saved or 'cartpole_swingup'
+    name = _task_name(task)
+    if saved and saved != name:
+        raise InputError(f'logdir:={logdir}: holds a run of {saved}, not of {name}')
     saved_config = Path(logdir).expanduser() / 'config.yaml' if logdir else None
     if not preset and saved_config and saved_config.exists():
         preset = str(saved_config)
-    return task or 'cartpole_swingup', preset or 'cpu'
+    return task, name, preset or 'cpu'
 
 
 def _saved_task(run: Path) -> Optional[str]:
@@ -384,16 +382,12 @@ def _saved_task(run: Path) -> Optional[str]:
     return RobotSpec.from_json(read_text(path), str(path)).name if path.exists() else None
 
 
-def _check_task(task: str) -> None:
+def _task_name(task: str) -> str:
     try:
-        from dreamer_ros.simulation import task_names
+        from dreamer_ros.simulation import task_name
+        return task_name(task)
     except ModuleNotFoundError as error:
         raise missing_package(error) from error
-    known = task_names()
-    if task not in known:
-        near = difflib.get_close_matches(task, known, 3)
-        hint = f'did you mean {", ".join(near)}?' if near else '`dreamer tasks` lists them'
-        raise InputError(f'unknown task {task!r}; {hint}')
 
 
 def _policy_spec(path: Path) -> RobotSpec:

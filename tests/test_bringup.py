@@ -12,6 +12,7 @@ from dreamer_ros.bringup import (
     RESTARTS_PER_MINUTE, ExitRules, Process, Verdict, parse_assignments, scenario, scenario_arguments,
     scenario_names)
 from dreamer_ros.errors import InputError
+from dreamer_ros.paths import share
 from dreamer_ros.policy.export import export
 from dreamer_ros.spec import RobotSpec
 from tests.policy.tiny import spec as tiny_spec
@@ -78,6 +79,17 @@ def test_default_run_directory_names_task_and_preset(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     run = scenario('sim_train', {'task': 'cup_catch', 'preset': 'dreamerv3_1m'})
     assert run.folder.parent == tmp_path / 'runs' and run.folder.name.startswith('cup_catch-dreamerv3_1m-')
+
+
+def test_a_task_file_anywhere_is_a_task(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    path = str(share('sim', 'rover', 'rover_target.yaml'))
+    run = scenario('sim_train', {'task': path, 'preset': 'dreamerv3_1m'})
+    assert run.folder.name.startswith('rover_target-dreamerv3_1m-')
+    assert by_label(run)['simulator of sim0'].parameters['task'] == run.then[1]['task'] == path
+    assert scenario('sim_train', {'task': 'ball_in_cup_catch'}).folder.name.startswith('cup_catch-cpu-')
+    with pytest.raises(InputError, match='nowhere.yaml: cannot be read'):
+        scenario('sim_train', {'task': 'nowhere.yaml'})
 
 
 @pytest.mark.parametrize('arguments, words', [

@@ -16,6 +16,7 @@ from dreamer_ros.spec import RobotSpec
 
 if TYPE_CHECKING:
     from dreamer_ros.simulation.rendering import CameraModel, Renderer
+    from dreamer_ros.simulation.task_file import TaskFile
 
 # The 20 visual control tasks of the Dreamer paper (arXiv 1912.01603).
 VISUAL_TASKS = (
@@ -185,6 +186,16 @@ def task_names() -> List[str]:
     return sorted([*suite.tasks(), *_task_files()])
 
 
+def task_name(task: str) -> str:
+    """The name of a task in specs, bags and folders; `task` is whatever `make` takes.
+
+    Raises:
+        InputError: an unknown task, or a task file that cannot be used.
+    """
+    gl.prepare()
+    return _find(task)[0]
+
+
 def make(
     task: str,
     *,
@@ -229,14 +240,21 @@ def make(
 
 
 def _world(task: str, seed: int) -> World:
-    from dreamer_ros.simulation import suite
+    from dreamer_ros.simulation import robot_world, suite
+    name, file = _find(task)
+    return robot_world.RobotWorld(file, seed) if file else suite.SuiteWorld(name, seed)
+
+
+def _find(task: str) -> Tuple[str, Optional[TaskFile]]:
+    """Name of a task, and its file unless it is one of the suite."""
+    from dreamer_ros.simulation import suite, task_file
     name = suite.aliases().get(task, task)
     if name in suite.tasks():
-        return suite.SuiteWorld(name, seed)
+        return name, None
     files = _task_files()
     if task in files or task.endswith(('.yaml', '.yml')):
-        from dreamer_ros.simulation import robot_world, task_file
-        return robot_world.RobotWorld(task_file.read(files.get(task, Path(task))), seed)
+        file = task_file.read(files.get(task, Path(task)))
+        return file.path.stem, file
     near = difflib.get_close_matches(task, [*task_names(), *suite.aliases()], n=3, cutoff=0.5)
     hint = f'did you mean {" or ".join(near)}?' if near else f'known tasks: {", ".join(task_names())}'
     raise InputError(f'task: {task!r} is unknown; {hint}')
