@@ -64,7 +64,7 @@ $(INSTALLED): setup.py setup.cfg $(CONSTRAINTS)
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call system_packages,python3-venv); }
 	[ ! -e $(VENV) ] || [ -e $@ ] || rm -rf $(VENV)
 	[ -e $(BIN)/python ] || $(PYTHON) -m venv $(VENV_OPTIONS) $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
 	touch $@
 
 # Rendering without a display needs OpenGL from the system.
