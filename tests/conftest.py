@@ -29,7 +29,7 @@ def pytest_report_header(config):
 
 
 def pytest_sessionfinish(session):
-    left = _marked_processes()
+    left = list(_marked_processes())
     for pid, command in left:
         print(f'\nerror: a test left process {pid} running: {command}')
         os.kill(pid, signal.SIGKILL)
