@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 DOMAINS = range(100, 231)
+_USED = set()  # by this session
 # Every process that a test starts inherits this variable, wherever it ends up in the process tree.
 MARK = 'DREAMER_ROS_TEST_SESSION'
 
@@ -71,12 +72,15 @@ def ros_domain(monkeypatch) -> int:
     folder.mkdir(exist_ok=True, mode=0o777)
     start = os.getpid() % len(DOMAINS)
     for domain in [*DOMAINS[start:], *DOMAINS[:start]]:
+        if domain in _USED:  # a failed test's nodes may still be there
+            continue
         with open(folder / str(domain), 'w') as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 continue
             if _discovery_port_free(domain):
+                _USED.add(domain)
                 monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
                 yield domain
                 return

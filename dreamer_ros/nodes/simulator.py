@@ -27,7 +27,8 @@ from dreamer_ros.simulation import environment
 
 ASK_AGAIN = 1.0      # seconds without an action until the observation is published once more
 SAY_AGAIN = 5.0      # seconds between two lines about the same trouble
-PACE_PATIENCE = 1.0   # seconds at the start for a trainer's pace to arrive
+TRAINER_PATIENCE = 5.0  # seconds at the start to discover the trainer that publishes `pace`
+PACE_PATIENCE = 1.0   # seconds from then on for a pace to arrive
 PACE_HEADSTART = 1_000_000_000  # nanoseconds that a restarted simulator's stamps begin after the last pace
 STAMPS_KEPT = 1000   # observations whose late or repeated actions are ignored without a word
 
@@ -194,11 +195,16 @@ class Simulator:
         return False
 
     def _first_stamp(self) -> int:
-        deadline = time.monotonic() + PACE_PATIENCE
+        began = time.monotonic()
+        discovered = None
         self._read_pace()
         # A trainer that is running already has said how far its last simulator went.
-        while (self._wait_for_learner and self._pace is None and time.monotonic() < deadline
-               and not self._stop.is_set()):
+        while self._wait_for_learner and self._pace is None and not self._stop.is_set():
+            now = time.monotonic()
+            if discovered is None and self._node.count_publishers(self._paces.topic_name):
+                discovered = now
+            if now > (began + TRAINER_PATIENCE if discovered is None else discovered + PACE_PATIENCE):
+                break
             self._idle(0.05)
             self._read_pace()
         return max(time.time_ns(), 0 if self._pace is None else self._pace + PACE_HEADSTART)
