@@ -183,7 +183,7 @@ def test_a_whole_run_with_a_crash_of_the_trainer(nodes, listener, tmp_path):
         assert (run / name).stat().st_size, name
     statuses = [status for array in listener.heard['diagnostics'] for status in array.status
                 if status.name == 'trainer: learning']
-    assert len(statuses) > 5
+    assert len(statuses) >= max(2, lines[-1]['time'] // 2), 'about one a second while it trains'
     keys = {value.key for value in statuses[-1].values}
     assert {'env steps', 'updates', 'replay steps', 'updates/s'} <= keys
 
