@@ -109,7 +109,7 @@ def test_kill_and_restart(start, peer, tmp_path):
     simulator.wait()
     peer.spin(0.2)
     count = len(peer.steps)
-    start('simulator', **SIMULATOR)
+    start('simulator', wait_for_subscribers=3, **SIMULATOR)  # so that the peer misses no first step either
     peer.until(lambda: len(peer.steps) > count + 60, 'going on after the simulator')
     assert peer.steps[count].is_first
     assert recorder.stop() == 0
