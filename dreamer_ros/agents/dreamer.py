@@ -10,6 +10,7 @@ from dreamer_ros.agents.behaviour import Behaviour
 from dreamer_ros.agents.policy import Policy
 from dreamer_ros.agents.world_model import Batch, WorldModel
 from dreamer_ros.config import Config
+from dreamer_ros.nets.layers import flatten_time
 from dreamer_ros.nets.rssm import State
 
 
@@ -52,7 +53,7 @@ class Dreamer(nn.Module):
             reconstruction and prediction, uint8 [B, T, H, W, 3]; they agree on the context.
         """
         model, shape = self.model, batch.image.shape[:2]
-        embed = model.encoder(batch.image.flatten(0, 1)).unflatten(0, shape)
+        embed = model.encoder(flatten_time(batch.image)).unflatten(0, shape)
         states, _, _ = model.rssm.observe(embed, batch.previous_action, batch.is_first)
         state = State(states.deter[:, context - 1], states.stoch[:, context - 1])
         deters, stochs = [states.deter[:, :context]], [states.stoch[:, :context]]
@@ -63,5 +64,5 @@ class Dreamer(nn.Module):
             stochs.append(state.stoch[:, None])
         predicted = State(torch.cat(deters, 1), torch.cat(stochs, 1))
         return tuple(
-            model.decode(State(s.deter.flatten(0, 1), s.stoch.flatten(0, 1))).unflatten(0, shape)
+            model.decode(State(flatten_time(s.deter), flatten_time(s.stoch))).unflatten(0, shape)
             for s in (states, predicted))

@@ -32,26 +32,17 @@ def plot_run(run: Union[str, Path]) -> Path:
     if not any(key in line for line in lines for key, *_ in SERIES):
         raise InputError(
             f'run {run}: expected finished episodes in {run / FILE}, got {len(lines)} other lines')
-    figure = Figure(figsize=(10, 4), layout='constrained')
-    FigureCanvasAgg(figure)
-    steps_axis, time_axis = figure.subplots(1, 2, sharey=True)
-    for axis, unit, scale, label in (
-            (steps_axis, 'step', 1.0, 'env steps'), (time_axis, 'time', 1 / 60, 'wall time [min]')):
+    figure, axes = _figure('episode return')
+    for axis, unit, scale in axes:
         for key, name, colour, curve in SERIES:
             x, y = _series(lines, unit, key)
             if len(x):
                 axis.plot(x * scale, y, '.', color=colour, alpha=1.0 if curve else 0.35, label=name)
             if curve and len(x) > 1:
                 axis.plot(x * scale, _running_mean(y), '-', color=colour)
-        axis.set_xlabel(label)
-        axis.grid(alpha=0.3)
-    steps_axis.set_ylabel('episode return')
-    steps_axis.legend(fontsize='small')
+    axes[0][0].legend(fontsize='small')
     figure.suptitle(run.resolve().name, fontsize='medium')
-    path, partial = run / 'curve.png', run / '.curve.partial.png'
-    figure.savefig(partial, dpi=120)
-    os.replace(partial, path)
-    return path
+    return _save(figure, run / 'curve.png')
 
 
 def plot_comparison(runs: Sequence[Path], path: Path) -> Path:
@@ -60,23 +51,32 @@ def plot_comparison(runs: Sequence[Path], path: Path) -> Path:
     Raises:
         InputError: a run has no evaluation episode.
     """
-    figure = Figure(figsize=(10, 4), layout='constrained')
-    FigureCanvasAgg(figure)
-    steps_axis, time_axis = figure.subplots(1, 2, sharey=True)
+    figure, axes = _figure('return of deterministic episodes')
     for run in runs:
         lines = read_metrics(run)
-        for axis, unit, scale, label in (
-                (steps_axis, 'step', 1.0, 'env steps'), (time_axis, 'time', 1 / 60, 'wall time [min]')):
+        for axis, unit, scale in axes:
             x, y = _series(lines, unit, 'return_evaluate')
             if not len(x):
                 raise InputError(f'run {run}: expected evaluation episodes in {run / FILE}, got none')
             dots, = axis.plot(x * scale, y, '.', alpha=0.3)
             axis.plot(x * scale, _running_mean(y), '-', color=dots.get_color(), label=run.resolve().name)
-            axis.set_xlabel(label)
+    axes[0][0].legend(fontsize='x-small')
+    return _save(figure, path)
+
+
+def _figure(ylabel: str) -> Tuple[Figure, tuple]:
+    """A figure over env steps and over wall time; per axis: itself, the metrics' unit, the factor to the label's."""
+    figure = Figure(figsize=(10, 4), layout='constrained')
+    FigureCanvasAgg(figure)
+    steps_axis, time_axis = figure.subplots(1, 2, sharey=True)
+    steps_axis.set(xlabel='env steps', ylabel=ylabel)
+    time_axis.set(xlabel='wall time [min]')
     for axis in (steps_axis, time_axis):
         axis.grid(alpha=0.3)
-    steps_axis.set_ylabel('return of deterministic episodes')
-    steps_axis.legend(fontsize='x-small')
+    return figure, ((steps_axis, 'step', 1.0), (time_axis, 'time', 1 / 60))
+
+
+def _save(figure: Figure, path: Path) -> Path:
     partial = path.with_name(f'.{path.stem}.partial.png')
     figure.savefig(partial, dpi=120)
     os.replace(partial, path)
