@@ -19,7 +19,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
 from dreamer_ros.bridge.codecs import Step
 from dreamer_ros.nodes.inbox import Inbox
@@ -116,6 +116,20 @@ def wait_for(condition, listener):
     raise AssertionError('timed out')
 
 
+def service(listener, kind, name):
+    """A function that calls the service, which exists already."""
+    client = listener.create_client(kind, name)
+    assert client.wait_for_service(PATIENCE), name
+
+    def call(**request):
+        answer = client.call_async(kind.Request(**request))
+        wait_for(answer.done, listener)
+        assert answer.result().success
+        return answer.result().message
+
+    return call
+
+
 def start_robot(nodes, run):
     nodes.start('simulator', 'simulator', '/sim0', task='cartpole_balance', image_size=[32, 32],
                 action_repeat=REPEAT, episode_length=EPISODE, wait_for_learner=True, wait_for_subscribers=3)
@@ -135,15 +149,14 @@ def updates_of(run):
 def test_a_whole_run_with_a_crash_of_the_trainer(nodes, listener, tmp_path):
     run = tmp_path / 'run'
     start_robot(nodes, run)
+    pause = service(listener, SetBool, '/sim0/simulator/pause')
     first = start_trainer(nodes, run)
-    # let it learn a while, then call the service
-    wait_for(lambda: updates_of(run) >= 30, listener)
-    client = listener.create_client(Trigger, '/trainer/checkpoint')
-    assert client.wait_for_service(PATIENCE)
-    answer = client.call_async(Trigger.Request())
-    wait_for(answer.done, listener)
-    assert answer.result().success and Path(answer.result().message, 'trainer.json').exists()
-    wait_for(lambda: listener.heard['dream'], listener)
+    checkpoint = service(listener, Trigger, '/trainer/checkpoint')
+    # let it learn a while, then hold the robot: on a fast machine the run would end before it is looked at
+    wait_for(lambda: updates_of(run) >= 20 and listener.heard['dream'], listener)
+    pause(data=True)
+    assert first.poll() is None
+    assert Path(checkpoint(), 'trainer.json').exists()
     image = listener.heard['dream'][0]
     assert (image.height, image.width, image.encoding) == (32, 96, 'rgb8')
 
@@ -155,6 +168,7 @@ def test_a_whole_run_with_a_crash_of_the_trainer(nodes, listener, tmp_path):
     # killed, restarted: the others were not touched, the robot stands still in between and goes on
     first.kill()
     first.wait()
+    pause(data=False)
     again = start_trainer(nodes, run)
     assert wait_for(lambda: again.poll() is not None, listener) and again.returncode == 0
     assert 'resuming at' in nodes.log('trainer')
