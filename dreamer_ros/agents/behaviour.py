@@ -8,8 +8,9 @@ from typing import Dict, Iterator, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
+from dreamer_ros.agents.batch import Batch
 from dreamer_ros.agents.returns import lambda_returns, n_step_returns, reward_returns
-from dreamer_ros.agents.world_model import Batch, WorldModel, head
+from dreamer_ros.agents.world_model import WorldModel, head
 from dreamer_ros.config import Config
 from dreamer_ros.nets.distributions import ACTIONS, SCALARS, bounded
 from dreamer_ros.nets.layers import flatten_time

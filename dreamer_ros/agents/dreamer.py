@@ -4,26 +4,30 @@ from __future__ import annotations
 from typing import Dict, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dreamer_ros.agents.agent import Agent
+from dreamer_ros.agents.batch import Batch
 from dreamer_ros.agents.behaviour import Behaviour
 from dreamer_ros.agents.policy import Policy
-from dreamer_ros.agents.world_model import Batch, WorldModel
+from dreamer_ros.agents.world_model import WorldModel
 from dreamer_ros.config import Config
 from dreamer_ros.nets.layers import flatten_time
 from dreamer_ros.nets.rssm import State
+from dreamer_ros.spec import RobotSpec
 
 
-class Dreamer(nn.Module):
+class Dreamer(Agent):
     """World model, actor and critic (V1, V2 and V3 differ by config only).
 
     Args:
         config: the run's config.
-        action_size: length of the action vector.
+        spec: the robot.
     """
 
-    def __init__(self, config: Config, action_size: int):
+    def __init__(self, config: Config, spec: RobotSpec):
         super().__init__()
+        action_size = len(spec.action)
         self.model = WorldModel(config, action_size)
         self.behaviour = Behaviour(config, self.model.rssm.feature_size, action_size)
 
@@ -40,6 +44,10 @@ class Dreamer(nn.Module):
             'actor': list(self.behaviour.actor.parameters()),
             'critic': list(self.behaviour.critic.parameters()),
         }
+
+    def after_update(self, batch: Batch) -> Dict[str, Tensor]:
+        self.behaviour.update_slow_critic()
+        return {}
 
     def policy(self) -> Policy:
         """The running agent, sharing these parameters."""

@@ -1,12 +1,13 @@
 """The world model: encoder, RSSM, decoder, reward and continue heads, and their loss."""
 from __future__ import annotations
 
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dreamer_ros.agents.batch import Batch
 from dreamer_ros.config import Config
 from dreamer_ros.nets.conv import CHANNELS, ImageDecoder, ImageEncoder
 from dreamer_ros.nets.distributions import SCALARS
@@ -17,17 +18,6 @@ from dreamer_ros.nets.rssm import RSSM, State
 REDUNDANCY = 5e-4  # weight of the off-diagonal correlations (R2-Dreamer)
 THUMBNAIL = 4  # side of the pixels that are averaged into one
 WATCHED_SHARE = 8  # without reconstruction, the decoder learns from every eighth state
-
-
-class Batch(NamedTuple):
-    """Training sequences on the learner's device; the action is the one BEFORE each observation."""
-
-    image: Tensor  # uint8 [B, T, H, W, 3]
-    previous_action: Tensor  # float32 [B, T, A]
-    reward: Tensor  # float32 [B, T]
-    is_first: Tensor  # bool [B, T]
-    is_last: Tensor  # bool [B, T]
-    is_terminal: Tensor  # bool [B, T]
 
 
 class WorldModel(nn.Module):

@@ -7,8 +7,8 @@ from typing import Dict, Optional
 import numpy as np
 import torch
 
-from dreamer_ros.agents.dreamer import Dreamer
-from dreamer_ros.agents.world_model import Batch
+from dreamer_ros.agents.agent import make_agent
+from dreamer_ros.agents.batch import Batch
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
@@ -55,7 +55,7 @@ class Learner:
         self.config, self.spec = config, spec
         self.device = pick_device(device)
         torch.manual_seed(seed)
-        self.agent = Dreamer(config, len(spec.action)).to(self.device)
+        self.agent = make_agent(config, spec).to(self.device)
         self.optimizer = Optimizer(config.optimizer, self.agent.parameter_groups())
         self.policy = self.agent.policy()
         self.overlap = Overlap(self) if config.schedule.overlap else None
@@ -64,12 +64,12 @@ class Learner:
     def to_batch(self, samples: Dict[str, np.ndarray]) -> Batch:
         """Replay samples as device tensors; actions shift from 'taken at' to 'taken before' the observation."""
         tensors = {key: torch.from_numpy(samples[key]) for key in (
-            'image', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')}
+            'image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')}
         if self.device.type == 'cuda':
             tensors = {key: value.pin_memory().to(self.device, non_blocking=True) for key, value in tensors.items()}
         previous = torch.zeros_like(tensors['action'])
         previous[:, 1:] = tensors['action'][:, :-1]
-        return Batch(tensors['image'], previous, tensors['reward'], tensors['is_first'],
+        return Batch(tensors['image'], tensors['vector'], previous, tensors['reward'], tensors['is_first'],
                      tensors['is_last'], tensors['is_terminal'])
 
     def update(self, samples: Dict[str, np.ndarray]) -> Dict[str, torch.Tensor]:
@@ -79,8 +79,8 @@ class Learner:
             with self.autocast():
                 loss, metrics = self.agent.loss(batch)
             loss.backward()
-            metrics.update(self.optimizer.step('model', 'actor', 'critic'))
-            self.agent.behaviour.update_slow_critic()
+            metrics.update(self.optimizer.step())
+            metrics.update(self.agent.after_update(batch))
         else:
             self.overlap.start()
             # In float32 whatever the dream uses: autocast keeps one cache of weights for all threads, which two

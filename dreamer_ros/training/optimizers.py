@@ -58,16 +58,16 @@ class LaProp(torch.optim.Optimizer):
 
 
 class Optimizer:
-    """Warm-up, clipping and one step for each of the groups model, actor and critic.
+    """Warm-up, clipping and one step for each group of parameters.
 
     Args:
         config: kind and learning rates.
-        groups: parameters by name: model, actor, critic.
+        groups: parameters by the name of their learning rate: `model` is `config.model_lr`, and so on.
     """
 
     def __init__(self, config: OptimizerConfig, groups: Dict[str, List[Tensor]]):
         self.config = config
-        self.rates = {'model': config.model_lr, 'actor': config.actor_lr, 'critic': config.critic_lr}
+        self.rates = {name: getattr(config, f'{name}_lr') for name in groups}
         self.steps = {name: 0 for name in groups}
         self.inner: Dict[str, torch.optim.Optimizer] = {}
         for name, parameters in groups.items():
@@ -79,9 +79,13 @@ class Optimizer:
                     group, eps=config.eps, weight_decay=config.weight_decay, foreach=True)
 
     def step(self, *names: str) -> Dict[str, Tensor]:
-        """Apply the gradients that the named groups hold, then drop them. Returns gradient norms by group."""
+        """Apply the gradients that the named groups hold (all without a name), then drop them.
+
+        Returns:
+            gradient norms by group.
+        """
         norms = {}
-        for name in names:
+        for name in names or self.inner:
             self.steps[name] += 1
             warmup = self.config.warmup
             factor = min(1.0, self.steps[name] / warmup) if warmup else 1.0

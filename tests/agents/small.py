@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import torch
 
+from dreamer_ros.agents.agent import make_agent
+from dreamer_ros.agents.batch import Batch
 from dreamer_ros.agents.dreamer import Dreamer
-from dreamer_ros.agents.world_model import Batch
 from dreamer_ros.config import Config, load_preset
 from dreamer_ros.nets.distributions import TWOHOT_BINS
 from dreamer_ros.nets.rssm import State
+from dreamer_ros.spec import RobotSpec
 
 ACTIONS = 2
 SYSTEMS = {
@@ -24,10 +26,15 @@ def config(system: str, *overrides: str) -> Config:
     return load_preset(preset, (*own, 'env.image_size=32', 'conv.depth=2', *overrides))
 
 
+def robot(actions: int = ACTIONS, image_size=(32, 32)) -> RobotSpec:
+    names = tuple(f'motor{i}' for i in range(actions))
+    return RobotSpec('robot', image_size, (), names, (-1.0,) * actions, (1.0,) * actions, 0.1, 2)
+
+
 def agent(system: str, *overrides: str, seed: int = 0) -> Dreamer:
     """An agent whose output layers are far from their (zero) start: heads at zero hide mistakes."""
     torch.manual_seed(seed)
-    made = Dreamer(config(system, *overrides), ACTIONS)
+    made = make_agent(config(system, *overrides), robot())
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -47,6 +54,7 @@ def batch(batch_size: int = 3, length: int = 6, seed: int = 0) -> Batch:
         is_last[0, 2] = is_first[0, 3] = is_last[1, 3] = is_terminal[1, 3] = is_first[1, 4] = True
     return Batch(
         torch.randint(0, 256, (*shape, 32, 32, 3), dtype=torch.uint8, generator=generator),
+        torch.zeros(*shape, 0),
         torch.rand(*shape, ACTIONS, generator=generator) * 2 - 1,
         torch.randn(shape, generator=generator), is_first, is_last, is_terminal)
 

@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer_ros.agents.dreamer import Dreamer
+from dreamer_ros.agents.agent import make_agent
 from dreamer_ros.config import load_preset
-from tests.agents.small import agent, batch, config, touched
+from tests.agents.small import agent, batch, config, robot, touched
 
 
 def test_parameter_counts_of_the_paper():
-    groups = Dreamer(load_preset('dreamer'), 6).parameter_groups()
+    groups = make_agent(load_preset('dreamer'), robot(6, (64, 64))).parameter_groups()
     counts = {name: sum(p.numel() for p in parameters) for name, parameters in groups.items()}
     assert counts == {'model': 5_296_820, 'actor': 578_412, 'critic': 413_601}
 
@@ -24,7 +24,7 @@ def test_groups_hold_every_trained_parameter_once():
 
 def test_v3_heads_start_at_zero(seed):
     torch.manual_seed(seed)
-    made = Dreamer(config('v3'), 2)
+    made = make_agent(config('v3'), robot())
     feature = torch.randn(7, made.model.rssm.feature_size)
     assert (made.model.predict_reward(feature) == 0.0).all()
     assert (made.behaviour.value_distribution.mean(made.behaviour.critic(feature)) == 0.0).all()

@@ -91,5 +91,6 @@ def synthetic(batch: int, length: int, image_size, actions: int) -> dict:
     flags['is_first'][:, 0] = True
     return {
         'image': random.integers(0, 256, (batch, length, *image_size, 3), np.uint8),
+        'vector': np.zeros((batch, length, 0), np.float32),
         'action': random.uniform(-1.0, 1.0, (batch, length, actions)).astype(np.float32),
         'reward': random.uniform(0.0, 1.0, (batch, length)).astype(np.float32), **flags}

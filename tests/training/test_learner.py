@@ -35,6 +35,7 @@ def samples(trained, seed=0):
     flags['is_last'][0, 3] = flags['is_terminal'][0, 3] = flags['is_first'][0, 4] = True
     return dict(
         image=rng.integers(0, 256, (*shape, *trained.config.env.image_size, 3), dtype=np.uint8),
+        vector=np.zeros((*shape, 0), np.float32),
         action=rng.uniform(-1, 1, (*shape, len(trained.spec.action))).astype(np.float32),
         reward=rng.uniform(0, 1, shape).astype(np.float32), **flags)
 
