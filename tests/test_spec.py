@@ -11,7 +11,7 @@ from dreamer_ros.spec import RobotSpec
 SPEC = RobotSpec('walker_walk', (64, 48), ('hip/position', 'hip/velocity'), ('hip', 'knee'), (-1.0, -2.5), (1.0, 0.5),
                  0.05, 2)
 OTHERS = dict(image_size=(48, 64), vector=('hip/position',), action=('hip', 'foot'), action_low=(-1.0, -2.0),
-              action_high=(1.0, 1.0), control_period=0.04, action_repeat=1)
+              action_high=(1.0, 1.0), control_period=0.04, action_repeat=1, cameras=('camera', 'wrist'), discrete=True)
 
 
 def test_json_round_trip():
@@ -46,6 +46,26 @@ def test_difference_names_what_differs_in_the_words_of_the_other():
     assert 'action' not in text
 
 
+def test_what_older_specs_do_not_say_leaves_their_hash_as_it_was():
+    data = json.loads(SPEC.to_json())
+    assert data.pop('cameras') == ['camera'] and data.pop('discrete') is False
+    assert RobotSpec.from_json(json.dumps(data), 'test') == SPEC
+    assert SPEC.hash == '86b85261843dddc0'
+
+
+def test_robots_without_cameras_and_with_choices():
+    blind = dataclasses.replace(SPEC, cameras=(), image_size=(0, 0))
+    assert blind.channels == 0 and SPEC.channels == 3
+    assert dataclasses.replace(SPEC, cameras=('left', 'right')).channels == 6
+    for robot in (blind, dataclasses.replace(SPEC, discrete=True)):
+        assert RobotSpec.from_json(robot.to_json(), 'test') == robot
+    for fields in (dict(vector=()), dict(image_size=(64, 64))):
+        with pytest.raises(InputError, match='without cameras'):
+            dataclasses.replace(blind, **fields)
+    with pytest.raises(InputError, match='at least 2 choices'):
+        dataclasses.replace(SPEC, discrete=True, action=('go',), action_low=(0,), action_high=(1,))
+
+
 @pytest.mark.parametrize('text, names', [
     ('not json', 'expected JSON'),
     ('[1, 2]', 'list'),
@@ -62,7 +82,8 @@ def test_other_texts_are_refused(text, names):
     ('image_size', 64), ('image_size', [64]), ('image_size', ['a', 'b']), ('image_size', [0, 64]),
     ('action', 'hip'), ('action', ['hip']), ('action_low', [-1.0]), ('action_high', [1.0, 'much']),
     ('control_period', 'fast'), ('control_period', 0.0), ('control_period', float('nan')), ('action_repeat', 0),
-    ('vector', None),
+    ('vector', None), ('cameras', 'camera'), ('cameras', ['wrist', 'wrist']), ('cameras', ['1']), ('cameras', ['a/b']),
+    ('cameras', []), ('discrete', 'yes'),
 ])
 def test_bad_values_are_refused_by_name(key, value):
     text = json.dumps({**json.loads(SPEC.to_json()), key: value})
