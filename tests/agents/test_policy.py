@@ -38,7 +38,7 @@ def test_policy_reproduces_the_states_of_training(system, seed, monkeypatch):
     assert actions.abs().max() <= 1.0 and actions.std() > 0.1
 
     stored = learner.to_batch(dict(
-        image=data.image.numpy(), action=actions.numpy(), reward=data.reward.numpy(),
+        image=data.image.numpy(), vector=data.vector.numpy(), action=actions.numpy(), reward=data.reward.numpy(),
         is_first=is_first.numpy(), is_last=data.is_last.numpy(), is_terminal=data.is_terminal.numpy()))
     assert torch.equal(stored.previous_action[:, 1:], actions[:, :-1])
     latent_noise = rssm.latent.noise_from_normal(noise[..., :rssm.latent.size]).transpose(0, 1)
