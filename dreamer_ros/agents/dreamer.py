@@ -28,7 +28,7 @@ class Dreamer(Agent):
     def __init__(self, config: Config, spec: RobotSpec):
         super().__init__()
         action_size = len(spec.action)
-        self.model = WorldModel(config, action_size)
+        self.model = WorldModel(config, spec)
         self.behaviour = Behaviour(config, self.model.rssm.feature_size, action_size)
 
     def loss(self, batch: Batch) -> Tuple[Tensor, Dict[str, Tensor]]:
@@ -61,7 +61,7 @@ class Dreamer(Agent):
             reconstruction and prediction, uint8 [B, T, H, W, 3]; they agree on the context.
         """
         model, shape = self.model, batch.image.shape[:2]
-        embed = model.encoder(flatten_time(batch.image)).unflatten(0, shape)
+        embed = model.embed(batch)
         states, _, _ = model.rssm.observe(embed, batch.previous_action, batch.is_first)
         state = State(states.deter[:, context - 1], states.stoch[:, context - 1])
         deters, stochs = [states.deter[:, :context]], [states.stoch[:, :context]]

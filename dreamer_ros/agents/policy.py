@@ -19,12 +19,11 @@ class Policy(nn.Module):
     Shares its parameters with the world model and behaviour it is made from.
     """
 
-    uses_vector = False
-
     def __init__(self, model: WorldModel, behaviour: Behaviour):
         super().__init__()
         rssm = model.rssm
         self.encoder, self.rssm, self.actor = model.encoder, rssm, behaviour.actor
+        self.uses_vector = 'vector' in model.encoder.inputs
         self.distribution = behaviour.distribution
         self.exploration_noise = behaviour.actor_config.exploration_noise
         self.action_size = behaviour.action_size
@@ -33,11 +32,12 @@ class Policy(nn.Module):
         self.noise_sizes = [rssm.latent.size, self.action_size, self.action_size]
         self.noise_size = sum(self.noise_sizes)
 
-    def forward(self, image: Tensor, is_first: Tensor, state: Tensor, noise: Tensor):
+    def forward(self, *inputs: Tensor):
         """Act on one observation.
 
         Args:
-            image: uint8 [B, H, W, 3].
+            image: uint8 [B, H, W, channels], unless the robot has no camera.
+            vector: float32 [B, N], if the robot has vector inputs.
             is_first: bool [B]; resets the state.
             state: float32 [B, state_size].
             noise: float32 [B, noise_size].
@@ -45,9 +45,10 @@ class Policy(nn.Module):
         Returns:
             action float32 [B, A] in [-1, 1], next state float32 [B, state_size].
         """
+        *observation, is_first, state, noise = inputs
         deter, stoch, previous = state.split(self.sizes, -1)
         latent_noise, action_noise, exploration = noise.split(self.noise_sizes, -1)
-        embed = self.encoder(image)
+        embed = self.encoder(*observation)
         latent_noise = self.rssm.latent.noise_from_normal(latent_noise)
         filtered = self.rssm.observe_step(State(deter, stoch), previous, embed, is_first, latent_noise)
         action = self.distribution.sample(self.actor(filtered.feature), action_noise)

@@ -9,10 +9,12 @@ from torch.nn import functional as F
 
 from dreamer_ros.agents.batch import Batch
 from dreamer_ros.config import Config
-from dreamer_ros.nets.conv import CHANNELS, ImageDecoder, ImageEncoder
+from dreamer_ros.nets.conv import ImageDecoder
 from dreamer_ros.nets.distributions import SCALARS
-from dreamer_ros.nets.layers import flatten_time, initialise, mlp
+from dreamer_ros.nets.inputs import VECTOR_LAYERS, ObservationEncoder
+from dreamer_ros.nets.layers import flatten_time, initialise, mlp, symlog
 from dreamer_ros.nets.rssm import RSSM, State
+from dreamer_ros.spec import RobotSpec
 
 
 REDUNDANCY = 5e-4  # weight of the off-diagonal correlations (R2-Dreamer)
@@ -21,29 +23,35 @@ WATCHED_SHARE = 8  # without reconstruction, the decoder learns from every eight
 
 
 class WorldModel(nn.Module):
-    """p(s_t | s_{t−1}, a_{t−1}, o_t), its prior, and predictions of image, reward and continuation.
+    """p(s_t | s_{t−1}, a_{t−1}, o_t), its prior, and predictions of observation, reward and continuation.
 
     Args:
         config: the run's config.
-        action_size: length of the action vector.
+        spec: the robot.
     """
 
-    def __init__(self, config: Config, action_size: int):
+    def __init__(self, config: Config, spec: RobotSpec):
         super().__init__()
         self.config = config.loss
-        size, heads = config.env.image_size, config.mlp
+        size, heads = spec.image_size, config.mlp
         self.discount = config.imagination.discount
-        self.encoder = ImageEncoder(config.conv, size)
-        self.rssm = RSSM(config.rssm, self.encoder.output_size, action_size)
-        self.decoder = ImageDecoder(config.conv, self.rssm.deter_size, self.rssm.latent.size, size, heads.units)
-        self.reward_distribution = SCALARS[self.config.reward]()
+        self.encoder = ObservationEncoder(config, spec)
+        self.rssm = RSSM(config.rssm, self.encoder.output_size, len(spec.action))
         feature = self.rssm.feature_size
+        self.decoder: Optional[nn.Module] = None
+        if spec.cameras:
+            self.decoder = ImageDecoder(
+                config.conv, self.rssm.deter_size, self.rssm.latent.size, size, heads.units, spec.channels)
+        self.vector_decoder: Optional[nn.Module] = None
+        if spec.vector and self.config.representation != 'redundancy':
+            self.vector_decoder = head(feature, heads, VECTOR_LAYERS, len(spec.vector))
+        self.reward_distribution = SCALARS[self.config.reward]()
         self.projector: Optional[nn.Module] = None
         if self.config.representation == 'redundancy':
             self.projector = nn.Linear(feature, self.encoder.output_size, bias=False)
             initialise(self.projector, heads.norm)
         elif self.config.representation == 'thumbnail':
-            pixels = CHANNELS * (size[0] // THUMBNAIL) * (size[1] // THUMBNAIL)
+            pixels = spec.channels * (size[0] // THUMBNAIL) * (size[1] // THUMBNAIL)
             self.projector = head(feature, heads, 1, pixels)
             self.register_buffer('pixel_mean', torch.zeros(pixels))
             self.register_buffer('pixel_variance', torch.zeros(pixels))
@@ -57,30 +65,15 @@ class WorldModel(nn.Module):
     def loss(self, batch: Batch) -> Tuple[Tensor, State, Dict[str, Tensor]]:
         """Loss (scalar), posterior states [B, T, ...] and metrics of a batch."""
         config, latent = self.config, self.rssm.latent
-        shape = batch.image.shape[:2]
-        embed = self.encoder(flatten_time(batch.image)).unflatten(0, shape)
+        embed = self.embed(batch)
         states, posterior, prior = self.rssm.observe(embed, batch.previous_action, batch.is_first)
         feature = states.feature
-
-        if self.projector is None:
-            representation_loss = image = self.image_loss(states, batch.image)
-        else:
-            # The decoder only watches, so that dreams can be looked at: a share of the states, without gradient.
-            rows = slice(None, None, WATCHED_SHARE)
-            image = self.image_loss(State(states.deter[:, rows].detach(), states.stoch[:, rows].detach()),
-                                    batch.image[:, rows])
-            if self.config.representation == 'redundancy':
-                representation_loss = self.redundancy_loss(flatten_time(feature), flatten_time(embed))
-            else:
-                representation_loss = self.thumbnail_loss(flatten_time(feature), flatten_time(batch.image))
+        observation, metrics = self.observation_loss(batch, states, embed)
         reward = self.reward_distribution.loss(self.reward(feature), batch.reward).mean()
         dynamics = latent.kl(posterior.detach(), prior)
         representation = latent.kl(posterior, prior.detach())
-        metrics = {'image_loss': image, 'reward_loss': reward, 'kl': dynamics.mean()}
-        total = config.image_scale * representation_loss + config.reward_scale * reward
-        if self.projector is not None:
-            total = total + image
-            metrics['representation_loss'] = representation_loss
+        metrics.update(reward_loss=reward, kl=dynamics.mean())
+        total = observation + config.reward_scale * reward
         total = total + config.dynamics_scale * self.free_nats(dynamics)
         total = total + config.representation_scale * self.free_nats(representation)
         if self.continuation is not None:
@@ -94,6 +87,40 @@ class WorldModel(nn.Module):
         metrics['prior_entropy'] = latent.entropy(prior.detach()).mean()
         metrics['model_loss'] = total
         return total, states, {key: value.detach() for key, value in metrics.items()}
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Embeddings [B, T, E] of the observations."""
+        observation = (flatten_time(getattr(batch, name)) for name in self.encoder.inputs)
+        return self.encoder(*observation).unflatten(0, batch.reward.shape)
+
+    def observation_loss(self, batch: Batch, states: State, embed: Tensor) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """What makes the states tell of the observations: a scalar, and its parts by name."""
+        config, losses = self.config, {}
+        total = torch.zeros((), device=embed.device)
+        if self.projector is not None:
+            if config.representation == 'redundancy':
+                loss = self.redundancy_loss(flatten_time(states.feature), flatten_time(embed))
+            else:
+                loss = self.thumbnail_loss(flatten_time(states.feature), flatten_time(batch.image))
+            losses['representation_loss'] = loss
+            total = total + config.image_scale * loss
+        if self.decoder is not None and self.projector is not None:
+            # The decoder only watches, so that dreams can be looked at: a share of the states, without gradient.
+            rows = slice(None, None, WATCHED_SHARE)
+            watched = State(states.deter[:, rows].detach(), states.stoch[:, rows].detach())
+            losses['image_loss'] = self.image_loss(watched, batch.image[:, rows])
+            total = total + losses['image_loss']
+        elif self.decoder is not None:
+            losses['image_loss'] = self.image_loss(states, batch.image)
+            total = total + config.image_scale * losses['image_loss']
+        if self.vector_decoder is not None:
+            losses['vector_loss'] = self.vector_loss(states.feature, batch.vector)
+            total = total + losses['vector_loss']
+        return total, losses
+
+    def vector_loss(self, feature: Tensor, vector: Tensor) -> Tensor:
+        """½Σ(prediction − symlog(x))² over the scalars (DreamerV3), averaged over batch and time."""
+        return 0.5 * (self.vector_decoder(feature).float() - symlog(vector)).square().sum(-1).mean()
 
     def image_loss(self, states: State, image: Tensor) -> Tensor:
         """Summed over pixels and channels, averaged over batch and time."""
@@ -130,7 +157,7 @@ class WorldModel(nn.Module):
 
         Args:
             feature: [N, F].
-            image: uint8 [N, H, W, 3].
+            image: uint8 [N, H, W, channels].
         """
         target = F.avg_pool2d(image.permute(0, 3, 1, 2).float() / 255.0, THUMBNAIL).flatten(1)
         with torch.no_grad():
@@ -149,7 +176,7 @@ class WorldModel(nn.Module):
         return kl.mean().clamp(min=self.config.free_nats)
 
     def decode(self, states: State) -> Tensor:
-        """Images of states [N, ...] as uint8 [N, H, W, 3]."""
+        """Images of states [N, ...] as uint8 [N, H, W, channels]."""
         decoded = self.decoder(states.deter, states.stoch).permute(0, 2, 3, 1)
         value = torch.sigmoid(decoded) if self.config.image == 'squared' else decoded + 0.5
         return (value.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)

@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from dreamer_ros.config import ConvConfig
 from dreamer_ros.nets.layers import ACTIVATIONS, BlockLinear, ChannelNorm, dense, initialise, to_blocks
 
-CHANNELS = 3
-
 
 class StrideEncoder(nn.Sequential):
     """4x4 convolutions whose strides multiply to 16.
@@ -21,8 +19,8 @@ class StrideEncoder(nn.Sequential):
         widths, strides, padding: per layer, and for all; padding 0 is World Models' and Dreamer's.
     """
 
-    def __init__(self, config: ConvConfig, image_size: Tuple[int, int], widths, strides, padding):
-        layers, channels, grid = [], CHANNELS, image_size
+    def __init__(self, config: ConvConfig, image_size: Tuple[int, int], channels: int, widths, strides, padding):
+        layers, grid = [], image_size
         for width, stride, pad in zip(widths, strides, padding):
             conv = nn.Conv2d(channels, width, 4, stride, pad)
             initialise(conv, config.norm)
@@ -35,8 +33,8 @@ class StrideEncoder(nn.Sequential):
 class PoolEncoder(nn.Sequential):
     """Four 5x5 convolutions, each followed by 2x2 max-pooling, widths depth·(2, 3, 4, 4) (DreamerV3)."""
 
-    def __init__(self, config: ConvConfig, image_size: Tuple[int, int]):
-        layers, channels = [], CHANNELS
+    def __init__(self, config: ConvConfig, image_size: Tuple[int, int], channels: int):
+        layers = []
         for width in (config.depth * n for n in (2, 3, 4, 4)):
             conv = nn.Conv2d(channels, width, 5, 1, 2)
             initialise(conv, config.norm)
@@ -47,15 +45,15 @@ class PoolEncoder(nn.Sequential):
 
 
 class ImageEncoder(nn.Module):
-    """uint8 images [N, H, W, 3] to embeddings [N, output_size]."""
+    """uint8 images [N, H, W, channels] to embeddings [N, output_size]; every camera has three channels."""
 
-    def __init__(self, config: ConvConfig, image_size: Tuple[int, int]):
+    def __init__(self, config: ConvConfig, image_size: Tuple[int, int], channels: int = 3):
         super().__init__()
         if config.kind == 'pool':
-            self.net = PoolEncoder(config, image_size)
+            self.net = PoolEncoder(config, image_size, channels)
         else:
             widths, strides, padding = _stride_plan(config)
-            self.net = StrideEncoder(config, image_size, widths, strides, padding)
+            self.net = StrideEncoder(config, image_size, channels, widths, strides, padding)
         self.output_size = self.net.output_size
 
     def forward(self, image: Tensor) -> Tensor:
@@ -67,7 +65,7 @@ class ImageEncoder(nn.Module):
 class StrideDecoder(nn.Module):
     """Transposed convolutions that mirror the encoder; `valid` is World Models' 1x1 -> 64x64, kernels 5, 5, 6, 6."""
 
-    def __init__(self, config: ConvConfig, deter: int, stoch: int, image_size: Tuple[int, int]):
+    def __init__(self, config: ConvConfig, deter: int, stoch: int, image_size: Tuple[int, int], outputs: int):
         super().__init__()
         widths, strides, padding = _stride_plan(config)
         if config.kind == 'valid':
@@ -79,7 +77,7 @@ class StrideDecoder(nn.Module):
         self.input = nn.Linear(deter + stoch, math.prod(self.shape))
         initialise(self.input, config.norm)
         layers, channels = [], self.shape[0]
-        plan = zip([*widths[-2::-1], CHANNELS], kernels, strides[::-1], padding[::-1])
+        plan = zip([*widths[-2::-1], outputs], kernels, strides[::-1], padding[::-1])
         for width, kernel, stride, pad in plan:
             conv = nn.ConvTranspose2d(channels, width, kernel, stride, pad)
             initialise(conv, config.norm)
@@ -137,7 +135,8 @@ class UpsampleDecoder(nn.Module):
 
     BLOCKS = 8
 
-    def __init__(self, config: ConvConfig, deter: int, stoch: int, image_size: Tuple[int, int], units: int):
+    def __init__(self, config: ConvConfig, deter: int, stoch: int, image_size: Tuple[int, int], units: int,
+                 outputs: int):
         super().__init__()
         widths = [config.depth * n for n in (2, 3, 4, 4)]
         self.grid = (image_size[0] // 16, image_size[1] // 16)
@@ -153,7 +152,7 @@ class UpsampleDecoder(nn.Module):
             layers += [UpsampleConv(channels, width), ChannelNorm(config.norm, width),
                        ACTIVATIONS[config.activation]()]
             channels = width
-        layers.append(UpsampleConv(channels, CHANNELS))
+        layers.append(UpsampleConv(channels, outputs))
         for layer in layers:
             if isinstance(layer, UpsampleConv):
                 initialise(layer, config.norm)
@@ -170,14 +169,15 @@ class UpsampleDecoder(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """Latent states to images [N, 3, H, W] before the output nonlinearity of the loss."""
+    """Latent states to images [N, channels, H, W] before the output nonlinearity of the loss."""
 
-    def __init__(self, config: ConvConfig, deter: int, stoch: int, image_size: Tuple[int, int], units: int):
+    def __init__(self, config: ConvConfig, deter: int, stoch: int, image_size: Tuple[int, int], units: int,
+                 channels: int = 3):
         super().__init__()
         if config.kind == 'pool':
-            self.net = UpsampleDecoder(config, deter, stoch, image_size, units)
+            self.net = UpsampleDecoder(config, deter, stoch, image_size, units, channels)
         else:
-            self.net = StrideDecoder(config, deter, stoch, image_size)
+            self.net = StrideDecoder(config, deter, stoch, image_size, channels)
 
     def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
         return self.net(deter, stoch)

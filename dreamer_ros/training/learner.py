@@ -11,6 +11,7 @@ from dreamer_ros.agents.agent import make_agent
 from dreamer_ros.agents.batch import Batch
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
+from dreamer_ros.frames import side_by_side
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.checkpoint import read_checkpoint, write_checkpoint
 from dreamer_ros.training.optimizers import Optimizer
@@ -97,10 +98,16 @@ class Learner:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == 'bfloat16')
 
     def dream(self, samples: Dict[str, np.ndarray]) -> np.ndarray:
-        """Truth | reconstruction | open-loop prediction side by side, uint8 [B, T, H, 3·W, 3]."""
+        """Truth | reconstruction | open-loop prediction side by side, uint8 [B, T, H, 3·cameras·W, 3].
+
+        Raises:
+            InputError: the robot has no camera.
+        """
+        if not self.spec.cameras:
+            raise InputError(f'dream of {self.spec.name}: expected a robot with a camera, this one has none to show')
         batch = self.to_batch(samples)
-        reconstruction, prediction = self.agent.open_loop(batch)
-        return torch.cat([batch.image, reconstruction, prediction], 3).cpu().numpy()
+        films = (batch.image, *self.agent.open_loop(batch))
+        return np.concatenate([side_by_side(film.cpu().numpy()) for film in films], 3)
 
     def save(self, folder: Path, extra: Optional[dict] = None) -> None:
         """Checkpoint parameters, optimiser, normaliser, slow critic, counters and random states.
