@@ -7,12 +7,15 @@ from typing import Dict, List, Tuple
 from torch import Tensor, nn
 
 from dreamer_ros.agents.batch import Batch
+from dreamer_ros.agents.inspection import Inspection
 from dreamer_ros.config import Config
+from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
 
 # system (config.system) -> module in dreamer_ros.agents and class; a new system is one line here and one module
 SYSTEMS = {
     'dreamer': ('dreamer', 'Dreamer'),
+    'world_models': ('world_models', 'WorldModels'),
 }
 
 
@@ -38,16 +41,32 @@ class Agent(nn.Module):
         """The running agent, sharing the trained parameters: the module that is exported to ONNX."""
         raise NotImplementedError
 
-    def open_loop(self, batch: Batch, context: int = 5) -> Tuple[Tensor, Tensor]:
-        """Reconstruct `context` steps with the images seen, then predict the rest from actions alone.
-
-        Returns:
-            reconstruction and prediction, uint8 [B, T, H, W, 3]; they agree on the context.
-        """
+    def inspect(self, batch: Batch, context: int = 5) -> Inspection:
+        """Watch `context` steps, then predict the rest from actions alone; and what it made of all of them."""
         raise NotImplementedError
+
+    def open_loop(self, batch: Batch, context: int = 5) -> Tuple[Tensor, Tensor]:
+        """Reconstruction and prediction of `inspect`, uint8 [B, T, H, W, 3 per camera]."""
+        return self.inspect(batch, context)[:2]
 
 
 def make_agent(config: Config, spec: RobotSpec) -> Agent:
-    """The system that `config.system` names, for a robot."""
+    """The system that `config.system` names, for a robot.
+
+    Raises:
+        InputError: the robot perceives something else than the config expects.
+    """
+    env, cameras = config.env, len(config.env.cameras or spec.cameras or ('camera',))
+    expected = _perception(env.image_size, cameras * (env.inputs != 'vector'), env.inputs != 'image')
+    got = _perception(spec.image_size, len(spec.cameras), bool(spec.vector))
+    if got != expected:
+        raise InputError(f'preset {config.preset} with env.inputs {env.inputs} expects {expected}, the robot '
+                         f'{spec.name} sends {got}')
     module, name = SYSTEMS[config.system]
     return getattr(importlib.import_module(f'dreamer_ros.agents.{module}'), name)(config, spec)
+
+
+def _perception(image_size: Tuple[int, int], cameras: int, vector: bool) -> str:
+    """What a robot perceives, in words; equal words mean that the same networks fit."""
+    images = f'images of {image_size[0]}x{image_size[1]}' + (f' of {cameras} cameras' if cameras > 1 else '')
+    return ' and '.join([images] * bool(cameras) + ['joint states'] * vector)

@@ -1,25 +1,29 @@
 """The world model: encoder, RSSM, decoder, reward and continue heads, and their loss."""
 from __future__ import annotations
 
-from typing import Dict, Optional, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamer_ros.agents.batch import Batch
+from dreamer_ros.agents.inspection import Inspection
 from dreamer_ros.config import Config
 from dreamer_ros.nets.conv import ImageDecoder
 from dreamer_ros.nets.distributions import SCALARS
 from dreamer_ros.nets.inputs import VECTOR_LAYERS, ObservationEncoder
-from dreamer_ros.nets.layers import flatten_time, initialise, mlp, symlog
+from dreamer_ros.nets.layers import flatten_time, initialise, mlp, symlog, widened
 from dreamer_ros.nets.rssm import RSSM, State
 from dreamer_ros.spec import RobotSpec
 
 
 REDUNDANCY = 5e-4  # weight of the off-diagonal correlations (R2-Dreamer)
+CONTRAST_WINDOW = (10, 30)  # sequences and steps around an embedding whose states it must be told from (Dreamer)
+CONTRAST_LAYERS, CONTRAST_MIN_STD = 3, 0.1
 THUMBNAIL = 4  # side of the pixels that are averaged into one
 WATCHED_SHARE = 8  # without reconstruction, the decoder learns from every eighth state
+INSPECTED = 64  # steps of an inspected sequence whose images are in memory at a time
 
 
 class WorldModel(nn.Module):
@@ -43,13 +47,15 @@ class WorldModel(nn.Module):
             self.decoder = ImageDecoder(
                 config.conv, self.rssm.deter_size, self.rssm.latent.size, size, heads.units, spec.channels)
         self.vector_decoder: Optional[nn.Module] = None
-        if spec.vector and self.config.representation != 'redundancy':
+        if spec.vector and self.config.representation in ('reconstruction', 'thumbnail'):
             self.vector_decoder = head(feature, heads, VECTOR_LAYERS, len(spec.vector))
         self.reward_distribution = SCALARS[self.config.reward]()
         self.projector: Optional[nn.Module] = None
         if self.config.representation == 'redundancy':
             self.projector = nn.Linear(feature, self.encoder.output_size, bias=False)
             initialise(self.projector, heads.norm)
+        elif self.config.representation == 'contrastive':
+            self.projector = head(self.encoder.output_size, heads, CONTRAST_LAYERS, 2 * feature)
         elif self.config.representation == 'thumbnail':
             pixels = spec.channels * (size[0] // THUMBNAIL) * (size[1] // THUMBNAIL)
             self.projector = head(feature, heads, 1, pixels)
@@ -60,7 +66,7 @@ class WorldModel(nn.Module):
         self.reward = head(feature, heads, heads.reward_layers, self.reward_distribution.raw_size, zero)
         self.continuation: Optional[nn.Module] = None
         if self.config.continue_head:
-            self.continuation = head(feature, heads, heads.reward_layers, 1)
+            self.continuation = head(feature, heads, heads.continue_layers, 1)
 
     def loss(self, batch: Batch) -> Tuple[Tensor, State, Dict[str, Tensor]]:
         """Loss (scalar), posterior states [B, T, ...] and metrics of a batch."""
@@ -100,11 +106,13 @@ class WorldModel(nn.Module):
         if self.projector is not None:
             if config.representation == 'redundancy':
                 loss = self.redundancy_loss(flatten_time(states.feature), flatten_time(embed))
+            elif config.representation == 'contrastive':
+                loss = self.contrastive_loss(states.feature, embed)
             else:
                 loss = self.thumbnail_loss(flatten_time(states.feature), flatten_time(batch.image))
             losses['representation_loss'] = loss
             total = total + config.image_scale * loss
-        if self.decoder is not None and self.projector is not None:
+        if self.decoder is not None and config.representation != 'reconstruction':
             # The decoder only watches, so that dreams can be looked at: a share of the states, without gradient.
             rows = slice(None, None, WATCHED_SHARE)
             watched = State(states.deter[:, rows].detach(), states.stoch[:, rows].detach())
@@ -148,6 +156,30 @@ class WorldModel(nn.Module):
         off = correlation.square().sum() - diagonal.square().sum()
         return (diagonal - 1.0).square().sum() + REDUNDANCY * off
 
+    def contrastive_loss(self, feature: Tensor, embed: Tensor) -> Tensor:
+        """−E[ln q(s | o) − logsumexp over s' of ln q(s' | o)]: embeddings tell their own state from others (Dreamer).
+
+        q is a normal whose mean and std a head reads from the embedding. s' are the states of a window of 10
+        sequences and 30 steps around the embedding's own, wrapped at the edges of the batch.
+
+        Args:
+            feature: [B, T, F].
+            embed: [B, T, E].
+        """
+        near = []  # by sequence and by step: [of the embedding, of the state]
+        for count, size in zip(feature.shape[:2], CONTRAST_WINDOW):
+            index = torch.arange(count, device=feature.device)
+            near.append((index - index[:, None] + size // 2) % count < size)
+        window = near[0][:, None, :, None] & near[1][None, :, None, :]
+        state = flatten_time(widened(feature))
+        mean, std = widened(self.projector(flatten_time(embed))).chunk(2, -1)
+        precision = (F.softplus(std) + CONTRAST_MIN_STD).square().reciprocal()
+        with torch.autocast(state.device.type, enabled=False):  # differences of large numbers
+            # ln q [embedding, state], but for what is the same for every state
+            score = (mean * precision) @ state.T - 0.5 * precision @ state.square().T
+        score = score.masked_fill(~window.view(score.shape), -torch.inf)
+        return (score.logsumexp(-1) - score.diagonal()).mean()
+
     def thumbnail_loss(self, feature: Tensor, image: Tensor) -> Tensor:
         """Squared error of the image at a quarter of its size, each pixel standardised by its own history.
 
@@ -170,10 +202,46 @@ class WorldModel(nn.Module):
         return (self.projector(feature).float() - target).square().sum(-1).mean()
 
     def free_nats(self, kl: Tensor) -> Tensor:
-        """Clip each step's KL, or the batch mean, from below."""
+        """KL [B, T] as a scalar that has no gradient while it is below the free nats; see `LossConfig`."""
         if self.config.kl_free == 'step':
             return kl.clamp(min=self.config.free_nats).mean()
+        if self.config.kl_free == 'planet':
+            return (kl - self.config.free_nats).clamp(min=0.0).mean()
         return kl.mean().clamp(min=self.config.free_nats)
+
+    @torch.no_grad()
+    def inspect(self, batch: Batch, context: int, value: Optional[Callable[[Tensor], Tensor]] = None) -> Inspection:
+        """Filter sequences of any length, and predict them from their first `context` steps.
+
+        Args:
+            value: of features [B, T, F].
+        """
+        parts = zip(*(x.split(INSPECTED, 1) for x in batch))
+        embed = torch.cat([self.embed(Batch(*part)) for part in parts], 1)
+        states, _, _ = self.rssm.observe(embed, batch.previous_action, batch.is_first)
+        predicted = self._predict(states, batch.previous_action, context)
+        images = [self._film(each) if self.decoder is not None else None for each in (states, predicted)]
+        return Inspection(
+            *images, self.predict_reward(states.feature), self.predict_reward(predicted.feature),
+            None if value is None else value(states.feature))
+
+    def _predict(self, states: State, previous_action: Tensor, context: int) -> State:
+        """The states [B, T, ...] of the prior after the first `context` of these."""
+        state = State(states.deter[:, context - 1], states.stoch[:, context - 1])
+        deters, stochs = [states.deter[:, :context]], [states.stoch[:, :context]]
+        for action in previous_action[:, context:].unbind(1):
+            noise = self.rssm.latent.noise(len(action), device=action.device)
+            state = self.rssm.imagine_step(state, action, noise)
+            deters.append(state.deter[:, None])
+            stochs.append(state.stoch[:, None])
+        return State(torch.cat(deters, 1), torch.cat(stochs, 1))
+
+    def _film(self, states: State) -> Tensor:
+        """Images of states [B, T, ...], uint8 [B, T, H, W, channels]."""
+        parts = zip(states.deter.split(INSPECTED, 1), states.stoch.split(INSPECTED, 1))
+        return torch.cat([
+            self.decode(State(flatten_time(deter), flatten_time(stoch))).unflatten(0, deter.shape[:2])
+            for deter, stoch in parts], 1)
 
     def decode(self, states: State) -> Tensor:
         """Images of states [N, ...] as uint8 [N, H, W, channels]."""

@@ -1,0 +1,18 @@
+"""What can be looked at when a trained agent watches a recorded sequence."""
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+from torch import Tensor
+
+
+class Inspection(NamedTuple):
+    """Filtered: from the posterior, which sees every observation. Predicted: the first `context` steps are
+    filtered, the rest follows from the actions alone; the two agree on the context.
+    """
+
+    reconstruction: Optional[Tensor]  # uint8 [B, T, H, W, 3 per camera]; None without cameras
+    prediction: Optional[Tensor]  # the same, predicted
+    reward: Tensor  # [B, T], filtered: expected on arriving at each step
+    predicted_reward: Tensor  # [B, T]
+    value: Optional[Tensor]  # [B, T], of the filtered states; None for systems that learn none
