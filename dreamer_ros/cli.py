@@ -76,6 +76,17 @@ def _plot(arguments) -> int:
     return 0
 
 
+def _benchmark(arguments) -> int:
+    from dreamer_ros.training.benchmark import TASK_SETS, run_benchmark
+    from dreamer_ros.training.results import Protocol
+    tasks = [*arguments.tasks, *(TASK_SETS[arguments.task_set] if arguments.task_set else ())]
+    protocol = Protocol(arguments.steps, arguments.minutes, arguments.evaluations, arguments.curve_episodes,
+                        arguments.episodes)
+    run_benchmark(arguments.systems, tasks, arguments.seeds, protocol, Path(arguments.output), arguments.jobs,
+                  arguments.simulators)
+    return 0
+
+
 def _bag_info(arguments) -> int:
     from dreamer_ros.replay.info import describe, format_table
     print(format_table(describe(Path(arguments.path))))
@@ -136,6 +147,28 @@ def _parser() -> argparse.ArgumentParser:
                    'dreamer plot runs/cartpole_swingup-cpu-20260131-120000')
     plot.add_argument('run_directories', metavar='RUN', nargs='+', help='run directory')
     plot.add_argument('--compare', metavar='FILE', help='draw the evaluations of all runs into one PNG file')
+
+    benchmark = command(
+        commands, 'benchmark', _benchmark, 'train systems on tasks and compare their scores',
+        'dreamer benchmark --systems cpu --tasks cartpole_balance --steps 100000 --output benchmarks/first')
+    benchmark.add_argument('--systems', nargs='+', required=True, metavar='NAME',
+                           help='presets (names or files)')
+    benchmark.add_argument('--tasks', nargs='+', default=[], metavar='TASK', help='what to learn')
+    benchmark.add_argument('--task-set', choices=['visual'], help='visual: the 20 visual control tasks')
+    benchmark.add_argument('--seeds', nargs='+', type=_whole_number, default=[0], metavar='N', help='default: 0')
+    benchmark.add_argument('--steps', type=_whole_number, required=True, help='env steps of each run')
+    benchmark.add_argument('--minutes', type=float, help='of training after which a run ends even so')
+    benchmark.add_argument('--evaluations', type=_whole_number, default=20, metavar='N',
+                           help='points of each learning curve (default: 20)')
+    benchmark.add_argument('--curve-episodes', type=_whole_number, default=5, metavar='N',
+                           help='deterministic episodes of each point (default: 5)')
+    benchmark.add_argument('--episodes', type=_whole_number, default=10, metavar='N',
+                           help='deterministic episodes of the final score (default: 10)')
+    benchmark.add_argument('--jobs', type=_whole_number, default=1, metavar='N',
+                           help='runs side by side, which share the cores (default: 1)')
+    benchmark.add_argument('--simulators', type=_whole_number, default=1, metavar='N',
+                           help='that collect for one learner (default: 1)')
+    benchmark.add_argument('--output', required=True, metavar='FOLDER', help='an existing one is continued')
 
     bag = commands.add_parser('bag', help='look into episode bags',
                               epilog='example: dreamer bag info runs/cartpole_swingup-cpu-20260131-120000')

@@ -28,14 +28,51 @@ class Status:
     waiting: str = ''  # what for; '' when it does not wait
 
 
-class Progress:
+class Bar:
     """A bar on a terminal; elsewhere (a log file, a launch file's output) a line every ten seconds."""
 
     def __init__(self, stream: Optional[TextIO] = None):
         self._stream = sys.stderr if stream is None else stream
         self._bar = None
-        self._history: Deque[Tuple[float, Status]] = collections.deque()
         self._next = 0.0
+
+    def due(self) -> bool:
+        """Whether the last text has been shown for long enough."""
+        return time.monotonic() >= self._next
+
+    def show(self, done: float, text: str) -> None:
+        """Show the part that is done, from 0 to 1, and what there is to say."""
+        terminal = self._stream.isatty()
+        self._next = time.monotonic() + (BAR_PERIOD if terminal else LINE_PERIOD)
+        if terminal:
+            if self._bar is None:
+                self._bar = tqdm(total=1.0, file=self._stream, dynamic_ncols=True,
+                                 bar_format='{percentage:3.0f}%|{bar}| {postfix}')
+            self._bar.n = min(done, 1.0)
+            self._bar.set_postfix_str(text, refresh=True)
+        else:
+            print(f'{100 * done:3.0f}% {text}', file=self._stream, flush=True)
+
+    def note(self, text: str) -> None:
+        """Print one line without tearing the bar."""
+        if self._bar is None:
+            print(text, file=self._stream, flush=True)
+        else:
+            self._bar.write(text, file=self._stream)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class Progress(Bar):
+    """The bar of one run, with its rates."""
+
+    def __init__(self, stream: Optional[TextIO] = None):
+        super().__init__(stream)
+        self._history: Deque[Tuple[float, Status]] = collections.deque()
 
     def update(self, status: Status) -> None:
         """Show a status, if the last one has been shown for long enough."""
@@ -45,27 +82,8 @@ class Progress:
         # keep one entry at or beyond the window's far end
         while len(self._history) > 2 and self._history[1][0] < now - RATE_WINDOW:
             self._history.popleft()
-        if now < self._next:
-            return
-        terminal = self._stream.isatty()
-        self._next = now + (BAR_PERIOD if terminal else LINE_PERIOD)
-        if terminal:
-            if self._bar is None:
-                self._bar = tqdm(
-                    total=status.budget, file=self._stream, dynamic_ncols=True,
-                    bar_format='{percentage:3.0f}%|{bar}| {postfix}')
-            self._bar.n = min(status.step, status.budget)
-            self._bar.set_postfix_str(self._describe(status), refresh=True)
-        else:
-            print(f'{100 * status.step / status.budget:3.0f}% {self._describe(status)}',
-                  file=self._stream, flush=True)
-
-    def note(self, text: str) -> None:
-        """Print one line without tearing the bar."""
-        if self._bar is None:
-            print(text, file=self._stream, flush=True)
-        else:
-            self._bar.write(text, file=self._stream)
+        if self.due():
+            self.show(status.step / status.budget, self._describe(status))
 
     def rates(self, status: Status) -> Tuple[float, float, float]:
         """Env steps, frames and updates per second over the last half minute."""
@@ -75,12 +93,6 @@ class Progress:
             return 0.0, 0.0, 0.0
         return ((status.step - before.step) / seconds, (status.frames - before.frames) / seconds,
                 (status.updates - before.updates) / seconds)
-
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
     def _describe(self, status: Status) -> str:
         steps, frames, updates = self.rates(status)

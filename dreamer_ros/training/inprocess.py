@@ -1,0 +1,166 @@
+"""Training with simulators in the same process: no ROS and no bags, for comparing systems."""
+from __future__ import annotations
+
+import collections
+import math
+import time
+from pathlib import Path
+from typing import Callable, Dict, List, Optional
+
+import numpy as np
+
+from dreamer_ros.config import Config
+from dreamer_ros.errors import InputError
+from dreamer_ros.policy.export import Exporter
+from dreamer_ros.replay.ring import ReplayBuffer
+from dreamer_ros.training.learner import Learner
+from dreamer_ros.training.metrics import Metrics
+from dreamer_ros.training.player import Player
+from dreamer_ros.training.process import configure_torch, pick_threads
+from dreamer_ros.training.results import Outcome, Protocol
+from dreamer_ros.training.run import RunDirectory
+from dreamer_ros.training.schedule import Schedule
+
+EVALUATION_PLAYERS = 5  # play at the same time; a fixed number, or scores would depend on the machine's cores
+EVALUATION_SEED = 1_000_000  # far from the seeds of the collecting simulators, as in `dreamer launch sim_eval`
+
+
+def train_in_process(config: Config, task: str, seed: int, protocol: Protocol, folder: Path,
+                     report: Callable[[Outcome], None], simulators: int = 1) -> Outcome:
+    """Train one system on one task into a run directory, which other `dreamer` commands can read.
+
+    While the learner makes the updates that are due, the simulators collect the steps of the next ones; both wait
+    for each other, so that equal seeds give equal runs however fast the machine is.
+
+    Args:
+        folder: run directory to create.
+        report: is called often, from this thread.
+        simulators: that collect side by side.
+
+    Raises:
+        InputError: the task, the folder or the budget do not fit, or the losses are not finite.
+    """
+    configure_torch(pick_threads(simulators, config.schedule.overlap))
+    return _Training(config, task, seed, protocol, folder, report, simulators).run()
+
+
+class _Training:
+
+    def __init__(self, config: Config, task: str, seed: int, protocol: Protocol, folder: Path,
+                 report: Callable[[Outcome], None], simulators: int):
+        repeat = config.action_repeat_for(task)
+        self._schedule = Schedule.make(config.schedule, protocol.steps, repeat)
+        self._config, self._task, self._protocol, self._report = config, task, protocol, report
+        self._collectors = [Player(task, config.env, repeat, seed + 1000 * n) for n in range(simulators)]
+        self._evaluators = [Player(task, config.env, repeat, seed + EVALUATION_SEED + n)
+                            for n in range(min(EVALUATION_PLAYERS, protocol.curve_episodes))]
+        spec = self._collectors[0].spec
+        self._repeat = spec.action_repeat
+        self._learner = Learner(config, spec, 'auto', seed)
+        self._exporter = Exporter(self._learner.policy, spec)
+        capacity = min(config.replay.capacity, 2 * self._schedule.budget + 10_000)
+        self._replay = ReplayBuffer(capacity, spec.image_size, len(spec.vector), len(spec.action), seed)
+        self._run = RunDirectory(folder, config, spec)
+        self._metrics = Metrics(self._run.path)
+        self._losses: Dict[str, list] = collections.defaultdict(list)
+        self._outcome = Outcome()
+        self._collected = 0  # agent steps
+        self._version = 0
+        self._policy: Optional[Path] = None  # what the collectors act with
+
+    def run(self) -> Outcome:
+        try:
+            self._train()
+            self._outcome.returns = self._evaluate(self._protocol.episodes)
+            self._run.save_checkpoint(self._learner.updates, self._learner.save, {})
+        finally:
+            for player in [*self._collectors, *self._evaluators]:
+                player.close()
+            self._metrics.close()
+            self._run.close()
+        return self._outcome
+
+    def _train(self) -> None:
+        marks = collections.deque(self._protocol.marks())
+        began, apart = time.monotonic(), 0.0  # seconds spent on evaluations
+        while self._collected < self._schedule.budget and not self._out_of_time():
+            steps = self._round(marks[0])
+            collecting = [player.collect(steps, self._policy) for player in self._collectors]
+            try:
+                self._learn()
+            finally:
+                episodes = [episode for future in collecting for episode in future.result()]
+            self._collected += steps * len(self._collectors)
+            self._add(episodes)
+            outcome = self._outcome
+            outcome.env_steps, outcome.updates = self._collected * self._repeat, self._learner.updates
+            outcome.seconds = time.monotonic() - began - apart
+            if outcome.env_steps >= marks[0]:
+                while marks and outcome.env_steps >= marks[0]:
+                    marks.popleft()
+                before = time.monotonic()
+                self._note_evaluation(self._evaluate(self._protocol.curve_episodes))
+                apart += time.monotonic() - before
+            self._report(outcome)
+
+    def _out_of_time(self) -> bool:
+        minutes = self._protocol.minutes
+        return minutes is not None and self._outcome.seconds >= 60 * minutes
+
+    def _round(self, mark: int) -> int:
+        """Agent steps that each simulator makes until the next update or evaluation is due."""
+        missing = self._schedule.prefill - self._collected
+        steps = missing if missing > 0 else self._schedule.steps_per_update
+        steps = min(steps, mark / self._repeat - self._collected)
+        return max(1, math.ceil(steps / len(self._collectors)))
+
+    def _learn(self) -> None:
+        """All updates that are due by now."""
+        schedule, learner = self._config.schedule, self._learner
+        if self._replay.steps < schedule.length:
+            return
+        for _ in range(learner.updates, self._schedule.updates_due(self._collected)):
+            for key, value in learner.update(self._replay.sample(schedule.batch, schedule.length)).items():
+                self._losses[key].append(value)
+            if learner.updates % schedule.publish_every == 0:
+                self._policy = self._publish()
+            if learner.updates % schedule.log_every == 0:
+                self._log_losses()
+
+    def _publish(self) -> Path:
+        self._version += 1
+        metadata = {'version': self._version, 'system': self._config.system, 'preset': self._config.preset,
+                    'task': self._task, 'updates': self._learner.updates, 'step': self._collected * self._repeat}
+        manifest = self._run.write_policy(self._version, lambda path: self._exporter.write(path, metadata))
+        return Path(manifest.uri)
+
+    def _evaluate(self, episodes: int) -> List[float]:
+        """Returns of deterministic episodes with the policy as it is now."""
+        policy, count = self._publish(), len(self._evaluators)
+        playing = [player.play(len(range(n, episodes, count)), policy)
+                   for n, player in enumerate(self._evaluators)]
+        return [value for future in playing for value in future.result()]
+
+    def _note_evaluation(self, returns: List[float]) -> None:
+        outcome, mean = self._outcome, float(np.mean(returns))
+        outcome.curve.append((outcome.env_steps, outcome.seconds, mean, len(returns)))
+        self._write(return_evaluate=mean)
+
+    def _add(self, episodes: list) -> None:
+        for episode in episodes:
+            self._replay.add(episode)
+            self._write(**{f'return_{episode.meta["mode"]}': episode.total_reward})
+
+    def _log_losses(self) -> None:
+        means = {key: float(np.mean([float(value) for value in values])) for key, values in self._losses.items()}
+        self._losses.clear()
+        self._write(**means)
+        broken = [key for key, value in means.items() if not math.isfinite(value)]
+        if broken:
+            raise InputError(f'{self._config.preset} on {self._task}: expected finite losses, got '
+                             f'{", ".join(broken)} = nan or inf at update {self._learner.updates}')
+
+    def _write(self, **values: float) -> None:
+        self._metrics.write(
+            step=self._collected * self._repeat, agent_steps=self._collected, updates=self._learner.updates,
+            time=self._outcome.seconds, **values)

@@ -1,0 +1,163 @@
+"""The results file of a benchmark: what was run, how it was scored, and what came out."""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.files import read_text, write_file
+
+FILE = 'results.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How every system of a benchmark is trained and scored.
+
+    Attributes:
+        steps: env steps to train for.
+        minutes: of training after which it ends even so; None for no limit.
+        evaluations: points of the learning curve, at equal distances in env steps.
+        curve_episodes: episodes of each of them.
+        episodes: episodes of the final score.
+        over_ros: through `dreamer launch sim_train` instead of in one process. A point of the curve is then the
+            mean of the deterministic episodes that were played between it and the one before.
+    """
+
+    steps: int
+    minutes: Optional[float] = None
+    evaluations: int = 20
+    curve_episodes: int = 5
+    episodes: int = 10
+    over_ros: bool = False
+
+    def marks(self) -> List[int]:
+        """Env steps of the curve's points."""
+        return [round(self.steps * k / self.evaluations) for k in range(1, self.evaluations + 1)]
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What training came to; also while it goes on, for whoever watches.
+
+    Attributes:
+        env_steps, updates: made so far.
+        seconds: of training; evaluations do not count.
+        curve: (env steps, seconds, mean return, episodes) of each evaluation.
+        returns: of the final episodes; empty until the end.
+    """
+
+    env_steps: int = 0
+    updates: int = 0
+    seconds: float = 0.0
+    curve: List[Tuple[int, float, float, int]] = dataclasses.field(default_factory=list)
+    returns: List[float] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        config_hash: of the resolved preset, or of what stands for it.
+        actions: `deterministic` (the mode of the policy) or `random`, of the scored episodes.
+        date: when it ended, ISO 8601.
+        machine: from `machine()`.
+    """
+
+    system: str
+    task: str
+    seed: int
+    config_hash: str
+    action_repeat: int
+    image_size: Tuple[int, int]
+    actions: str
+    date: str
+    machine: Dict[str, object]
+    outcome: Outcome
+
+    @property
+    def key(self) -> Tuple[str, str, int]:
+        """What tells runs of one benchmark apart."""
+        return self.system, self.task, self.seed
+
+
+class Results:
+    """All finished runs of one protocol, in `<folder>/results.json`.
+
+    Args:
+        folder: of the benchmark.
+        protocol: of a benchmark about to run; None takes the file's.
+
+    Raises:
+        InputError: the file is damaged, missing though no protocol is given, or of another protocol.
+    """
+
+    def __init__(self, folder: Path, protocol: Optional[Protocol] = None):
+        self.path = folder / FILE
+        self.runs: List[Run] = []
+        if protocol is None or self.path.exists():
+            stored = self._read()
+            if protocol not in (None, stored):
+                changed = [f'{key} {new} instead of {getattr(stored, key)}'
+                           for key, new in dataclasses.asdict(protocol).items() if new != getattr(stored, key)]
+                raise InputError(f'{self.path}: expected the protocol it was begun with, got {", ".join(changed)}; '
+                                 'choose another output')
+            protocol = stored
+        self.protocol = protocol
+
+    def find(self, key: Tuple[str, str, int]) -> Optional[Run]:
+        """The run of a system, task and seed, if it has finished."""
+        return next((run for run in self.runs if run.key == key), None)
+
+    def add(self, run: Run) -> None:
+        """Add a finished run and write the file, whole or not at all."""
+        self.runs.append(run)
+        self.runs.sort(key=lambda run: run.key)
+        data = {'protocol': dataclasses.asdict(self.protocol), 'runs': [dataclasses.asdict(run) for run in self.runs]}
+        write_file(self.path, json.dumps(data, indent=1) + '\n')
+
+    def _read(self) -> Protocol:
+        try:
+            data = json.loads(read_text(self.path))
+            for run in data['runs']:
+                outcome = Outcome(**run.pop('outcome'))
+                outcome.curve = [(int(s), float(t), float(value), int(n)) for s, t, value, n in outcome.curve]
+                outcome.returns = [float(value) for value in outcome.returns]
+                run['image_size'] = tuple(run['image_size'])
+                self.runs.append(Run(**run, outcome=outcome))
+            return Protocol(**data['protocol'])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f'{self.path}: expected the results of `dreamer benchmark`, got something else '
+                             f'({type(error).__name__}: {" ".join(str(error).split())})') from error
+
+
+def config_hash(config: dict) -> str:
+    """16 hex digits of a configuration of plain values."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def machine() -> Dict[str, object]:
+    """What the runs' times depend on."""
+    import torch
+    return {
+        'processor': _processor(), 'cores': len(os.sched_getaffinity(0)),
+        'accelerator': torch.cuda.get_device_name() if torch.cuda.is_available() else 'none',
+        'torch': torch.__version__, 'python': platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.machine()
