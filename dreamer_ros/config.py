@@ -30,7 +30,9 @@ def _number(default, low=None, high=None):
 class EnvConfig:
     """What the agent sees and how often it acts."""
 
+    inputs: str = _choice('image', 'vector', 'both', default='image')  # vector: positions and velocities of joints
     image_size: Tuple[int, int] = (64, 64)  # height, width in pixels
+    cameras: Tuple[str, ...] = ()  # of the simulated robot, by name or number; empty: the task's own
     # env steps per action; keys are dm_control domains or whole task names, `default` for the rest
     action_repeat: Dict[str, int] = field(default_factory=lambda: {'default': 2})
 
@@ -200,6 +202,7 @@ class Config:
         """Plain values, as a preset file would hold them."""
         data = dataclasses.asdict(self)
         data['env']['image_size'] = list(self.env.image_size)
+        data['env']['cameras'] = list(self.env.cameras)
         return data
 
     def to_yaml(self) -> str:
@@ -306,6 +309,12 @@ def _value(hint, value, metadata, where: str):
         if not isinstance(value, dict) or not all(isinstance(v, int) and v > 0 for v in value.values()):
             raise InputError(f'{where}: expected names with positive integers, got {value!r}')
         return dict(value)
+    if hint == Tuple[str, ...]:
+        names = [value] if isinstance(value, (str, int)) else value
+        if not isinstance(names, (list, tuple)) or not all(
+                isinstance(name, (str, int)) and not isinstance(name, bool) for name in names):
+            raise InputError(f'{where}: expected a list of names, got {value!r}')
+        return tuple(str(name) for name in names)
     if origin is tuple:
         pair = [value, value] if isinstance(value, int) else value
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(v, int) for v in pair):
@@ -358,6 +367,13 @@ def _check(config: Config, where: str) -> None:
         raise InputError(
             f'{where}: conv.kind pool needs rssm.deter divisible by 8 and an even conv.depth, got '
             f'{config.rssm.deter} and {config.conv.depth}')
+    if config.env.inputs == 'vector' and config.env.cameras:
+        raise InputError(
+            f'{where}: env.inputs vector needs no cameras, got env.cameras {", ".join(config.env.cameras)}')
+    if config.env.inputs == 'vector' and config.loss.representation == 'thumbnail':
+        raise InputError(
+            f'{where}: loss.representation thumbnail learns from images, so env.inputs must be image or both, got '
+            'vector; take loss.representation=reconstruction')
     if 'default' not in config.env.action_repeat:
         raise InputError(f'{where}: env.action_repeat needs a `default` entry')
     if config.rssm.cell == 'block_gru' and config.rssm.deter % config.rssm.blocks:

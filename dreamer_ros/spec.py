@@ -79,6 +79,11 @@ class RobotSpec:
         """Of the image of an observation: 3 per camera."""
         return 3 * len(self.cameras)
 
+    @property
+    def image_shape(self) -> Tuple[int, int, int]:
+        """(height, width, channels) of the image of an observation."""
+        return (*self.image_size, self.channels)
+
     def to_dict(self) -> dict:
         """Plain JSON-ready values."""
         return {

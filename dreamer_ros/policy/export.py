@@ -37,8 +37,8 @@ class Exporter:
     graph, which keeps their names because constant folding is off (onnxruntime folds when it loads).
 
     Args:
-        policy: module with `forward(image, [vector,] is_first, state, noise) -> (action, next_state)`,
-            `state_size`, `noise_size` and `uses_vector`; on any device.
+        policy: module with `forward(image, [vector,] is_first, state, noise) -> (action, next_state)`, without
+            image for a robot without cameras, `state_size`, `noise_size` and `uses_vector`; on any device.
         spec: of the robots it acts for.
     """
 
@@ -97,8 +97,9 @@ class Exporter:
         return tuple(tensors[name] for name in self._input_names())
 
     def _input_names(self) -> list:
+        image = ['image'] if self._spec.cameras else []
         vector = ['vector'] if self._policy.uses_vector else []
-        return ['image', *vector, 'is_first', 'state', 'noise']
+        return [*image, *vector, 'is_first', 'state', 'noise']
 
     def _trace(self) -> onnx.ModelProto:
         inputs = golden_inputs(0, 1, self._spec, self._policy.noise_size)

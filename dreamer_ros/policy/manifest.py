@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Optional, Tuple
 
 import numpy as np
@@ -86,17 +87,17 @@ def golden_inputs(seed: int, step: int, spec: RobotSpec, noise_size: int) -> dic
     """The inputs of one golden step, without `state`, for a batch of one.
 
     Returns:
-        image u8[1,H,W,3], vector f32[1,N], is_first bool[1] (True at step 0), noise f32[1,K]. Step 0 has no
-        noise, so that both the deterministic and the sampled path are covered.
+        image u8[1,H,W,channels], vector f32[1,N], is_first bool[1] (True at step 0), noise f32[1,K]. Step 0 has
+        no noise, so that both the deterministic and the sampled path are covered.
     """
-    height, width = spec.image_size
     rng = np.random.Generator(np.random.PCG64([seed, step]))
     # Bytes and uniforms from raw 64-bit draws: numpy promises to keep the PCG64 stream, not `normal`.
-    raw = rng.bit_generator.random_raw(height * width * 3 + len(spec.vector) + noise_size)
+    size = math.prod(spec.image_shape)
+    raw = rng.bit_generator.random_raw(size + len(spec.vector) + noise_size)
     unit = ((raw >> np.uint64(40)).astype(np.float64) / 2 ** 24).astype(np.float32)
-    pixels, vector, noise = np.split(unit, [height * width * 3, height * width * 3 + len(spec.vector)])
+    pixels, vector, noise = np.split(unit, [size, size + len(spec.vector)])
     return {
-        'image': (pixels * 255).astype(np.uint8).reshape(1, height, width, 3),
+        'image': (pixels * 255).astype(np.uint8).reshape(1, *spec.image_shape),
         'vector': (2 * vector - 1)[None],
         'is_first': np.array([step == 0]),
         'noise': (2 * noise - 1)[None] if step else np.zeros((1, noise_size), np.float32),

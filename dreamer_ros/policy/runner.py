@@ -68,12 +68,12 @@ class PolicyRunner:
         self._verify(golden)
         self.reset()
 
-    def act(self, image: np.ndarray, vector: Optional[np.ndarray], is_first: bool,
+    def act(self, image: Optional[np.ndarray], vector: Optional[np.ndarray], is_first: bool,
             explore: bool) -> np.ndarray:
         """Answer one observation and advance the recurrent state.
 
         Args:
-            image: u8[H,W,3], RGB.
+            image: u8[H,W,3 per camera], RGB; ignored (may be None) without cameras.
             vector: f32[N]; ignored (may be None) unless `uses_vector`.
             is_first: the observation starts an episode; the state is forgotten.
             explore: sample from the policy; False takes its mode.
@@ -86,11 +86,12 @@ class PolicyRunner:
             InputError: image or vector of another shape or type than the spec says.
         """
         inputs = self._inputs
-        if image.shape != inputs['image'].shape[1:] or image.dtype != np.uint8:
-            raise InputError(
-                f'policy {self.path}: expected an image uint8{list(inputs["image"].shape[1:])}, '
-                f'got {image.dtype}{list(image.shape)}')
-        inputs['image'][0] = image
+        if self.spec.cameras:
+            if image is None or image.shape != inputs['image'].shape[1:] or image.dtype != np.uint8:
+                got = 'none' if image is None else f'{image.dtype}{list(image.shape)}'
+                raise InputError(
+                    f'policy {self.path}: expected an image uint8{list(inputs["image"].shape[1:])}, got {got}')
+            inputs['image'][0] = image
         if self.uses_vector:
             if vector is None or np.shape(vector) != inputs['vector'].shape[1:]:
                 got = 'none' if vector is None else f'shape {list(np.shape(vector))}'
@@ -138,7 +139,8 @@ class PolicyRunner:
         """Bind fixed arrays for a batch of one to the session, so that a step allocates nothing."""
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self.uses_vector = any(node.name == 'vector' for node in inputs)
-        wanted = {name: kind for name, (kind, _) in ONNX_TYPES.items() if name != 'vector' or self.uses_vector}
+        unused = {name for name, used in (('image', self.spec.cameras), ('vector', self.uses_vector)) if not used}
+        wanted = {name: kind for name, (kind, _) in ONNX_TYPES.items() if name not in unused}
         found = {node.name: node.type for node in [*inputs, *outputs]}
         if found != wanted:
             raise InputError(f'policy {self.path}: expected inputs and outputs {wanted}, got {found}')
@@ -157,7 +159,8 @@ class PolicyRunner:
         self._outputs = {name: arrays.pop(name) for name in ('action', 'next_state')}
         self._inputs = arrays
         expected = {
-            'image': (1, *self.spec.image_size, 3), 'action': (1, len(self.spec.action)),
+            'action': (1, len(self.spec.action)),
+            **({'image': (1, *self.spec.image_shape)} if self.spec.cameras else {}),
             **({'vector': (1, len(self.spec.vector))} if self.uses_vector else {}),
         }
         got = {name: ({**self._inputs, **self._outputs})[name].shape for name in expected}

@@ -39,7 +39,7 @@ class Learner:
 
     Args:
         config: the run's config.
-        spec: the robot; image size must equal the config's.
+        spec: the robot; what it perceives must be what the config expects.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, …
         seed: of parameters and of all sampling.
 
@@ -49,10 +49,6 @@ class Learner:
     """
 
     def __init__(self, config: Config, spec: RobotSpec, device: str = 'auto', seed: int = 0):
-        if tuple(spec.image_size) != tuple(config.env.image_size):
-            raise InputError(
-                f'preset {config.preset} expects images of {config.env.image_size[0]}x{config.env.image_size[1]}, '
-                f'the robot {spec.name} sends {spec.image_size[0]}x{spec.image_size[1]}')
         self.config, self.spec = config, spec
         self.device = pick_device(device)
         torch.manual_seed(seed)

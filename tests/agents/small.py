@@ -26,9 +26,11 @@ def config(system: str, *overrides: str) -> Config:
     return load_preset(preset, (*own, 'env.image_size=32', 'conv.depth=2', *overrides))
 
 
-def robot(actions: int = ACTIONS, image_size=(32, 32)) -> RobotSpec:
+def robot(actions: int = ACTIONS, image_size=(32, 32), **fields) -> RobotSpec:
     names = tuple(f'motor{i}' for i in range(actions))
-    return RobotSpec('robot', image_size, (), names, (-1.0,) * actions, (1.0,) * actions, 0.1, 2)
+    return RobotSpec(**{
+        'name': 'robot', 'image_size': image_size, 'vector': (), 'action': names, 'action_low': (-1.0,) * actions,
+        'action_high': (1.0,) * actions, 'control_period': 0.1, 'action_repeat': 2, **fields})
 
 
 def agent(system: str, *overrides: str, seed: int = 0) -> Dreamer:
