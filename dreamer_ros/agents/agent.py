@@ -10,7 +10,6 @@ from dreamer_ros.agents.batch import Batch
 from dreamer_ros.agents.inspection import Inspection
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
-from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
 
 # system (config.system) -> module in dreamer_ros.agents and class; a new system is one line here and one module
@@ -65,12 +64,6 @@ def make_agent(config: Config, spec: RobotSpec) -> Agent:
                          f'{spec.name} sends {got}')
     module, name = SYSTEMS[config.system]
     return getattr(importlib.import_module(f'dreamer_ros.agents.{module}'), name)(config, spec)
-
-
-def _perception(image_size: Tuple[int, int], cameras: int, vector: bool) -> str:
-    """What a robot perceives, in words; equal words mean that the same networks fit."""
-    images = f'images of {image_size[0]}x{image_size[1]}' + (f' of {cameras} cameras' if cameras > 1 else '')
-    return ' and '.join([images] * bool(cameras) + ['joint states'] * vector)
 
 
 def _perception(image_size: Tuple[int, int], cameras: int, vector: bool) -> str:
