@@ -99,6 +99,7 @@ class MlpConfig:
 
     units: int = _number(64, 1)
     reward_layers: int = _number(1, 1)
+    continue_layers: int = _number(1, 1)
     actor_layers: int = _number(3, 1)
     critic_layers: int = _number(3, 1)
     activation: str = _choice('relu', 'elu', 'silu', default='silu')
@@ -109,11 +110,17 @@ class MlpConfig:
 class LossConfig:
     """World-model loss.
 
-    kl_free `mean` clips the batch mean of each KL at `free_nats` (V1, V2), `step` clips every step (V3).
+    representation: what shapes the states besides reward and KL. `reconstruction` of the image; `contrastive`: states
+        are told apart by their embedding (Dreamer); `reward`: nothing else; `redundancy`: states correlate with
+        their embedding (R2-Dreamer); `thumbnail`: reconstruction of a small standardised image. All but the first
+        leave the decoder watching without gradient.
+    kl_free `mean` clips the batch mean of each KL at `free_nats` (V1, V2), `step` clips every step (V3), `planet`
+        counts only what every step has beyond them.
     Equal dynamics and representation scales give the plain KL of V1; 0.8/0.2 is V2's balancing.
     """
 
-    representation: str = _choice('reconstruction', 'redundancy', 'thumbnail', default='reconstruction')
+    representation: str = _choice(
+        'reconstruction', 'contrastive', 'reward', 'redundancy', 'thumbnail', default='reconstruction')
     image: str = _choice('normal', 'squared', default='squared')  # ½Σ(x−x̂)² with x−½, or Σ(x−x̂)² of a sigmoid
     image_scale: float = 1.0
     reward: str = _choice('normal', 'twohot', default='twohot')
@@ -123,15 +130,21 @@ class LossConfig:
     dynamics_scale: float = 1.0
     representation_scale: float = 0.1
     free_nats: float = _number(1.0, 0.0)
-    kl_free: str = _choice('mean', 'step', default='step')
+    kl_free: str = _choice('mean', 'step', 'planet', default='step')
 
 
 @dataclass
 class ActorConfig:
-    """Policy distribution and the gradient that trains it."""
+    """Policy distribution and the gradient that trains it.
 
-    distribution: str = _choice('tanh_normal', 'truncated_normal', 'normal', default='normal')
-    gradient: str = _choice('dynamics', 'reinforce', default='reinforce')
+    gradient `mixed` is mix · reinforce + (1 − mix) · dynamics; `auto` is reinforce for discrete actions and dynamics
+    for continuous ones (V2).
+    """
+
+    distribution: str = _choice('tanh_normal', 'truncated_normal', 'normal', default='normal')  # continuous actions'
+    unimix: float = _number(0.01, 0.0, 1.0)  # uniform share of the probabilities of discrete actions
+    gradient: str = _choice('dynamics', 'reinforce', 'mixed', 'auto', default='reinforce')
+    mix: float = _number(0.9, 0.0, 1.0)
     entropy: float = 3e-4
     exploration_noise: float = _number(0.0, 0.0)  # std of Gaussian noise added while collecting (V1: 0.3)
     normalise_returns: bool = True  # advantage over max(1, EMA of the 5th to 95th percentile range)
@@ -160,22 +173,70 @@ class ImaginationConfig:
     starts: int = _number(0, 0)  # posterior states of a batch to dream from, drawn at random; 0 takes all
     discount: float = _number(1.0 - 1.0 / 333.0, 0.0, 1.0)  # per agent step
     lambda_: float = _number(0.95, 0.0, 1.0)
-    estimator: str = _choice('reward', 'n_step', 'lambda', default='lambda')  # V_R, V_N^H, V_lambda
+    estimator: str = _choice('reward', 'n_step', 'lambda', default='lambda')  # V_R, V_N^k, V_lambda
+    n_steps: int = _number(15, 1)  # k of V_N^k, cut off at the horizon
     include_start: bool = True  # the start state belongs to the targets (V2, V3) or not (V1)
 
 
 @dataclass
+class PlannerConfig:
+    """Planning by the cross-entropy method, where no actor is learned (PlaNet)."""
+
+    horizon: int = _number(12, 1)  # agent steps
+    candidates: int = _number(1000, 2)  # action sequences per iteration
+    iterations: int = _number(10, 1)
+    elites: int = _number(100, 2)  # best candidates that the next iteration's normal is fitted to
+    exploration_noise: float = _number(0.3, 0.0)  # std of Gaussian noise added while collecting
+
+
+@dataclass
+class VaeConfig:
+    """V of World Models: a variational autoencoder of single images."""
+
+    latent: int = _number(32, 1)
+    free_nats: float = _number(0.5, 0.0)  # per latent dimension; below it the KL costs nothing more
+    target: str = _choice('image', 'thumbnail', default='image')  # what z must predict; see nets/vae.py
+    images: int = _number(100, 0)  # of a batch that V trains on, drawn at random; 0 takes all
+
+
+@dataclass
+class MemoryConfig:
+    """M of World Models: an LSTM whose output is a mixture of Gaussians per latent dimension."""
+
+    units: int = _number(256, 1)
+    mixtures: int = _number(5, 1)
+    temperature: float = _number(1.0, 0.01)  # of dreams; above 1 they are more random than the robot
+    done: bool = False  # predict the end of episodes, and end dreams with it
+
+
+@dataclass
+class ControllerConfig:
+    """C of World Models: a linear controller, evolved by CMA-ES on returns of dreams."""
+
+    population: int = _number(64, 2)
+    rollouts: int = _number(16, 1)  # whose mean return is the fitness
+    sigma: float = _number(0.1, 1e-6)  # initial standard deviation of weights
+    horizon: int = _number(500, 1)  # agent steps of a dream
+    every: int = _number(1, 0)  # updates between two generations; 0 leaves evolution to `dreamer evolve`
+    exploration_noise: float = _number(0.0, 0.0)  # std of Gaussian noise added while collecting
+
+
+@dataclass
 class OptimizerConfig:
-    """Per-group learning rates; `laprop` clips adaptively per tensor (V3), `adam` by global norm (V1, V2)."""
+    """Per-group learning rates; `laprop` clips adaptively per tensor (V3), `adam` as `clip_kind` says: by the
+    group's global norm (Dreamer V1, V2, PlaNet) or every element by itself (World Models)."""
 
     kind: str = _choice('adam', 'laprop', default='laprop')
     model_lr: float = _number(4e-5, 0.0)
     actor_lr: float = _number(4e-5, 0.0)
     critic_lr: float = _number(4e-5, 0.0)
+    vae_lr: float = _number(1e-4, 0.0)
+    memory_lr: float = _number(1e-3, 0.0)
     eps: float = _number(1e-20, 0.0)
     clip: float = _number(0.3, 0.0)
+    clip_kind: str = _choice('norm', 'element', default='norm')
     warmup: int = _number(1000, 0)  # updates of linear learning-rate warm-up
-    weight_decay: float = _number(0.0, 0.0)
+    weight_decay: float = _number(0.0, 0.0)  # share of every parameter taken off per update, whatever the rate (V2)
 
 
 @dataclass
@@ -183,7 +244,7 @@ class Config:
     """One training run, resolved."""
 
     preset: str = ''
-    system: str = _choice('dreamer', default='dreamer')
+    system: str = _choice('dreamer', 'world_models', default='dreamer')
     # of matrix products and convolutions; with schedule.overlap, of the behaviour's only
     precision: str = _choice('float32', 'bfloat16', default='float32')
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -196,6 +257,10 @@ class Config:
     actor: ActorConfig = field(default_factory=ActorConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    vae: VaeConfig = field(default_factory=VaeConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    controller: ControllerConfig = field(default_factory=ControllerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def to_dict(self) -> dict:
@@ -204,6 +269,17 @@ class Config:
         data['env']['image_size'] = list(self.env.image_size)
         data['env']['cameras'] = list(self.env.cameras)
         return data
+
+    @classmethod
+    def from_dict(cls, data: dict, where: str) -> Config:
+        """What `to_dict` gave, checked; `where` names its source in errors.
+
+        Raises:
+            InputError: unknown key, or a value that does not fit.
+        """
+        config = _build(cls, data, where, '')
+        _check(config, where)
+        return config
 
     def to_yaml(self) -> str:
         """The whole resolved config as YAML; `load_preset` reads it back."""
@@ -246,9 +322,7 @@ def load_preset(name: str, overrides: Tuple[str, ...] = ()) -> Config:
                 raise InputError(f'override {override!r}: {section} is a value, not a section')
         target[leaf] = value
     data.setdefault('preset', path.stem)
-    config = _build(Config, data, f'preset {name}', '')
-    _check(config, f'preset {name}')
-    return config
+    return Config.from_dict(data, f'preset {name}')
 
 
 def _read_layers(name: str, seen: List[str]) -> Tuple[Path, dict]:
@@ -357,8 +431,8 @@ def _check(config: Config, where: str) -> None:
             f'imagination.starts must be 0, got {config.imagination.starts}')
     if config.critic.replay_scale and config.schedule.overlap:
         raise InputError(f'{where}: critic.replay_scale shapes the world model, so schedule.overlap must be false')
-    if config.actor.gradient == 'reinforce' and not config.imagination.include_start:
-        raise InputError(f'{where}: actor.gradient reinforce needs imagination.include_start true')
+    if config.actor.gradient != 'dynamics' and not config.imagination.include_start:
+        raise InputError(f'{where}: actor.gradient {config.actor.gradient} needs imagination.include_start true')
     if not config.imagination.include_start and config.imagination.horizon < 2:
         raise InputError(
             f'{where}: imagination.horizon must be at least 2 when imagination.include_start is false, got '
@@ -367,6 +441,10 @@ def _check(config: Config, where: str) -> None:
         raise InputError(
             f'{where}: conv.kind pool needs rssm.deter divisible by 8 and an even conv.depth, got '
             f'{config.rssm.deter} and {config.conv.depth}')
+    if config.planner.elites > config.planner.candidates:
+        raise InputError(
+            f'{where}: planner.elites are the best of planner.candidates {config.planner.candidates}, so at most as '
+            f'many, got {config.planner.elites}')
     if config.env.inputs == 'vector' and config.env.cameras:
         raise InputError(
             f'{where}: env.inputs vector needs no cameras, got env.cameras {", ".join(config.env.cameras)}')

@@ -12,7 +12,7 @@ from dreamer_ros.agents.batch import Batch
 from dreamer_ros.agents.returns import lambda_returns, n_step_returns, reward_returns
 from dreamer_ros.agents.world_model import WorldModel, head
 from dreamer_ros.config import Config
-from dreamer_ros.nets.distributions import ACTIONS, SCALARS, bounded
+from dreamer_ros.nets.distributions import ACTIONS, SCALARS, OneHot, bounded
 from dreamer_ros.nets.layers import flatten_time
 from dreamer_ros.nets.rssm import State
 
@@ -22,7 +22,7 @@ class Dream(NamedTuple):
 
     feature: Tensor  # [H + 1, N, F]
     action: Tensor  # [H, N, A], as sampled: the model takes them clipped, their likelihood does not
-    raw: Tensor  # [H, N, 2A], the actor's outputs that the actions were sampled from
+    raw: Tensor  # [H, N, ...], the actor's outputs that the actions were sampled from
 
 
 class DreamNoise(NamedTuple):
@@ -72,15 +72,21 @@ class Behaviour(nn.Module):
         config: the run's config.
         feature_size: length of a latent feature.
         action_size: length of the action vector.
+        discrete: actions are one-hot choices.
     """
 
-    def __init__(self, config: Config, feature_size: int, action_size: int):
+    def __init__(self, config: Config, feature_size: int, action_size: int, discrete: bool = False):
         super().__init__()
         self.actor_config, self.critic_config = config.actor, config.critic
         self.imagination = config.imagination
         self.action_size = action_size
-        self.distribution = ACTIONS[config.actor.distribution]()
-        self.actor = head(feature_size, config.mlp, config.mlp.actor_layers, 2 * action_size)
+        self.distribution = OneHot(config.actor.unimix) if discrete else ACTIONS[config.actor.distribution]()
+        self.exploration_noise = 0.0 if discrete else config.actor.exploration_noise
+        # the share of REINFORCE in the actor's gradient; the rest goes through the dynamics
+        self.reinforce = {'dynamics': 0.0, 'reinforce': 1.0, 'mixed': config.actor.mix,
+                          'auto': float(discrete)}[config.actor.gradient]
+        self.actor = head(feature_size, config.mlp, config.mlp.actor_layers,
+                          self.distribution.raw_per_action * action_size)
         if config.mlp.norm != 'none':
             # a nearly zero output layer starts the policy centred and wide (DreamerV3's outscale 0.01)
             with torch.no_grad():
@@ -139,7 +145,7 @@ class Behaviour(nn.Module):
             noise = self.draw(model, len(start.deter), start.deter.device)
         if noise.rows is not None:
             start = State(start.deter[noise.rows], start.stoch[noise.rows])
-        dynamics = self.actor_config.gradient == 'dynamics'
+        dynamics = self.reinforce < 1.0
         raw = None
         with frozen(model, self.critic), torch.set_grad_enabled(dynamics):
             dream = self.dream(model, start, noise)
@@ -181,7 +187,7 @@ class Behaviour(nn.Module):
         if estimator == 'lambda':
             returns = lambda_returns(*aligned, self.imagination.lambda_)
         elif estimator == 'n_step':
-            returns = n_step_returns(*aligned, self.imagination.horizon)
+            returns = n_step_returns(*aligned, self.imagination.n_steps)
         else:
             returns = reward_returns(reward)[:len(aligned[0])]
         # The probability of still going on; a terminal start state (V2, V3) weighs nothing itself.
@@ -190,16 +196,15 @@ class Behaviour(nn.Module):
         return returns, weight, span
 
     def actor_loss(self, raw, dream: Dream, returns, weight, baseline) -> Tuple[Tensor, Dict[str, Tensor]]:
-        """−E[w · (objective + η · entropy)] over the actor's outputs [T, N, 2A] in dreamed states."""
+        """−E[w · (objective + η · entropy)] over the actor's outputs [T, N, ...] in dreamed states."""
         config = self.actor_config
         divisor = self.return_range(returns) if config.normalise_returns else 1.0
         entropy = self.distribution.entropy(raw)
-        if config.gradient == 'dynamics':
-            objective = returns / divisor
-        else:
+        objective = (1.0 - self.reinforce) * returns / divisor
+        if self.reinforce:
             # include_start holds here: action t was sampled from output t
             advantage = ((returns - baseline) / divisor).detach()
-            objective = self.distribution.log_prob(raw, dream.action.detach()) * advantage
+            objective = objective + self.reinforce * self.distribution.log_prob(raw, dream.action.detach()) * advantage
         loss = -(weight * (objective + config.entropy * entropy)).mean()
         return loss, {'return': returns.mean(), 'actor_entropy': entropy.mean(),
                       'return_range': divisor, 'action_std': dream.action.std()}

@@ -9,11 +9,10 @@ from torch import Tensor
 from dreamer_ros.agents.agent import Agent
 from dreamer_ros.agents.batch import Batch
 from dreamer_ros.agents.behaviour import Behaviour
+from dreamer_ros.agents.inspection import Inspection
 from dreamer_ros.agents.policy import Policy
 from dreamer_ros.agents.world_model import WorldModel
 from dreamer_ros.config import Config
-from dreamer_ros.nets.layers import flatten_time
-from dreamer_ros.nets.rssm import State
 from dreamer_ros.spec import RobotSpec
 
 
@@ -29,7 +28,7 @@ class Dreamer(Agent):
         super().__init__()
         action_size = len(spec.action)
         self.model = WorldModel(config, spec)
-        self.behaviour = Behaviour(config, self.model.rssm.feature_size, action_size)
+        self.behaviour = Behaviour(config, self.model.rssm.feature_size, action_size, spec.discrete)
 
     def loss(self, batch: Batch) -> Tuple[Tensor, Dict[str, Tensor]]:
         """Sum of all losses; each reaches only the parameters it trains, so one backward pass serves all."""
@@ -54,23 +53,5 @@ class Dreamer(Agent):
         return Policy(self.model, self.behaviour)
 
     @torch.no_grad()
-    def open_loop(self, batch: Batch, context: int = 5) -> Tuple[Tensor, Tensor]:
-        """Reconstruct `context` steps from the posterior, then predict the rest from actions alone.
-
-        Returns:
-            reconstruction and prediction, uint8 [B, T, H, W, 3]; they agree on the context.
-        """
-        model, shape = self.model, batch.image.shape[:2]
-        embed = model.embed(batch)
-        states, _, _ = model.rssm.observe(embed, batch.previous_action, batch.is_first)
-        state = State(states.deter[:, context - 1], states.stoch[:, context - 1])
-        deters, stochs = [states.deter[:, :context]], [states.stoch[:, :context]]
-        for t in range(context, shape[1]):
-            noise = model.rssm.latent.noise(shape[0], device=embed.device)
-            state = model.rssm.imagine_step(state, batch.previous_action[:, t], noise)
-            deters.append(state.deter[:, None])
-            stochs.append(state.stoch[:, None])
-        predicted = State(torch.cat(deters, 1), torch.cat(stochs, 1))
-        return tuple(
-            model.decode(State(flatten_time(s.deter), flatten_time(s.stoch))).unflatten(0, shape)
-            for s in (states, predicted))
+    def inspect(self, batch: Batch, context: int = 5) -> Inspection:
+        return self.model.inspect(batch, context, self.behaviour.value)

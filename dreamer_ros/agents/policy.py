@@ -25,7 +25,7 @@ class Policy(nn.Module):
         self.encoder, self.rssm, self.actor = model.encoder, rssm, behaviour.actor
         self.uses_vector = 'vector' in model.encoder.inputs
         self.distribution = behaviour.distribution
-        self.exploration_noise = behaviour.actor_config.exploration_noise
+        self.exploration_noise = behaviour.exploration_noise
         self.action_size = behaviour.action_size
         self.sizes = [rssm.deter_size, rssm.latent.size, self.action_size]
         self.state_size = sum(self.sizes)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreamer_ros.nets.layers import softplus_inverse, symexp
+from dreamer_ros.nets.categorical import gumbel_from_normal, mixed_log_probs, one_hot_sample
+from dreamer_ros.nets.layers import softplus_inverse, symexp, widened
 
 TWOHOT_BINS = 255
 
@@ -95,6 +96,8 @@ SCALARS = {'normal': Normal, 'twohot': TwoHot}
 class TanhNormal:
     """tanh of Normal(5·tanh(μ/5), softplus(s + ln(e⁵ − 1)) + 1e-4) (Dreamer)."""
 
+    raw_per_action = 2
+
     def parameters(self, raw: Tensor) -> Tuple[Tensor, Tensor]:
         mean, std = raw.chunk(2, -1)
         return 5.0 * torch.tanh(mean / 5.0), F.softplus(std + softplus_inverse(5.0)) + 1e-4
@@ -119,18 +122,14 @@ class TanhNormal:
 
 
 class BoundedNormal:
-    """Normal with tanh-bounded mean. Samples are unbounded, so that `log_prob` is theirs; see `bounded`.
+    """Normal(tanh μ, 0.9·σ(s + 2) + 0.1) (DreamerV3). Samples are unbounded, so that `log_prob` is theirs; see
+    `bounded`."""
 
-    Args:
-        std: raw value to standard deviation.
-    """
-
-    def __init__(self, std):
-        self._std = std
+    raw_per_action = 2
 
     def parameters(self, raw: Tensor) -> Tuple[Tensor, Tensor]:
         mean, std = raw.chunk(2, -1)
-        return torch.tanh(mean), self._std(std)
+        return torch.tanh(mean), 0.9 * torch.sigmoid(std + 2.0) + 0.1
 
     def sample(self, raw: Tensor, noise: Tensor) -> Tensor:
         """Reparameterised action; zero noise gives the mode tanh(mean)."""
@@ -146,6 +145,74 @@ class BoundedNormal:
         return normal_entropy(std).sum(-1)
 
 
+class TruncatedNormal:
+    """Normal(tanh μ, 2·σ(s/2) + 0.1) truncated to [−1, 1] (DreamerV2)."""
+
+    raw_per_action = 2
+
+    def parameters(self, raw: Tensor) -> Tuple[Tensor, Tensor]:
+        mean, std = widened(raw).chunk(2, -1)
+        return torch.tanh(mean), 2.0 * torch.sigmoid(std / 2.0) + 0.1
+
+    def sample(self, raw: Tensor, noise: Tensor) -> Tensor:
+        """Action in [−1, 1] by the inverse distribution function; zero noise gives the mode tanh(mean).
+
+        The median, where the quantile is ½, is not the mode. So the quantile runs through [0, 1] as a triangle
+        wave of one period, which leaves it uniform, and is shifted to be the mode's where the noise is zero.
+        """
+        mean, std = self.parameters(raw)
+        low, high = (torch.erf((bound - mean) / (math.sqrt(2.0) * std)) for bound in (-1.0, 1.0))
+        with torch.no_grad():  # uniform whatever the parameters are: no gradient is lost
+            phase = 1.0 + torch.erf(noise / math.sqrt(2.0)) - low / (high - low)
+            quantile = (phase - 2.0 * torch.floor(phase / 2.0) - 1.0).abs()
+        return mean + math.sqrt(2.0) * std * erfinv(low + quantile * (high - low))
+
+    def log_prob(self, raw: Tensor, action: Tensor) -> Tensor:
+        """ln p(action) of actions in [−1, 1], summed over dimensions."""
+        mean, std = self.parameters(raw)
+        return (normal_log_prob(mean, std, action) - torch.log(self._mass(mean, std))).sum(-1)
+
+    def entropy(self, raw: Tensor) -> Tensor:
+        mean, std = self.parameters(raw)
+        low, high = (-1.0 - mean) / std, (1.0 - mean) / std
+        mass = self._mass(mean, std)
+        edges = (low * normal_density(low) - high * normal_density(high)) / (2.0 * mass)
+        return (normal_entropy(std) + torch.log(mass) + edges).sum(-1)
+
+    def _mass(self, mean: Tensor, std: Tensor) -> Tensor:
+        """Share of the untruncated normal that lies in [−1, 1]; at least 0.3."""
+        scale = math.sqrt(2.0) * std
+        return 0.5 * (torch.erf((1.0 - mean) / scale) + torch.erf((1.0 + mean) / scale))
+
+
+class OneHot:
+    """One of several choices as a one-hot vector; raw values are logits.
+
+    Args:
+        unimix: uniform share of the probabilities.
+    """
+
+    raw_per_action = 1
+
+    def __init__(self, unimix: float):
+        self.unimix = unimix
+
+    def parameters(self, raw: Tensor) -> Tensor:
+        """Log-probabilities [..., A]."""
+        return mixed_log_probs(raw, self.unimix, -1)
+
+    def sample(self, raw: Tensor, noise: Tensor) -> Tensor:
+        """One-hot action with the gradient of the probabilities; zero noise gives the likeliest choice."""
+        return one_hot_sample(self.parameters(raw), gumbel_from_normal(noise), -1)
+
+    def log_prob(self, raw: Tensor, action: Tensor) -> Tensor:
+        return (self.parameters(raw) * action).sum(-1)
+
+    def entropy(self, raw: Tensor) -> Tensor:
+        log_probs = self.parameters(raw)
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+
 def bounded(action: Tensor) -> Tensor:
     """The action as the environment takes it, clipped to [−1, 1], with a straight-through gradient."""
     return action + (action.clamp(-1.0, 1.0) - action).detach()
@@ -156,13 +223,37 @@ def normal_log_prob(mean: Tensor, std: Tensor, x: Tensor) -> Tensor:
     return -0.5 * ((x - mean) / std).square() - torch.log(std) - 0.5 * math.log(2 * math.pi)
 
 
+def normal_density(x: Tensor) -> Tensor:
+    """Density of the standard normal, elementwise."""
+    return torch.exp(-0.5 * x.square()) / math.sqrt(2.0 * math.pi)
+
+
 def normal_entropy(std: Tensor) -> Tensor:
     """Entropy of a normal, elementwise."""
     return torch.log(std) + 0.5 * math.log(2 * math.pi * math.e)
 
 
-ACTIONS = {
-    'tanh_normal': TanhNormal,
-    'truncated_normal': lambda: BoundedNormal(lambda s: 2.0 * torch.sigmoid(s / 2.0) + 0.1),  # DreamerV2
-    'normal': lambda: BoundedNormal(lambda s: 0.9 * torch.sigmoid(s + 2.0) + 0.1),  # DreamerV3
-}
+# Polynomials for erfinv(x)/x in w = −ln(1 − x²), highest power first (M. Giles, "Approximating the erfinv function",
+# GPU Computing Gems, 2010): for w < 5 in w − 2.5, beyond in √w − 3.
+ERFINV_CENTRE = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 2.1858087e-04, -1.25372503e-03,
+                 -4.17768164e-03, 0.246640727, 1.50140941)
+ERFINV_TAIL = (-2.00214257e-04, 1.00950558e-04, 1.34934322e-03, -3.67342844e-03, 5.73950773e-03, -7.6224613e-03,
+               9.43887047e-03, 1.00167406, 2.83297682)
+
+
+def erfinv(x: Tensor) -> Tensor:
+    """Inverse of erf to float32 precision, from operations that ONNX has; |x| beyond 1 − 1e-6 is clipped."""
+    x = x.clamp(-1.0 + 1e-6, 1.0 - 1e-6)
+    w = -torch.log((1.0 - x) * (1.0 + x))
+    centre, tail = w - 2.5, torch.sqrt(w.clamp(min=5.0)) - 3.0
+    return x * torch.where(w < 5.0, _polynomial(ERFINV_CENTRE, centre), _polynomial(ERFINV_TAIL, tail))
+
+
+def _polynomial(coefficients: Tuple[float, ...], x: Tensor) -> Tensor:
+    total = torch.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        total = total * x + coefficient
+    return total
+
+
+ACTIONS = {'tanh_normal': TanhNormal, 'truncated_normal': TruncatedNormal, 'normal': BoundedNormal}

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dreamer_ros.nets.categorical import gumbel_from_normal, mixed_log_probs, one_hot_sample
+
 
 class GaussianLatent:
     """Diagonal normal; std = softplus(raw) + min_std. stats = [..., mean | std], sample [..., size]."""
@@ -60,11 +62,7 @@ class CategoricalLatent:
         self.size = self.raw_size = variables * classes
 
     def stats(self, raw: Tensor) -> Tensor:
-        logits = raw.float().unflatten(-1, (self.classes, self.variables))
-        if not self.unimix:
-            return F.log_softmax(logits, -2)
-        probs = F.softmax(logits, -2)
-        return torch.log((1 - self.unimix) * probs + self.unimix / self.classes)
+        return mixed_log_probs(raw.unflatten(-1, (self.classes, self.variables)), self.unimix, -2)
 
     def noise(self, *shape: int, device=None) -> Tensor:
         """Gumbel noise [*shape, classes, variables]: argmax(log p + noise) is a sample of p."""
@@ -73,17 +71,10 @@ class CategoricalLatent:
 
     def noise_from_normal(self, normal: Tensor) -> Tensor:
         """Gumbel noise from flat standard normal noise; equal inputs give equal outputs, so zeros give the mode."""
-        uniform = 0.5 * (1.0 + torch.erf(normal / math.sqrt(2.0)))
-        gumbel = -torch.log(-torch.log(uniform.clamp(1e-6, 1.0 - 1e-6)))
-        return gumbel.unflatten(-1, (self.classes, self.variables))
+        return gumbel_from_normal(normal).unflatten(-1, (self.classes, self.variables))
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
-        score = stats.detach() + noise
-        onehot = (score == score.amax(-2, keepdim=True)).to(stats.dtype)
-        if stats.requires_grad:
-            probs = stats.exp()
-            onehot = onehot + (probs - probs.detach())
-        return onehot.flatten(-2)
+        return one_hot_sample(stats, noise, -2).flatten(-2)
 
     def kl(self, left: Tensor, right: Tensor) -> Tensor:
         """KL[left ‖ right], summed over the variables: [...]."""

@@ -1,6 +1,7 @@
-"""Optimisers of the Dreamer line: Adam with global-norm clipping (V1, V2), LaProp with adaptive clipping (V3)."""
+"""Optimisers: Adam with clipping by global norm or by element, LaProp with adaptive clipping (DreamerV3)."""
 from __future__ import annotations
 
+import math
 from typing import Dict, List
 
 import torch
@@ -75,8 +76,7 @@ class Optimizer:
             if config.kind == 'laprop':
                 self.inner[name] = LaProp(group, config.eps, config.clip)
             else:
-                self.inner[name] = torch.optim.Adam(
-                    group, eps=config.eps, weight_decay=config.weight_decay, foreach=True)
+                self.inner[name] = torch.optim.Adam(group, eps=config.eps, foreach=True)
 
     def step(self, *names: str) -> Dict[str, Tensor]:
         """Apply the gradients that the named groups hold (all without a name), then drop them.
@@ -92,8 +92,15 @@ class Optimizer:
             group, = self.inner[name].param_groups
             group['lr'] = self.rates[name] * factor
             if self.config.kind == 'adam':
-                norms[f'{name}_grad_norm'] = torch.nn.utils.clip_grad_norm_(
-                    group['params'], self.config.clip, foreach=True)
+                limit = self.config.clip
+                if self.config.clip_kind == 'element':
+                    torch.nn.utils.clip_grad_value_(group['params'], limit, foreach=True)
+                    limit = math.inf  # what follows then only measures
+                norms[f'{name}_grad_norm'] = torch.nn.utils.clip_grad_norm_(group['params'], limit, foreach=True)
+            if self.config.weight_decay:
+                # DreamerV2's public code: neither through the gradient nor with the learning rate
+                with torch.no_grad():
+                    torch._foreach_mul_(group['params'], 1.0 - self.config.weight_decay)
             self.inner[name].step()
             self.inner[name].zero_grad(set_to_none=True)
         return norms

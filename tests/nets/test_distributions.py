@@ -4,8 +4,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.special import erfinv as exact_erfinv
+from scipy.stats import kstest, truncnorm
 
-from dreamer_ros.nets.distributions import ACTIONS, Normal, TanhNormal, TwoHot, bounded
+from dreamer_ros.nets.distributions import (
+    ACTIONS, BoundedNormal, Normal, OneHot, TanhNormal, TruncatedNormal, TwoHot, bounded, erfinv)
 from dreamer_ros.nets.layers import softplus_inverse, symexp, symlog
 
 BINS = np.array([math.copysign(math.expm1(abs(x)), x) for x in (-20.0 + 40.0 * i / 254 for i in range(255))])
@@ -169,18 +172,11 @@ def test_tanh_normal_samples_have_its_distribution(seed):
         assert abs(share - quantile) < 5 * math.sqrt(quantile * (1 - quantile) / 1e5)
 
 
-STD = {
-    'truncated_normal': lambda s: 2.0 / (1.0 + np.exp(-s / 2.0)) + 0.1,
-    'normal': lambda s: 0.9 / (1.0 + np.exp(-(s + 2.0))) + 0.1,
-}
-
-
-@pytest.mark.parametrize('name', sorted(STD))
-def test_bounded_normal_is_the_papers(name, rng):
+def test_bounded_normal_is_the_papers(rng):
     raw = rng.normal(0, 2, (40, 4))
     noise = rng.normal(0, 1, (40, 2))
-    mean, std = np.tanh(raw[:, :2]), STD[name](raw[:, 2:])
-    distribution = ACTIONS[name]()
+    mean, std = np.tanh(raw[:, :2]), 0.9 / (1.0 + np.exp(-(raw[:, 2:] + 2.0))) + 0.1
+    distribution = BoundedNormal()
     tensor = torch.tensor(raw)
     action = distribution.sample(tensor, torch.tensor(noise))
     np.testing.assert_allclose(action, mean + std * noise, rtol=1e-12)
@@ -189,16 +185,123 @@ def test_bounded_normal_is_the_papers(name, rng):
     torch.testing.assert_close(distribution.entropy(tensor), reference.entropy().sum(-1))
 
 
+def truncated_reference(raw):
+    """scipy's distribution for raw values [..., 2] of one action."""
+    mean, std = np.tanh(raw[..., 0]), 2.0 / (1.0 + np.exp(-raw[..., 1] / 2.0)) + 0.1
+    return truncnorm((-1.0 - mean) / std, (1.0 - mean) / std, mean, std)
+
+
+def test_truncated_normal_log_prob_and_entropy(rng):
+    raw = np.concatenate([rng.normal(0, 3, (40, 2)), [[30.0, -30.0], [-30.0, -30.0], [30.0, 30.0], [0.0, -30.0]]])
+    reference = truncated_reference(raw)
+    action = reference.ppf(rng.uniform(size=44))
+    tensor = torch.tensor(raw)
+    np.testing.assert_allclose(TruncatedNormal().log_prob(tensor, torch.tensor(action)[:, None]),
+                               reference.logpdf(action), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(TruncatedNormal().entropy(tensor), reference.entropy(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('raw', [(0.0, 0.0), (0.0, -8.0), (1.5, -2.0), (-2.0, 4.0), (30.0, 1.0), (-30.0, -30.0)])
+def test_truncated_normal_samples_have_its_distribution(raw, seed):
+    torch.manual_seed(seed)
+    rows = torch.tensor(raw).expand(50_000, 2)
+    action = TruncatedNormal().sample(rows, torch.randn(50_000, 1))[:, 0].double().numpy()
+    assert np.abs(action).max() <= 1.0 + 1e-6
+    assert kstest(action, truncated_reference(np.array(raw)).cdf).pvalue > 1e-6
+
+
+def test_truncated_normal_moves_with_its_parameters_at_a_fixed_quantile(rng):
+    """The gradient of a sample is the derivative of the inverse distribution function."""
+    raw = rng.normal(0, 1.5, (30, 2))
+    tensor = torch.tensor(raw, requires_grad=True)
+    action = TruncatedNormal().sample(tensor, torch.tensor(rng.normal(size=(30, 1))))
+    gradient, = torch.autograd.grad(action.sum(), tensor)
+    quantile = truncated_reference(raw).cdf(action.detach()[:, 0].numpy())
+    for column in range(2):
+        step = np.zeros(2)
+        step[column] = 1e-5
+        ends = [truncated_reference(raw + sign * step).ppf(quantile) for sign in (1, -1)]
+        np.testing.assert_allclose(gradient[:, column], (ends[0] - ends[1]) / 2e-5, rtol=1e-3, atol=1e-4)
+
+
+def test_inverse_error_function():
+    x = np.concatenate([np.linspace(-1 + 1e-6, 1 - 1e-6, 20_001), [0.0, 1e-9]])
+    np.testing.assert_allclose(erfinv(torch.tensor(x)), exact_erfinv(x), rtol=1e-6)
+    ends = erfinv(torch.tensor([-1.0, 1.0], requires_grad=True))
+    assert ends.tolist() == pytest.approx([-exact_erfinv(1 - 1e-6), exact_erfinv(1 - 1e-6)], rel=1e-2)
+
+
 @pytest.mark.parametrize('name', sorted(ACTIONS))
-def test_zero_noise_gives_the_mode_and_noise_a_gradient(name, rng):
-    raw = torch.tensor(rng.normal(0, 1, (20, 4)), requires_grad=True)
-    distribution = ACTIONS[name]()
-    mode = distribution.sample(raw, torch.zeros(20, 2, dtype=torch.float64))
+def test_zero_noise_gives_the_mode(name, rng):
+    raw = torch.tensor(np.concatenate([rng.normal(0, 1, (20, 4)), [[40.0, -40.0, 0.0, -40.0]]]))
+    mode = ACTIONS[name]().sample(raw, torch.zeros(21, 2, dtype=torch.float64))
     expected = torch.tanh(5.0 * torch.tanh(raw[:, :2] / 5.0)) if name == 'tanh_normal' else torch.tanh(raw[:, :2])
     torch.testing.assert_close(mode, expected)
+
+
+@pytest.mark.parametrize('name', sorted(ACTIONS))
+def test_gradients_of_samples_and_entropies(name, rng):
+    raw = torch.tensor(rng.normal(0, 1, (20, 4)), requires_grad=True)
+    distribution = ACTIONS[name]()
     noise = torch.tensor(rng.normal(0, 1, (20, 2)))
-    assert torch.autograd.gradcheck(lambda r: distribution.sample(r, noise), (raw,))
+    if name != 'truncated_normal':  # whose quantile moves with the mode: see its own test
+        assert torch.autograd.gradcheck(lambda r: distribution.sample(r, noise), (raw,))
     assert torch.autograd.gradcheck(lambda r: distribution.entropy(r), (raw,))
+    action = distribution.sample(raw, 0.1 * noise).detach().clamp(-0.99, 0.99)
+    if name != 'tanh_normal':  # computes its likelihood in float32
+        assert torch.autograd.gradcheck(lambda r: distribution.log_prob(r, action), (raw,))
+
+
+@pytest.mark.parametrize('name', sorted(ACTIONS))
+def test_extreme_outputs_of_the_network_stay_finite(name):
+    values = torch.tensor([-1e4, -20.0, 0.0, 20.0, 1e4])
+    raw = torch.cartesian_prod(values, values).requires_grad_()
+    distribution = ACTIONS[name]()
+    for noise in (-6.0, 0.0, 6.0):
+        action = distribution.sample(raw, torch.full((25, 1), noise))
+        total = action + distribution.entropy(raw) + distribution.log_prob(raw, action.detach())
+        gradient, = torch.autograd.grad(total.sum(), raw)
+        assert torch.isfinite(total).all() and torch.isfinite(gradient).all()
+
+
+def test_one_hot_probabilities(rng):
+    logits = rng.normal(0, 3, (50, 4)).astype(np.float32)
+    probs = 0.99 * np.exp(log_softmax(logits.astype(np.float64))) + 0.01 / 4
+    choice = rng.integers(0, 4, 50)
+    distribution, tensor = OneHot(0.01), torch.tensor(logits)
+    np.testing.assert_allclose(distribution.log_prob(tensor, torch.eye(4)[choice]),
+                               np.log(probs[np.arange(50), choice]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(distribution.entropy(tensor), -(probs * np.log(probs)).sum(-1), rtol=1e-4)
+    pure = OneHot(0.0).parameters(tensor)
+    np.testing.assert_allclose(pure, log_softmax(logits.astype(np.float64)), rtol=1e-4, atol=1e-5)
+
+
+def test_one_hot_samples(seed):
+    torch.manual_seed(seed)
+    logits = torch.tensor([2.0, 0.5, 0.0, -4.0]).expand(100_000, 4)
+    sample = OneHot(0.01).sample(logits, torch.randn(100_000, 4))
+    assert set(sample.unique().tolist()) == {0.0, 1.0} and (sample.sum(-1) == 1.0).all()
+    expected = OneHot(0.01).parameters(logits[0]).exp().double()
+    deviation = (expected * (1 - expected) / len(sample)).sqrt()
+    assert ((sample.double().mean(0) - expected).abs() < 5 * deviation).all()
+
+
+def test_one_hot_without_noise_is_the_likeliest_choice(rng):
+    logits = torch.tensor(rng.normal(0, 1, (30, 5)))
+    mode = OneHot(0.01).sample(logits, torch.zeros(30, 5))
+    assert torch.equal(mode.argmax(-1), logits.argmax(-1)) and (mode.sum(-1) == 1.0).all()
+    tied = OneHot(0.0).sample(torch.zeros(3, 4), torch.zeros(3, 4))  # as an actor begins
+    assert torch.equal(tied, torch.eye(4)[[0, 0, 0]])
+
+
+def test_one_hot_gradient_is_that_of_the_probabilities(rng):
+    logits = torch.tensor(rng.normal(0, 1, (6, 4)), requires_grad=True)
+    weight = torch.tensor(rng.normal(0, 1, (6, 4)))
+    sample = OneHot(0.01).sample(logits, torch.tensor(rng.normal(0, 1, (6, 4))))
+    assert torch.equal(sample.detach(), torch.eye(4, dtype=torch.float64)[sample.argmax(-1)])
+    taken, = torch.autograd.grad((sample * weight).sum(), logits)
+    expected, = torch.autograd.grad((OneHot(0.01).parameters(logits).exp() * weight).sum(), logits)
+    torch.testing.assert_close(taken, expected)
 
 
 def test_bounded_clips_the_value_and_passes_the_gradient():
@@ -209,15 +312,15 @@ def test_bounded_clips_the_value_and_passes_the_gradient():
     assert action.grad.tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
-@pytest.mark.parametrize('name', ['normal', 'truncated_normal'])
-def test_score_has_zero_mean_under_the_samples(name, seed):
+@pytest.mark.parametrize('distribution', [BoundedNormal(), TruncatedNormal(), OneHot(0.01)])
+def test_score_has_zero_mean_under_the_samples(distribution, seed):
     """E[∇ ln p(a)] = 0 holds only for the likelihood of the very actions that were drawn."""
     torch.manual_seed(seed)
     count = 200_000
-    raw = torch.tensor([1.2, 2.0], dtype=torch.float64, requires_grad=True)  # half of its mass beyond 1
-    distribution = ACTIONS[name]()
+    raw = torch.tensor([1.2, 2.0], dtype=torch.float64)  # half of the normal's mass is beyond 1
     rows = raw.expand(count, 2).detach().requires_grad_()
-    action = distribution.sample(rows, torch.randn(count, 1, dtype=torch.float64)).detach()
+    noise = torch.randn(count, 2 // distribution.raw_per_action, dtype=torch.float64)
+    action = distribution.sample(rows, noise).detach()
     distribution.log_prob(rows, action).sum().backward()
     mean, deviation = rows.grad.mean(0), rows.grad.std(0) / math.sqrt(count)
     assert (mean.abs() < 5 * deviation).all(), (mean, deviation)

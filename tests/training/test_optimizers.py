@@ -109,12 +109,12 @@ def test_adam_clips_each_group_by_its_global_norm(rng, weight_decay):
             g = np.concatenate([x.ravel() for x in gradients[name]])
             norm = np.sqrt((g ** 2).sum())
             assert norms[f'{name}_grad_norm'].item() == pytest.approx(norm, rel=1e-5)
-            g = g * min(1.0, 1.5 / (norm + 1e-6)) + weight_decay * values[name]
+            g = g * min(1.0, 1.5 / (norm + 1e-6))
             first, second = moments[name]
             first[:] = 0.9 * first + 0.1 * g
             second[:] = 0.999 * second + 0.001 * g ** 2
             update = (first / (1 - 0.9 ** step)) / (np.sqrt(second / (1 - 0.999 ** step)) + 1e-5)
-            values[name] = values[name] - rates[name] * min(1.0, step / 3) * update
+            values[name] = (1 - weight_decay) * values[name] - rates[name] * min(1.0, step / 3) * update
             taken = np.concatenate([p.detach().numpy().ravel() for p in own])
             np.testing.assert_allclose(taken, values[name], rtol=1e-6, atol=1e-9)
 
