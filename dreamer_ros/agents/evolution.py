@@ -1,0 +1,68 @@
+"""CMA-ES whose whole state lies in buffers, so that a checkpoint holds a running evolution."""
+from __future__ import annotations
+
+from typing import Callable
+
+import numpy as np
+import torch
+from cmaes import CMA
+from torch import Tensor, nn
+
+
+class Evolution(nn.Module):
+    """Covariance matrix adaptation (the library `cmaes`), one generation at a time, maximising.
+
+    The library's object lives for one generation; between generations its state is these buffers. Its random
+    numbers are seeded from torch's generator, which checkpoints hold too.
+
+    Args:
+        size: n, numbers in a candidate.
+        population: candidates per generation.
+        sigma: initial standard deviation in every direction.
+    """
+
+    # buffer -> the library's attribute
+    STATE = {'mean': '_mean', 'sigma': '_sigma', 'covariance': '_C', 'path_sigma': '_p_sigma', 'path_c': '_pc',
+             'generation': '_g'}
+
+    def __init__(self, size: int, population: int, sigma: float):
+        super().__init__()
+        self.population = population
+        fresh = CMA(np.zeros(size), sigma, population_size=population)
+        for name, attribute in self.STATE.items():
+            self.register_buffer(name, torch.from_numpy(np.array(getattr(fresh, attribute))))
+
+    @torch.no_grad()
+    def step(self, fitness: Callable[[Tensor], Tensor]) -> Tensor:
+        """One generation.
+
+        Args:
+            fitness: from candidates float32 [population, n] on the buffers' device to their fitness
+                [population], of which more is better. What is not finite counts as worst.
+
+        Returns:
+            the fitness [population].
+        """
+        strategy = self._strategy()
+        candidates = self._ask(strategy)
+        values = fitness(torch.from_numpy(candidates).float().to(self.mean.device))
+        costs = -values.double().cpu().numpy()
+        costs[~np.isfinite(costs)] = np.inf
+        strategy.tell(list(zip(candidates, costs.tolist())))
+        for name, attribute in self.STATE.items():
+            getattr(self, name).copy_(torch.from_numpy(np.array(getattr(strategy, attribute))))
+        return values
+
+    def _strategy(self) -> CMA:
+        strategy = CMA(np.zeros(len(self.mean)), 1.0, population_size=self.population)
+        for name, attribute in self.STATE.items():
+            value = getattr(self, name).cpu().numpy()
+            setattr(strategy, attribute, value.copy() if value.ndim else value.item())
+        return strategy
+
+    def _ask(self, strategy: CMA) -> np.ndarray:
+        """All candidates at once [population, n]: the library's `ask` multiplies n × n matrices for each."""
+        basis, scale = strategy._eigen_decomposition()
+        seed = int(torch.randint(2**31, ()))
+        normal = np.random.default_rng(seed).standard_normal((self.population, len(scale)))
+        return strategy.mean + strategy._sigma * (normal * scale) @ basis.T

@@ -1,0 +1,278 @@
+"""World Models (Ha and Schmidhuber, arXiv 1803.10122): V sees, M predicts, C acts and evolves in M's dreams."""
+from __future__ import annotations
+
+from typing import Dict, NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dreamer_ros.agents.agent import Agent
+from dreamer_ros.agents.batch import Batch
+from dreamer_ros.agents.evolution import Evolution
+from dreamer_ros.agents.world_model import head
+from dreamer_ros.config import Config
+from dreamer_ros.errors import InputError
+from dreamer_ros.nets.distributions import SCALARS
+from dreamer_ros.nets.layers import flatten_time
+from dreamer_ros.nets.mdn_rnn import MDNRNN, LSTMState, dream_noise
+from dreamer_ros.nets.vae import VAE, Code
+from dreamer_ros.spec import RobotSpec
+
+DONE_WEIGHT = 10.0  # of the rare positive examples
+
+
+class DreamStart(NamedTuple):
+    """Where dreams begin: z [R, Z] as seen by V, and M's state [R, units] before it."""
+
+    z: Tensor
+    state: LSTMState
+
+
+class WorldModels(Agent):
+    """A variational autoencoder, a mixture-density LSTM trained on its codes, and a linear controller.
+
+    The paper's own tasks are won by surviving, so its dreams need only the prediction of `done`. Tasks with
+    rewards need those too: a head on [z_t, h_t] predicts the reward that came with z_t.
+
+    The paper trains V, then M, then C. Here all three go on training as data come in, the paper's iterative
+    variant in small steps: M learns from codes that V gives now, z sampled anew in every batch, and after an
+    update C's distribution takes one generation of CMA-ES in dreams that begin at replayed states.
+
+    Args:
+        config: the run's config.
+        spec: the robot.
+
+    Raises:
+        InputError: the robot has no camera.
+    """
+
+    def __init__(self, config: Config, spec: RobotSpec):
+        super().__init__()
+        if not spec.cameras:
+            raise InputError(f'system world_models: expected a robot with a camera, got {spec.name} without one')
+        self.config = config
+        latent, heads, actions = config.vae.latent, config.mlp, len(spec.action)
+        self.vae = VAE(config, spec.image_size, spec.channels)
+        self.memory = MDNRNN(latent, actions, config.memory.units, config.memory.mixtures)
+        feature = latent + config.memory.units
+        self.reward_distribution = SCALARS[config.loss.reward]()
+        self.reward = head(feature, heads, heads.reward_layers, self.reward_distribution.raw_size)
+        self.done: Optional[nn.Module] = nn.Linear(config.memory.units, 1) if config.memory.done else None
+        self.controller = Controller(feature, actions, spec.discrete)
+        settings = config.controller
+        self.evolution = Evolution(self.controller.size, settings.population, settings.sigma)
+        self.register_buffer('updates', torch.zeros((), dtype=torch.int64))
+
+    def loss(self, batch: Batch) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """V's loss on images of the batch plus M's on its sequences; M's gradient stops at the codes."""
+        images, count = flatten_time(batch.image), self.config.vae.images
+        chosen = images[torch.randint(len(images), (count,), device=images.device)] if count else images
+        code = self.vae.encode(chosen)
+        vae_loss, metrics = self.vae.loss(chosen, code)
+        with torch.no_grad():
+            if count:
+                code = self.vae.encode(images)
+            z = code.sample(torch.randn_like(code.mean)).unflatten(0, batch.image.shape[:2])
+        memory_loss, memory_metrics = self.memory_loss(z, batch)
+        total = vae_loss + memory_loss
+        metrics.update(memory_metrics, model_loss=total.detach())
+        return total, metrics
+
+    def memory_loss(self, z: Tensor, batch: Batch) -> Tuple[Tensor, Dict[str, Tensor]]:
+        """Mean negative log-likelihood per latent dimension, plus reward and done, where there is a past.
+
+        Args:
+            z: [B, T, Z].
+        """
+        states = self.memory.filter(z, batch.previous_action, batch.is_first)
+        # The first observation of an episode or a batch follows from nothing that M has seen.
+        past = (~batch.is_first).float()
+        past[:, 0] = 0.0
+        count = past.sum().clamp(min=1.0)
+
+        def mean(x: Tensor) -> Tensor:
+            return (past * x).sum() / count
+
+        nll = mean(-self.memory.predict(states.h).log_prob(z).mean(-1))
+        raw = self.reward(torch.cat([z, states.h], -1))
+        reward = mean(self.reward_distribution.loss(raw, batch.reward))
+        total = nll + self.config.loss.reward_scale * reward
+        metrics = {'memory_loss': nll.detach(), 'reward_loss': reward.detach()}
+        if self.done is not None:
+            done = mean(F.binary_cross_entropy_with_logits(
+                self.done(states.h).squeeze(-1).float(), batch.is_terminal.float(), reduction='none',
+                pos_weight=torch.tensor(DONE_WEIGHT, device=z.device)))
+            total = total + done
+            metrics['done_loss'] = done.detach()
+        return total, metrics
+
+    def parameter_groups(self) -> Dict[str, list]:
+        memory = [self.memory, self.reward] + ([self.done] if self.done is not None else [])
+        return {'vae': list(self.vae.parameters()),
+                'memory': [parameter for part in memory for parameter in part.parameters()]}
+
+    def after_update(self, batch: Batch) -> Dict[str, Tensor]:
+        """One generation of C every `controller.every` updates."""
+        self.updates += 1
+        every = self.config.controller.every
+        if not every or int(self.updates) % every:
+            return {}
+        return self.evolve(batch, self.config.memory.temperature)
+
+    @torch.no_grad()
+    def evolve(self, batch: Batch, temperature: float) -> Dict[str, Tensor]:
+        """One generation of CMA-ES in dreams from states of the batch; C becomes the new mean.
+
+        All candidates dream from the same states with the same random numbers, so that they differ by what
+        they do.
+        """
+        settings = self.config.controller
+        start = self.starts(batch, settings.rollouts)
+        noise = [dream_noise(self.memory.mixtures, self.config.vae.latent, settings.rollouts,
+                             device=batch.image.device) for _ in range(settings.horizon)]
+        fitness = self.evolution.step(
+            lambda candidates: self.dream(candidates, start, temperature, noise).mean(1))
+        self.controller.set(self.evolution.mean.float())
+        return {'dream_return': fitness.mean(), 'best_dream_return': fitness.max(),
+                'controller_sigma': self.evolution.sigma.clone()}
+
+    def starts(self, batch: Batch, count: int) -> DreamStart:
+        """The last states of `count` sequences of the batch, drawn at random."""
+        rows = torch.randint(len(batch.image), (count,), device=batch.image.device)
+        code = self.vae.encode(flatten_time(batch.image[rows]))
+        z = code.sample(torch.randn_like(code.mean)).unflatten(0, (count, -1))
+        states = self.memory.filter(z, batch.previous_action[rows], batch.is_first[rows])
+        return DreamStart(z[:, -1], LSTMState(*(x[:, -1] for x in states)))
+
+    @torch.no_grad()
+    def dream(self, controllers: Tensor, start: DreamStart, temperature: float, noise: list) -> Tensor:
+        """Returns of controllers in dreams: predicted rewards, summed until the dream ends.
+
+        Args:
+            controllers: [P, controller.size].
+            start: R states.
+            temperature: τ of the mixtures.
+            noise: for every step what `Mixture.sample` needs, for R dreams; all controllers share it.
+
+        Returns:
+            [P, R].
+        """
+        count, rollouts = len(controllers), len(start.z)
+
+        def spread(x: Tensor) -> Tensor:
+            return flatten_time(x.expand(count, *x.shape))
+
+        z, state = spread(start.z), LSTMState(*map(spread, start.state))
+        total, alive = torch.zeros_like(z[:, 0]), torch.ones_like(z[:, 0])
+        for choice, normal in noise:
+            feature = torch.cat([z, state.h], -1).unflatten(0, (count, rollouts))
+            state = self.memory.step(state, z, flatten_time(self.controller.act(feature, controllers)))
+            z = self.memory.predict(state.h).sample(temperature, spread(choice), spread(normal))
+            raw = self.reward(torch.cat([z, state.h], -1))
+            total += alive * self.reward_distribution.mean(raw)
+            if self.done is not None:  # the step that ends it still counts
+                alive = alive * (self.done(state.h).squeeze(-1) < 0.0)
+        return total.unflatten(0, (count, rollouts))
+
+    def policy(self) -> ControllerPolicy:
+        return ControllerPolicy(self)
+
+    @torch.no_grad()
+    def open_loop(self, batch: Batch, context: int = 5) -> Tuple[Tensor, Tensor]:
+        """Reconstruct `context` images, then dream the rest from the actions alone, at the temperature given.
+
+        Returns:
+            reconstruction and prediction, uint8 [B, T, H, W, channels]; they agree on the context.
+        """
+        shape = batch.image.shape[:2]
+        seen = self.vae.encode(flatten_time(batch.image)).mean.unflatten(0, shape)
+        states = self.memory.filter(seen, batch.previous_action, batch.is_first)
+        state, z = LSTMState(*(x[:, context - 1] for x in states)), seen[:, context - 1]
+        predicted = [seen[:, :context]]
+        for t in range(context, shape[1]):
+            state = self.memory.step(state, z, batch.previous_action[:, t])
+            noise = dream_noise(self.memory.mixtures, self.config.vae.latent, shape[0], device=z.device)
+            z = self.memory.predict(state.h).sample(self.config.memory.temperature, *noise)
+            predicted.append(z[:, None])
+        return tuple(self.vae.decode(flatten_time(x)).unflatten(0, shape)
+                     for x in (seen, torch.cat(predicted, 1)))
+
+
+class Controller(nn.Module):
+    """C: tanh(W [z, h] + b), all of whose numbers are one vector for CMA-ES.
+
+    Args:
+        inputs: length of [z, h].
+        actions: length of the action.
+        discrete: the largest output chooses; the action is one-hot.
+    """
+
+    def __init__(self, inputs: int, actions: int, discrete: bool):
+        super().__init__()
+        self.inputs, self.actions, self.discrete = inputs, actions, discrete
+        self.size = (inputs + 1) * actions
+        self.register_buffer('weight', torch.zeros(actions, inputs))
+        self.register_buffer('bias', torch.zeros(actions))
+
+    def set(self, vector: Tensor) -> None:
+        """Take on one candidate [size]: the rows of W, each followed by its b."""
+        rows = vector.view(self.actions, self.inputs + 1)
+        self.weight.copy_(rows[:, :-1])
+        self.bias.copy_(rows[:, -1])
+
+    def forward(self, feature: Tensor, noise: Optional[Tensor] = None) -> Tensor:
+        """Action [N, A] for features [N, inputs]; noise [N, A] is added before clipping or choosing."""
+        action = torch.tanh(F.linear(feature, self.weight, self.bias))
+        return self._bounded(action if noise is None else action + noise)
+
+    def act(self, feature: Tensor, candidates: Tensor) -> Tensor:
+        """Actions [P, R, A] of P candidates [P, size], each for features [P, R, inputs] of its own."""
+        rows = candidates.view(-1, self.actions, self.inputs + 1)
+        weight, bias = rows[..., :-1], rows[..., -1]
+        return self._bounded(torch.tanh(torch.baddbmm(bias.unsqueeze(1), feature, weight.transpose(1, 2))))
+
+    def _bounded(self, action: Tensor) -> Tensor:
+        if self.discrete:
+            return (action >= action.amax(-1, keepdim=True)).to(action.dtype)
+        return action.clamp(-1.0, 1.0)
+
+
+class ControllerPolicy(nn.Module):
+    """V, M and C as one pure function, the module that is exported to ONNX.
+
+    The state is [h | c]: what M remembers, the action given included. The noise is [z | exploration]; all-zero
+    noise acts on the mean of the code without exploring.
+
+    Shares its parameters with the agent it is made from.
+    """
+
+    uses_vector = False
+
+    def __init__(self, agent: WorldModels):
+        super().__init__()
+        self.encoder, self.code, self.cell = agent.vae.encoder, agent.vae.code, agent.memory.cell
+        self.controller = agent.controller
+        self.exploration_noise = agent.config.controller.exploration_noise
+        self.state_size = 2 * self.cell.units
+        self.noise_sizes = [agent.config.vae.latent, agent.controller.actions]
+        self.noise_size = sum(self.noise_sizes)
+
+    def forward(self, image: Tensor, is_first: Tensor, state: Tensor, noise: Tensor):
+        """Act on one observation.
+
+        Args:
+            image: uint8 [B, H, W, channels].
+            is_first: bool [B]; resets the state.
+            state: float32 [B, state_size].
+            noise: float32 [B, noise_size].
+
+        Returns:
+            action float32 [B, A] in [-1, 1], next state float32 [B, state_size].
+        """
+        h, c = (state * (~is_first).to(state.dtype).unsqueeze(-1)).chunk(2, -1)
+        z_noise, exploration = noise.split(self.noise_sizes, -1)
+        z = Code(*self.code(self.encoder(image)).chunk(2, -1)).sample(z_noise)
+        action = self.controller(torch.cat([z, h], -1), self.exploration_noise * exploration)
+        after = self.cell(torch.cat([z, action], -1), LSTMState(h, c))
+        return action, torch.cat([after.h, after.c], -1)

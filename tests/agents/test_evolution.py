@@ -1,0 +1,66 @@
+"""CMA-ES in buffers: it solves known problems and goes on exactly where it was."""
+import pytest
+import torch
+
+from dreamer_ros.agents.evolution import Evolution
+
+
+def sphere(x):
+    return -(x - torch.arange(float(x.shape[-1]))).square().sum(-1)
+
+
+def rosenbrock(x):
+    return -(100 * (x[:, 1:] - x[:, :-1].square()).square() + (1 - x[:, :-1]).square()).sum(-1)
+
+
+@pytest.mark.parametrize('fitness, size, generations, optimum', [
+    (sphere, 10, 150, torch.arange(10.0)), (rosenbrock, 5, 400, torch.ones(5))])
+def test_known_optimum_is_found(fitness, size, generations, optimum, seed):
+    torch.manual_seed(seed)
+    evolution = Evolution(size, 16, 0.5)
+    for _ in range(generations):
+        evolution.step(fitness)
+    assert int(evolution.generation) == generations
+    torch.testing.assert_close(evolution.mean.float(), optimum, atol=1e-3, rtol=0)
+
+
+def test_resumes_bit_for_bit(seed):
+    torch.manual_seed(seed)
+    first, second = Evolution(6, 8, 0.3), Evolution(6, 8, 0.9)
+    for _ in range(20):
+        first.step(rosenbrock)
+    second.load_state_dict(first.state_dict())
+    random = torch.get_rng_state()
+    expected = [first.step(rosenbrock) for _ in range(20)]
+    torch.set_rng_state(random)
+    actual = [second.step(rosenbrock) for _ in range(20)]
+    assert all(torch.equal(a, b) for a, b in zip(expected, actual))
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+    assert first.covariance.dtype == torch.float64
+
+
+def test_candidates_follow_the_distribution(seed):
+    torch.manual_seed(seed)
+    evolution, seen = Evolution(3, 20_000, 0.1), []
+    root = torch.tensor([[2.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.5, -1.0, 0.5]], dtype=torch.float64)
+    evolution.covariance.copy_(root @ root.T)
+    evolution.mean.copy_(torch.tensor([5.0, -1.0, 0.0]))
+    evolution.step(lambda x: seen.append(x) or x[:, 0])
+    candidates = seen[0].double()
+    torch.testing.assert_close(candidates.mean(0), torch.tensor([5.0, -1.0, 0.0]).double(), atol=0.01, rtol=0)
+    torch.testing.assert_close(torch.cov(candidates.T), 0.01 * root @ root.T, atol=2e-3, rtol=0)
+
+
+def test_what_is_not_finite_counts_as_worst(seed):
+    torch.manual_seed(seed)
+    evolution = Evolution(4, 12, 0.5)
+
+    def fitness(x):
+        values = sphere(x)
+        values[::3], values[1::3] = torch.nan, torch.inf
+        return values
+
+    for _ in range(250):
+        evolution.step(fitness)
+    torch.testing.assert_close(evolution.mean.float(), torch.arange(4.0), atol=1e-2, rtol=0)
