@@ -75,7 +75,9 @@ class Simulator:
         seed = parameters.integer('seed', 0, 'of the initial states', 0, 2**31 - 1)
         render = parameters.text('render', 'fast', 'fast (no shadows), shadows, or suite (as the model says)',
                                  environment.RENDER_MODES)
-        camera = parameters.text('camera', '', "camera of the model by name or number; empty for the task's own")
+        inputs = parameters.text('inputs', 'image', 'what the agent perceives: camera images, joint states or both',
+                                 environment.INPUTS)
+        cameras = parameters.texts('cameras', [''], "of the model by name or number; empty for the task's own")
         length = parameters.integer('episode_length', 0, "control steps per episode; 0 for the task's own", 0, 10**6)
         self._realtime = 'realtime' == parameters.text(
             'mode', 'lockstep', 'wait for each action, or step on a wall timer', ('lockstep', 'realtime'))
@@ -90,8 +92,7 @@ class Simulator:
                              f'mode realtime, got true')
         self._environment = environment.make(
             task, image_size=image_size, action_repeat=repeat, seed=seed, render=render,
-            camera=(int(camera) if camera.isdecimal() else camera) if camera else None,
-            episode_length=length or None)
+            inputs=inputs, cameras=[name for name in cameras if name], episode_length=length or None)
 
     def _connect(self, node: Node) -> None:
         spec = self._environment.spec
@@ -101,7 +102,7 @@ class Simulator:
         self._actions = self._inbox.subscribe(topics.ACTION, topics.LOCKSTEP_SUBSCRIBER, raw=True)
         self._paces = self._inbox.subscribe(topics.PACE, topics.LATCHED)
         step_publisher = single.publish_alone(node, topics.STEP)
-        self._publisher = ObservationPublisher(node, self._environment.camera, step_publisher, spec)
+        self._publisher = ObservationPublisher(node, self._environment.cameras[0], step_publisher, spec)
         self._spec_publisher = qos.publisher(node, topics.SPEC)
         self._spec_publisher.publish(String(data=spec.to_json()))
         node.create_service(Trigger, '~/reset', self._on_reset)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -26,8 +27,10 @@ VISUAL_TASKS = (
     'quadruped_walk', 'reacher_easy', 'reacher_hard', 'walker_run', 'walker_stand', 'walker_walk',
 )
 
+INPUTS = ('image', 'vector', 'both')
 RENDER_MODES = ('fast', 'shadows', 'suite')
 _IMAGE_SIDES = (16, 1024)
+_TOPIC_NAME = re.compile(r'[A-Za-z]\w*', re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Observation:
     """What the robot perceives at one instant, and how it came there.
 
     Attributes:
-        image: u8[H, W, 3] RGB.
+        image: u8[H, W, 3 per camera] RGB; [0, 0, 0] without cameras.
         joint_names: hinge and slide joints, J of them. Free and ball joints are left out: a JointState has
             one number per joint.
         position, velocity: f64[J] in rad and rad/s (hinge) or m and m/s (slide).
@@ -64,28 +67,40 @@ class Environment:
 
     Args:
         world: the simulated task.
-        renderer: of the world's model.
+        renderer: of the world's model; None for a robot without cameras.
+        vector: whether positions and velocities of the joints are inputs of the agent.
         action_repeat: control steps per action.
         episode_length: control steps per episode.
+
+    Raises:
+        InputError: the robot has no joints to be inputs.
     """
 
-    def __init__(self, world: World, renderer: Renderer, action_repeat: int, episode_length: int):
+    def __init__(
+        self, world: World, renderer: Optional[Renderer], vector: bool, action_repeat: int, episode_length: int
+    ):
         self._world = world
         self._renderer = renderer
         self._repeat = action_repeat
         self._length = episode_length
         self._low, self._high = world.action_limits()
         self._joint_names, self._qpos, self._qvel = _scalar_joints(world)
-        camera = renderer.camera
+        if vector and not self._joint_names:
+            raise InputError(f'inputs: expected hinge or slide joints in {world.name}, it has none')
+        self._choices = list(world.choices.values())
+        discrete = bool(self._choices)
         self.spec = RobotSpec(
             name=world.name,
-            image_size=(camera.height, camera.width),
-            vector=(),
-            action=_actuator_names(world),
-            action_low=tuple(self._low.tolist()),
-            action_high=tuple(self._high.tolist()),
+            image_size=(self.cameras[0].height, self.cameras[0].width) if self.cameras else (0, 0),
+            vector=[f'{name}/{what}' for what in ('position', 'velocity')
+                    for name in self._joint_names if vector],
+            action=tuple(world.choices) if discrete else _actuator_names(world),
+            action_low=np.zeros(len(self._choices)) if discrete else self._low,
+            action_high=np.ones(len(self._choices)) if discrete else self._high,
             control_period=world.control_step * action_repeat,
             action_repeat=action_repeat,
+            cameras=_camera_names(self.cameras),
+            discrete=discrete,
         )
         self._count = 0
         self._reward = 0.0
@@ -94,14 +109,15 @@ class Environment:
         self._seen: Optional[Observation] = None
 
     @property
-    def camera(self) -> CameraModel:
-        """The camera that the images come from."""
-        return self._renderer.camera
+    def cameras(self) -> Tuple[CameraModel, ...]:
+        """The cameras that the images come from, in their order; the first is called `camera` in the spec."""
+        return self._renderer.cameras if self._renderer else ()
 
     def reset(self) -> Observation:
         """Start a new episode, different from the one before."""
         self._world.reset()
-        self._renderer.upload_terrain()
+        if self._renderer:
+            self._renderer.upload_terrain()
         self._count = 0
         self._reward = 0.0
         self._is_first = True
@@ -112,7 +128,8 @@ class Environment:
         """Apply an action for action_repeat control steps, or fewer if the episode ends, and look.
 
         Args:
-            action: A values in [-1, 1] (others are clipped), scaled to the actuators' limits.
+            action: A values in [-1, 1] (others are clipped), scaled to the actuators' limits; of a discrete
+                robot one value per choice, of which the largest is taken.
 
         Raises:
             InputError: the action has another length or holds a NaN.
@@ -141,23 +158,26 @@ class Environment:
                 return
 
     def render(self) -> np.ndarray:
-        """The camera half of `step`: u8[H, W, 3] of the current state."""
-        return self._renderer.render(self._world.data)
+        """The camera half of `step`: u8[H, W, 3 per camera] of the current state."""
+        return self._renderer.render(self._world.data) if self._renderer else np.zeros((0, 0, 0), np.uint8)
 
     def close(self) -> None:
         """Free the renderer and the physics."""
-        self._renderer.close()
+        if self._renderer:
+            self._renderer.close()
         self._world.close()
 
     def _control(self, action: Sequence[float]) -> np.ndarray:
         action = np.asarray(action, np.float64)
-        if action.shape != self._low.shape:
+        if action.shape != (len(self.spec.action),):
             raise InputError(
-                f'action of {self.spec.name}: expected {len(self._low)} values '
+                f'action of {self.spec.name}: expected {len(self.spec.action)} values '
                 f'({", ".join(self.spec.action)}), got the shape {action.shape}')
         if np.isnan(action).any():
             raise InputError(
                 f'action of {self.spec.name}: expected numbers in [-1, 1], got {action.tolist()}')
+        if self._choices:
+            return self._choices[action.argmax()]
         return self._low + (np.clip(action, -1, 1) + 1) / 2 * (self._high - self._low)
 
     def _observe(self) -> Observation:
@@ -203,7 +223,8 @@ def make(
     action_repeat: int = 1,
     seed: int = 0,
     render: str = 'fast',
-    camera: Optional[Union[int, str]] = None,
+    inputs: str = 'image',
+    cameras: Sequence[Union[int, str]] = (),
     episode_length: Optional[int] = None,
 ) -> Environment:
     """Make the environment of a task.
@@ -214,7 +235,8 @@ def make(
         action_repeat: control steps per action.
         seed: of the random initial states; equal seeds and actions give equal episodes.
         render: `fast` (no shadows or reflections), `shadows` (a small shadow map), `suite` (dm_control's).
-        camera: name or number of one of the model's cameras; None for the task's own.
+        inputs: what the agent perceives: `image`, `vector` (positions and velocities of the joints) or `both`.
+        cameras: names or numbers of the model's cameras to look through; none for the task's own.
         episode_length: control steps per episode; None for the task's own (1000 in the suite).
 
     Raises:
@@ -231,12 +253,19 @@ def make(
         raise InputError(f'seed: expected a number from 0 to 2**32 - 1, got {seed}')
     if render not in RENDER_MODES:
         raise InputError(f'render: expected one of {", ".join(RENDER_MODES)}, got {render!r}')
+    if inputs not in INPUTS:
+        raise InputError(f'inputs: expected one of {", ".join(INPUTS)}, got {inputs!r}')
+    if inputs == 'vector' and cameras:
+        raise InputError(f'cameras: expected none with inputs vector, got {", ".join(map(str, cameras))}')
     gl.prepare()
     from dreamer_ros.simulation.rendering import Renderer
     world = _world(task, seed)
-    camera = world.default_camera if camera is None else camera
-    renderer = Renderer(world.model, (int(image_size[0]), int(image_size[1])), render, camera)
-    return Environment(world, renderer, action_repeat, episode_length or world.default_length)
+    renderer = None
+    if inputs != 'vector':
+        size = (int(image_size[0]), int(image_size[1]))
+        renderer = Renderer(world.model, size, render, cameras or world.default_cameras)
+    return Environment(
+        world, renderer, inputs != 'image', action_repeat, episode_length or world.default_length)
 
 
 def _world(task: str, seed: int) -> World:
@@ -263,6 +292,13 @@ def _find(task: str) -> Tuple[str, Optional[TaskFile]]:
 def _task_files() -> Dict[str, Path]:
     """Task name -> file of every task in the folders of `sim/`."""
     return {path.stem: path for path in sorted(share('sim').glob('*/*.yaml'))}
+
+
+def _camera_names(cameras: Sequence[CameraModel]) -> Tuple[str, ...]:
+    """Their names as namespaces of topics: `camera` for the first, the model's names for the others."""
+    names = ['camera', *(camera.name for camera in cameras[1:])]
+    return tuple(f'camera{place}' if place and (name == 'camera' or not _TOPIC_NAME.fullmatch(name)) else name
+                 for place, name in enumerate(names[:len(cameras)]))
 
 
 def _actuator_names(world: World) -> Tuple[str, ...]:

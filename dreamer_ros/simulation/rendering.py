@@ -4,7 +4,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import math
-from typing import Tuple, Union
+from typing import Sequence, Tuple, Union
 
 import mujoco
 import numpy as np
@@ -50,7 +50,7 @@ class CameraModel:
 
 
 class Renderer:
-    """Draws one camera of one model; scene and buffers are made once.
+    """Draws what some cameras of one model see; scene and buffers are made once.
 
     Use it from the thread that made it: an OpenGL context stays with its thread. Several renderers may live
     in one process.
@@ -59,20 +59,26 @@ class Renderer:
         model: the compiled model; its rendering settings are changed to the mode's.
         image_size: (height, width) in pixels.
         mode: one of `environment.RENDER_MODES`.
-        camera: name or number of a camera of the model.
+        cameras: names or numbers of different cameras of the model.
+
+    Attributes:
+        cameras: their CameraModels.
 
     Raises:
         InputError: unknown camera, or OpenGL is not available.
     """
 
     def __init__(
-        self, model: mujoco.MjModel, image_size: Tuple[int, int], mode: str, camera: Union[int, str]
+        self, model: mujoco.MjModel, image_size: Tuple[int, int], mode: str, cameras: Sequence[Union[int, str]]
     ):
         height, width = image_size
-        number = _camera_number(model, camera)
-        self.camera = CameraModel(
-            name=model.camera(number).name or str(number),
-            width=width, height=height, fovy=float(model.cam_fovy[number]))
+        self._numbers = [_camera_number(model, camera) for camera in cameras]
+        if len(set(self._numbers)) < len(self._numbers):
+            raise InputError(f'cameras: expected different ones, got {", ".join(map(str, cameras))}')
+        self.cameras = tuple(
+            CameraModel(name=model.camera(number).name or str(number),
+                        width=width, height=height, fovy=float(model.cam_fovy[number]))
+            for number in self._numbers)
         self._model = model
         self._gl = gl.make_context(width, height)
         _simplify(model, image_size, mode)
@@ -86,20 +92,24 @@ class Renderer:
         self._perturb = mujoco.MjvPerturb()
         self._view = mujoco.MjvCamera()
         self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._view.fixedcamid = number
         self._viewport = mujoco.MjrRect(0, 0, width, height)
         self._pixels = np.empty((height, width, 3), np.uint8)
         # At exit EGL shuts down by its own hook, registered before this one and therefore run after it.
         atexit.register(self.close)
 
     def render(self, data: mujoco.MjData) -> np.ndarray:
-        """u8[H, W, 3] RGB image of the current state, first row on top; a new array each time."""
+        """u8[H, W, 3 per camera] RGB images of the current state, first row on top; a new array each time."""
         self._gl.make_current()
-        mujoco.mjv_updateScene(self._model, data, self._option, self._perturb, self._view,
-                               mujoco.mjtCatBit.mjCAT_ALL, self._scene)
-        mujoco.mjr_render(self._viewport, self._scene, self._context)
-        mujoco.mjr_readPixels(self._pixels, None, self._viewport, self._context)
-        return self._pixels[::-1].copy()  # OpenGL's first row is the bottom one
+        height, width = self._pixels.shape[:2]
+        image = np.empty((height, width, len(self._numbers), 3), np.uint8)
+        for place, number in enumerate(self._numbers):
+            self._view.fixedcamid = number
+            mujoco.mjv_updateScene(self._model, data, self._option, self._perturb, self._view,
+                                   mujoco.mjtCatBit.mjCAT_ALL, self._scene)
+            mujoco.mjr_render(self._viewport, self._scene, self._context)
+            mujoco.mjr_readPixels(self._pixels, None, self._viewport, self._context)
+            image[:, :, place] = self._pixels[::-1]  # OpenGL's first row is the bottom one
+        return image.reshape(height, width, -1)
 
     def upload_terrain(self) -> None:
         """Send height fields to the GPU again, after a reset that may have changed them."""

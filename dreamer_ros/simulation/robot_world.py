@@ -46,7 +46,8 @@ class RobotWorld(World):
         self.data = mujoco.MjData(self.model)
         self._substeps = self._count_substeps()
         self.control_step = task.control_period
-        self.default_camera = 0 if task.camera is None else self._number('camera', task.camera)
+        self.default_cameras = tuple(self._number('camera', name) for name in task.cameras) or (0,)
+        self.choices = {name: self._choice(name, values) for name, values in task.choices.items()}
         self.default_length = task.episode_length
         self._rewards = [(term.weight, self._measure(term.type, term.parameters)) for term in task.rewards]
         self._ends = [(end, self._measure(end.type, end.parameters)) for end in task.ends]
@@ -115,6 +116,15 @@ class RobotWorld(World):
                   'joint': self.model.njnt, 'site': self.model.nsite}
         names = (mujoco.mj_id2name(self.model, _OBJECTS[kind], number) for number in range(counts[kind]))
         return ', '.join(name for name in names if name) or 'the model has none'
+
+    def _choice(self, name: str, values: Tuple[float, ...]) -> np.ndarray:
+        """Controls of a discrete action, checked against the actuators."""
+        low, high = self.action_limits()
+        if len(values) != len(low) or not all(a <= value <= b for a, value, b in zip(low, values, high)):
+            limits = ', '.join(f'{a:g} to {b:g}' for a, b in zip(low, high))
+            raise self._fail(f'actions.discrete.{name}: expected a control of each actuator ({limits}), got '
+                             f'{list(values)}')
+        return np.array(values)
 
     # Rewards and ends
 

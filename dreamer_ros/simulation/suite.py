@@ -42,7 +42,7 @@ class SuiteWorld(World):
             environment = suite.load(domain, task, task_kwargs={'random': seed, 'time_limit': float('inf')})
         self.name = name
         self.control_step = environment.control_timestep()
-        self.default_camera = _CAMERAS.get(domain, 0)
+        self.default_cameras = (_CAMERAS.get(domain, 0),)
         self.default_length = _EPISODE_LENGTH
         self._physics = environment.physics
         self._task = environment.task

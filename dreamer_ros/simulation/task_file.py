@@ -58,7 +58,8 @@ class TaskFile:
 
     path: Path
     model: Path
-    camera: Optional[str]
+    cameras: Tuple[str, ...]
+    choices: Dict[str, Tuple[float, ...]]
     control_period: float
     physics_timestep: Optional[float]
     episode_length: int
@@ -96,11 +97,12 @@ def read(path: Path) -> TaskFile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f'task file {path}: expected YAML, got {" ".join(str(error).split())}') from error
     top = _Section(path, '', content)
-    reset = top.section('reset')
+    reset, actions = top.section('reset'), top.section('actions')
     task = TaskFile(
         path=path,
         model=path.parent / top.text('model'),
-        camera=top.text('camera', default=None),
+        cameras=top.texts('camera'),
+        choices=_choices(actions.section('discrete')),
         control_period=top.positive('control_period'),
         physics_timestep=top.positive('physics_timestep', default=None),
         episode_length=top.count('episode_length', default=1000),
@@ -111,6 +113,7 @@ def read(path: Path) -> TaskFile:
         randomise=_ranges(top.section('randomise'), _RANDOMISED, positive=True),
     )
     reset.finish()
+    actions.finish()
     top.finish()
     if not task.rewards:
         raise InputError(f'task file {path}: reward: expected a list of at least one term, got none')
@@ -136,6 +139,16 @@ class _Section:
 
     def text(self, key: str, **default: Any) -> Any:
         return self._take(key, 'a name', lambda value: isinstance(value, str) and value, default)
+
+    def texts(self, key: str) -> Tuple[str, ...]:
+        """A name or a list of different ones; empty by default."""
+        value = self._take(key, 'a name or a list of different names', _is_names, {'default': []})
+        return (value,) if isinstance(value, str) else tuple(value)
+
+    def numbers(self, key: str) -> Tuple[float, ...]:
+        value = self._take(key, 'a list of numbers',
+                           lambda value: isinstance(value, list) and all(map(_is_number, value)), {})
+        return tuple(float(number) for number in value)
 
     def number(self, key: str, **default: Any) -> Any:
         return self._take(key, 'a number', _is_number, default)
@@ -229,6 +242,14 @@ def _parameters(section: _Section, kind: str) -> Dict[str, Any]:
     return parameters
 
 
+def _choices(section: _Section) -> Dict[str, Tuple[float, ...]]:
+    """Discrete actions: name -> control of each actuator."""
+    choices = {name: section.numbers(name) for name in section.keys()}
+    if len(choices) == 1:
+        section.fail('', 'at least 2 choices', next(iter(choices)))
+    return choices
+
+
 def _ranges(section: _Section, allowed: Tuple[str, ...] = (), positive: bool = False) -> Dict[str, Range]:
     """Every key's range; the keys must be among `allowed`, if any are given."""
     ranges = {}
@@ -243,6 +264,12 @@ def _ranges(section: _Section, allowed: Tuple[str, ...] = (), positive: bool = F
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_names(value: Any) -> bool:
+    names = [value] if isinstance(value, str) else value
+    return (isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+            and len(set(names)) == len(names) > 0)
 
 
 def _is_range(value: Any) -> bool:

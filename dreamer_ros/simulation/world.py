@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Tuple
+import types
+from typing import TYPE_CHECKING, Mapping, Tuple
 
 import numpy as np
 
@@ -21,16 +22,18 @@ class World(abc.ABC):
         name: canonical task name.
         model, data: the compiled model and its state.
         control_step: seconds per control step.
-        default_camera: the camera to look through unless told otherwise.
+        default_cameras: the cameras to look through unless told otherwise.
         default_length: control steps per episode unless told otherwise.
+        choices: of a robot with discrete actions: name -> f64[A] actuator controls; empty for any other.
     """
 
     name: str
     model: mujoco.MjModel
     data: mujoco.MjData
     control_step: float
-    default_camera: int
+    default_cameras: Tuple[int, ...]
     default_length: int
+    choices: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
     @abc.abstractmethod
     def reset(self) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
 
 import mujoco
 import numpy as np
 import pytest
 from dm_control import suite
 
+from dreamer_ros.bridge.codecs import read_vector
 from dreamer_ros.errors import InputError
 from dreamer_ros.simulation import VISUAL_TASKS, make, task_names
 
@@ -178,6 +180,38 @@ def test_joint_states_are_the_scalar_joints(open_environment):
     assert observation.position[knee] == environment._world.data.joint('right_knee').qpos[0]
 
 
+def test_two_cameras_are_two_single_ones(open_environment):
+    options = dict(seed=3, image_size=(32, 48))
+    both = open_environment('quadruped_walk', cameras=['global', 3], **options)
+    assert both.spec.cameras == ('camera', both.cameras[1].name) and both.spec.image_shape == (32, 48, 6)
+    runs = [episode(environment, 3) for environment in (
+        both, open_environment('quadruped_walk', cameras=['global'], **options),
+        open_environment('quadruped_walk', cameras=[3], **options))]
+    for seen, first, second in zip(*runs):
+        assert np.array_equal(seen.image, np.concatenate([first.image, second.image], -1))
+        assert not np.array_equal(first.image, second.image)
+
+
+def test_cameras_without_names_have_names_for_topics(open_environment):
+    spec = open_environment('finger_spin', cameras=['1', '0']).spec
+    assert spec.cameras[0] == 'camera' and all(name.isidentifier() for name in spec.cameras)
+
+
+@pytest.mark.parametrize('inputs', ['vector', 'both'])
+def test_joint_states_as_inputs(inputs, open_environment):
+    environment = open_environment('cartpole_swingup', inputs=inputs)
+    spec = environment.spec
+    assert spec.vector == ('slider/position', 'hinge_1/position', 'slider/velocity', 'hinge_1/velocity')
+    for observation in episode(environment, 5):
+        joints = types.SimpleNamespace(
+            name=observation.joint_names, position=observation.position, velocity=observation.velocity)
+        data = environment._world.data
+        assert observation.image.shape == spec.image_shape == ((64, 64, 3) if inputs == 'both' else (0, 0, 0))
+        assert read_vector(joints, spec.vector).shape == (4,)
+    assert read_vector(joints, spec.vector) == pytest.approx(np.concatenate([data.qpos, data.qvel]), rel=1e-6)
+    assert not observation.is_last
+
+
 def test_alias(open_environment):
     assert open_environment('ball_in_cup_catch').spec == open_environment('cup_catch').spec
 
@@ -198,9 +232,12 @@ def test_bad_actions_are_refused_and_cost_nothing(action, message, open_environm
     ('walker_wlak', {}, 'did you mean walker_walk'),
     ('catch', {}, 'cup_catch'),
     ('zzzzzzzz', {}, 'known tasks: acrobot_swingup'),
-    ('cartpole_swingup', {'camera': 'nose'}, '0 fixed, 1 lookatcart; got .nose'),
-    ('cartpole_swingup', {'camera': 2}, '0 fixed, 1 lookatcart; got 2'),
-    ('cartpole_swingup', {'camera': -1}, 'got -1'),
+    ('cartpole_swingup', {'cameras': ['nose']}, '0 fixed, 1 lookatcart; got .nose'),
+    ('cartpole_swingup', {'cameras': [2]}, '0 fixed, 1 lookatcart; got 2'),
+    ('cartpole_swingup', {'cameras': [-1]}, 'got -1'),
+    ('cartpole_swingup', {'cameras': [0, 'fixed']}, 'expected different ones, got 0, fixed'),
+    ('cartpole_swingup', {'cameras': [0], 'inputs': 'vector'}, 'expected none with inputs vector'),
+    ('cartpole_swingup', {'inputs': 'sound'}, 'image, vector, both'),
     ('cartpole_swingup', {'render': 'pretty'}, 'fast, shadows, suite'),
     ('cartpole_swingup', {'image_size': (64, 5000)}, 'image_size'),
     ('cartpole_swingup', {'image_size': (64,)}, 'image_size'),

@@ -25,10 +25,10 @@ def draw(model, size, mode='fast', camera='forward'):
     """One image of a model's initial state, and the camera it was taken with."""
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
-    renderer = Renderer(model, size, mode, camera)
+    renderer = Renderer(model, size, mode, [camera])
     image = renderer.render(data)
     renderer.close()
-    return image, renderer.camera
+    return image, renderer.cameras[0]
 
 
 @pytest.mark.parametrize('size', [(32, 32), (64, 64), (96, 96), (48, 80), (90, 50)])
@@ -86,9 +86,9 @@ def test_every_observation_owns_its_image():
 
 
 def test_a_new_terrain_is_drawn():
-    environment = make('quadruped_escape', camera='global')
+    environment = make('quadruped_escape', cameras=['global'])
     first, second = environment.reset().image, environment.reset().image
-    fresh = Renderer(environment._world.model, (64, 64), 'fast', 'global')
+    fresh = Renderer(environment._world.model, (64, 64), 'fast', ['global'])
     expected = fresh.render(environment._world.data)
     fresh.close()
     environment.close()

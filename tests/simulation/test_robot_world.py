@@ -39,11 +39,13 @@ def arm(tmp_path):
     opened = []
     (tmp_path / 'arm.xml').write_text(ARM)
 
-    def open_one(remove=(), seed=0, **changes):
+    def open_one(remove=(), seed=0, model_text=None, inputs='image', **changes):
+        if model_text:
+            (tmp_path / 'arm.xml').write_text(model_text)
         task = {key: value for key, value in {**ARM_TASK, **changes}.items() if key not in remove}
         path = tmp_path / 'arm_reach.yaml'
         path.write_text(yaml.safe_dump(task))
-        opened.append(make(str(path), seed=seed))
+        opened.append(make(str(path), seed=seed, inputs=inputs))
         return opened[-1]
 
     yield open_one
@@ -101,7 +103,7 @@ def test_the_rover_drives_forwards_and_turns():
         environment.advance([-0.3, 0.3])
     assert math.atan2(rover.xmat[3], rover.xmat[0]) - before > 0.5, 'right wheel forwards turns left'
     assert environment.reset().joint_names == ('left_wheel', 'right_wheel')
-    assert model.camera('front').id == 1 and environment.camera.name == 'front'
+    assert model.camera('front').id == 1 and environment.cameras[0].name == 'front'
     environment.close()
 
 
@@ -122,7 +124,7 @@ def test_a_robot_in_a_foreign_folder(arm):
                              'bodies': [{'body': 'goal', 'x': [0.3, 0.3], 'y': [0, 0], 'yaw': [90, 90]}]})
     assert environment.spec.name == 'arm_reach' and environment.spec.action == ('actuator0',)
     assert environment.spec.action_high == (2,) and environment.spec.control_period == 0.02
-    assert environment.camera.name == 'above'
+    assert environment.cameras[0].name == 'above'
     observation = environment.reset()
     assert observation.joint_names == ('shoulder',) and observation.position == pytest.approx([math.pi / 2])
     world = environment._world
@@ -130,6 +132,38 @@ def test_a_robot_in_a_foreign_folder(arm):
     reward = environment.step([0]).reward
     distance = math.dist(world.data.site('hand').xpos, world.data.body('goal').xpos)
     assert reward == pytest.approx(0.1 ** ((distance - 0.1) / 0.5))
+
+
+def test_discrete_actions_are_the_controls_of_the_task_file():
+    environment = make('rover_target_discrete', seed=2)
+    spec = environment.spec
+    assert spec.discrete and spec.action == ('stop', 'forward', 'left', 'right')
+    assert spec.action_low == (0, 0, 0, 0) and spec.action_high == (1, 1, 1, 1)
+    environment.reset()
+    wheels = ([0, 0], [8, 8], [-3, 3], [3, -3])
+    for action, control in zip(np.eye(4), wheels):
+        environment.step(action)
+        assert np.array_equal(environment._world.data.ctrl, control)
+    environment.step([0.1, 0.2, 0.4, 0.3])
+    assert np.array_equal(environment._world.data.ctrl, wheels[2]), 'the largest is taken'
+    environment.step(np.zeros(4))
+    assert np.array_equal(environment._world.data.ctrl, wheels[0])
+    with pytest.raises(InputError, match='expected 4 values .stop, forward, left, right.'):
+        environment.step([1, 0])
+    environment.close()
+
+
+def test_a_world_seen_through_several_cameras(arm):
+    two = ARM.replace('<light', '<camera name="side" pos="0 -2 0" xyaxes="1 0 0 0 0 1"/><light')
+    environment = arm(model_text=two, camera=['side', 'above'])
+    assert [camera.name for camera in environment.cameras] == ['side', 'above']
+    assert environment.spec.cameras == ('camera', 'above') and environment.reset().image.shape == (64, 64, 6)
+
+
+def test_a_world_without_joints_has_no_vector(arm):
+    still = ARM.replace('<joint name="shoulder" type="hinge" axis="0 0 1"/>', '<joint name="shoulder" type="ball"/>')
+    with pytest.raises(InputError, match='inputs: expected hinge or slide joints in arm_reach'):
+        arm(model_text=still.replace('ctrlrange="-2 2"', 'gear="0 0 1 0 0 0"'), inputs='vector')
 
 
 def reward_of(environment, action):
@@ -216,6 +250,13 @@ def test_randomise_stays_in_its_ranges_around_the_original(arm):
     ({'control_period': 0.003}, 'multiple of the physics timestep 0.002, got 0.003'),
     ({'episode_length': 2.5}, 'episode_length: expected a whole number'),
     ({'camera': 'front'}, 'name of a camera .above., got .front'),
+    ({'camera': []}, 'camera: expected a name or a list of different names, got'),
+    ({'camera': ['above', 'above']}, 'camera: expected a name or a list of different names, got'),
+    ({'actions': {'continuous': {}}}, 'actions: expected the keys discrete, got .continuous'),
+    ({'actions': {'discrete': {'go': [1]}}}, 'actions.discrete: expected at least 2 choices, got .go'),
+    ({'actions': {'discrete': {'go': [1], 'back': 'slowly'}}}, 'actions.discrete.back: expected a list of numbers'),
+    ({'actions': {'discrete': {'go': [1], 'back': [-3]}}}, r'discrete.back: expected a control .* .-2 to 2., got .-3'),
+    ({'actions': {'discrete': {'go': [1], 'back': [1, 2]}}}, r'discrete.back: expected a control .*, got .1.0, 2.0'),
     ({'model': 'leg.xml'}, 'leg.xml, which does not exist'),
     ({'reward': []}, 'at least one term'),
     ({'reward': [{'type': 'joy'}]}, r'reward\[0\].type: expected one of closeness, progress, facing, effort'),
