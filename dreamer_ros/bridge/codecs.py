@@ -72,6 +72,13 @@ def image_to_array(msg: Any) -> np.ndarray:
     return np.ascontiguousarray(image[:, :, order])
 
 
+def join_images(images: Sequence[np.ndarray]) -> np.ndarray:
+    """The images [H, W, 3] of a robot's cameras as one observation, uint8 [H, W, 3 per image]; [0, 0, 0] of none."""
+    if len(images) == 1:
+        return images[0]
+    return np.concatenate(images, -1) if images else np.zeros((0, 0, 0), np.uint8)
+
+
 def fill_image(msg: Any, image: np.ndarray, stamp: int, frame_id: str = 'camera') -> None:
     """Fill a sensor_msgs/Image (rgb8) from uint8 [H, W, 3]."""
     fill_stamp(msg.header.stamp, stamp)

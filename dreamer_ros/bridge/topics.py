@@ -5,6 +5,7 @@ All names but /clock and /diagnostics are relative, so that each robot lives in 
 from __future__ import annotations
 
 import dataclasses
+from typing import Sequence, Tuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,5 +77,20 @@ POLICY = Topic('policy', 'std_msgs/msg/String', LATCHED)
 DREAM = Topic('dream', 'sensor_msgs/msg/Image', QoS(depth=10))
 DIAGNOSTICS = Topic('/diagnostics', 'diagnostic_msgs/msg/DiagnosticArray', QoS(depth=10))
 
-# One message on each of these per step, all with the observation's stamp: what an episode bag holds.
-PER_STEP = (IMAGE, CAMERA_INFO, JOINT_STATES, STEP, ACTION)
+
+def images(cameras: Sequence[str]) -> Tuple[Topic, ...]:
+    """`<camera>/image_raw` of each camera of a RobotSpec; `IMAGE` is that of the usual one."""
+    return tuple(dataclasses.replace(IMAGE, name=f'{camera}/image_raw') for camera in cameras)
+
+
+def camera_infos(cameras: Sequence[str]) -> Tuple[Topic, ...]:
+    """`<camera>/camera_info` of each camera."""
+    return tuple(dataclasses.replace(CAMERA_INFO, name=f'{camera}/camera_info') for camera in cameras)
+
+
+def per_step(cameras: Sequence[str]) -> Tuple[Topic, ...]:
+    """One message on each of these per step, all with the observation's stamp: what an episode bag holds."""
+    return (*images(cameras), *camera_infos(cameras), JOINT_STATES, STEP, ACTION)
+
+
+PER_STEP = per_step(('camera',))

@@ -13,7 +13,7 @@ class Episode:
     """Steps k = 0 … T-1, each an observation, what arriving at it gave, and the action that answered it.
 
     Attributes:
-        image: uint8 [T, H, W, 3], RGB.
+        image: uint8 [T, H, W, 3 per camera], RGB; [T, 0, 0, 0] without cameras.
         vector: float32 [T, N], the scalar inputs named by the spec; N may be 0.
         action: float32 [T, A] in [-1, 1], taken at the observation of the same row.
         reward: float32 [T], received on arriving at the observation.

@@ -12,10 +12,10 @@ from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.rosbag2 import ReaderError
 
 from dreamer_ros.bridge.codecs import (
-    Step, header_stamp, image_to_array, parse_mode, read_action, read_step, read_vector,
+    Step, header_stamp, image_to_array, join_images, parse_mode, read_action, read_step, read_vector,
 )
 from dreamer_ros.bridge.definitions import decode
-from dreamer_ros.bridge.topics import ACTION, IMAGE, JOINT_STATES, STEP
+from dreamer_ros.bridge.topics import ACTION, IMAGE, JOINT_STATES, STEP, images
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.bag import CUSTOM_DATA, mcap_files
 from dreamer_ros.replay.episode import Episode, Problem
@@ -51,8 +51,8 @@ def read_episodes(path: Path, spec: RobotSpec) -> Tuple[List[Episode], List[Prob
     """Read a bag directory or a single MCAP file.
 
     Messages belong to the step of their header stamp; the first of several with one stamp counts. A step
-    needs an image, step scalars, an action (but the last step of an episode does not) and, if the spec names
-    vector inputs, joint states. Episodes are split where one begins or ends, and wherever a step is missing,
+    needs an image of every camera, step scalars, an action (but the last step of an episode does not) and, if the
+    spec names vector inputs, joint states. Episodes are split where one begins or ends, and wherever a step is missing,
     so that neighbours in an episode were neighbours in the world.
 
     Returns:
@@ -64,7 +64,7 @@ def read_episodes(path: Path, spec: RobotSpec) -> Tuple[List[Episode], List[Prob
         recording = _load(path, problems)
         _check_spec(recording.custom_data, spec)
         episodes = []
-        for robot in _robots(path, recording, problems):
+        for robot in _robots(path, recording, spec, problems):
             episodes += _align(path, robot, recording.custom_data, spec, problems)
     except InputError as error:
         return [], [*problems, Problem(path, str(error))]
@@ -147,11 +147,11 @@ def _check_spec(custom_data: Dict[str, str], spec: RobotSpec) -> None:
 _Robot = Dict[str, Dict[int, memoryview]]
 
 
-def _robots(path: Path, recording: _Recording, problems: List[Problem]) -> List[_Robot]:
+def _robots(path: Path, recording: _Recording, spec: RobotSpec, problems: List[Problem]) -> List[_Robot]:
     """Sort messages by robot (namespace), topic and stamp."""
     place: Dict[str, Tuple[str, str]] = {}
     for name, type_name in recording.types.items():
-        for topic in (IMAGE, JOINT_STATES, STEP, ACTION):
+        for topic in (*images(spec.cameras), JOINT_STATES, STEP, ACTION):
             if name == topic.name or name.endswith(f'/{topic.name}'):
                 if type_name != topic.type:
                     raise InputError(f'topic {name}: expected {topic.type}, got {type_name}')
@@ -191,7 +191,7 @@ def _align(
     path: Path, robot: _Robot, custom_data: Dict[str, str], spec: RobotSpec, problems: List[Problem]
 ) -> List[Episode]:
     """Join one robot's messages into episodes."""
-    stamps = sorted({*robot[STEP.name], *robot[IMAGE.name]})
+    stamps = sorted(set().union(robot[STEP.name], *(robot[topic.name] for topic in images(spec.cameras))))
     gap_ns = GAP_PERIODS * spec.control_period * 1e9
     dropped: Counter = Counter()
     gaps = 0
@@ -229,8 +229,10 @@ def _read_row(robot: _Robot, stamp: int, spec: RobotSpec) -> _Row:
         _Unusable: something is missing or bad.
         InputError: it comes from another robot, so the whole bag is useless.
     """
-    if stamp not in robot[IMAGE.name]:
-        raise _Unusable('without an image')
+    seen = [robot[topic.name].get(stamp) for topic in images(spec.cameras)]
+    for camera, message in zip(spec.cameras, seen):
+        if message is None:
+            raise _Unusable('without an image' + (f' of {camera}' if len(seen) > 1 else ''))
     if stamp not in robot[STEP.name]:
         raise _Unusable('without step scalars')
     try:
@@ -238,11 +240,13 @@ def _read_row(robot: _Robot, stamp: int, spec: RobotSpec) -> _Row:
     except InputError as error:
         raise _Unusable('with bad step scalars') from error
     try:
-        image = image_to_array(decode(robot[IMAGE.name][stamp], IMAGE.type))
+        frames = [image_to_array(decode(message, IMAGE.type)) for message in seen]
     except InputError as error:
         raise _Unusable('with a bad image') from error
-    if image.shape[:2] != spec.image_size:
-        raise InputError(f'image: expected {_size(spec.image_size)}, got {_size(image.shape)}')
+    for frame in frames:
+        if frame.shape[:2] != spec.image_size:
+            raise InputError(f'image: expected {_size(spec.image_size)}, got {_size(frame.shape)}')
+    image = join_images(frames)
     frame_id = ''
     if stamp in robot[ACTION.name]:
         try:

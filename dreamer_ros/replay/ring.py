@@ -36,13 +36,13 @@ class ReplayBuffer:
     """
 
     def __init__(
-        self, capacity: int, image_size: Tuple[int, int], vector_size: int, action_size: int, seed: int = 0
+        self, capacity: int, image_shape: Tuple[int, int, int], vector_size: int, action_size: int, seed: int = 0
     ) -> None:
         if capacity < 1:
             raise InputError(f'replay capacity: expected at least 1 step, got {capacity}')
         self.capacity = capacity
         shapes = {
-            'image': ((*image_size, 3), np.uint8),
+            'image': (image_shape, np.uint8),
             'vector': ((vector_size,), np.float32),
             'action': ((action_size,), np.float32),
             'reward': ((), np.float32),
@@ -53,7 +53,7 @@ class ReplayBuffer:
         try:
             self._rows = {key: _reserve((capacity, *shape), kind) for key, (shape, kind) in shapes.items()}
         except (OSError, OverflowError, ValueError) as error:
-            size = capacity * int(np.prod(image_size)) * 3 / 2**30
+            size = capacity * math.prod(image_shape) / 2**30
             raise InputError(
                 f'replay capacity: {capacity} steps need {size:.1f} GiB of address space, too much here'
             ) from error
@@ -108,7 +108,7 @@ class ReplayBuffer:
         anywhere with equal probability.
 
         Returns:
-            Fresh contiguous arrays: image uint8 [B, T, H, W, 3], vector float32 [B, T, N], action float32
+            Fresh contiguous arrays: image uint8 [B, T, *image_shape], vector float32 [B, T, N], action float32
             [B, T, A], reward float32 [B, T], is_first, is_last, is_terminal bool [B, T], and index int64 [B],
             the position of each first step.
 

@@ -48,7 +48,7 @@ class ReplayStore:
         self.folder = Path(folder)
         self.spec = spec
         self.problems: List[Problem] = []
-        self._buffer = ReplayBuffer(capacity, spec.image_size, len(spec.vector), len(spec.action), seed)
+        self._buffer = ReplayBuffer(capacity, spec.image_shape, len(spec.vector), len(spec.action), seed)
         self._refreshing = threading.Lock()
         self._seen: Set[str] = set()                       # names of bags loaded or refused
         self._held: Deque[Tuple[str, int]] = collections.deque()  # (bag, number in bag) as in the ring

@@ -59,7 +59,7 @@ class _Training:
         self._learner = Learner(config, spec, 'auto', seed)
         self._exporter = Exporter(self._learner.policy, spec)
         capacity = min(config.replay.capacity, 2 * self._schedule.budget + 10_000)
-        self._replay = ReplayBuffer(capacity, spec.image_size, len(spec.vector), len(spec.action), seed)
+        self._replay = ReplayBuffer(capacity, spec.image_shape, len(spec.vector), len(spec.action), seed)
         self._run = RunDirectory(folder, config, spec)
         self._metrics = Metrics(self._run.path)
         self._losses: Dict[str, list] = collections.defaultdict(list)

@@ -46,8 +46,10 @@ def episode_video(bag: Path, spec: RobotSpec, path: Path) -> Path:
     """Film of an episode's bag in real time.
 
     Raises:
-        InputError: the bag holds no episode of this robot.
+        InputError: the bag holds no episode of this robot, or the robot has no camera.
     """
+    if not spec.cameras:
+        raise InputError(f'bag {bag}: expected images to film, but {spec.name} has no camera')
     episodes, problems = read_episodes(bag, spec)
     if not episodes:
         reason = problems[0].reason if problems else 'it is empty'

@@ -39,6 +39,15 @@ def test_names_in_a_namespace():
     assert topics.STEP.within('sim0').qos == topics.STEP.qos
 
 
+def test_every_camera_has_topics_of_its_own():
+    assert topics.per_step(('camera',)) == topics.PER_STEP
+    assert topics.PER_STEP[:2] == (topics.IMAGE, topics.CAMERA_INFO)
+    names = [topic.name for topic in topics.per_step(('camera', 'wrist'))]
+    assert names == ['camera/image_raw', 'wrist/image_raw', 'camera/camera_info', 'wrist/camera_info',
+                     'joint_states', 'step', 'action']
+    assert [topic.name for topic in topics.per_step(())] == ['joint_states', 'step', 'action']
+
+
 @pytest.mark.parametrize('topic', TOPICS, ids=lambda topic: topic.name)
 def test_offered_qos_is_read_by_others_as_meant(topic):
     (stored,) = yaml.safe_load(topic.qos.offered())

@@ -1,6 +1,7 @@
 """Real bags for tests: random steps as CDR messages, written by `EpisodeWriter`."""
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
@@ -23,15 +24,20 @@ SPEC = RobotSpec(
 )
 
 
+# The same robot with other senses.
+TWO_CAMERAS = dataclasses.replace(SPEC, cameras=('camera', 'wrist'))
+BLIND = dataclasses.replace(SPEC, cameras=(), image_size=(0, 0))
+
+
 def random_episode(
-    rng: np.random.Generator, length: int, start: int = START_NS, last: bool = True
+    rng: np.random.Generator, length: int, start: int = START_NS, last: bool = True, spec: RobotSpec = SPEC
 ) -> Episode:
-    """An episode that fits SPEC, of random numbers; `last` says whether it comes to its end."""
+    """An episode that fits the spec, of random numbers; `last` says whether it comes to its end."""
     def flag(row: int, value: bool = True) -> np.ndarray:
         return np.arange(length) == (row if value else -1)
 
     return Episode(
-        image=rng.integers(0, 256, (length, *SPEC.image_size, 3), np.uint8),
+        image=rng.integers(0, 256, (length, *spec.image_shape), np.uint8),
         vector=rng.normal(size=(length, 2)).astype(np.float32),
         action=rng.uniform(-1, 1, (length, 2)).astype(np.float32),
         reward=rng.normal(size=length).astype(np.float32),
@@ -43,23 +49,26 @@ def random_episode(
 
 
 def messages(
-    episode: Episode, mode: codecs.Mode = codecs.Mode('explore', 7)
+    episode: Episode, mode: codecs.Mode = codecs.Mode('explore', 7), spec: RobotSpec = SPEC
 ) -> List[Tuple[topics.Topic, object, int]]:
-    """The five messages of each step as rclpy objects, with their stamps."""
+    """The messages of each step as rclpy objects, with their stamps: five of a robot with one camera."""
     out = []
     for k, stamp in enumerate(episode.stamp.tolist()):
-        image, info, joints, step, action = Image(), CameraInfo(), JointState(), JointState(), Joy()
-        codecs.fill_image(image, episode.image[k], stamp)
+        images, infos = [Image() for _ in spec.cameras], [CameraInfo() for _ in spec.cameras]
+        joints, step, action = JointState(), JointState(), Joy()
         height, width = episode.image.shape[1:3]
-        codecs.fill_camera_info(info, width, height, [9, 0, 5.5, 0, 9, 7.5, 0, 0, 1], stamp)
+        for number, camera in enumerate(spec.cameras):
+            codecs.fill_image(images[number], episode.image[k, ..., 3 * number:3 * number + 3], stamp, camera)
+            codecs.fill_camera_info(
+                infos[number], width, height, [9, 0, 5.5, 0, 9, 7.5, 0, 0, 1], stamp, camera)
         hinge, slider = episode.vector[k]
         codecs.fill_joint_state(joints, JOINTS, [0.25, hinge], [slider, -0.5], stamp)
         codecs.fill_step(step, codecs.Step(
             stamp, float(episode.reward[k]), bool(episode.is_first[k]), bool(episode.is_last[k]),
             bool(episode.is_terminal[k])))
         codecs.fill_action(action, episode.action[k], stamp, mode)
-        row = (image, info, joints, step, action)
-        out += [(topic, message, stamp) for topic, message in zip(topics.PER_STEP, row)]
+        row = (*images, *infos, joints, step, action)
+        out += [(topic, message, stamp) for topic, message in zip(topics.per_step(spec.cameras), row)]
     return out
 
 
@@ -68,32 +77,36 @@ def to_cdr(message: object, type_name: str) -> bytes:
     return bytes(typestore().serialize_cdr(decode(serialize_message(message), type_name), type_name))
 
 
-def cdr_messages(episode: Episode, robot: str = 'sim0') -> List[Tuple[str, bytes, int]]:
+def cdr_messages(
+    episode: Episode, robot: str = 'sim0', spec: RobotSpec = SPEC
+) -> List[Tuple[str, bytes, int]]:
     """The messages of an episode as `EpisodeWriter.write` takes them."""
     return [
         (topic.within(robot).name, to_cdr(message, topic.type), stamp)
-        for topic, message, stamp in messages(episode)
+        for topic, message, stamp in messages(episode, spec=spec)
     ]
 
 
 def write_raw(
     folder: Path, name: str, rows: List[Tuple[str, bytes, int]], custom_data: Optional[Dict[str, str]] = None,
-    robot: str = 'sim0',
+    robot: str = 'sim0', spec: RobotSpec = SPEC,
 ) -> Path:
     """Write messages as a bag."""
-    writer = EpisodeWriter(folder, name, [topic.within(robot) for topic in topics.PER_STEP], {'robot': robot})
+    names = [topic.within(robot) for topic in topics.per_step(spec.cameras)]
+    writer = EpisodeWriter(folder, name, names, {'robot': robot})
     for row in rows:
         writer.write(*row)
-    return writer.close({'spec_hash': SPEC.hash, 'spec': SPEC.to_json(), **(custom_data or {})})
+    return writer.close({'spec_hash': spec.hash, 'spec': spec.to_json(), **(custom_data or {})})
 
 
 def write_episode(
     folder: Path, name: str, episode: Episode, custom_data: Optional[Dict[str, str]] = None,
-    robot: str = 'sim0',
+    robot: str = 'sim0', spec: RobotSpec = SPEC,
 ) -> Path:
     """Write an episode as a bag."""
     summary = {'return': repr(episode.total_reward), 'length': str(len(episode))}
-    return write_raw(folder, name, cdr_messages(episode, robot), {**summary, **(custom_data or {})}, robot)
+    rows = cdr_messages(episode, robot, spec)
+    return write_raw(folder, name, rows, {**summary, **(custom_data or {})}, robot, spec)
 
 
 def assert_equal(found: Episode, expected: Episode, rows: slice = slice(None)) -> None:

@@ -5,15 +5,15 @@ import dataclasses
 
 import numpy as np
 import pytest
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.bridge.definitions import typestore
 from dreamer_ros.replay.bag import EpisodeWriter
 from dreamer_ros.replay.reading import read_episodes
 from tests.replay.bags import (
-    PERIOD_NS, SPEC, START_NS, assert_equal, cdr_messages, messages, random_episode, to_cdr, write_episode,
-    write_raw,
+    BLIND, PERIOD_NS, SPEC, START_NS, TWO_CAMERAS, assert_equal, cdr_messages, messages, random_episode, to_cdr,
+    write_episode, write_raw,
 )
 
 IMAGE, INFO, JOINTS, STEP, ACTION = range(5)
@@ -38,6 +38,37 @@ def test_round_trip_is_exact(tmp_path, rng):
     (alone,), problems = read_episodes(path / 'bag_0.mcap', SPEC)
     assert problems == []
     assert_equal(alone, episode)
+
+
+@pytest.mark.parametrize('spec', [TWO_CAMERAS, BLIND], ids=['two cameras', 'no camera'])
+def test_round_trip_of_other_senses(tmp_path, rng, spec):
+    episode = random_episode(rng, 12, spec=spec)
+    path = write_episode(tmp_path, 'bag', episode, spec=spec)
+    (found,), problems = read_episodes(path, spec)
+    assert problems == [] and found.image.shape == (12, *spec.image_shape)
+    assert_equal(found, episode)
+    # what others read in it
+    with Reader(path) as reader:
+        counts = {connection.topic: connection.msgcount for connection in reader.connections}
+        frames = {name: [] for name in counts if name.endswith('image_raw')}
+        for connection, _, data in reader.messages():
+            if connection.topic in frames:
+                message = typestore().deserialize_cdr(data, connection.msgtype)
+                frames[connection.topic].append(message.data.reshape(*spec.image_size, 3))
+    assert counts == {topic.within('sim0').name: 12 for topic in topics.per_step(spec.cameras)}
+    assert list(frames) == [f'/sim0/{camera}/image_raw' for camera in spec.cameras]
+    for number, images in enumerate(frames.values()):
+        assert np.array_equal(images, episode.image[..., 3 * number:3 * number + 3])
+
+
+def test_a_step_without_the_image_of_every_camera_is_dropped(tmp_path, rng):
+    episode = random_episode(rng, 10, spec=TWO_CAMERAS)
+    rows = cdr_messages(episode, spec=TWO_CAMERAS)
+    wrist = [k for k, row in enumerate(rows) if row[0].endswith('wrist/image_raw')]
+    del rows[wrist[4]]
+    found, problems = read_episodes(write_raw(tmp_path, 'bag', rows, spec=TWO_CAMERAS), TWO_CAMERAS)
+    assert [len(part) for part in found] == [4, 5]
+    assert reasons(problems).startswith('1 of 10 steps dropped: 1 without an image of wrist')
 
 
 def test_messages_in_any_order_and_twice(tmp_path, rng):

@@ -55,7 +55,7 @@ class Reference:
 
 
 def buffer_of(capacity, seed=0):
-    return ReplayBuffer(capacity, image_size=(2, 2), vector_size=2, action_size=1, seed=seed)
+    return ReplayBuffer(capacity, image_shape=(2, 2, 3), vector_size=2, action_size=1, seed=seed)
 
 
 def drain(buffer, length=1):
@@ -193,4 +193,4 @@ def test_bad_capacity_is_refused():
     with pytest.raises(InputError, match='at least 1 step'):
         buffer_of(0)
     with pytest.raises(InputError, match='GiB'):
-        ReplayBuffer(10**13, (64, 64), 0, 1)
+        ReplayBuffer(10**13, (64, 64, 3), 0, 1)

@@ -17,7 +17,9 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.replay.bag import EpisodeWriter, partial_path
 from dreamer_ros.replay.prefetch import Prefetcher
 from dreamer_ros.replay.store import QUIET_SECONDS, ReplayStore
-from tests.replay.bags import PERIOD_NS, SPEC, START_NS, cdr_messages, random_episode, write_episode
+from tests.replay.bags import (
+    BLIND, PERIOD_NS, SPEC, START_NS, TWO_CAMERAS, cdr_messages, random_episode, write_episode,
+)
 
 
 def fill(folder, rng, lengths, first=0):
@@ -56,6 +58,18 @@ def test_bags_enter_once_in_order(tmp_path, rng):
     batch = store.sample(2, 22)
     assert np.flatnonzero(batch['is_first'][0]).tolist() == [0, 10, 15]
     assert batch['vector'].shape == (2, 22, 2)
+    assert store.problems == []
+
+
+@pytest.mark.parametrize('spec', [TWO_CAMERAS, BLIND], ids=['two cameras', 'no camera'])
+def test_every_sense_is_sampled(tmp_path, rng, spec):
+    episode = random_episode(rng, 10, spec=spec)
+    write_episode(tmp_path, 'bag', episode, spec=spec)
+    store = ReplayStore(tmp_path, spec, 1000)
+    store.refresh()
+    batch = store.sample(1, 10)
+    for key in ('image', 'vector', 'action'):
+        assert np.array_equal(batch[key][0], getattr(episode, key))
     assert store.problems == []
 
 
