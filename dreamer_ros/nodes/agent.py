@@ -79,6 +79,7 @@ class Agent:
         self._image_stamp = 0
         self._image_came = 0.0
         self._restart_state = True
+        self._ended = True
         self._episodes = 0
         self._deterministic = self._evaluating
         self._dropped = 0
@@ -147,6 +148,9 @@ class Agent:
             self._take_rest()
             self._reply()
         # Between the answer and the wait, when nobody waits for this agent.
+        # One version plays a whole evaluation episode, so that its return belongs to that version.
+        if self._ended or not self._deterministic or self._runner is None:
+            self._poll_policy()
         self._take_specs()
         self._diagnostics.tick()
         if self._image is None:
@@ -174,24 +178,24 @@ class Agent:
     def _read_step(self, cdr: bytes) -> Step:
         values = self._step_template.read(cdr) if self._step_template else None
         if values is not None:
-            reward, *flags = values.tolist()
+            reward, *flags = values[0].tolist()
             return Step(codecs.header_stamp(cdr), reward, *(flag == 1.0 for flag in flags))
         message = deserialize_message(cdr, JointState)
         step = codecs.read_step(message)
         plain = tuple(message.name) == codecs.STEP_NAMES and not (message.velocity or message.effort)
         if plain and self._may_learn():
-            self._step_template = MessageTemplate.of(cdr, message, 'position', following=2)
+            self._step_template = MessageTemplate.of(cdr, message, ['position'], tail=8)
         return step
 
     def _read_image(self, cdr: bytes) -> np.ndarray:
-        pixels = self._image_template.read(cdr) if self._image_template else None
-        if pixels is not None:
-            return pixels.reshape(*self._spec.image_size, 3)
+        values = self._image_template.read(cdr) if self._image_template else None
+        if values is not None:
+            return values[0].reshape(*self._spec.image_size, 3)
         message = deserialize_message(cdr, Image)
         image = codecs.image_to_array(message)
         plain = message.encoding == 'rgb8' and message.step == 3 * message.width
         if plain and image.shape[:2] == self._spec.image_size and self._may_learn():
-            self._image_template = MessageTemplate.of(cdr, message, 'data', following=0)
+            self._image_template = MessageTemplate.of(cdr, message, ['data'])
         return image
 
     def _may_learn(self) -> bool:
@@ -230,9 +234,9 @@ class Agent:
         if mode != self._answer_mode:
             joy = Joy()
             codecs.fill_action(joy, action, stamp, mode)
-            self._answer_template, self._answer_mode = MessageTemplate(joy, 'axes', following=1), mode
+            self._answer_template, self._answer_mode = MessageTemplate(joy, ['axes'], tail=4), mode
         self._answer = self._answer_template.write(stamp, action)
-        self._answered = stamp
+        self._answered, self._ended = stamp, self._last.is_last
         # Before publishing: that wakes the simulator, which may take this core at once.
         self._timings.add('latency', time.perf_counter() - self._image_came)
         self._publisher.publish(self._answer)
@@ -254,9 +258,6 @@ class Agent:
             self._episodes += 1
             self._deterministic = self._evaluating or (
                 self._evaluate_every > 0 and self._episodes % self._evaluate_every == 0)
-        # One version plays a whole evaluation episode, so that its return belongs to that version.
-        if begins or not self._deterministic or self._runner is None:
-            self._poll_policy()
         if self._runner is None:
             return self._rng.uniform(-1.0, 1.0, len(self._spec.action)), Mode('random')
         mode = Mode('evaluate' if self._deterministic else 'explore', self._runner.version)

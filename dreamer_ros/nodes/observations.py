@@ -1,6 +1,8 @@
 """Publishes a simulator's observations: what the agent waits for first, the rest while it thinks."""
 from __future__ import annotations
 
+from typing import Optional, Sequence, Tuple
+
 import numpy as np
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -16,18 +18,35 @@ def step_template() -> MessageTemplate:
     """Layout of `step`; its array holds the values of `codecs.STEP_NAMES`, f64[4]."""
     message = JointState()
     codecs.fill_step(message, codecs.Step(0, 0.0, False, False, False))
-    return MessageTemplate(message, 'position', following=2)
+    return MessageTemplate(message, ['position'], tail=8)
 
 
 def image_template(height: int, width: int) -> MessageTemplate:
     """Layout of the camera image; its array holds the pixels, u8[H·W·3]."""
     message = Image()
     codecs.fill_image(message, np.zeros((height, width, 3), np.uint8), 0)
-    return MessageTemplate(message, 'data', following=0)
+    return MessageTemplate(message, ['data'])
+
+
+def joint_template(names: Sequence[str]) -> MessageTemplate:
+    """Layout of `joint_states`; its arrays hold positions and velocities, f64[J] each."""
+    message = JointState()
+    codecs.fill_joint_state(message, names, np.zeros(len(names)), np.zeros(len(names)), 0)
+    if not names:
+        return MessageTemplate(message, [], tail=24)
+    return MessageTemplate(message, ['position', 'velocity'], tail=4)
+
+
+def camera_info_template(camera) -> Tuple[MessageTemplate, np.ndarray]:
+    """Layout of the camera's CameraInfo, and the projection matrix f64[12] that it has a hole for: of all that
+    stays the same, the last part before the zeros of binning and region of interest."""
+    message = CameraInfo()
+    codecs.fill_camera_info(message, camera.width, camera.height, camera.K, 0)
+    return MessageTemplate(message, ['p'], tail=25), np.array(message.p)
 
 
 class ObservationPublisher:
-    """The messages of one observation, allocated once and filled per step.
+    """The messages of one observation, laid out once and filled per step.
 
     Args:
         node: that publishes.
@@ -38,10 +57,9 @@ class ObservationPublisher:
 
     def __init__(self, node: Node, camera, step_publisher: Publisher, spec):
         self._step_template, self._image_template = step_template(), image_template(camera.height, camera.width)
-        self._joints = JointState()
-        self._camera_info = CameraInfo()
-        self._clock = Clock()
-        codecs.fill_camera_info(self._camera_info, camera.width, camera.height, camera.K, 0)
+        self._camera_info_template, self._projection = camera_info_template(camera)
+        self._clock_template = MessageTemplate(Clock(), [])
+        self._joint_template: Optional[MessageTemplate] = None
         self._steps = step_publisher
         self._images = qos.publisher(node, topics.IMAGE)
         self._joint_states = qos.publisher(node, topics.JOINT_STATES)
@@ -60,34 +78,25 @@ class ObservationPublisher:
 
     def publish(self, observation, stamp: int) -> None:
         """Publish an Observation as seen at `stamp` (nanoseconds), /clock first."""
-        codecs.fill_stamp(self._clock.clock, stamp)
-        self._clocks.publish(self._clock)
-        self._step = self._step_template.write(stamp, np.array((
-            observation.reward, observation.is_first, observation.is_last, observation.is_terminal)))
-        self._image = self._image_template.write(stamp, observation.image)
-        if self._joints_first:
-            self._fill_joints(observation, stamp)
-        self._publish_needed()
-        # The agent thinks from here on.
-        codecs.fill_stamp(self._camera_info.header.stamp, stamp)
-        self._camera_infos.publish(self._camera_info)
-        if not self._joints_first:
-            self._fill_joints(observation, stamp)
-            self._joint_states.publish(self._joints)
+        self._clocks.publish(self._clock_template.write(stamp))
+        self._last = observation, stamp
+        self.publish_again()
 
     def publish_again(self) -> None:
-        """Publish the last observation once more, stamp and all."""
-        self._publish_needed()
-        self._camera_infos.publish(self._camera_info)
-        if not self._joints_first:
-            self._joint_states.publish(self._joints)
-
-    def _publish_needed(self) -> None:
-        self._steps.publish(self._step)
+        """Publish the last observation, stamp and all."""
+        observation, stamp = self._last
+        self._steps.publish(self._step_template.write(stamp, np.array((
+            observation.reward, observation.is_first, observation.is_last, observation.is_terminal))))
         if self._joints_first:
-            self._joint_states.publish(self._joints)
-        self._images.publish(self._image)
+            self._publish_joints(observation, stamp)
+        self._images.publish(self._image_template.write(stamp, observation.image))
+        # The agent thinks from here on.
+        self._camera_infos.publish(self._camera_info_template.write(stamp, self._projection))
+        if not self._joints_first:
+            self._publish_joints(observation, stamp)
 
-    def _fill_joints(self, observation, stamp: int) -> None:
-        codecs.fill_joint_state(
-            self._joints, observation.joint_names, observation.position, observation.velocity, stamp)
+    def _publish_joints(self, observation, stamp: int) -> None:
+        if self._joint_template is None:
+            self._joint_template = joint_template(observation.joint_names)
+        self._joint_states.publish(
+            self._joint_template.write(stamp, observation.position, observation.velocity))

@@ -278,14 +278,16 @@ class Simulator:
     def _valid(self, message: bytes) -> Optional[np.ndarray]:
         """The action in a serialised message, f32[A]; None after saying what is wrong with it."""
         values = self._action_template.read(message) if self._action_template else None
-        if values is None:
+        if values is not None:
+            [axes] = values
+        else:
             # The first one, or the actor changed: `random`, another policy version.
             joy = deserialize_message(message, Joy)
             usual = len(joy.axes) == self._size and not joy.buttons
-            self._action_template = MessageTemplate.of(message, joy, 'axes', following=1) if usual else None
-            values = joy.axes
+            self._action_template = MessageTemplate.of(message, joy, ['axes'], tail=4) if usual else None
+            axes = joy.axes
         try:
-            return codecs.action_from(values, self._size)
+            return codecs.action_from(axes, self._size)
         except InputError as error:
             self._refused += 1
             self._log.warning(f'{self._actions.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)
