@@ -28,7 +28,7 @@ def test_a_resolved_config_loads_back_equal(name, tmp_path):
 
 
 def test_presets_of_the_papers():
-    assert {'dreamer', 'dreamerv3_1m', 'dreamerv3_12m', 'dreamerv3_25m', 'dreamerv3_50m',
+    assert {'dreamer', 'dreamerv2', 'r2dreamer', 'dreamerv3_1m', 'dreamerv3_12m', 'dreamerv3_25m', 'dreamerv3_50m',
             'dreamerv3_200m'} <= set(preset_names())
     sizes = {'1m': (512, 64, 4, 4, 64), '12m': (2048, 256, 16, 16, 256), '25m': (3072, 384, 24, 24, 384),
              '50m': (4096, 512, 32, 32, 512), '200m': (8192, 1024, 64, 64, 1024)}
@@ -43,6 +43,40 @@ def test_presets_of_the_papers():
     assert (dreamer.rssm.deter, dreamer.rssm.stoch, dreamer.rssm.classes) == (200, 30, 0)
     assert (dreamer.schedule.batch, dreamer.schedule.length, dreamer.loss.free_nats) == (50, 50, 3.0)
     assert (dreamer.imagination.discount, dreamer.imagination.include_start) == (0.99, False)
+    assert (dreamer.loss.representation, dreamer.loss.continue_head, dreamer.loss.continue_scale) == (
+        'reconstruction', False, 10.0)
+    assert (dreamer.actor.gradient, dreamer.actor.exploration_noise, dreamer.actor.entropy) == ('dynamics', 0.3, 0.0)
+    second = load_preset('dreamerv2')
+    assert (second.rssm.deter, second.rssm.hidden, second.rssm.stoch, second.rssm.classes) == (200, 200, 32, 32)
+    assert (second.rssm.cell, second.rssm.unimix, second.conv.depth, second.mlp.units) == ('layernorm_gru', 0, 48, 400)
+    assert (second.loss.dynamics_scale, second.loss.representation_scale, second.loss.kl_free) == (0.8, 0.2, 'mean')
+    assert (second.actor.distribution, second.actor.gradient, second.actor.entropy) == (
+        'truncated_normal', 'auto', 1e-4)
+    assert (second.critic.distribution, second.critic.slow, second.critic.slow_every) == ('normal', 'target', 100)
+    optimizer = second.optimizer
+    assert (optimizer.model_lr, optimizer.actor_lr, optimizer.critic_lr) == (3e-4, 8e-5, 8e-5)
+    assert (optimizer.eps, optimizer.clip, optimizer.weight_decay) == (1e-5, 100.0, 1e-6)
+    assert (second.schedule.batch, second.schedule.length, second.schedule.replay_ratio) == (16, 50, 160)
+    decoderless, third = load_preset('r2dreamer'), load_preset('dreamerv3_12m')
+    assert (decoderless.loss.representation, decoderless.loss.image_scale) == ('redundancy', 0.05)
+    assert decoderless.rssm == third.rssm and decoderless.actor == third.actor
+
+
+@pytest.mark.parametrize('system', ['dreamer', 'dreamerv2', 'dreamerv3', 'r2dreamer'])
+def test_presets_for_a_cpu_keep_the_system(system):
+    """Sizes, rates and schedule differ from the paper's; what defines the algorithm does not."""
+    paper = load_preset({'dreamerv3': 'dreamerv3_1m', 'r2dreamer': 'r2dreamer'}.get(system, system))
+    small = load_preset(f'{system}_cpu')
+    for section, names in {
+            'rssm': ('cell', 'unimix', 'activation', 'norm', 'prior_layers', 'posterior_layers'),
+            'loss': ('representation', 'image', 'reward', 'continue_head', 'kl_free', 'dynamics_scale'),
+            'actor': ('distribution', 'gradient', 'normalise_returns', 'exploration_noise'),
+            'critic': ('distribution', 'slow', 'replay_scale'),
+            'imagination': ('estimator', 'lambda_', 'include_start', 'horizon'),
+            'optimizer': ('kind', 'clip', 'eps', 'weight_decay')}.items():
+        for name in names:
+            assert getattr(getattr(small, section), name) == getattr(getattr(paper, section), name), (section, name)
+    assert bool(small.rssm.classes) == bool(paper.rssm.classes)
 
 
 def test_overrides():
@@ -120,6 +154,7 @@ def test_bad_values_are_refused_by_name(override, names):
     ('dreamer', ('env.image_size=32',), ('conv.kind valid', '32x32')),
     ('dreamerv3_1m', ('imagination.starts=8',), ('replay_scale', 'imagination.starts', '8')),
     ('dreamerv3_1m', ('imagination.include_start=false',), ('reinforce', 'include_start')),
+    ('dreamer', ('actor.gradient=mixed',), ('actor.gradient mixed', 'include_start')),
     ('dreamer', ('imagination.horizon=1',), ('imagination.horizon', '1')),
     ('dreamerv3_1m', ('rssm.deter=100',), ('rssm.deter', '100', 'divisible by 8')),
     ('dreamerv3_1m', ('rssm.deter=100', 'rssm.blocks=4'), ('rssm.deter', '100', 'pool')),

@@ -163,9 +163,13 @@ class TruncatedNormal:
         mean, std = self.parameters(raw)
         low, high = (torch.erf((bound - mean) / (math.sqrt(2.0) * std)) for bound in (-1.0, 1.0))
         with torch.no_grad():  # uniform whatever the parameters are: no gradient is lost
-            phase = 1.0 + torch.erf(noise / math.sqrt(2.0)) - low / (high - low)
-            quantile = (phase - 2.0 * torch.floor(phase / 2.0) - 1.0).abs()
+            quantile = self.quantile(noise, mode=-low / (high - low))
         return mean + math.sqrt(2.0) * std * erfinv(low + quantile * (high - low))
+
+    def quantile(self, noise: Tensor, mode: Tensor) -> Tensor:
+        """Uniform on [0, 1] from standard normal noise; `mode` where the noise is zero."""
+        phase = 1.0 + torch.erf(noise / math.sqrt(2.0)) + mode
+        return (phase - 2.0 * torch.floor(phase / 2.0) - 1.0).abs()
 
     def log_prob(self, raw: Tensor, action: Tensor) -> Tensor:
         """ln p(action) of actions in [−1, 1], summed over dimensions."""

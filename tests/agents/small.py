@@ -17,6 +17,8 @@ SYSTEMS = {
            'imagination.horizon=5'),
     'v2': ('cpu', 'rssm.deter=8', 'rssm.hidden=6', 'rssm.stoch=3', 'rssm.classes=4', 'mlp.units=9',
            'imagination.horizon=5', 'imagination.starts=0'),
+    'dreamerv2': ('dreamerv2', 'rssm.deter=8', 'rssm.hidden=6', 'rssm.stoch=3', 'rssm.classes=4', 'mlp.units=9',
+                  'conv.kind=stride', 'imagination.horizon=5'),
     'v3': ('dreamerv3_1m', 'rssm.deter=16', 'rssm.hidden=6', 'rssm.stoch=3', 'mlp.units=9', 'imagination.horizon=5'),
 }
 
@@ -33,10 +35,10 @@ def robot(actions: int = ACTIONS, image_size=(32, 32), **fields) -> RobotSpec:
         'action_high': (1.0,) * actions, 'control_period': 0.1, 'action_repeat': 2, **fields})
 
 
-def agent(system: str, *overrides: str, seed: int = 0) -> Dreamer:
+def agent(system: str, *overrides: str, seed: int = 0, discrete: bool = False) -> Dreamer:
     """An agent whose output layers are far from their (zero) start: heads at zero hide mistakes."""
     torch.manual_seed(seed)
-    made = make_agent(config(system, *overrides), robot())
+    made = make_agent(config(system, *overrides), robot(discrete=discrete))
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

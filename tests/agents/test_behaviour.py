@@ -9,7 +9,7 @@ from torch.distributions import Normal as TorchNormal
 from dreamer_ros.agents.behaviour import ReturnRange
 from tests.agents.small import ACTIONS, agent, batch, states, touched
 
-EVERY = ('v1', 'v2', 'v3')
+EVERY = ('v1', 'v2', 'dreamerv2', 'v3')
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ class Recorded(torch.nn.Module):
 
 
 @pytest.mark.parametrize('include_start', [False, True])
-@pytest.mark.parametrize('distribution', ['tanh_normal', 'normal'])
+@pytest.mark.parametrize('distribution', ['tanh_normal', 'normal', 'truncated_normal'])
 @pytest.mark.parametrize('estimator', ['lambda', 'reward'])
 def test_dynamics_gradient_equals_finite_differences(
         include_start, distribution, estimator, seed, monkeypatch, double_precision):
@@ -118,6 +118,8 @@ def test_dynamics_gradient_equals_finite_differences(
         with torch.no_grad():
             behaviour.actor[-1].weight.mul_(0.1)
             behaviour.actor[-1].bias.copy_(torch.tensor([0.1, -0.2, -9.0, -9.0]))
+    if distribution == 'truncated_normal':  # its gradient holds at fixed quantiles, which move with the parameters
+        monkeypatch.setattr(behaviour.distribution, 'quantile', lambda noise, mode: torch.special.ndtr(noise))
     silence(monkeypatch, behaviour, 'critic_loss')
     recorded = Recorded(behaviour.actor)
     behaviour.actor = recorded
@@ -222,6 +224,59 @@ def test_reinforce_solves_a_bandit(seed, monkeypatch):
     with torch.no_grad():
         mean, _ = behaviour.distribution.parameters(behaviour.actor(posterior.feature))
     assert (mean.mean((0, 1)) - 0.5).abs().max() < 0.25
+
+
+def actor_gradient(system, gradient, seed, discrete=False):
+    """Gradients by name, of the same agent and the same random numbers for every kind of gradient."""
+    made = agent(system, f'actor.gradient={gradient}', 'actor.mix=0.3', 'actor.entropy=0.1',
+                 'critic.replay_scale=0', seed=seed, discrete=discrete)
+    behaviour, posterior = made.behaviour, states(made)
+    torch.manual_seed(seed)
+    behaviour.loss(made.model, posterior, batch())[0].backward()
+    assert touched(made.model) == set()
+    return {name: p.grad for name, p in behaviour.actor.named_parameters()}
+
+
+@pytest.mark.parametrize('discrete', [False, True])
+@pytest.mark.parametrize('system', ['dreamerv2', 'v3'])
+def test_mixed_gradient_is_the_mix_of_both(system, discrete, seed):
+    dynamics, reinforce, mixed, auto = (
+        actor_gradient(system, gradient, seed, discrete) for gradient in ('dynamics', 'reinforce', 'mixed', 'auto'))
+    for name in mixed:
+        assert not torch.allclose(dynamics[name], reinforce[name], rtol=1e-3)
+        scale = max(g[name].abs().max() for g in (dynamics, reinforce))
+        torch.testing.assert_close(mixed[name], 0.3 * reinforce[name] + 0.7 * dynamics[name],
+                                   rtol=1e-3, atol=1e-4 * scale.item())
+        assert torch.equal(auto[name], (reinforce if discrete else dynamics)[name])
+
+
+@pytest.mark.parametrize('system', EVERY)
+def test_a_dream_of_choices_is_one_hot(system, seed):
+    made = agent(system, seed=seed, discrete=True)
+    start = states(made, 2, 4)
+    start = type(start)(*(x.flatten(0, 1) for x in start))
+    dream = made.behaviour.dream(made.model, start, made.behaviour.draw(made.model, 8, start.deter.device))
+    assert dream.raw.shape == (5, 8, ACTIONS)
+    assert torch.equal(dream.action.detach(), torch.eye(ACTIONS)[dream.action.argmax(-1)])
+    assert len(dream.action.argmax(-1).unique()) == ACTIONS
+
+
+@pytest.mark.parametrize('gradient', ['dynamics', 'reinforce', 'mixed'])
+def test_a_bandit_of_choices_is_solved(gradient, seed, monkeypatch):
+    """The second choice is rewarded, at every state."""
+    made = agent('v3', 'critic.replay_scale=0', 'imagination.horizon=1', 'actor.entropy=0', 'actor.unimix=0',
+                 f'actor.gradient={gradient}', 'actor.mix=0.5', seed=seed, discrete=True)
+    behaviour, posterior, data = made.behaviour, states(made, 8, 8), batch(8, 8)
+    dreams = capture_dream(monkeypatch, behaviour)
+    monkeypatch.setattr(made.model, 'predict_reward', lambda feature: dreams[-1].action[..., 1])
+    optimizer = torch.optim.Adam(behaviour.actor.parameters(), 1e-2)
+    for _ in range(100):
+        loss, _ = behaviour.loss(made.model, posterior, data)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert behaviour.distribution.parameters(behaviour.actor(posterior.feature)).exp()[..., 1].mean() > 0.9
 
 
 def test_critic_regresses_on_the_returns_and_its_slow_copy(seed, monkeypatch):

@@ -7,7 +7,7 @@ from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.learner import Learner
 from tests.agents.small import ACTIONS, agent, batch, config
 
-EVERY = ('v1', 'v2', 'v3')
+EVERY = ('v1', 'v2', 'dreamerv2', 'v3')
 
 
 def run(policy, image, is_first, noise):

@@ -2,6 +2,8 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import logsumexp
+from scipy.stats import norm
 
 from dreamer_ros.agents.agent import make_agent
 from dreamer_ros.config import load_preset
@@ -203,3 +205,81 @@ def test_open_loop_prediction_uses_no_image_after_the_context(seed):
     torch.manual_seed(seed)
     _, steered = made.open_loop(data, context=3)
     assert torch.equal(steered[:, :4], prediction[:, :4]) and not torch.equal(steered[:, 4:], prediction[:, 4:])
+
+
+def test_free_nats_of_planet_count_only_the_excess(rng):
+    made = kl_only('v1', 1.0, 1.0, 'loss.kl_free=planet', seed=0)
+    made.model.config.free_nats = 3.0
+    kl = torch.tensor(rng.uniform(0, 8, (4, 5)), requires_grad=True)
+    excess = made.model.free_nats(kl)
+    excess.backward()
+    assert excess.item() == pytest.approx(np.mean([max(0.0, x - 3.0) for x in kl.detach().numpy().ravel()]))
+    np.testing.assert_allclose(kl.grad, (kl.detach() > 3.0) / 20.0)
+
+
+@pytest.mark.parametrize('shape', [(3, 4), (12, 5), (4, 33), (11, 32)])
+def test_contrastive_loss_is_the_papers(shape, rng, seed, monkeypatch):
+    """Embedding by embedding: the states of up to 10 sequences and 30 steps around it, log-densities by scipy."""
+    made = agent('v1', 'loss.representation=contrastive', seed=seed)
+    model, features = made.model, 4
+    feature = rng.normal(size=(*shape, features))
+    raw = rng.normal(size=(*shape, 2 * features))
+    monkeypatch.setattr(model, 'projector', torch.nn.Identity())
+    loss = model.contrastive_loss(torch.tensor(feature), torch.tensor(raw))
+    mean, std = raw[..., :features], np.logaddexp(0.0, raw[..., features:]) + 0.1
+    terms = []
+    for b, t in np.ndindex(*shape):
+        rows = {(b + shift) % shape[0] for shift in range(-5, 5)}
+        steps = {(t + shift) % shape[1] for shift in range(-15, 15)}
+        window = [(row, step) for row in rows for step in steps]
+        assert len(window) == min(shape[0], 10) * min(shape[1], 30)
+        states = np.stack([feature[place] for place in [(b, t), *window]])
+        density = norm(mean[b, t], std[b, t]).logpdf(states).sum(-1)
+        terms.append(density[0] - logsumexp(density[1:]))
+    assert loss.item() == pytest.approx(-np.mean(terms), rel=1e-6)
+
+
+def test_contrastive_learning_tells_observations_apart(seed):
+    """Eight plain colours: states and embeddings of one find each other."""
+    made = agent('v1', 'loss.representation=contrastive', 'loss.reward_scale=0', 'loss.dynamics_scale=0',
+                 'loss.representation_scale=0', 'conv.depth=4', seed=seed)
+    data = batch(8, 1)
+    colours = torch.tensor([[r, g, b] for r in (0, 255) for g in (0, 255) for b in (0, 255)], dtype=torch.uint8)
+    data.image[:] = colours[:, None, None, None]
+    optimizer = torch.optim.Adam(made.model.parameters(), 3e-3)
+    losses = []
+    for _ in range(80):
+        loss, _, metrics = made.model.loss(data)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(metrics['representation_loss'].item())
+    assert losses[-1] < 0.3 < np.log(8) < losses[0] + 1.0
+
+
+@pytest.mark.parametrize('representation', ['contrastive', 'reward', 'redundancy', 'thumbnail'])
+def test_without_reconstruction_the_decoder_only_watches(representation, seed):
+    """With every other loss at zero, the image's gradient stays in the decoder."""
+    made = kl_only('v1', 0.0, 0.0, f'loss.representation={representation}', seed=seed)
+    loss, _, metrics = made.model.loss(batch())
+    loss.backward()
+    assert {name.split('.')[0] for name in touched(made.model)} == {'decoder'}
+    assert loss.item() == pytest.approx(metrics['image_loss'].item())
+
+
+def test_reward_alone_shapes_the_states(seed):
+    made = agent('v1', 'loss.representation=reward', 'loss.dynamics_scale=0', 'loss.representation_scale=0', seed=seed)
+    made.model.loss(batch())[0].backward()
+    assert {'encoder', 'rssm', 'reward', 'decoder'} == {name.split('.')[0] for name in touched(made.model)}
+
+
+def test_contrastive_gradients_reach_states_and_embeddings(seed):
+    made = kl_only('v1', 0.0, 0.0, 'loss.representation=contrastive', 'loss.image_scale=1', seed=seed)
+    made.model.loss(batch())[0].backward()
+    assert {'encoder', 'rssm', 'projector', 'decoder'} == {name.split('.')[0] for name in touched(made.model)}
+
+
+def test_continuation_head_of_the_paper():
+    model = make_agent(load_preset('dreamer', ('loss.continue_head=true',)), robot(6, (64, 64))).model
+    sizes = [layer.out_features for layer in model.continuation.modules() if isinstance(layer, torch.nn.Linear)]
+    assert sizes == [400, 400, 400, 1] and model.config.continue_scale == 10.0
