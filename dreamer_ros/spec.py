@@ -23,8 +23,8 @@ class RobotSpec:
             0 and 1 per choice of a discrete robot.
         control_period: seconds between two actions of the agent.
         action_repeat: control steps of the simulator (env steps) per action.
-        cameras: their names, which are also the namespaces of their topics; an observation holds their images
-            side by side along the channels, [H, W, 3 * cameras]. May be empty.
+        cameras: their names; an observation holds their images one after the other along the channels,
+            [H, W, 3 * cameras]. May be empty. The only camera of a robot is usually called `camera`.
         discrete: an action is one of several choices, as a one-hot vector.
 
     Raises:
@@ -54,9 +54,11 @@ class RobotSpec:
                 object.__setattr__(self, key, kind(value))
             except (TypeError, ValueError) as error:
                 raise InputError(f'robot spec: {key} cannot be {value!r} ({error})') from error
-        if len(set(self.cameras)) < len(self.cameras) or not all(_CAMERA.fullmatch(name) for name in self.cameras):
+        # The first publishes on camera/image_raw, so that no other may be called like that.
+        if (len(set(self.cameras)) < len(self.cameras) or 'camera' in self.cameras[1:]
+                or not all(_CAMERA.fullmatch(name) for name in self.cameras)):
             raise InputError('robot spec: cameras must be different names of letters, digits and underscores that '
-                             f'do not begin with a digit, got {self.cameras}')
+                             f'do not begin with a digit, and `camera` only the first, got {self.cameras}')
         if self.cameras:
             if len(self.image_size) != 2 or min(self.image_size) < 1:
                 raise InputError(f'robot spec: image_size must be (height, width) in pixels, got {self.image_size}')

@@ -83,6 +83,7 @@ def test_other_texts_are_refused(text, names):
     ('action', 'hip'), ('action', ['hip']), ('action_low', [-1.0]), ('action_high', [1.0, 'much']),
     ('control_period', 'fast'), ('control_period', 0.0), ('control_period', float('nan')), ('action_repeat', 0),
     ('vector', None), ('cameras', 'camera'), ('cameras', ['wrist', 'wrist']), ('cameras', ['1']), ('cameras', ['a/b']),
+    ('cameras', ['wrist', 'camera']),
     ('cameras', []), ('discrete', 'yes'),
 ])
 def test_bad_values_are_refused_by_name(key, value):

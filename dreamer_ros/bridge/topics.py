@@ -79,13 +79,19 @@ DIAGNOSTICS = Topic('/diagnostics', 'diagnostic_msgs/msg/DiagnosticArray', QoS(d
 
 
 def images(cameras: Sequence[str]) -> Tuple[Topic, ...]:
-    """`<camera>/image_raw` of each camera of a RobotSpec; `IMAGE` is that of the usual one."""
-    return tuple(dataclasses.replace(IMAGE, name=f'{camera}/image_raw') for camera in cameras)
+    """Images of the cameras of a RobotSpec: `IMAGE` for the first, `<camera>/image_raw` for each further one."""
+    return _of_cameras(IMAGE, cameras)
 
 
 def camera_infos(cameras: Sequence[str]) -> Tuple[Topic, ...]:
-    """`<camera>/camera_info` of each camera."""
-    return tuple(dataclasses.replace(CAMERA_INFO, name=f'{camera}/camera_info') for camera in cameras)
+    """The same of `CAMERA_INFO`."""
+    return _of_cameras(CAMERA_INFO, cameras)
+
+
+def _of_cameras(topic: Topic, cameras: Sequence[str]) -> Tuple[Topic, ...]:
+    _, _, leaf = topic.name.partition('/')
+    further = (dataclasses.replace(topic, name=f'{camera}/{leaf}') for camera in cameras[1:])
+    return (topic, *further) if cameras else ()
 
 
 def per_step(cameras: Sequence[str]) -> Tuple[Topic, ...]:

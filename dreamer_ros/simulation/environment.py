@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -30,7 +29,6 @@ VISUAL_TASKS = (
 INPUTS = ('image', 'vector', 'both')
 RENDER_MODES = ('fast', 'shadows', 'suite')
 _IMAGE_SIDES = (16, 1024)
-_TOPIC_NAME = re.compile(r'[A-Za-z]\w*', re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +97,7 @@ class Environment:
             action_high=np.ones(len(self._choices)) if discrete else self._high,
             control_period=world.control_step * action_repeat,
             action_repeat=action_repeat,
-            cameras=_camera_names(self.cameras),
+            cameras=_camera_names(world, self.cameras),
             discrete=discrete,
         )
         self._count = 0
@@ -110,7 +108,7 @@ class Environment:
 
     @property
     def cameras(self) -> Tuple[CameraModel, ...]:
-        """The cameras that the images come from, in their order; the first is called `camera` in the spec."""
+        """The cameras that the images come from, in their order."""
         return self._renderer.cameras if self._renderer else ()
 
     def reset(self) -> Observation:
@@ -294,11 +292,11 @@ def _task_files() -> Dict[str, Path]:
     return {path.stem: path for path in sorted(share('sim').glob('*/*.yaml'))}
 
 
-def _camera_names(cameras: Sequence[CameraModel]) -> Tuple[str, ...]:
-    """Their names as namespaces of topics: `camera` for the first, the model's names for the others."""
-    names = ['camera', *(camera.name for camera in cameras[1:])]
-    return tuple(f'camera{place}' if place and (name == 'camera' or not _TOPIC_NAME.fullmatch(name)) else name
-                 for place, name in enumerate(names[:len(cameras)]))
+def _camera_names(world: World, cameras: Sequence[CameraModel]) -> Tuple[str, ...]:
+    """Names in the spec: those in the model, but `camera` where the robot looks through its usual one."""
+    if len(cameras) == 1 and (cameras[0].number,) == tuple(world.default_cameras):
+        return ('camera',)
+    return tuple(camera.name for camera in cameras)
 
 
 def _actuator_names(world: World) -> Tuple[str, ...]:

@@ -28,11 +28,13 @@ class CameraModel:
     """A pinhole camera without distortion.
 
     Attributes:
-        name: the camera's name in the model, or its number where it has none.
+        number: of the camera in the model.
+        name: its name in the model, or camera<number> where it has none.
         width, height: image size in pixels.
         fovy: vertical field of view in degrees.
     """
 
+    number: int
     name: str
     width: int
     height: int
@@ -72,13 +74,9 @@ class Renderer:
         self, model: mujoco.MjModel, image_size: Tuple[int, int], mode: str, cameras: Sequence[Union[int, str]]
     ):
         height, width = image_size
-        self._numbers = [_camera_number(model, camera) for camera in cameras]
-        if len(set(self._numbers)) < len(self._numbers):
+        self.cameras = tuple(_camera(model, camera, image_size) for camera in cameras)
+        if len({camera.number for camera in self.cameras}) < len(self.cameras):
             raise InputError(f'cameras: expected different ones, got {", ".join(map(str, cameras))}')
-        self.cameras = tuple(
-            CameraModel(name=model.camera(number).name or str(number),
-                        width=width, height=height, fovy=float(model.cam_fovy[number]))
-            for number in self._numbers)
         self._model = model
         self._gl = gl.make_context(width, height)
         _simplify(model, image_size, mode)
@@ -101,9 +99,9 @@ class Renderer:
         """u8[H, W, 3 per camera] RGB images of the current state, first row on top; a new array each time."""
         self._gl.make_current()
         height, width = self._pixels.shape[:2]
-        image = np.empty((height, width, len(self._numbers), 3), np.uint8)
-        for place, number in enumerate(self._numbers):
-            self._view.fixedcamid = number
+        image = np.empty((height, width, len(self.cameras), 3), np.uint8)
+        for place, camera in enumerate(self.cameras):
+            self._view.fixedcamid = camera.number
             mujoco.mjv_updateScene(self._model, data, self._option, self._perturb, self._view,
                                    mujoco.mjtCatBit.mjCAT_ALL, self._scene)
             mujoco.mjr_render(self._viewport, self._scene, self._context)
@@ -146,15 +144,18 @@ def _simplify(model: mujoco.MjModel, image_size: Tuple[int, int], mode: str) -> 
     model.geom_size[planes, 2] = np.maximum(size[:, 2], 2 * size[:, :2].max(axis=1, initial=0) / _FLOOR_QUADS)
 
 
-def _camera_number(model: mujoco.MjModel, camera: Union[int, str]) -> int:
-    names = [model.camera(number).name for number in range(model.ncam)]
-    if isinstance(camera, str) and camera in names:
-        return names.index(camera)
-    try:
-        number = int(camera)
-    except ValueError:
-        number = -1
+def _camera(model: mujoco.MjModel, camera: Union[int, str], image_size: Tuple[int, int]) -> CameraModel:
+    """The camera of that name or number."""
+    names = [model.camera(number).name or f'camera{number}' for number in range(model.ncam)]
+    if camera in names:
+        number = names.index(camera)
+    else:
+        try:
+            number = int(camera)
+        except ValueError:
+            number = -1
     if not 0 <= number < model.ncam:
-        listed = ', '.join(f'{number} {name}'.rstrip() for number, name in enumerate(names)) or 'none'
+        listed = ', '.join(f'{number} {name}' for number, name in enumerate(names)) or 'none'
         raise InputError(f'camera: the model has the cameras {listed}; got {camera!r}')
-    return number
+    height, width = image_size
+    return CameraModel(number, names[number], width, height, float(model.cam_fovy[number]))

@@ -42,7 +42,8 @@ def test_names_in_a_namespace():
 def test_every_camera_has_topics_of_its_own():
     assert topics.per_step(('camera',)) == topics.PER_STEP
     assert topics.PER_STEP[:2] == (topics.IMAGE, topics.CAMERA_INFO)
-    names = [topic.name for topic in topics.per_step(('camera', 'wrist'))]
+    assert topics.images(('front',)) == (topics.IMAGE,), 'the first is `camera` on the wire, whatever its name'
+    names = [topic.name for topic in topics.per_step(('front', 'wrist'))]
     assert names == ['camera/image_raw', 'wrist/image_raw', 'camera/camera_info', 'wrist/camera_info',
                      'joint_states', 'step', 'action']
     assert [topic.name for topic in topics.per_step(())] == ['joint_states', 'step', 'action']

@@ -183,7 +183,7 @@ def test_joint_states_are_the_scalar_joints(open_environment):
 def test_two_cameras_are_two_single_ones(open_environment):
     options = dict(seed=3, image_size=(32, 48))
     both = open_environment('quadruped_walk', cameras=['global', 3], **options)
-    assert both.spec.cameras == ('camera', both.cameras[1].name) and both.spec.image_shape == (32, 48, 6)
+    assert both.spec.cameras == ('global', 'egocentric') and both.spec.image_shape == (32, 48, 6)
     runs = [episode(environment, 3) for environment in (
         both, open_environment('quadruped_walk', cameras=['global'], **options),
         open_environment('quadruped_walk', cameras=[3], **options))]
@@ -192,9 +192,14 @@ def test_two_cameras_are_two_single_ones(open_environment):
         assert not np.array_equal(first.image, second.image)
 
 
-def test_cameras_without_names_have_names_for_topics(open_environment):
-    spec = open_environment('finger_spin', cameras=['1', '0']).spec
-    assert spec.cameras[0] == 'camera' and all(name.isidentifier() for name in spec.cameras)
+def test_the_usual_camera_has_the_usual_name(open_environment):
+    for cameras, names in ((['0'], ('camera',)), (['fixed'], ('camera',)), ([1], ('lookatcart',)),
+                           (['1', '0'], ('lookatcart', 'fixed'))):
+        spec = open_environment('cartpole_swingup', cameras=cameras, image_size=(16, 16)).spec
+        assert spec.cameras == names
+        # what a spec says of the cameras finds them again
+        again = () if names == ('camera',) else names
+        assert open_environment('cartpole_swingup', cameras=again, image_size=(16, 16)).spec == spec
 
 
 @pytest.mark.parametrize('inputs', ['vector', 'both'])

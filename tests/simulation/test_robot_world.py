@@ -157,7 +157,7 @@ def test_a_world_seen_through_several_cameras(arm):
     two = ARM.replace('<light', '<camera name="side" pos="0 -2 0" xyaxes="1 0 0 0 0 1"/><light')
     environment = arm(model_text=two, camera=['side', 'above'])
     assert [camera.name for camera in environment.cameras] == ['side', 'above']
-    assert environment.spec.cameras == ('camera', 'above') and environment.reset().image.shape == (64, 64, 6)
+    assert environment.spec.cameras == ('side', 'above') and environment.reset().image.shape == (64, 64, 6)
 
 
 def test_a_world_without_joints_has_no_vector(arm):
