@@ -89,6 +89,7 @@ class ConvConfig:
 
     kind: str = _choice('valid', 'stride', 'patch', 'pool', default='pool')
     depth: int = _number(4, 1)
+    bits: int = _number(8, 1, 8)  # kept per colour; below 8 with uniform noise over each level in training (PlaNet: 5)
     activation: str = _choice('relu', 'elu', 'silu', default='silu')
     norm: str = _choice('none', 'layer', 'rms', default='rms')
 
@@ -131,6 +132,7 @@ class LossConfig:
     representation_scale: float = 0.1
     free_nats: float = _number(1.0, 0.0)
     kl_free: str = _choice('mean', 'step', 'planet', default='step')
+    overshooting: int = _number(0, 0)  # agent steps ahead that the prior is trained to predict (PlaNet); 0: off
 
 
 @dataclass
@@ -244,7 +246,7 @@ class Config:
     """One training run, resolved."""
 
     preset: str = ''
-    system: str = _choice('dreamer', 'world_models', default='dreamer')
+    system: str = _choice('dreamer', 'planet', 'world_models', default='dreamer')
     # of matrix products and convolutions; with schedule.overlap, of the behaviour's only
     precision: str = _choice('float32', 'bfloat16', default='float32')
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -452,6 +454,10 @@ def _check(config: Config, where: str) -> None:
         raise InputError(
             f'{where}: loss.representation thumbnail learns from images, so env.inputs must be image or both, got '
             'vector; take loss.representation=reconstruction')
+    if config.system == 'world_models' and (config.env.inputs != 'image' or config.conv.kind == 'pool'):
+        raise InputError(
+            f'{where}: system world_models needs env.inputs image and conv.kind valid, stride or patch, got '
+            f'{config.env.inputs} and {config.conv.kind}')
     if 'default' not in config.env.action_repeat:
         raise InputError(f'{where}: env.action_repeat needs a `default` entry')
     if config.rssm.cell == 'block_gru' and config.rssm.deter % config.rssm.blocks:

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from dreamer_ros.agents.agent import Agent
 from dreamer_ros.agents.batch import Batch
 from dreamer_ros.agents.evolution import Evolution
+from dreamer_ros.agents.inspection import Inspection
 from dreamer_ros.agents.world_model import head
 from dreamer_ros.config import Config
-from dreamer_ros.errors import InputError
 from dreamer_ros.nets.distributions import SCALARS
 from dreamer_ros.nets.layers import flatten_time
 from dreamer_ros.nets.mdn_rnn import MDNRNN, LSTMState, dream_noise
@@ -43,14 +43,10 @@ class WorldModels(Agent):
         config: the run's config.
         spec: the robot.
 
-    Raises:
-        InputError: the robot has no camera.
     """
 
     def __init__(self, config: Config, spec: RobotSpec):
         super().__init__()
-        if not spec.cameras:
-            raise InputError(f'system world_models: expected a robot with a camera, got {spec.name} without one')
         self.config = config
         latent, heads, actions = config.vae.latent, config.mlp, len(spec.action)
         self.vae = VAE(config, spec.image_size, spec.channels)
@@ -169,8 +165,7 @@ class WorldModels(Agent):
             feature = torch.cat([z, state.h], -1).unflatten(0, (count, rollouts))
             state = self.memory.step(state, z, flatten_time(self.controller.act(feature, controllers)))
             z = self.memory.predict(state.h).sample(temperature, spread(choice), spread(normal))
-            raw = self.reward(torch.cat([z, state.h], -1))
-            total += alive * self.reward_distribution.mean(raw)
+            total += alive * self.predict_reward(z, state.h)
             if self.done is not None:  # the step that ends it still counts
                 alive = alive * (self.done(state.h).squeeze(-1) < 0.0)
         return total.unflatten(0, (count, rollouts))
@@ -179,24 +174,26 @@ class WorldModels(Agent):
         return ControllerPolicy(self)
 
     @torch.no_grad()
-    def open_loop(self, batch: Batch, context: int = 5) -> Tuple[Tensor, Tensor]:
-        """Reconstruct `context` images, then dream the rest from the actions alone, at the temperature given.
-
-        Returns:
-            reconstruction and prediction, uint8 [B, T, H, W, channels]; they agree on the context.
-        """
+    def inspect(self, batch: Batch, context: int = 5) -> Inspection:
+        """Seen: the means of V's codes. Predicted: a dream at M's temperature that does what was done."""
         shape = batch.image.shape[:2]
         seen = self.vae.encode(flatten_time(batch.image)).mean.unflatten(0, shape)
         states = self.memory.filter(seen, batch.previous_action, batch.is_first)
         state, z = LSTMState(*(x[:, context - 1] for x in states)), seen[:, context - 1]
-        predicted = [seen[:, :context]]
-        for t in range(context, shape[1]):
-            state = self.memory.step(state, z, batch.previous_action[:, t])
+        latents, outputs = [seen[:, :context]], [states.h[:, :context]]
+        for action in batch.previous_action[:, context:].unbind(1):
+            state = self.memory.step(state, z, action)
             noise = dream_noise(self.memory.mixtures, self.config.vae.latent, shape[0], device=z.device)
             z = self.memory.predict(state.h).sample(self.config.memory.temperature, *noise)
-            predicted.append(z[:, None])
-        return tuple(self.vae.decode(flatten_time(x)).unflatten(0, shape)
-                     for x in (seen, torch.cat(predicted, 1)))
+            latents.append(z[:, None])
+            outputs.append(state.h[:, None])
+        predicted, h = torch.cat(latents, 1), torch.cat(outputs, 1)
+        images = [self.vae.decode(flatten_time(z)).unflatten(0, shape) for z in (seen, predicted)]
+        return Inspection(*images, self.predict_reward(seen, states.h), self.predict_reward(predicted, h), None)
+
+    def predict_reward(self, z: Tensor, h: Tensor) -> Tensor:
+        """Expected reward on arriving at z [..., Z], whose past is in h [..., units]."""
+        return self.reward_distribution.mean(self.reward(torch.cat([z, h], -1)))
 
 
 class Controller(nn.Module):
