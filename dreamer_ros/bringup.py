@@ -17,7 +17,7 @@ from typing import Callable, Deque, Dict, Mapping, Optional, Sequence, Tuple
 
 import yaml
 
-from dreamer_ros.config import load_preset
+from dreamer_ros.config import EnvConfig, load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.spec import RobotSpec
@@ -289,7 +289,7 @@ def _sim_train(task: str, preset: str, logdir: str, simulators: int, seed: int, 
     processes = []
     for n, robot in enumerate(robots):
         processes += _robot(
-            robot, task, config.env.image_size, config.action_repeat_for(name), render, mode,
+            robot, task, _senses(config.env), config.action_repeat_for(name), render, mode,
             # far apart, so that simulator 1 of seed 0 is not simulator 0 of seed 1
             seed + 1000 * n, wait_for_learner=mode == 'lockstep',
             agent={'mode': 'train', 'evaluate_every': evaluate_every}, episodes_folder=folder / 'episodes')
@@ -325,7 +325,7 @@ def _sim_eval(run: str, policy: str, task: str, episodes: int, seed: int, mode: 
     folder = folder.expanduser().absolute()
     processes = _robot(
         # initial states that no simulator of the training run with this seed has seen
-        'sim0', task, spec.image_size, spec.action_repeat, render, mode, seed + 1_000_000,
+        'sim0', task, _senses_of(spec), spec.action_repeat, render, mode, seed + 1_000_000,
         wait_for_learner=False, agent={'mode': 'evaluate', 'policy': str(path)}, episodes_folder=folder,
         episodes=episodes)
     evaluator = {
@@ -336,11 +336,25 @@ def _sim_eval(run: str, policy: str, task: str, episodes: int, seed: int, mode: 
     return Scenario('sim_eval', tuple(processes), folder, run=within)
 
 
-def _robot(namespace: str, task: str, image_size, action_repeat: int, render: str, mode: str, seed: int,
+def _senses(env: EnvConfig) -> dict:
+    """The simulator's parameters that say what the agent perceives."""
+    return _without_empty({
+        'inputs': env.inputs, 'image_size': list(env.image_size), 'cameras': list(env.cameras)})
+
+
+def _senses_of(spec: RobotSpec) -> dict:
+    """The same for a policy that was made for this robot."""
+    if not spec.cameras:
+        return {'inputs': 'vector'}
+    cameras = () if spec.cameras == ('camera',) else spec.cameras
+    return _senses(EnvConfig('both' if spec.vector else 'image', spec.image_size, cameras))
+
+
+def _robot(namespace: str, task: str, senses: dict, action_repeat: int, render: str, mode: str, seed: int,
            wait_for_learner: bool, agent: dict, episodes_folder: Path, episodes: int = 0) -> list:
     """Simulator, agent and recorder of one namespace; with `episodes`, only so many whole ones are kept."""
     simulator = {
-        'task': task, 'image_size': list(image_size), 'action_repeat': action_repeat, 'seed': seed,
+        'task': task, **senses, 'action_repeat': action_repeat, 'seed': seed,
         'render': render, 'mode': 'realtime' if mode == 'realtime' else 'lockstep',
         'wait_for_learner': wait_for_learner,
         'wait_for_subscribers': 3,  # agent, recorder, and trainer or evaluator: none misses the first step

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from dreamer_ros.agents.agent import make_agent
 from dreamer_ros.bringup import (
     RESTARTS_PER_MINUTE, ExitRules, Process, Verdict, parse_assignments, scenario, scenario_arguments,
     scenario_names)
@@ -15,6 +16,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.paths import share
 from dreamer_ros.policy.export import export
 from dreamer_ros.spec import RobotSpec
+from tests.agents.small import config, robot
 from tests.policy.tiny import spec as tiny_spec
 from tests.policy.tiny import tiny_policy
 
@@ -68,6 +70,28 @@ def test_presets_and_overrides_reach_simulator_and_trainer():
     assert (simulator['image_size'], simulator['action_repeat']) == ([32, 48], 5)
     assert trainer['steps'] == 1234
     assert trainer['overrides'] == overrides
+
+
+def test_what_the_agent_perceives_reaches_the_simulators():
+    processes = by_label(scenario('sim_train', {
+        'task': 'rover_target', 'overrides': 'env.inputs=both "env.cameras=[front, overview]"'}))
+    parameters = processes['simulator of sim0'].parameters
+    assert (parameters['inputs'], parameters['cameras']) == ('both', ['front', 'overview'])
+    assert 'cameras' not in by_label(scenario('sim_train', {}))['simulator of sim0'].parameters
+
+
+@pytest.mark.parametrize('fields, parameters', [
+    ({'vector': ('a/position',), 'cameras': (), 'image_size': (0, 0)}, {'inputs': 'vector'}),
+    ({'vector': ('a/position',), 'cameras': ('front', 'overview')},
+     {'inputs': 'both', 'image_size': [32, 32], 'cameras': ['front', 'overview']}),
+])
+def test_an_evaluated_policy_perceives_what_it_was_trained_with(fields, parameters, tmp_path):
+    spec = dataclasses.replace(robot(), name='rover_target', **fields)
+    preset = config('v3', f'env.inputs={parameters["inputs"]}')
+    export(make_agent(preset, spec).policy(), spec, tmp_path / 'p.onnx', {'version': 1})
+    run = scenario('sim_eval', {'policy': str(tmp_path / 'p.onnx'), 'output': str(tmp_path / 'x')})
+    found = by_label(run)['simulator of sim0'].parameters
+    assert {key: found[key] for key in ('inputs', 'image_size', 'cameras') if key in found} == parameters
 
 
 def test_empty_lists_are_no_parameters():
