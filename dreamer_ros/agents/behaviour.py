@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from typing import Dict, Iterator, NamedTuple, Optional, Tuple
+import functools
+from typing import Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from dreamer_ros.agents.batch import Batch
 from dreamer_ros.agents.returns import lambda_returns, n_step_returns, reward_returns
 from dreamer_ros.agents.world_model import WorldModel, head
 from dreamer_ros.config import Config
+from dreamer_ros.nets import lanes
 from dreamer_ros.nets.distributions import ACTIONS, SCALARS, OneHot, bounded
 from dreamer_ros.nets.layers import flatten_time
 from dreamer_ros.nets.rssm import State
@@ -96,6 +98,8 @@ class Behaviour(nn.Module):
         self.critic = head(
             feature_size, config.mlp, config.mlp.critic_layers, self.value_distribution.raw_size, zero)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        # without dynamics gradients, the critic's outputs that give the values are those it is trained by
+        self.shares_critic = self.reinforce == 1.0 and config.critic.slow != 'target'
         self.return_range = ReturnRange()
         self.register_buffer('slow_updates', torch.zeros((), dtype=torch.int64))
 
@@ -146,23 +150,17 @@ class Behaviour(nn.Module):
         if noise.rows is not None:
             start = State(start.deter[noise.rows], start.stoch[noise.rows])
         dynamics = self.reinforce < 1.0
-        raw = None
-        with frozen(model, self.critic), torch.set_grad_enabled(dynamics):
-            dream = self.dream(model, start, noise)
-            reward = model.predict_reward(dream.feature[1:])
-            discount = model.predict_discount(dream.feature)
-            if dynamics or self.critic_config.slow == 'target':
-                value = self.value(dream.feature)
-        if not dynamics and self.critic_config.slow != 'target':
-            # The same outputs of the critic give the values and are trained.
-            raw = self.critic(dream.feature[:-1])
-            with torch.no_grad():
-                value = torch.cat([self.value_distribution.mean(raw), self.value(dream.feature[-1:])])
+        with frozen(model, self.critic) if dynamics else contextlib.nullcontext():
+            action, raw, reward, discount, value, *judgement = lanes.by_rows(
+                functools.partial(self.imagine, model), start.deter[None], start.stoch[None],
+                noise.latent, noise.action, modules=[self.actor, self.critic], dim=1)
         with torch.set_grad_enabled(dynamics):
             returns, weight, span = self.targets(reward, discount, value)
-        feature = dream.feature[span].detach()
-        actor_loss, metrics = self.actor_loss(dream.raw[span.start:], dream, returns, weight, value[span].detach())
-        critic_loss = self.critic_loss(feature, returns.detach(), weight, raw)
+        actor_loss, metrics = self.actor_loss(raw[span.start:], action, returns, weight, value[span].detach())
+        if self.shares_critic:
+            critic_loss = self.critic_loss(judgement, returns.detach(), weight)
+        else:
+            critic_loss = self.critic_loss(self.judge(judgement[0][span].detach()), returns.detach(), weight)
         metrics.update(actor_loss=actor_loss, critic_loss=critic_loss, imagined_reward=reward.mean())
         total = actor_loss + critic_loss
         if self.critic_config.replay_scale:
@@ -170,6 +168,27 @@ class Behaviour(nn.Module):
             total = total + self.critic_config.replay_scale * replay
             metrics['replay_critic_loss'] = replay
         return total, {key: torch.as_tensor(value).detach() for key, value in metrics.items()}
+
+    def imagine(
+            self, model: WorldModel, deter: Tensor, stoch: Tensor, latent: Tensor, action: Tensor) -> Tuple[Tensor, ...]:
+        """Dream from states [1, N, ...] with noise [H, N, ...], and what the heads make of it.
+
+        Returns:
+            actions [H, N, A] and the actor's outputs, rewards [H, N] on arriving at s_1 … s_H, discounts and values
+            [H + 1, N] of s_0 … s_H; then, when the critic trains on these very outputs, `judgement` of
+            s_0 … s_{H−1}, else the features [H + 1, N, F].
+        """
+        with torch.set_grad_enabled(self.reinforce < 1.0):
+            dream = self.dream(model, State(deter[0], stoch[0]), DreamNoise(None, latent, action))
+            feature = dream.feature
+            reward, discount = model.predict_reward(feature[1:]), model.predict_discount(feature)
+            if not self.shares_critic:
+                return dream.action, dream.raw, reward, discount, self.value(feature), feature
+        with torch.enable_grad():
+            judgement = self.judgement(feature[:-1])
+        with torch.no_grad():
+            value = torch.cat([self.value_distribution.mean(judgement[0]), self.value(feature[-1:])])
+        return dream.action, dream.raw, reward, discount, value, *judgement
 
     def targets(self, reward: Tensor, discount: Tensor, value: Tensor) -> Tuple[Tensor, Tensor, slice]:
         """Returns [T, N], their weights [T, N], and which dreamed states they belong to.
@@ -195,7 +214,7 @@ class Behaviour(nn.Module):
         weight = going.cumprod(0).detach()
         return returns, weight, span
 
-    def actor_loss(self, raw, dream: Dream, returns, weight, baseline) -> Tuple[Tensor, Dict[str, Tensor]]:
+    def actor_loss(self, raw, action, returns, weight, baseline) -> Tuple[Tensor, Dict[str, Tensor]]:
         """−E[w · (objective + η · entropy)] over the actor's outputs [T, N, ...] in dreamed states."""
         config = self.actor_config
         divisor = self.return_range(returns) if config.normalise_returns else 1.0
@@ -204,20 +223,31 @@ class Behaviour(nn.Module):
         if self.reinforce:
             # include_start holds here: action t was sampled from output t
             advantage = ((returns - baseline) / divisor).detach()
-            objective = objective + self.reinforce * self.distribution.log_prob(raw, dream.action.detach()) * advantage
+            objective = objective + self.reinforce * self.distribution.log_prob(raw, action.detach()) * advantage
         loss = -(weight * (objective + config.entropy * entropy)).mean()
         return loss, {'return': returns.mean(), 'actor_entropy': entropy.mean(),
-                      'return_range': divisor, 'action_std': dream.action.std()}
+                      'return_range': divisor, 'action_std': action.std()}
 
-    def critic_loss(
-            self, feature: Tensor, returns: Tensor, weight: Tensor, raw: Optional[Tensor] = None) -> Tensor:
-        """Regress the value of states on their returns; `raw` is critic(feature) where that is known already."""
-        targets = [returns]
-        if self.critic_config.slow == 'regularise':
-            with torch.no_grad():
-                targets.append(self.value_distribution.mean(self.slow_critic(feature)))
-        raw = self.critic(feature) if raw is None else raw
-        return (weight * self.value_distribution.loss(raw, *targets)).mean()
+    def critic_loss(self, judgement: Sequence[Tensor], returns: Tensor, weight: Tensor) -> Tensor:
+        """Weighted loss of the critic's outputs [T, N, ...] against the returns and the slow critic's values."""
+        raw, *slow = judgement
+        errors, = lanes.by_rows(
+            lambda raw, *targets: (self.value_distribution.loss(raw, *targets),),
+            *(flatten_time(x) for x in (raw, returns, *slow)))
+        return (weight * errors.view_as(weight)).mean()
+
+    def judge(self, feature: Tensor) -> Sequence[Tensor]:
+        """`judgement` of states [T, N, F]."""
+        judgement = lanes.by_rows(self.judgement, flatten_time(feature), modules=[self.critic])
+        return [x.unflatten(0, feature.shape[:2]) for x in judgement]
+
+    def judgement(self, feature: Tensor) -> Tuple[Tensor, ...]:
+        """The critic's outputs for states, and the slow critic's values where they regularise it."""
+        if self.critic_config.slow != 'regularise':
+            return self.critic(feature),
+        with torch.no_grad():
+            slow = self.value_distribution.mean(self.slow_critic(feature))
+        return self.critic(feature), slow
 
     def replay_critic_loss(self, states: State, batch: Batch, bootstrap: Tensor) -> Tensor:
         """Value loss on replayed rewards, bootstrapped from the dream of every state (DreamerV3).
@@ -236,7 +266,7 @@ class Behaviour(nn.Module):
             returns.append(carry)
         returns = torch.stack(returns[::-1])
         feature = states.feature.transpose(0, 1)[:-1]  # this gradient shapes the representation too
-        return self.critic_loss(feature, returns, (~last[:-1]).float())
+        return self.critic_loss(self.judge(feature), returns, (~last[:-1]).float())
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from dreamer_ros.agents.batch import Batch
 from dreamer_ros.agents.inspection import Inspection
 from dreamer_ros.config import Config
+from dreamer_ros.nets import lanes
 from dreamer_ros.nets.conv import ImageDecoder
 from dreamer_ros.nets.distributions import SCALARS
 from dreamer_ros.nets.inputs import VECTOR_LAYERS, ObservationEncoder
@@ -97,7 +98,8 @@ class WorldModel(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """Embeddings [B, T, E] of the observations."""
         observation = (flatten_time(getattr(batch, name)) for name in self.encoder.inputs)
-        return self.encoder(*observation).unflatten(0, batch.reward.shape)
+        embed, = lanes.by_rows(lambda *rows: (self.encoder(*rows),), *observation, modules=[self.encoder])
+        return embed.unflatten(0, batch.reward.shape)
 
     def observation_loss(self, batch: Batch, states: State, embed: Tensor) -> Tuple[Tensor, Dict[str, Tensor]]:
         """What makes the states tell of the observations: a scalar, and its parts by name."""
@@ -132,12 +134,20 @@ class WorldModel(nn.Module):
 
     def image_loss(self, states: State, image: Tensor) -> Tensor:
         """Summed over pixels and channels, averaged over batch and time."""
-        decoded = self.decoder(flatten_time(states.deter), flatten_time(states.stoch))
-        target = flatten_time(image).permute(0, 3, 1, 2).float() / 255.0
-        count = len(target)
+        errors, = lanes.by_rows(
+            self.image_error, flatten_time(states.deter), flatten_time(states.stoch), flatten_time(image),
+            modules=[self.decoder])
+        return errors.sum() / (image.shape[0] * image.shape[1])
+
+    def image_error(self, deter: Tensor, stoch: Tensor, image: Tensor) -> Tuple[Tensor]:
+        """Squared error between the decoded states [N, ...] and their images, summed over all of them: [1]."""
+        decoded = self.decoder(deter, stoch)
+        target = image.permute(0, 3, 1, 2).float() / 255.0
         if self.config.image == 'squared':
-            return F.mse_loss(torch.sigmoid(decoded), target, reduction='sum') / count
-        return 0.5 * F.mse_loss(decoded, target - 0.5, reduction='sum') / count
+            error = F.mse_loss(torch.sigmoid(decoded), target, reduction='sum')
+        else:
+            error = 0.5 * F.mse_loss(decoded, target - 0.5, reduction='sum')
+        return error.view(1),
 
     def redundancy_loss(self, feature: Tensor, embed: Tensor) -> Tensor:
         """Σ(C_ii − 1)² + 5e-4 Σ_{i≠j} C_ij² of the correlation C between projected features and embeddings.

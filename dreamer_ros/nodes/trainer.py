@@ -312,8 +312,8 @@ def body(node: Node, stop: threading.Event) -> None:
     # arguments were wrong; and OpenMP reads what `prepare` sets when it is loaded.
     process.prepare()
     from dreamer_ros.training.trainer import Trainer
-    process.configure_torch(
-        arguments.threads or process.pick_threads(len(arguments.robots), config.schedule.overlap))
+    process.configure_learner(
+        arguments.threads or process.pick_threads(len(arguments.robots)), config.schedule.overlap)
     spec = robots.wait_for_spec(stop)
     if spec is None:
         return

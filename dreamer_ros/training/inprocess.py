@@ -16,7 +16,7 @@ from dreamer_ros.replay.ring import ReplayBuffer
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.metrics import Metrics
 from dreamer_ros.training.player import Player
-from dreamer_ros.training.process import configure_torch, pick_threads
+from dreamer_ros.training.process import configure_learner, pick_threads
 from dreamer_ros.training.results import Outcome, Protocol
 from dreamer_ros.training.run import RunDirectory
 from dreamer_ros.training.schedule import Schedule
@@ -40,7 +40,7 @@ def train_in_process(config: Config, task: str, seed: int, protocol: Protocol, f
     Raises:
         InputError: the task, the folder or the budget do not fit, or the losses are not finite.
     """
-    configure_torch(pick_threads(simulators, config.schedule.overlap))
+    configure_learner(pick_threads(simulators), config.schedule.overlap)
     return _Training(config, task, seed, protocol, folder, report, simulators).run()
 
 

@@ -24,14 +24,22 @@ def prepare() -> None:
     mallopt(M_TOP_PAD, 2 ** 28)
 
 
-def pick_threads(robots: int, overlap: bool) -> int:
-    """Threads per torch operator: all of two cores, else what simulators and agents leave, 16 at most.
-
-    An overlapped update runs two operators at a time, each on half of them.
-    """
+def pick_threads(robots: int) -> int:
+    """Threads of the learner: all of two cores, else what simulators and agents leave, 16 at most."""
     cores = len(os.sched_getaffinity(0))
-    threads = cores if cores <= 2 else min(16, max(2, cores - robots))
-    return max(1, threads // 2) if overlap else threads
+    return cores if cores <= 2 else min(16, max(2, cores - robots))
+
+
+def configure_learner(threads: int, overlap: bool) -> None:
+    """Give an update its threads; call before the first torch operation.
+
+    Two operators run at a time, each on half of the threads: those of the two halves of an overlapped update, or
+    of two lanes.
+    """
+    configure_torch(max(1, threads // 2))
+    if threads > 1 and not overlap:
+        from dreamer_ros.nets.lanes import open_lanes
+        open_lanes()
 
 
 def configure_torch(threads: int) -> None:

@@ -24,8 +24,8 @@ class LearnerSubject:
     """Args are the request: preset, overrides, precision, threads, actions."""
 
     def __init__(self, preset: str, overrides: list, precision: str, threads: int, actions: int):
-        process.configure_torch(threads)
         config = load_preset(preset, (*overrides, f'precision={precision}'))
+        process.configure_learner(threads, config.schedule.overlap)
         names = tuple(f'joint{i}' for i in range(actions))
         spec = RobotSpec('bench', config.env.image_size, (), names, (-1.0,) * actions, (1.0,) * actions, 0.02, 2)
         self.precision = torch.bfloat16 if precision == 'bfloat16' else torch.float32
