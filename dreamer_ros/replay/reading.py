@@ -73,6 +73,19 @@ def read_episodes(path: Path, spec: RobotSpec) -> Tuple[List[Episode], List[Prob
     return sorted(episodes, key=lambda episode: int(episode.stamp[0])), problems
 
 
+def read_longest(path: Path, spec: RobotSpec) -> Episode:
+    """The longest episode of a bag, to look at.
+
+    Raises:
+        InputError: the bag holds none of this robot.
+    """
+    episodes, problems = read_episodes(path, spec)
+    if not episodes:
+        reason = problems[0].reason if problems else 'it is empty'
+        raise InputError(f'bag {path}: expected an episode of {spec.name}, but {reason}')
+    return max(episodes, key=len)
+
+
 @dataclasses.dataclass
 class _Recording:
     """A bag's messages and the types of their topics."""

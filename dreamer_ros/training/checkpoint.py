@@ -9,14 +9,14 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Dict, Tuple
+from typing import Dict, Tuple, Union
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import sha256
+from dreamer_ros.files import read_text, sha256
 
 TENSORS, STATE = 'tensors.safetensors', 'state.json'
 
@@ -62,3 +62,19 @@ def read_checkpoint(folder: Path) -> Tuple[Dict[str, Tensor], dict]:
         raise
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f'checkpoint {folder}: cannot be read ({type(error).__name__}: {error})') from error
+
+
+def find_checkpoint(path: Union[str, Path]) -> Path:
+    """The learner's folder of a checkpoint, or of the latest one of a run.
+
+    Raises:
+        InputError: it is neither.
+    """
+    path = Path(path)
+    marker = path / 'checkpoints' / 'latest'
+    if marker.exists():
+        path = marker.parent / read_text(marker).strip()
+    for folder in (path / 'learner', path):
+        if (folder / STATE).exists():
+            return folder
+    raise InputError(f'{path}: expected a run directory with a checkpoint, or a checkpoint, found neither')

@@ -1,8 +1,9 @@
 """The learner: one update = world model + imagination + actor + critic, and everything a checkpoint must hold."""
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 import numpy as np
 import torch
@@ -105,13 +106,8 @@ class Learner:
         films = (batch.image, *self.agent.open_loop(batch))
         return np.concatenate([side_by_side(film.cpu().numpy()) for film in films], 3)
 
-    def save(self, folder: Path, extra: Optional[dict] = None) -> None:
-        """Checkpoint parameters, optimiser, normaliser, slow critic, counters and random states.
-
-        Args:
-            folder: the checkpoint directory, written atomically.
-            extra: JSON-ready state of the caller, given back by `load`.
-        """
+    def state(self) -> Tuple[Dict[str, torch.Tensor], dict]:
+        """Parameters, optimiser, normaliser, slow critic and random states, and what is JSON-ready of it all."""
         tensors = {f'agent.{name}': value for name, value in self.agent.state_dict().items()}
         tensors.update({f'optimizer.{name}': value for name, value in self.optimizer.state_tensors().items()})
         if self.overlap is not None:
@@ -119,24 +115,23 @@ class Learner:
         tensors['random.torch'] = torch.get_rng_state()
         if self.device.type == 'cuda':
             tensors['random.cuda'] = torch.cuda.get_rng_state(self.device)
-        write_checkpoint(folder, tensors, {
+        return tensors, {
             'updates': self.updates, 'optimizer_steps': self.optimizer.steps,
-            'preset': self.config.preset, 'spec': self.spec.to_dict(), 'extra': extra or {}})
+            'config': self.config.to_dict(), 'spec': self.spec.to_dict()}
 
-    def load(self, folder: Path) -> dict:
-        """Restore a checkpoint; returns the `extra` it was saved with.
+    def restore(self, tensors: Dict[str, torch.Tensor], state: dict, source: str) -> None:
+        """Go on from what `state` gave; `source` names it in errors.
 
         Raises:
-            InputError: the checkpoint is damaged, or of another network or robot.
+            InputError: it is of another network or robot.
         """
-        tensors, state = read_checkpoint(folder)
         own = self.agent.state_dict()
         saved = {name[len('agent.'):]: value for name, value in tensors.items() if name.startswith('agent.')}
         if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
             odd = sorted(n for n in own.keys() | saved.keys()
                          if n not in own or n not in saved or own[n].shape != saved[n].shape)
             raise InputError(
-                f'checkpoint {folder}: of preset {state["preset"]} for robot {state["spec"]["name"]}, does not fit '
+                f'{source}: of preset {state["config"]["preset"]} for robot {state["spec"]["name"]}, does not fit '
                 f'preset {self.config.preset} for robot {self.spec.name} (first difference: {odd[0]})')
         self.agent.load_state_dict(saved)
         self.optimizer.load_state_tensors({
@@ -149,4 +144,39 @@ class Learner:
         torch.set_rng_state(tensors['random.torch'])
         if self.device.type == 'cuda' and 'random.cuda' in tensors:
             torch.cuda.set_rng_state(tensors['random.cuda'], self.device)
+
+    def save(self, folder: Path, extra: Optional[dict] = None) -> None:
+        """Write a checkpoint.
+
+        Args:
+            folder: the checkpoint directory, written atomically.
+            extra: JSON-ready state of the caller, given back by `load`.
+        """
+        tensors, state = self.state()
+        write_checkpoint(folder, tensors, {**state, 'extra': extra or {}})
+
+    def load(self, folder: Path) -> dict:
+        """Restore a checkpoint; returns the `extra` it was saved with.
+
+        Raises:
+            InputError: the checkpoint is damaged, or of another network or robot.
+        """
+        tensors, state = read_checkpoint(folder)
+        self.restore(tensors, state, f'checkpoint {folder}')
         return state['extra']
+
+    @classmethod
+    def open(cls, folder: Path, device: str = 'auto') -> Learner:
+        """The learner that wrote a checkpoint, whose config and robot are in it.
+
+        Raises:
+            InputError: the checkpoint is damaged, or an earlier version of this program wrote it.
+        """
+        tensors, state = read_checkpoint(folder)
+        source = f'checkpoint {folder}'
+        if 'config' not in state:
+            raise InputError(f'{source}: expected the config it was trained with in it, but an earlier version wrote it')
+        config = Config.from_dict(state['config'], source)
+        learner = cls(config, RobotSpec.from_json(json.dumps(state['spec']), source), device)
+        learner.restore(tensors, state, source)
+        return learner

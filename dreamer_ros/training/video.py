@@ -9,7 +9,8 @@ import imageio_ffmpeg
 import numpy as np
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay.reading import read_episodes
+from dreamer_ros.frames import side_by_side
+from dreamer_ros.replay.reading import read_longest
 from dreamer_ros.spec import RobotSpec
 
 HEIGHT = 256  # pixels; smaller frames are enlarged by a whole factor
@@ -50,12 +51,8 @@ def episode_video(bag: Path, spec: RobotSpec, path: Path) -> Path:
     """
     if not spec.cameras:
         raise InputError(f'bag {bag}: expected images to film, but {spec.name} has no camera')
-    episodes, problems = read_episodes(bag, spec)
-    if not episodes:
-        reason = problems[0].reason if problems else 'it is empty'
-        raise InputError(f'bag {bag}: expected an episode to film, but {reason}')
-    longest = max(episodes, key=len)
-    return write_video(path, longest.image, 1.0 / spec.control_period)
+    film = side_by_side(read_longest(bag, spec).image)
+    return write_video(path, film, 1.0 / spec.control_period)
 
 
 def dream_video(dream: np.ndarray, spec: RobotSpec, path: Path) -> Path:

@@ -1,0 +1,211 @@
+"""A trained agent watches a recorded episode: a film, a picture and the numbers behind both."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Dict, List, Optional
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.files import write_file
+from dreamer_ros.frames import side_by_side
+from dreamer_ros.replay.episode import Episode
+from dreamer_ros.training.learner import Learner
+from dreamer_ros.training.video import HEIGHT, write_video
+
+COLUMNS = ('truth', 'reconstruction', 'prediction')
+STRIP = 10  # moments in the picture's film strip
+PANEL = 150  # pixels of height per curve panel
+CURSOR = np.array([214, 39, 40], np.uint8)
+
+
+@dataclasses.dataclass
+class EpisodeInspection:
+    """What an agent made of an episode of T steps. Numbers are float64 [T], by name:
+
+    - reconstruction_error, prediction_error: squared difference of the image to the truth, mean over its values
+      in [0, 1]; absent without cameras.
+    - reward: as recorded; filtered_reward, predicted_reward: as the model expects it.
+    - value: of the filtered states; absent for systems that learn none.
+    - discounted_return: what `value` estimates, from the recorded rewards up to the episode's end;
+      bootstrapped_return: the same, and the value of the last step for what would have followed, where the
+      episode was cut by time rather than over.
+
+    Attributes:
+        context: steps that the prediction has seen; it follows from actions alone after them.
+        film: uint8 [T, H, W, 3] truth | reconstruction | prediction; None without cameras.
+    """
+
+    context: int
+    period: float  # seconds per step
+    numbers: Dict[str, np.ndarray]
+    film: Optional[np.ndarray]
+
+
+def inspect_episode(learner: Learner, episode: Episode, context: int = 5) -> EpisodeInspection:
+    """Have a learner's agent watch a whole episode, then predict it from its first steps.
+
+    Raises:
+        InputError: the episode is not longer than the context.
+    """
+    if not 1 <= context < len(episode):
+        raise InputError(
+            f'--context {context}: expected from 1 to {len(episode) - 1} steps of this episode of {len(episode)}')
+    keys = ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')
+    batch = learner.to_batch({key: np.ascontiguousarray(getattr(episode, key))[None] for key in keys})
+    seen = learner.agent.inspect(batch, context)
+
+    def array(tensor) -> np.ndarray:
+        return tensor[0].double().cpu().numpy()
+
+    numbers, film = {}, None
+    if seen.reconstruction is not None:
+        films = [episode.image, seen.reconstruction[0].cpu().numpy(), seen.prediction[0].cpu().numpy()]
+        film = np.concatenate([side_by_side(each) for each in films], 2)
+        for name, made in zip(COLUMNS[1:], films[1:]):
+            numbers[f'{name}_error'] = squared_error(episode.image, made)
+    numbers.update(
+        reward=episode.reward.astype(np.float64), filtered_reward=array(seen.reward),
+        predicted_reward=array(seen.predicted_reward))
+    if seen.value is not None:
+        imagination = learner.config.imagination
+        numbers['value'] = value = array(seen.value)
+        over = 0.0 if imagination.include_start else float(episode.reward[-1])
+        cut = over if episode.is_terminal[-1] else value[-1]
+        for name, last in (('discounted_return', over), ('bootstrapped_return', cut)):
+            numbers[name] = discounted_returns(
+                episode.reward, imagination.discount, last, imagination.include_start)
+    return EpisodeInspection(context, learner.spec.control_period, numbers, film)
+
+
+def squared_error(truth: np.ndarray, made: np.ndarray) -> np.ndarray:
+    """Mean squared difference per step of images uint8 [T, H, W, C] as values in [0, 1]; float64 [T]."""
+    return np.array([
+        np.square((a.astype(np.float32) - b) / 255.0).mean(dtype=np.float64) for a, b in zip(truth, made)])
+
+
+def discounted_returns(reward: np.ndarray, discount: float, last: float, later: bool) -> np.ndarray:
+    """The return from each step of an episode, float64 [T].
+
+    Args:
+        reward: on arriving at each step, [T].
+        last: the return from the last step.
+        later: a step's return begins with the reward that follows it (DreamerV2, V3), or with its own (Dreamer):
+            as the system's value means it.
+    """
+    returns = [last]
+    for gain in reversed(reward[1:] if later else reward[:-1]):
+        returns.append(float(gain) + discount * returns[-1])
+    return np.array(returns[::-1])
+
+
+def write_inspection(inspection: EpisodeInspection, folder: Path, title: str, facts: Dict[str, object]) -> List[Path]:
+    """Write dream.json, dream.png and, of a robot with cameras, dream.mp4.
+
+    Args:
+        title: over the picture.
+        facts: JSON-ready, what to say in dream.json beside the numbers.
+
+    Returns:
+        the files.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / 'dream.json', folder / 'dream.png']
+        numbers = {name: [float(value) for value in values] for name, values in inspection.numbers.items()}
+        facts = {**facts, 'context': inspection.context, 'steps': len(inspection.numbers['reward'])}
+        write_file(paths[0], json.dumps({**facts, **numbers}, indent=1) + '\n')
+        partial = folder / '.dream.partial.png'
+        _picture(inspection, title).savefig(partial, dpi=100)
+        os.replace(partial, paths[1])
+        if inspection.film is not None:
+            paths.append(write_video(folder / 'dream.mp4', film_with_curves(inspection), 1.0 / inspection.period))
+    except OSError as error:
+        raise InputError(f'{folder}: expected a folder that can be written ({error})') from error
+    return paths
+
+
+def film_with_curves(inspection: EpisodeInspection) -> np.ndarray:
+    """The film enlarged, its curves below it with a cursor at the step shown; uint8 [T, H, W, 3], even sizes."""
+    length, height, width = inspection.film.shape[:3]
+    scale = -(-HEIGHT // height)
+    panels = _panels(inspection)
+    figure = _figure(width * scale, PANEL * len(panels) + 30)
+    for column, name in enumerate(COLUMNS):
+        figure.text((column + 0.5) / len(COLUMNS), 0.995, name, ha='center', va='top', fontsize='small')
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    _draw(inspection, panels, axes)
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 25 / (PANEL * len(panels) + 30)))
+    figure.canvas.draw()
+    curves = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    columns = np.rint(axes[0].transData.transform([(t, 0.0) for t in range(length)])[:, 0]).astype(int)
+    top = len(curves) - round(axes[0].bbox.y1)
+    bottom = len(curves) - round(axes[-1].bbox.y0)
+    frames = np.empty((length, height * scale + len(curves), width * scale, 3), np.uint8)
+    for t, frame in enumerate(frames):
+        frame[:height * scale] = inspection.film[t].repeat(scale, 0).repeat(scale, 1)
+        frame[height * scale:] = curves
+        frame[height * scale + top:height * scale + bottom, columns[t]:columns[t] + 2] = CURSOR
+    return frames[:, :frames.shape[1] // 2 * 2, :frames.shape[2] // 2 * 2]
+
+
+# What is drawn: a panel's label, and its curves by their names in the numbers
+_CURVES = (
+    ('image error', (('reconstruction_error', 'reconstruction', 'tab:blue', '-'),
+                                    ('prediction_error', 'prediction', 'tab:orange', '-'))),
+    ('reward', (('reward', 'recorded', 'black', '-'), ('filtered_reward', 'filtered', 'tab:blue', '-'),
+                ('predicted_reward', 'predicted', 'tab:orange', '-'))),
+    ('return', (('discounted_return', 'recorded, discounted', 'black', '-'),
+                ('bootstrapped_return', 'and the last value', 'black', ':'), ('value', 'value', 'tab:blue', '-'))),
+)
+
+
+def _panels(inspection: EpisodeInspection) -> list:
+    """Those whose curves there are."""
+    return [(label, curves) for label, curves in _CURVES if all(curve[0] in inspection.numbers for curve in curves)]
+
+
+def _figure(width: int, height: int) -> Figure:
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout='constrained')
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw(inspection: EpisodeInspection, panels: list, axes) -> None:
+    for axis, (label, curves) in zip(axes, panels):
+        for name, meaning, colour, line in curves:
+            axis.plot(inspection.numbers[name], line, color=colour, label=meaning, linewidth=1)
+        axis.axvline(inspection.context - 0.5, color='0.6', linewidth=1)
+        axis.set_ylabel(label, fontsize='small')
+        axis.tick_params(labelsize='small')
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize='x-small')
+    axes[-1].set_xlabel('step', fontsize='small')
+
+
+def _picture(inspection: EpisodeInspection, title: str) -> Figure:
+    """A film strip over the curves."""
+    panels = _panels(inspection)
+    strips = inspection.film is not None
+    figure = _figure(1000, 40 + 2 * PANEL * len(panels) + 360 * strips)
+    figure.suptitle(title, fontsize='medium')
+    axes = figure.subplots(
+        len(panels) + strips, 1, squeeze=False, height_ratios=[360] * strips + [2 * PANEL] * len(panels))[:, 0]
+    if strips:
+        steps = np.linspace(0, len(inspection.film) - 1, STRIP).round().astype(int)
+        columns = np.split(inspection.film[steps], len(COLUMNS), axis=2)
+        axes[0].imshow(np.concatenate([np.concatenate(list(film), 1) for film in columns], 0), interpolation='nearest')
+        height, width = columns[0].shape[1:3]
+        axes[0].set_xticks([(i + 0.5) * width for i in range(STRIP)], [f'step {step}' for step in steps])
+        axes[0].set_yticks([(i + 0.5) * height for i in range(len(COLUMNS))], COLUMNS)
+        axes[0].tick_params(length=0, labelsize='small')
+    _draw(inspection, panels, axes[strips:])
+    return figure
