@@ -87,6 +87,31 @@ def _benchmark(arguments) -> int:
     return 0
 
 
+def _dream(arguments) -> int:
+    from dreamer_ros.training import process
+    process.prepare()  # before torch is imported
+    from dreamer_ros.replay.reading import read_longest
+    from dreamer_ros.training.checkpoint import find_checkpoint
+    from dreamer_ros.training.inspection import film_with_curves, inspect_episode, write_inspection
+    from dreamer_ros.training.learner import Learner
+    process.configure_torch(len(os.sched_getaffinity(0)))
+    bag, checkpoint = Path(arguments.bag), find_checkpoint(arguments.checkpoint)
+    learner = Learner.open(checkpoint)
+    inspection = inspect_episode(learner, read_longest(bag, learner.spec), arguments.context)
+    facts = {
+        'checkpoint': str(checkpoint), 'preset': learner.config.preset, 'updates': learner.updates,
+        'robot': learner.spec.name, 'bag': str(bag)}
+    folder = Path(arguments.output) if arguments.output else Path('dreams') / bag.resolve().name
+    title = f'{learner.spec.name}, {learner.config.preset}, {learner.updates} updates'
+    print('\n'.join(str(path) for path in write_inspection(inspection, folder, title, facts)))
+    if not arguments.publish:
+        return 0
+    if inspection.film is None:
+        raise InputError(f'--publish: expected a robot with a camera, {learner.spec.name} has none')
+    from dreamer_ros.nodes.dream_player import play
+    return play(film_with_curves(inspection), 1.0 / inspection.period)
+
+
 def _bag_info(arguments) -> int:
     from dreamer_ros.replay.info import describe, format_table
     print(format_table(describe(Path(arguments.path))))
@@ -169,6 +194,16 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument('--simulators', type=_whole_number, default=1, metavar='N',
                            help='that collect for one learner (default: 1)')
     benchmark.add_argument('--output', required=True, metavar='FOLDER', help='an existing one is continued')
+
+    dream = command(commands, 'dream', _dream,
+                    'have a trained agent watch an episode and predict it: film, curves and numbers',
+                    'dreamer dream runs/cartpole_swingup-cpu-20260131-120000 --bag EPISODE')
+    dream.add_argument('checkpoint', metavar='RUN', help='run directory, or one of its checkpoints')
+    dream.add_argument('--bag', metavar='EPISODE', required=True, help='bag with an episode of the same robot')
+    dream.add_argument('--context', metavar='STEPS', type=_whole_number, default=5,
+                       help='what the prediction sees before it goes on from actions alone (default: 5)')
+    dream.add_argument('--output', metavar='FOLDER', help='for the files (default: dreams/<name of the bag>)')
+    dream.add_argument('--publish', action='store_true', help='also play the film on the ROS topic dream')
 
     bag = commands.add_parser('bag', help='look into episode bags',
                               epilog='example: dreamer bag info runs/cartpole_swingup-cpu-20260131-120000')
