@@ -18,7 +18,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import diagnostics, qos
 from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
 from dreamer_ros.nodes.inbox import Inbox
-from dreamer_ros.nodes.runtime import Parameters, pin_to, run_node
+from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.nodes.template import MessageTemplate
 from dreamer_ros.policy.loader import PolicyLoader
 from dreamer_ros.policy.manifest import Manifest
@@ -57,7 +57,6 @@ class Agent:
         self._evaluate_every = parameters.integer(
             'evaluate_every', 10, 'mode train: every how many episodes one is deterministic, 0 for never', 0, 10**6)
         self._seed = parameters.integer('seed', 0, 'of random actions and exploration', 0, 2**31 - 1)
-        pin_to(parameters.cpu())
         parameters.finish()
 
         self._inbox = Inbox(node)

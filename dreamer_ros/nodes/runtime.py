@@ -1,7 +1,6 @@
 """Life of a node's process: start, stop on signals, parameters that say what they expect."""
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from typing import Callable, Optional, Sequence
@@ -41,24 +40,6 @@ def run_node(name: str, body: Callable[[Node, threading.Event], Optional[int]]) 
             node.destroy_node()
     finally:
         rclpy.try_shutdown()
-
-
-def pin_to(cpu: int) -> None:
-    """Keep all threads of this process on one CPU; -1 leaves that to the system.
-
-    Simulator and agent in lock-step never work at the same time. On one CPU they hand over in half the time
-    (nobody wakes another core up), find their caches warm, and leave the other cores to the learner.
-
-    Raises:
-        InputError: this process may not use that CPU.
-    """
-    if cpu < 0:
-        return
-    allowed = os.sched_getaffinity(0)
-    if cpu not in allowed:
-        raise InputError(f'parameter cpu: expected one of {sorted(allowed)}, got {cpu}')
-    for thread in os.listdir('/proc/self/task'):  # DDS has started threads already; later ones inherit
-        os.sched_setaffinity(int(thread), {cpu})
 
 
 class Parameters:
@@ -102,11 +83,6 @@ class Parameters:
     def texts(self, name: str, default: Sequence[str], description: str) -> tuple:
         """A list of strings."""
         return tuple(self._declare(name, list(default), Parameter.Type.STRING_ARRAY, description))
-
-    def cpu(self) -> int:
-        """The parameter of nodes that can be pinned, for `pin_to`."""
-        return self.integer(
-            'cpu', -1, 'CPU to stay on, best the same for a simulator and its agent; -1 for any', -1, 4095)
 
     def finish(self) -> None:
         """Refuse parameters that were given but do not exist: rclpy ignores a misspelt name."""

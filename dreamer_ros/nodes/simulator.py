@@ -21,7 +21,7 @@ from dreamer_ros.nodes import diagnostics, qos, single
 from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.observations import ObservationPublisher
-from dreamer_ros.nodes.runtime import Parameters, pin_to, run_node
+from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.nodes.template import MessageTemplate
 from dreamer_ros.simulation import environment
 
@@ -85,7 +85,6 @@ class Simulator:
             'wait_for_learner', False, 'lock-step only: advance no further than the trainer allows on `pace`')
         self._wait_for_subscribers = parameters.integer(
             'wait_for_subscribers', 0, 'subscribers of `step` that must be there at the start', 0, 100)
-        pin_to(parameters.cpu())
         parameters.finish()
         if self._realtime and self._wait_for_learner:
             raise InputError(f'{node.get_fully_qualified_name()}: parameter wait_for_learner: expected false in '
@@ -159,6 +158,9 @@ class Simulator:
     def _await_action(self, stamp: int) -> Optional[np.ndarray]:
         """The action for the observation of that stamp, or None on stop. Publishes it again when none comes."""
         began = asked = time.monotonic()
+        # The agent thinks now. On a shared core its answer may be here already, at every step: never wait for a
+        # quiet moment to answer services.
+        self._idle(0.0)
         while not self._stop.is_set():
             while (message := self._inbox.take(self._actions)) is not None:
                 answered = codecs.header_stamp(message)

@@ -146,11 +146,12 @@ class Peer:
             step = self.next_step(before)
         return step
 
-    def call(self, service_type, name: str, request):
+    def call(self, service_type, name: str, request, timeout: float = PATIENCE):
         client = self.node.create_client(service_type, f'{NAMESPACE}/simulator/{name}')
         assert client.wait_for_service(PATIENCE)
         future = client.call_async(request)
-        self._executor.spin_until_future_complete(future, timeout_sec=PATIENCE)
+        self._executor.spin_until_future_complete(future, timeout_sec=timeout)
+        assert future.done(), f'{name}: no answer within {timeout} s'
         return future.result()
 
 

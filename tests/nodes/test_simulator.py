@@ -3,15 +3,22 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 
 import numpy as np
 import pytest
+import rclpy
+from rclpy.node import Node
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import Joy
 from std_srvs.srv import SetBool, Trigger
 
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.bridge.codecs import stamp_to_ns
+from dreamer_ros.nodes.simulator import Simulator
 from dreamer_ros.spec import RobotSpec
+from tests.nodes.conftest import NAMESPACE
 
 PERIOD = 80_000_000  # nanoseconds: eight control steps of cartpole
 
@@ -102,6 +109,38 @@ def test_reset_and_pause(simulator, peer):
     stamps = [s.stamp for s in unique(peer.steps)]
     assert set(np.diff(stamps)) == {PERIOD}
     assert peer.clock == sorted(peer.clock)
+
+
+def test_services_answer_however_fast_the_agent(peer, ros_domain):
+    """An action that is always there already leaves the simulator no moment of waiting."""
+    rclpy.init(domain_id=ros_domain)
+    node, stop = Node('simulator', namespace=NAMESPACE), threading.Event()
+
+    def simulate():  # all of it in one thread: a GL context belongs to the thread that made it
+        simulator = Simulator(node, stop)
+        take = simulator._inbox.take
+
+        def take_at_once(subscription):
+            if subscription is not simulator._actions or simulator._paused:
+                return take(subscription)
+            joy = Joy()
+            codecs.fill_action(joy, np.zeros(1), simulator._sent[-1], codecs.Mode('random'))
+            return serialize_message(joy)
+
+        simulator._inbox.take = take_at_once
+        simulator.run()
+
+    running = threading.Thread(target=simulate)
+    running.start()
+    try:
+        first = peer.next_step()
+        peer.until(lambda: peer.steps[-1].stamp > first.stamp, 'a step')
+        assert peer.call(SetBool, 'pause', SetBool.Request(data=True), timeout=10.0).success
+    finally:
+        stop.set()
+        running.join()
+        node.destroy_node()
+        rclpy.shutdown()
 
 
 def test_waits_for_the_learner(start, peer):
