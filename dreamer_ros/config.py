@@ -218,7 +218,9 @@ class ControllerConfig:
     population: int = _number(64, 2)
     rollouts: int = _number(16, 1)  # whose mean return is the fitness
     sigma: float = _number(0.1, 1e-6)  # initial standard deviation of weights
+    decay: float = _number(0.01, 0.0)  # times the mean squared weight, taken off the fitness
     horizon: int = _number(500, 1)  # agent steps of a dream
+    first: float = _number(1.0, 0.0, 1.0)  # share of dreams that begin as episodes do; the others at replayed states
     every: int = _number(1, 0)  # updates between two generations; 0 leaves evolution to `dreamer evolve`
     exploration_noise: float = _number(0.0, 0.0)  # std of Gaussian noise added while collecting
 

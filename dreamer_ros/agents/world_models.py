@@ -1,7 +1,7 @@
 """World Models (Ha and Schmidhuber, arXiv 1803.10122): V sees, M predicts, C acts and evolves in M's dreams."""
 from __future__ import annotations
 
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from dreamer_ros.nets.vae import VAE, Code
 from dreamer_ros.spec import RobotSpec
 
 DONE_WEIGHT = 10.0  # of the rare positive examples
+FIRST_IMAGES = 64  # that are kept for dreams to begin with
 
 
 class DreamStart(NamedTuple):
@@ -37,7 +38,7 @@ class WorldModels(Agent):
 
     The paper trains V, then M, then C. Here all three go on training as data come in, the paper's iterative
     variant in small steps: M learns from codes that V gives now, z sampled anew in every batch, and after an
-    update C's distribution takes one generation of CMA-ES in dreams that begin at replayed states.
+    update C's distribution takes one generation of CMA-ES in dreams.
 
     Args:
         config: the run's config.
@@ -59,6 +60,9 @@ class WorldModels(Agent):
         settings = config.controller
         self.evolution = Evolution(self.controller.size, settings.population, settings.sigma)
         self.register_buffer('updates', torch.zeros((), dtype=torch.int64))
+        # The newest first images of episodes: a batch holds few of them, or none.
+        self.register_buffer('first_images', torch.zeros(FIRST_IMAGES, *spec.image_shape, dtype=torch.uint8))
+        self.register_buffer('firsts', torch.zeros((), dtype=torch.int64))
 
     def loss(self, batch: Batch) -> Tuple[Tensor, Dict[str, Tensor]]:
         """V's loss on images of the batch plus M's on its sequences; M's gradient stops at the codes."""
@@ -111,45 +115,72 @@ class WorldModels(Agent):
     def after_update(self, batch: Batch) -> Dict[str, Tensor]:
         """One generation of C every `controller.every` updates."""
         self.updates += 1
+        self._keep_first_images(batch)
         every = self.config.controller.every
         if not every or int(self.updates) % every:
             return {}
         return self.evolve(batch, self.config.memory.temperature)
+
+    def _keep_first_images(self, batch: Batch) -> None:
+        images = batch.image[batch.is_first][:FIRST_IMAGES]
+        places = (self.firsts + torch.arange(len(images), device=images.device)) % FIRST_IMAGES
+        self.first_images[places] = images
+        self.firsts += len(images)
 
     @torch.no_grad()
     def evolve(self, batch: Batch, temperature: float) -> Dict[str, Tensor]:
         """One generation of CMA-ES in dreams from states of the batch; C becomes the new mean.
 
         All candidates dream from the same states with the same random numbers, so that they differ by what
-        they do.
+        they do. Like the authors' code, the fitness is the mean return less a little of the mean squared weight:
+        saturated controllers act alike at any size, and nothing else would hold it.
         """
         settings = self.config.controller
         start = self.starts(batch, settings.rollouts)
-        noise = [dream_noise(self.memory.mixtures, self.config.vae.latent, settings.rollouts,
-                             device=batch.image.device) for _ in range(settings.horizon)]
-        fitness = self.evolution.step(
-            lambda candidates: self.dream(candidates, start, temperature, noise).mean(1))
+        noise = self.dream_noise(settings.rollouts, settings.horizon)
+
+        def fitness(candidates: Tensor) -> Tensor:
+            returns = self.dream(candidates, start, temperature, noise).mean(1)
+            return returns - settings.decay * candidates.square().mean(1)
+
+        values = self.evolution.step(fitness)
         self.controller.set(self.evolution.mean.float())
-        return {'dream_return': fitness.mean(), 'best_dream_return': fitness.max(),
+        return {'dream_fitness': values.mean(), 'best_dream_fitness': values.max(),
                 'controller_sigma': self.evolution.sigma.clone()}
 
     def starts(self, batch: Batch, count: int) -> DreamStart:
-        """The last states of `count` sequences of the batch, drawn at random."""
-        rows = torch.randint(len(batch.image), (count,), device=batch.image.device)
-        code = self.vae.encode(flatten_time(batch.image[rows]))
-        z = code.sample(torch.randn_like(code.mean)).unflatten(0, (count, -1))
-        states = self.memory.filter(z, batch.previous_action[rows], batch.is_first[rows])
-        return DreamStart(z[:, -1], LSTMState(*(x[:, -1] for x in states)))
+        """Where `count` dreams begin: `controller.first` of them at first images of episodes that were seen, the
+        others at the last states of sequences of the batch."""
+        first = round(self.config.controller.first * count) if self.firsts else 0
+        begun = torch.randint(int(self.firsts.clamp(1, FIRST_IMAGES)), (first,), device=batch.image.device)
+        rows = torch.randint(len(batch.image), (count - first,), device=batch.image.device)
+        past = self.sample_codes(batch.image[rows])
+        states = self.memory.filter(past, batch.previous_action[rows], batch.is_first[rows])
+        return DreamStart(
+            torch.cat([self.sample_codes(self.first_images[begun, None])[:, 0], past[:, -1]]),
+            LSTMState(*(torch.cat([zero, x[:, -1]])
+                        for zero, x in zip(self.memory.initial(first, past.device), states))))
+
+    def sample_codes(self, image: Tensor) -> Tensor:
+        """z [B, T, Z] of images [B, T, H, W, channels]."""
+        code = self.vae.encode(flatten_time(image))
+        return code.sample(torch.randn_like(code.mean)).unflatten(0, image.shape[:2])
+
+    def dream_noise(self, dreams: int, horizon: int) -> List[Tuple[Tensor, Tensor]]:
+        """For every step of dreams what `Mixture.sample` needs."""
+        sizes = self.config.memory.mixtures, self.config.vae.latent, dreams
+        return [dream_noise(*sizes, device=self.firsts.device) for _ in range(horizon)]
 
     @torch.no_grad()
-    def dream(self, controllers: Tensor, start: DreamStart, temperature: float, noise: list) -> Tensor:
+    def dream(self, controllers: Tensor, start: DreamStart, temperature: float,
+              noise: List[Tuple[Tensor, Tensor]]) -> Tensor:
         """Returns of controllers in dreams: predicted rewards, summed until the dream ends.
 
         Args:
             controllers: [P, controller.size].
             start: R states.
             temperature: τ of the mixtures.
-            noise: for every step what `Mixture.sample` needs, for R dreams; all controllers share it.
+            noise: of `dream_noise` for R dreams; all controllers share it. Its length is the horizon.
 
         Returns:
             [P, R].
@@ -183,7 +214,7 @@ class WorldModels(Agent):
         latents, outputs = [seen[:, :context]], [states.h[:, :context]]
         for action in batch.previous_action[:, context:].unbind(1):
             state = self.memory.step(state, z, action)
-            noise = dream_noise(self.memory.mixtures, self.config.vae.latent, shape[0], device=z.device)
+            noise, = self.dream_noise(len(z), 1)
             z = self.memory.predict(state.h).sample(self.config.memory.temperature, *noise)
             latents.append(z[:, None])
             outputs.append(state.h[:, None])

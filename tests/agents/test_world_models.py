@@ -8,7 +8,7 @@ from dreamer_ros.agents.agent import make_agent
 from dreamer_ros.agents.world_models import Controller, DreamStart
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
-from dreamer_ros.nets.mdn_rnn import LSTMState, dream_noise
+from dreamer_ros.nets.mdn_rnn import LSTMState
 from dreamer_ros.training.learner import Learner
 from tests.agents.small import ACTIONS, batch, robot, touched
 
@@ -94,7 +94,7 @@ def test_dreams_follow_the_models_step_by_step(seed):
     torch.manual_seed(seed)
     controllers = torch.randn(4, made.controller.size)
     start = DreamStart(torch.randn(3, 3), LSTMState(torch.randn(3, 6), torch.randn(3, 6)))
-    noise = [dream_noise(4, 3, 3) for _ in range(7)]
+    noise = made.dream_noise(3, 7)
     returns = made.dream(controllers, start, 1.3, noise)
     assert returns.shape == (4, 3)
     with torch.no_grad():
@@ -166,13 +166,13 @@ def test_zero_noise_is_deterministic_and_on_the_mean(seed):
 
 def test_evolution_improves_the_dream_it_is_scored_in(seed, monkeypatch):
     """With M as it is, and a reward that actions can change, the return of dreams rises over generations."""
-    made, data = agent('controller.population=16', 'controller.horizon=12', seed=seed), batch(4, 8, seed)
+    made, data = agent('controller.population=16', 'controller.horizon=12', 'controller.decay=0', seed=seed), batch(4, 8, seed)
     made.done = None
     with torch.no_grad():
         made.memory.cell.input.weight[:, 3:] += 2.0 * torch.randn(24, ACTIONS)
     monkeypatch.setattr(made, 'predict_reward', lambda z, h: h[..., 0])
     torch.manual_seed(seed)
-    start, noise = made.starts(data, 32), [dream_noise(4, 3, 32) for _ in range(12)]
+    start, noise = made.starts(data, 32), made.dream_noise(32, 12)
 
     def score():
         return float(made.dream(made.evolution.mean.float()[None], start, 1.0, noise).mean())
@@ -182,12 +182,42 @@ def test_evolution_improves_the_dream_it_is_scored_in(seed, monkeypatch):
         metrics = made.evolve(data, 1.0)
     assert score() > before + 1.0
     assert torch.equal(made.controller.weight[0], made.evolution.mean.float()[:9])
-    assert float(metrics['best_dream_return']) >= float(metrics['dream_return'])
+    assert float(metrics['best_dream_fitness']) >= float(metrics['dream_fitness'])
+
+
+def test_dreams_begin_as_episodes_do_and_at_replayed_states(seed):
+    made, data = agent('controller.first=0.5', seed=seed), batch(3, 6, seed)
+    with torch.no_grad():
+        made.vae.code.bias[3:] -= 1000.0  # no noise in codes
+        before = made.starts(data, 8)
+        assert before.state.h.any(1).all()  # no first image was seen yet
+        made.after_update(data)
+        start = made.starts(data, 8)
+        first = made.vae.encode(data.image[data.is_first]).mean
+        last = made.vae.encode(data.image[:, -1]).mean
+        states = made.memory.filter(made.sample_codes(data.image), data.previous_action, data.is_first)
+    assert int(made.firsts) == len(first) == 2
+    for row in range(8):
+        expected = first if row < 4 else last
+        known = (start.z[row] - expected).abs().amax(1)
+        assert known.min() < 1e-6
+        h = torch.zeros(6) if row < 4 else states.h[known.argmin(), -1]
+        torch.testing.assert_close(start.state.h[row], h)
+
+
+def test_only_the_newest_first_images_are_kept(seed):
+    made, data = agent(seed=seed), batch(3, 6, seed)
+    data = data._replace(is_first=torch.ones_like(data.is_first))
+    for _ in range(4):  # 72 images
+        data = data._replace(image=torch.randint_like(data.image, 256))
+        made._keep_first_images(data)
+    assert int(made.firsts) == 72
+    assert torch.equal(made.first_images[:8], data.image.flatten(0, 1)[10:])
 
 
 def test_learner_evolves_every_few_updates(seed):
     trained = Learner(config('controller.every=3'), robot(), 'cpu', seed)
-    evolved = ['dream_return' in trained.update(samples(k)) for k in range(7)]
+    evolved = ['dream_fitness' in trained.update(samples(k)) for k in range(7)]
     assert evolved == [False, False, True, False, False, True, False]
     assert int(trained.agent.evolution.generation) == 2
     never = Learner(config('controller.every=0'), robot(), 'cpu', seed)
