@@ -16,14 +16,16 @@ from tests.policy.tiny import spec
 SMALL = ('schedule.batch=2', 'schedule.length=6', 'imagination.horizon=3')
 
 
+@pytest.mark.parametrize('discrete', [False, True])
 @pytest.mark.parametrize('preset, overrides', [
     ('cpu', ('conv.depth=4', 'rssm.deter=64', 'rssm.hidden=64', 'mlp.units=32')),
     ('dreamerv3_1m', ('rssm.deter=128',)),
+    ('dreamerv2', ('rssm.deter=64', 'mlp.units=32', 'conv.depth=8', 'rssm.stoch=8', 'rssm.classes=8')),
     ('dreamer', ('rssm.deter=64', 'mlp.units=32', 'conv.depth=8')),
 ])
-def test_exported_agent_matches_torch(tmp_path, preset, overrides, rng, seed):
+def test_exported_agent_matches_torch(tmp_path, preset, overrides, discrete, rng, seed):
     config = load_preset(preset, (*SMALL, *overrides))
-    robot = dataclasses.replace(spec(actions=3), image_size=config.env.image_size)
+    robot = dataclasses.replace(spec(actions=3), image_size=config.env.image_size, discrete=discrete)
     learner = Learner(config, robot, 'cpu', seed)
     exporter = Exporter(learner.policy, robot)  # before training, as the trainer does
     shape, height, width = (2, 6), *robot.image_size
@@ -48,6 +50,8 @@ def test_exported_agent_matches_torch(tmp_path, preset, overrides, rng, seed):
             expected, state = policy(
                 torch.from_numpy(image)[None], torch.tensor([first]), state, torch.from_numpy(noise))
         worst = max(worst, float(np.abs(action - expected.numpy()[0]).max()))
+        if discrete:
+            assert sorted(action) == [0.0, 0.0, 1.0]
     assert worst < 1e-5
     # several robots at once
     feed = {'image': rng.integers(0, 256, (4, height, width, 3), np.uint8),

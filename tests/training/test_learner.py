@@ -11,19 +11,32 @@ from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.learner import Learner, pick_device
 
 SMALL = ('schedule.batch=4', 'schedule.length=8', 'env.image_size=32')
+TINY = ('schedule.batch=4', 'schedule.length=8', 'rssm.deter=32', 'mlp.units=16', 'conv.depth=4')
+# preset, or preset:variant, and overrides that make it small
 SPECIFIC = {
     'cpu': SMALL,
-    'cpu_overlap': (*SMALL, 'schedule.overlap=true'),
+    'cpu:overlap': (*SMALL, 'schedule.overlap=true'),
+    'dreamer': TINY,
+    'dreamer:contrastive': (*TINY, 'loss.representation=contrastive', 'loss.continue_head=true'),
+    'dreamer:reward': (*TINY, 'loss.representation=reward', 'imagination.estimator=n_step', 'imagination.n_steps=5'),
+    'dreamer_cpu': SMALL,
+    'dreamerv2': (*TINY, 'rssm.classes=4', 'critic.slow_every=7'),
+    'dreamerv2:discrete': (*TINY, 'rssm.classes=4', 'critic.slow_every=7', 'actor.gradient=mixed'),
+    'dreamerv2_cpu': (*SMALL, 'critic.slow_every=7'),
     'dreamerv3_1m': (*SMALL, 'rssm.deter=64', 'rssm.hidden=16', 'mlp.units=16'),
-    'dreamer': ('schedule.batch=4', 'schedule.length=8', 'rssm.deter=32', 'mlp.units=16', 'conv.depth=4'),
+    'dreamerv3_1m:discrete': (*SMALL, 'rssm.deter=64', 'rssm.hidden=16', 'mlp.units=16'),
+    'dreamerv3_cpu': SMALL,
+    'r2dreamer': (*SMALL, 'rssm.deter=64', 'rssm.hidden=16', 'mlp.units=16', 'conv.depth=4'),
+    'r2dreamer_cpu': SMALL,
 }
 
 
-def learner(preset, seed=0, actions=2):
-    config = load_preset(preset.replace('_overlap', ''), SPECIFIC[preset])
+def learner(name, seed=0, actions=2):
+    preset, _, variant = name.partition(':')
+    config = load_preset(preset, SPECIFIC[name])
     limits = (1.0,) * actions
     spec = RobotSpec('test', config.env.image_size, (), tuple(f'a{i}' for i in range(actions)),
-                     tuple(-x for x in limits), limits, 0.02, 2)
+                     tuple(-x for x in limits), limits, 0.02, 2, discrete=variant == 'discrete')
     return Learner(config, spec, 'cpu', seed)
 
 
@@ -33,11 +46,13 @@ def samples(trained, seed=0):
     shape = (batch, length)
     flags = {key: np.zeros(shape, bool) for key in ('is_first', 'is_last', 'is_terminal')}
     flags['is_last'][0, 3] = flags['is_terminal'][0, 3] = flags['is_first'][0, 4] = True
+    action = rng.uniform(-1, 1, (*shape, len(trained.spec.action))).astype(np.float32)
+    if trained.spec.discrete:
+        action = (action == action.max(-1, keepdims=True)).astype(np.float32)
     return dict(
         image=rng.integers(0, 256, (*shape, *trained.config.env.image_size, 3), dtype=np.uint8),
         vector=np.zeros((*shape, 0), np.float32),
-        action=rng.uniform(-1, 1, (*shape, len(trained.spec.action))).astype(np.float32),
-        reward=rng.uniform(0, 1, shape).astype(np.float32), **flags)
+        action=action, reward=rng.uniform(0, 1, shape).astype(np.float32), **flags)
 
 
 @pytest.mark.parametrize('preset', sorted(SPECIFIC))
