@@ -15,6 +15,7 @@ from dreamer_ros.spec import RobotSpec
 # system (config.system) -> module in dreamer_ros.agents and class; a new system is one line here and one module
 SYSTEMS = {
     'dreamer': ('dreamer', 'Dreamer'),
+    'planet': ('planet', 'PlaNet'),
     'world_models': ('world_models', 'WorldModels'),
 }
 

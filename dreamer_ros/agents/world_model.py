@@ -9,9 +9,11 @@ from torch.nn import functional as F
 
 from dreamer_ros.agents.batch import Batch
 from dreamer_ros.agents.inspection import Inspection
+from dreamer_ros.agents.overshooting import overshooting_loss
 from dreamer_ros.config import Config
 from dreamer_ros.nets import lanes
-from dreamer_ros.nets.conv import ImageDecoder
+from dreamer_ros.nets.collective import average, learners
+from dreamer_ros.nets.conv import ImageDecoder, unit_image
 from dreamer_ros.nets.distributions import SCALARS
 from dreamer_ros.nets.inputs import VECTOR_LAYERS, ObservationEncoder
 from dreamer_ros.nets.layers import flatten_time, initialise, mlp, symlog, widened
@@ -37,7 +39,7 @@ class WorldModel(nn.Module):
 
     def __init__(self, config: Config, spec: RobotSpec):
         super().__init__()
-        self.config = config.loss
+        self.config, self.bits = config.loss, config.conv.bits
         size, heads = spec.image_size, config.mlp
         self.discount = config.imagination.discount
         self.encoder = ObservationEncoder(config, spec)
@@ -72,6 +74,9 @@ class WorldModel(nn.Module):
     def loss(self, batch: Batch) -> Tuple[Tensor, State, Dict[str, Tensor]]:
         """Loss (scalar), posterior states [B, T, ...] and metrics of a batch."""
         config, latent = self.config, self.rssm.latent
+        if self.bits < 8:  # encoder and loss see the same noise
+            noise = torch.rand(batch.image.shape, device=batch.image.device)
+            batch = batch._replace(image=unit_image(batch.image, self.bits, noise))
         embed = self.embed(batch)
         states, posterior, prior = self.rssm.observe(embed, batch.previous_action, batch.is_first)
         feature = states.feature
@@ -83,6 +88,12 @@ class WorldModel(nn.Module):
         total = observation + config.reward_scale * reward
         total = total + config.dynamics_scale * self.free_nats(dynamics)
         total = total + config.representation_scale * self.free_nats(representation)
+        if config.overshooting:
+            overshooting = overshooting_loss(
+                self.rssm, states, posterior, batch.previous_action, batch.is_first, config.overshooting,
+                config.free_nats)
+            total = total + overshooting
+            metrics['overshooting_loss'] = overshooting
         if self.continuation is not None:
             # The discount is part of the target, so nothing multiplies it again (DreamerV3's contdisc).
             target = (~batch.is_terminal).float() * self.discount
@@ -142,7 +153,7 @@ class WorldModel(nn.Module):
     def image_error(self, deter: Tensor, stoch: Tensor, image: Tensor) -> Tuple[Tensor]:
         """Squared error between the decoded states [N, ...] and their images, summed over all of them: [1]."""
         decoded = self.decoder(deter, stoch)
-        target = image.permute(0, 3, 1, 2).float() / 255.0
+        target = unit_image(image).permute(0, 3, 1, 2)
         if self.config.image == 'squared':
             error = F.mse_loss(torch.sigmoid(decoded), target, reduction='sum')
         else:
@@ -159,9 +170,8 @@ class WorldModel(nn.Module):
             feature: [N, F].
             embed: [N, E]; a fixed target.
         """
-        left, right = (
-            (x - x.mean(0)) / (x.std(0) + 1e-8) for x in (self.projector(feature).float(), embed.detach().float()))
-        correlation = left.T @ right / len(left)
+        left, right = (standardised(x) for x in (self.projector(feature).float(), embed.detach().float()))
+        correlation = average(left.T @ right / len(left))
         diagonal = correlation.diagonal()
         off = correlation.square().sum() - diagonal.square().sum()
         return (diagonal - 1.0).square().sum() + REDUNDANCY * off
@@ -201,12 +211,12 @@ class WorldModel(nn.Module):
             feature: [N, F].
             image: uint8 [N, H, W, channels].
         """
-        target = F.avg_pool2d(image.permute(0, 3, 1, 2).float() / 255.0, THUMBNAIL).flatten(1)
+        target = F.avg_pool2d(unit_image(image).permute(0, 3, 1, 2), THUMBNAIL).flatten(1)
         with torch.no_grad():
             self.pixel_batches += 1
             rate = torch.clamp(1.0 / self.pixel_batches, min=0.01)
-            self.pixel_mean.lerp_(target.mean(0), rate)
-            self.pixel_variance.lerp_((target - self.pixel_mean).square().mean(0), rate)
+            self.pixel_mean.lerp_(average(target.mean(0)), rate)
+            self.pixel_variance.lerp_(average((target - self.pixel_mean).square().mean(0)), rate)
             # a pixel that never changes has only noise to standardise
             target = (target - self.pixel_mean) / (self.pixel_variance.sqrt() + 0.01)
         return (self.projector(feature).float() - target).square().sum(-1).mean()
@@ -217,7 +227,7 @@ class WorldModel(nn.Module):
             return kl.clamp(min=self.config.free_nats).mean()
         if self.config.kl_free == 'planet':
             return (kl - self.config.free_nats).clamp(min=0.0).mean()
-        return kl.mean().clamp(min=self.config.free_nats)
+        return average(kl.mean()).clamp(min=self.config.free_nats)
 
     @torch.no_grad()
     def inspect(self, batch: Batch, context: int, value: Optional[Callable[[Tensor], Tensor]] = None) -> Inspection:
@@ -268,6 +278,14 @@ class WorldModel(nn.Module):
         if self.continuation is None:
             return torch.full(feature.shape[:-1], self.discount, device=feature.device)
         return torch.sigmoid(self.continuation(feature).squeeze(-1))
+
+
+def standardised(x: Tensor) -> Tensor:
+    """x [N, D] less its mean over its standard deviation, both over the rows of all learners."""
+    rows = len(x) * learners()
+    x = x - average(x.mean(0))
+    variance = average(x.square().mean(0)) * (rows / (rows - 1))
+    return x / (variance.clamp(min=1e-16).sqrt() + 1e-8)  # the root of 0 has no gradient
 
 
 def head(inputs: int, config, layers: int, outputs: int, zero: bool = False) -> nn.Sequential:

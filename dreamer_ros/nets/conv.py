@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from typing import Tuple
+from typing import Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,20 @@ from torch.nn import functional as F
 
 from dreamer_ros.config import ConvConfig
 from dreamer_ros.nets.layers import ACTIVATIONS, BlockLinear, ChannelNorm, dense, initialise, to_blocks
+
+
+def unit_image(image: Tensor, bits: int = 8, spread: Union[float, Tensor] = 0.5) -> Tensor:
+    """uint8 images as float32 in [0, 1]; floats are taken to be that already.
+
+    Args:
+        bits: kept per colour. Below 8 each of the 2^bits levels covers a range of values, and the image is where
+            `spread` in [0, 1) says within it: noise dequantises it, 0.5 is the middle.
+    """
+    if image.is_floating_point():
+        return image
+    if bits == 8:
+        return image.float().div_(255.0)
+    return (image.float().div_(2 ** (8 - bits)).floor_() + spread) / 2 ** bits
 
 
 class StrideEncoder(nn.Sequential):
@@ -54,12 +68,11 @@ class ImageEncoder(nn.Module):
         else:
             widths, strides, padding = _stride_plan(config)
             self.net = StrideEncoder(config, image_size, channels, widths, strides, padding)
-        self.output_size = self.net.output_size
+        self.bits, self.output_size = config.bits, self.net.output_size
 
     def forward(self, image: Tensor) -> Tensor:
         # The permuted view of a channels-last image is exactly torch's channels_last memory format.
-        x = image.permute(0, 3, 1, 2).float().div_(255.0).sub_(0.5)
-        return self.net(x).flatten(1)
+        return self.net(unit_image(image.permute(0, 3, 1, 2), self.bits) - 0.5).flatten(1)
 
 
 class StrideDecoder(nn.Module):

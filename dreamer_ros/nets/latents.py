@@ -24,7 +24,7 @@ class GaussianLatent:
         self.min_std = min_std
 
     def stats(self, raw: Tensor) -> Tensor:
-        mean, std = raw.chunk(2, -1)
+        mean, std = raw.split(self.size, -1)
         return torch.cat([mean, F.softplus(std) + self.min_std], -1)
 
     def noise(self, *shape: int, device=None) -> Tensor:
@@ -35,17 +35,17 @@ class GaussianLatent:
         return normal
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
-        mean, std = stats.chunk(2, -1)
+        mean, std = stats.split(self.size, -1)
         return mean + std * noise
 
     def kl(self, left: Tensor, right: Tensor) -> Tensor:
         """KL[left ‖ right], summed over the latent: [...]."""
-        (m1, s1), (m2, s2) = left.chunk(2, -1), right.chunk(2, -1)
+        (m1, s1), (m2, s2) = left.split(self.size, -1), right.split(self.size, -1)
         terms = torch.log(s2) - torch.log(s1) + (s1.square() + (m1 - m2).square()) / (2 * s2.square()) - 0.5
         return terms.sum(-1)
 
     def entropy(self, stats: Tensor) -> Tensor:
-        _, std = stats.chunk(2, -1)
+        _, std = stats.split(self.size, -1)
         return (0.5 + 0.5 * math.log(2 * math.pi) + torch.log(std)).sum(-1)
 
 

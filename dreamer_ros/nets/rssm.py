@@ -31,6 +31,7 @@ class GRU(nn.Module):
 
     def __init__(self, config: RssmConfig, stoch: int, action: int):
         super().__init__()
+        self.deter = config.deter  # a split of known size is one node in ONNX, a chunk is a dozen
         self.stoch = nn.Linear(stoch, config.hidden)
         self.action = nn.Linear(action, config.hidden, bias=False)
         # One Glorot draw over the joint layer, kept as two so that actions are projected outside the scan.
@@ -53,8 +54,8 @@ class GRU(nn.Module):
 
     def forward(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
         x = self.activation(self.stoch(stoch) + action)
-        xr, xz, xn = self.input(x).chunk(3, -1)
-        hr, hz, hn = self.recurrent(deter).chunk(3, -1)
+        xr, xz, xn = self.input(x).split(self.deter, -1)
+        hr, hz, hn = self.recurrent(deter).split(self.deter, -1)
         candidate = torch.tanh(xn + torch.sigmoid(xr + hr) * hn)
         gate = torch.sigmoid(xz + hz)
         return gate * deter + (1.0 - gate) * candidate

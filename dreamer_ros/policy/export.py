@@ -39,6 +39,8 @@ class Exporter:
     Args:
         policy: module with `forward(image, [vector,] is_first, state, noise) -> (action, next_state)`, without
             image for a robot without cameras, `state_size`, `noise_size` and `uses_vector`; on any device.
+            `evaluation_noise` (start, stop), where it has one, is the part of the noise that an evaluation draws
+            as well: a planner's candidates.
         spec: of the robots it acts for.
     """
 
@@ -82,6 +84,7 @@ class Exporter:
         self._set_metadata({
             **metadata,
             'spec': self._spec.to_json(), 'spec_hash': self._spec.hash,
+            'evaluation_noise': json.dumps(getattr(self._policy, 'evaluation_noise', (0, 0))),
             'control_period': self._spec.control_period, 'golden': json.dumps(golden.to_dict()),
         })
         data = self._model.SerializeToString()

@@ -58,7 +58,7 @@ class PolicyRunner:
                 raise InputError(f'policy {self.path}: expected sha256 {sha256.lower()}, got {digest}')
         self._session = _open_session(self.path, data)
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.spec, self.version, golden = self._read_metadata()
+        self.spec, self.version, golden, self._evaluation_noise = self._read_metadata()
         if spec is not None and spec.hash != self.spec.hash:
             raise InputError(
                 f'policy {self.path}: expected a policy for {spec.name} (spec {spec.hash}), got one for '
@@ -76,7 +76,7 @@ class PolicyRunner:
             image: u8[H,W,3 per camera], RGB; ignored (may be None) without cameras.
             vector: f32[N]; ignored (may be None) unless `uses_vector`.
             is_first: the observation starts an episode; the state is forgotten.
-            explore: sample from the policy; False takes its mode.
+            explore: sample from the policy; False takes its mode, or a plan without exploration.
 
         Returns:
             Action f32[A] in [-1, 1], a new array. It is finite if the policy's weights and inputs are: who
@@ -103,6 +103,7 @@ class PolicyRunner:
             self._rng.standard_normal(out=inputs['noise'], dtype=np.float32)
         else:
             inputs['noise'].fill(0.0)
+            self._rng.standard_normal(out=inputs['noise'][0, self._evaluation_noise], dtype=np.float32)
         self._step()
         return self._outputs['action'][0].copy()
 
@@ -129,7 +130,9 @@ class PolicyRunner:
     def _read_metadata(self):
         try:
             spec = RobotSpec.from_json(self.metadata['spec'], 'metadata')
-            return spec, int(self.metadata['version']), Golden.from_dict(json.loads(self.metadata['golden']))
+            golden = Golden.from_dict(json.loads(self.metadata['golden']))
+            drawn = slice(*json.loads(self.metadata.get('evaluation_noise', '[0, 0]')))
+            return spec, int(self.metadata['version']), golden, drawn
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(
                 f'policy {self.path}: expected metadata spec, version and golden as dreamer_ros exports '
