@@ -42,6 +42,10 @@ EXTRAS = {
         'imageio-ffmpeg>=0.4.9',  # encodes videos
         'tqdm>=4.65',           # the progress bar
     ],
+    # The model-free agent that `dreamer benchmark` compares with.
+    'baselines': [
+        'stable-baselines3>=2.3,<3',  # soft actor-critic
+    ],
     'test': [
         'pytest>=7.4',          # runs the tests
         'pytest-timeout>=2.2',  # a test that hangs fails alone, with a stack of every thread
@@ -55,11 +59,11 @@ EXTRAS = {
 
 
 def data_files():
-    """Launch files, worlds and presets, folder by folder, under share/dreamer_ros."""
+    """Launch files, worlds, presets and published scores, folder by folder, under share/dreamer_ros."""
     share = os.path.join('share', PACKAGE)
     yield 'share/ament_index/resource_index/packages', [os.path.join('resource', PACKAGE)]
     yield share, ['package.xml']
-    for top in ('launch', 'sim', 'models'):
+    for top in ('launch', 'sim', 'models', os.path.join('docs', 'data')):
         for folder, folders, files in os.walk(top):
             folders[:] = [name for name in folders if name != '__pycache__']
             if files:

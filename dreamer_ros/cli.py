@@ -77,14 +77,34 @@ def _plot(arguments) -> int:
 
 
 def _benchmark(arguments) -> int:
-    from dreamer_ros.training.benchmark import TASK_SETS, run_benchmark
-    from dreamer_ros.training.results import Protocol
-    tasks = [*arguments.tasks, *(TASK_SETS[arguments.task_set] if arguments.task_set else ())]
-    protocol = Protocol(arguments.steps, arguments.minutes, arguments.evaluations, arguments.curve_episodes,
-                        arguments.episodes)
-    run_benchmark(arguments.systems, tasks, arguments.seeds, protocol, Path(arguments.output), arguments.jobs,
-                  arguments.simulators)
+    from dreamer_ros.training.benchmark import run_benchmark
+    from dreamer_ros.training.plan import OPTIONS, Plan
+    given = {key: value for key, value in vars(arguments).items() if key in OPTIONS and value is not None}
+    plan = Plan.make(arguments.plan, given)
+    try:
+        run_benchmark(plan)
+    except KeyboardInterrupt:
+        print('stopped; the same command goes on from the runs that have finished', file=sys.stderr)
+        return 130
+    print(_compare([plan.output], None, plan.output))
     return 0
+
+
+def _benchmark_table(arguments) -> int:
+    print(_compare(arguments.results, arguments.at, arguments.output))
+    return 0
+
+
+def _compare(results: List[Path], at: Optional[int], output: Optional[Path]) -> str:
+    """Tables of benchmarks; with an output folder, written there beside the plots."""
+    from dreamer_ros.training.comparison import Comparison
+    comparison = Comparison(results, at)
+    tables = comparison.tables()
+    if output:
+        paths = comparison.plot(output / 'plots')
+        (output / 'table.md').write_text(tables)
+        tables += f'\nwrote {output / "table.md"}, {", ".join(map(str, paths))}'
+    return tables
 
 
 def _dream(arguments) -> int:
@@ -94,7 +114,7 @@ def _dream(arguments) -> int:
     from dreamer_ros.training.checkpoint import find_checkpoint
     from dreamer_ros.training.inspection import film_with_curves, inspect_episode, write_inspection
     from dreamer_ros.training.learner import Learner
-    process.configure_torch(len(os.sched_getaffinity(0)))
+    process.configure_torch(process.pick_threads(robots=0))
     bag, checkpoint = Path(arguments.bag), find_checkpoint(arguments.checkpoint)
     learner = Learner.open(checkpoint)
     inspection = inspect_episode(learner, read_longest(bag, learner.spec), arguments.context)
@@ -173,27 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument('run_directories', metavar='RUN', nargs='+', help='run directory')
     plot.add_argument('--compare', metavar='FILE', help='draw the evaluations of all runs into one PNG file')
 
-    benchmark = command(
-        commands, 'benchmark', _benchmark, 'train systems on tasks and compare their scores',
-        'dreamer benchmark --systems cpu --tasks cartpole_balance --steps 100000 --output benchmarks/first')
-    benchmark.add_argument('--systems', nargs='+', required=True, metavar='NAME',
-                           help='presets (names or files)')
-    benchmark.add_argument('--tasks', nargs='+', default=[], metavar='TASK', help='what to learn')
-    benchmark.add_argument('--task-set', choices=['visual'], help='visual: the 20 visual control tasks')
-    benchmark.add_argument('--seeds', nargs='+', type=_whole_number, default=[0], metavar='N', help='default: 0')
-    benchmark.add_argument('--steps', type=_whole_number, required=True, help='env steps of each run')
-    benchmark.add_argument('--minutes', type=float, help='of training after which a run ends even so')
-    benchmark.add_argument('--evaluations', type=_whole_number, default=20, metavar='N',
-                           help='points of each learning curve (default: 20)')
-    benchmark.add_argument('--curve-episodes', type=_whole_number, default=5, metavar='N',
-                           help='deterministic episodes of each point (default: 5)')
-    benchmark.add_argument('--episodes', type=_whole_number, default=10, metavar='N',
-                           help='deterministic episodes of the final score (default: 10)')
-    benchmark.add_argument('--jobs', type=_whole_number, default=1, metavar='N',
-                           help='runs side by side, which share the cores (default: 1)')
-    benchmark.add_argument('--simulators', type=_whole_number, default=1, metavar='N',
-                           help='that collect for one learner (default: 1)')
-    benchmark.add_argument('--output', required=True, metavar='FOLDER', help='an existing one is continued')
+    _benchmark_parsers(commands, command)
 
     dream = command(commands, 'dream', _dream,
                     'have a trained agent watch an episode and predict it: film, curves and numbers',
@@ -215,6 +215,42 @@ def _parser() -> argparse.ArgumentParser:
     command(commands, 'tasks', _tasks, 'list the tasks that can be simulated', 'dreamer tasks')
     command(commands, 'presets', _presets, 'list the presets', 'dreamer presets')
     return parser
+
+
+def _benchmark_parsers(commands, command) -> None:
+    benchmark = command(
+        commands, 'benchmark', _benchmark, 'train systems on tasks and compare their scores',
+        'dreamer benchmark --systems cpu random --tasks cartpole_balance --seeds 0 1 --steps 100000 '
+        '--output benchmarks/first')
+    # Defaults and checks are the plan's: a YAML file may say what the command line does not.
+    benchmark.add_argument('--plan', type=Path, metavar='FILE',
+                           help='YAML file with these options as keys (task_set, curve_episodes, …)')
+    benchmark.add_argument('--systems', nargs='+', metavar='NAME',
+                           help='presets (`dreamer presets`, or files) and the baselines random, sac_pixels')
+    benchmark.add_argument('--tasks', nargs='+', metavar='TASK', help='what to learn')
+    benchmark.add_argument('--task-set', metavar='NAME', help='visual: the 20 visual control tasks')
+    benchmark.add_argument('--seeds', nargs='+', type=_whole_number, metavar='N', help='default: 0')
+    benchmark.add_argument('--steps', type=_whole_number, metavar='N', help='env steps of each run')
+    benchmark.add_argument('--minutes', type=float, metavar='M', help='of training after which a run ends even so')
+    for name, help in (
+            ('evaluations', 'points of each learning curve (default: 20)'),
+            ('curve-episodes', 'deterministic episodes of each point (default: 5)'),
+            ('episodes', 'deterministic episodes of the final score (default: 10)'),
+            ('jobs', 'runs side by side, which share the cores (default: 1)'),
+            ('simulators', 'that collect for one learner (default: 1)')):
+        benchmark.add_argument(f'--{name}', type=_whole_number, metavar='N', help=help)
+    benchmark.add_argument('--ros', action='store_true', default=None,
+                           help='train with `dreamer launch sim_train` instead of in one process')
+    benchmark.add_argument('--output', metavar='FOLDER', help='for results.json, runs, table and plots; an '
+                           'existing one is continued')
+    table = command(
+        benchmark.add_subparsers(metavar='table'), 'table', _benchmark_table,
+        'compare finished benchmarks with each other and with published scores',
+        'dreamer benchmark table benchmarks/first benchmarks/second --at 100000')
+    table.add_argument('results', nargs='+', type=Path, metavar='RESULTS', help='results.json, or its folder')
+    table.add_argument('--at', type=_whole_number, metavar='N',
+                       help='compare at so many env steps (default: final scores)')
+    table.add_argument('--output', type=Path, metavar='FOLDER', help='for table.md and plots')
 
 
 if __name__ == '__main__':

@@ -21,7 +21,7 @@ def dreamer(*words: str, **options) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize('words', [
-    [], ['launch'], ['eval'], ['plot'], ['dream'], ['benchmark'], ['bag'], ['bag', 'info'], ['tasks'], ['presets']])
+    [], ['launch'], ['eval'], ['plot'], ['dream'], ['benchmark'], ['benchmark', 'table'], ['bag'], ['bag', 'info'], ['tasks'], ['presets']])
 def test_every_command_has_help_with_an_example(words, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([*words, '--help'])

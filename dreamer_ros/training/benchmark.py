@@ -6,49 +6,21 @@ memory does not slow the next. Finished runs are in results.json; an interrupted
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import multiprocessing
 import multiprocessing.connection
 import os
-import shutil
-import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List
 
-from dreamer_ros.config import Config, load_preset
 from dreamer_ros.errors import InputError
-from dreamer_ros.simulation import VISUAL_TASKS, task_name
-from dreamer_ros.training import process
+from dreamer_ros.simulation import task_name
+from dreamer_ros.training.job import Job
+from dreamer_ros.training.plan import Plan
 from dreamer_ros.training.progress import Bar, duration
-from dreamer_ros.training.results import Outcome, Protocol, Results, Run, config_hash, machine
-
-TASK_SETS = {'visual': VISUAL_TASKS}
-REPORT_PERIOD = 0.5  # seconds between two reports of a run
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One run to make; travels to the process that makes it."""
-
-    system: str
-    preset: str
-    task: str
-    seed: int
-    protocol: Protocol
-    folder: Path
-    simulators: int
-    cores: Sequence[int]
-
-    @property
-    def key(self) -> tuple:
-        """As of the `Run` it becomes."""
-        return self.system, self.task, self.seed
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return f'{self.system} {self.task} seed {self.seed}'
+from dreamer_ros.training.results import Outcome, Results, Run
 
 
 @dataclasses.dataclass
@@ -56,7 +28,7 @@ class _Running:
     """A job in its process, and the latest that was heard of it."""
 
     job: Job
-    process: multiprocessing.Process
+    process: subprocess.Popen
     outcome: Outcome
 
     def done(self) -> float:
@@ -66,39 +38,32 @@ class _Running:
         return steps if protocol.minutes is None else max(steps, self.outcome.seconds / 60 / protocol.minutes)
 
 
-def run_benchmark(systems: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], protocol: Protocol,
-                  output: Path, jobs: int = 1, simulators: int = 1) -> Results:
+def run_benchmark(plan: Plan) -> Results:
     """Make all runs that are not in `<output>/results.json` yet; one that fails is told, and the others go on.
-
-    Args:
-        systems: presets by name or file, and baselines.
-        jobs: processes side by side; they share the cores.
-        simulators: that collect for one learner.
 
     Raises:
         InputError: an unknown system or task, an output of another benchmark, or runs that failed.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    results = Results(output, protocol)
+    results = Results(plan.output, plan.protocol)
+    plan.output.mkdir(parents=True, exist_ok=True)
     cores = sorted(os.sched_getaffinity(0))
     waiting = []
-    for name, config in [(name, load_preset(name)) for name in dict.fromkeys(systems)]:
-        for task in dict.fromkeys(task_name(task) for task in tasks):
-            for seed in dict.fromkeys(seeds):
-                system = Path(name).stem
-                job = Job(system, name, task, seed, protocol, output / 'runs' / f'{system}-{task}-{seed}',
-                          simulators, cores)
-                if not _finished(results, job, config):
+    for preset in dict.fromkeys(plan.systems):
+        system = Path(preset).stem
+        for task in dict.fromkeys(task_name(task) for task in plan.tasks):
+            for seed in dict.fromkeys(plan.seeds):
+                folder = plan.output / 'runs' / f'{system}-{task}-{seed}'
+                job = Job(system, preset, task, seed, plan.protocol, folder, plan.simulators, cores)
+                if not _finished(results, job):
                     waiting.append(job)
-    _Benchmark(results, waiting, jobs, cores).run()
+    _Benchmark(results, waiting, plan.jobs, cores).run()
     return results
 
 
-def _finished(results: Results, job: Job, config: Config) -> bool:
-    run = results.find(job.key)
+def _finished(results: Results, job: Job) -> bool:
+    run, wanted = results.find(job.key), job.config_hash()  # also for an unknown preset to be told at once
     if run is None:
         return False
-    wanted = config_hash(config.to_dict())
     if run.config_hash != wanted:
         raise InputError(
             f'{results.path}: expected {job.label} to be of the present preset (configuration {wanted}), got '
@@ -109,9 +74,8 @@ def _finished(results: Results, job: Job, config: Config) -> bool:
 class _Benchmark:
 
     def __init__(self, results: Results, waiting: List[Job], jobs: int, cores: List[int]):
-        self._results, self._waiting, self._jobs = results, waiting, jobs
+        self._results, self._waiting = results, waiting
         self._free = [cores[n::jobs] or cores for n in range(jobs)]  # cores of each process
-        self._context = multiprocessing.get_context('spawn')  # a fork would inherit torch's and OpenGL's threads
         self._running: Dict[multiprocessing.connection.Connection, _Running] = {}
         self._failed: List[str] = []
         self._total, self._ended = len(waiting), 0
@@ -131,26 +95,27 @@ class _Benchmark:
             for running in self._running.values():
                 running.process.terminate()
             for running in self._running.values():
-                running.process.join()
+                running.process.wait()
             self._bar.close()
         if self._failed:
             raise InputError(f'{len(self._failed)} of {self._total} runs failed: {"; ".join(self._failed)}')
 
-    def _start(self, job: Job, cores: Sequence[int]) -> None:
-        job = dataclasses.replace(job, cores=cores)
-        ours, theirs = self._context.Pipe(duplex=False)
-        child = self._context.Process(target=_work, args=(job, theirs), daemon=True)
-        child.start()
+    def _start(self, job: Job, cores: List[int]) -> None:
+        ours, theirs = multiprocessing.Pipe()
+        # A program of its own: a fork would inherit torch's and OpenGL's threads.
+        child = subprocess.Popen([sys.executable, '-m', 'dreamer_ros.training.job', str(theirs.fileno())],
+                                 pass_fds=[theirs.fileno()])
         theirs.close()
+        job = dataclasses.replace(job, cores=cores)
+        ours.send(job)
         self._running[ours] = _Running(job, child, Outcome())
 
     def _hear(self, connection: multiprocessing.connection.Connection) -> None:
         running = self._running[connection]
         try:
             message = connection.recv()
-        except EOFError:
-            running.process.join()
-            message = InputError(f'its process ended with exit code {running.process.exitcode}')
+        except (EOFError, ConnectionError):
+            message = InputError(f'its process ended with exit code {running.process.wait()}')
         if isinstance(message, Outcome):
             running.outcome = message
             return
@@ -165,7 +130,7 @@ class _Benchmark:
             self._bar.note(f'failed: {running.job.label}: {message}')
         del self._running[connection]
         connection.close()
-        running.process.join()
+        running.process.wait()
         self._ended += 1
         self._free.append(running.job.cores)
 
@@ -175,47 +140,8 @@ class _Benchmark:
         for running in self._running.values():
             outcome = running.outcome
             score = f' return {outcome.curve[-1][2]:.1f}' if outcome.curve else ''
-            parts.append(f'{running.job.label}: {outcome.env_steps}/{running.job.protocol.steps}{score}')
+            parts.append(f'{running.job.label}: {outcome.env_steps}/{running.job.protocol.steps} env steps{score}')
         if done > 0:
             elapsed = time.monotonic() - self._began
             parts.append(f'{duration(elapsed * (self._total - done) / done)} left')
         self._bar.show(done / self._total, ', '.join(parts))
-
-
-def _work(job: Job, connection: multiprocessing.connection.Connection) -> None:
-    """The process of one run: sends an Outcome now and then, at the end a Run or an InputError."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
-    os.sched_setaffinity(0, job.cores)
-    process.prepare()
-    reporter = _Reporter(connection)
-    try:
-        connection.send(_make_run(job, reporter))
-    except InputError as error:
-        connection.send(error)
-
-
-def _make_run(job: Job, report: '_Reporter') -> Run:
-    from dreamer_ros.training.inprocess import train_in_process
-    config = load_preset(job.preset)
-    shutil.rmtree(job.folder, ignore_errors=True)  # of an interrupted run
-    outcome = train_in_process(config, job.task, job.seed, job.protocol, job.folder, report, job.simulators)
-    return Run(job.system, job.task, job.seed, config_hash(config.to_dict()), config.action_repeat_for(job.task),
-               config.env.image_size, 'deterministic', _now(), machine(), outcome)
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
-
-
-class _Reporter:
-    """Sends what a run came to so far, at most every half second."""
-
-    def __init__(self, connection: multiprocessing.connection.Connection):
-        self._connection = connection
-        self._next = 0.0
-
-    def __call__(self, outcome: Outcome) -> None:
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + REPORT_PERIOD
-            self._connection.send(outcome)

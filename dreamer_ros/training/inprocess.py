@@ -16,13 +16,11 @@ from dreamer_ros.replay.ring import ReplayBuffer
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.metrics import Metrics
 from dreamer_ros.training.player import Player
-from dreamer_ros.training.process import configure_learner, pick_threads
-from dreamer_ros.training.results import Outcome, Protocol
+from dreamer_ros.training.results import EVALUATION_SEED, Outcome, Protocol
 from dreamer_ros.training.run import RunDirectory
 from dreamer_ros.training.schedule import Schedule
 
 EVALUATION_PLAYERS = 5  # play at the same time; a fixed number, or scores would depend on the machine's cores
-EVALUATION_SEED = 1_000_000  # far from the seeds of the collecting simulators, as in `dreamer launch sim_eval`
 
 
 def train_in_process(config: Config, task: str, seed: int, protocol: Protocol, folder: Path,
@@ -40,7 +38,6 @@ def train_in_process(config: Config, task: str, seed: int, protocol: Protocol, f
     Raises:
         InputError: the task, the folder or the budget do not fit, or the losses are not finite.
     """
-    configure_learner(pick_threads(simulators), config.schedule.overlap)
     return _Training(config, task, seed, protocol, folder, report, simulators).run()
 
 
@@ -102,6 +99,8 @@ class _Training:
                 self._note_evaluation(self._evaluate(self._protocol.curve_episodes))
                 apart += time.monotonic() - before
             self._report(outcome)
+        self._learn()
+        self._outcome.updates = self._learner.updates
 
     def _out_of_time(self) -> bool:
         minutes = self._protocol.minutes

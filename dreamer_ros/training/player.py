@@ -11,6 +11,7 @@ import numpy as np
 from dreamer_ros import simulation
 from dreamer_ros.bridge.codecs import read_vector
 from dreamer_ros.config import EnvConfig
+from dreamer_ros.policy.actions import random_action
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.replay.episode import Episode
 from dreamer_ros.simulation import Observation
@@ -26,12 +27,13 @@ class Player:
 
     Args:
         task: what `simulation.make` takes.
-        env: image size.
+        env: what the agent perceives.
         action_repeat: control steps per action.
         seed: of initial states, random actions and exploration.
 
     Attributes:
         spec: of the robot.
+        episode_steps: actions of an episode that nothing but the time limit ends.
     """
 
     def __init__(self, task: str, env: EnvConfig, action_repeat: int, seed: int):
@@ -42,8 +44,10 @@ class Player:
         self._steps: List[tuple] = []
         self._thread = ThreadPoolExecutor(1, 'player')
         self._environment = self._thread.submit(
-            simulation.make, task, image_size=env.image_size, action_repeat=action_repeat, seed=seed).result()
+            simulation.make, task, image_size=env.image_size, action_repeat=action_repeat, seed=seed,
+            inputs=env.inputs, cameras=env.cameras).result()
         self.spec: RobotSpec = self._environment.spec
+        self.episode_steps: int = self._environment.episode_steps
 
     def collect(self, steps: int, policy: Optional[Path]) -> 'Future[List[Episode]]':
         """Make so many agent steps, sampling actions; gives the episodes that ended meanwhile."""
@@ -110,13 +114,6 @@ class Player:
         self._steps, self._observation = [], None
         return Episode(image, vector, action.astype(np.float32), reward.astype(np.float32), is_first, is_last,
                        is_terminal, stamps, {'mode': mode})
-
-
-def random_action(spec: RobotSpec, rng: np.random.Generator) -> np.ndarray:
-    """Float32 [A], every action of the robot equally likely."""
-    if spec.discrete:
-        return np.eye(len(spec.action), dtype=np.float32)[rng.integers(len(spec.action))]
-    return rng.uniform(-1.0, 1.0, len(spec.action)).astype(np.float32)
 
 
 def vector_of(observation: Observation, spec: RobotSpec) -> np.ndarray:

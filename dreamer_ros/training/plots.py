@@ -42,7 +42,7 @@ def plot_run(run: Union[str, Path]) -> Path:
                 axis.plot(x * scale, _running_mean(y), '-', color=colour)
     axes[0][0].legend(fontsize='small')
     figure.suptitle(run.resolve().name, fontsize='medium')
-    return _save(figure, run / 'curve.png')
+    return save_figure(figure, run / 'curve.png')
 
 
 def plot_comparison(runs: Sequence[Path], path: Path) -> Path:
@@ -61,7 +61,7 @@ def plot_comparison(runs: Sequence[Path], path: Path) -> Path:
             dots, = axis.plot(x * scale, y, '.', alpha=0.3)
             axis.plot(x * scale, _running_mean(y), '-', color=dots.get_color(), label=run.resolve().name)
     axes[0][0].legend(fontsize='x-small')
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _figure(ylabel: str) -> Tuple[Figure, tuple]:
@@ -76,7 +76,8 @@ def _figure(ylabel: str) -> Tuple[Figure, tuple]:
     return figure, ((steps_axis, 'step', 1.0), (time_axis, 'time', 1 / 60))
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a PNG, whole or not at all; returns its path."""
     partial = path.with_name(f'.{path.stem}.partial.png')
     figure.savefig(partial, dpi=120)
     os.replace(partial, path)

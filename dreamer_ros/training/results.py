@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
@@ -13,6 +14,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text, write_file
 
 FILE = 'results.json'
+EVALUATION_SEED = 1_000_000  # far from the seeds of the simulators that learn, as in `dreamer launch sim_eval`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,12 +147,12 @@ def config_hash(config: dict) -> str:
 
 
 def machine() -> Dict[str, object]:
-    """What the runs' times depend on."""
-    import torch
+    """What the times of a run depend on that was made in this process."""
+    torch = sys.modules.get('torch')  # the random baseline does without
     return {
         'processor': _processor(), 'cores': len(os.sched_getaffinity(0)),
-        'accelerator': torch.cuda.get_device_name() if torch.cuda.is_available() else 'none',
-        'torch': torch.__version__, 'python': platform.python_version(),
+        'accelerator': torch.cuda.get_device_name() if torch and torch.cuda.is_available() else 'none',
+        'torch': torch.__version__ if torch else 'none', 'python': platform.python_version(),
     }
 
 

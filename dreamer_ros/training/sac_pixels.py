@@ -1,0 +1,159 @@
+"""Soft actor-critic from pixels: stable-baselines3's SAC with the two changes that make it a strong baseline.
+
+Those of DrQ (arXiv 2004.13649): sampled images are shifted by a few pixels at random, and one encoder, trained by the
+critic alone, serves the actor too.
+"""
+from __future__ import annotations
+
+import collections
+import math
+import time
+from typing import Callable, Deque, List, Tuple
+
+import gymnasium
+import numpy as np
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.sac.policies import CnnPolicy
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dreamer_ros import simulation
+from dreamer_ros.training.results import EVALUATION_SEED, Outcome, Protocol
+
+FRAMES = 3  # of an observation, so that it shows velocities
+SHIFT = 4  # pixels
+PREFILL = 500  # agent steps at random
+CAPACITY = 100_000  # agent steps, as in DrQ; each takes two stacks of images
+
+
+def train_sac(task: str, image_size: Tuple[int, int], action_repeat: int, seed: int, protocol: Protocol,
+              report: Callable[[Outcome], None]) -> Outcome:
+    """Train and score; one update of 128 observations per agent step. Arguments as of `train_in_process`."""
+    configure_torch(pick_threads(1))
+    environment = PixelTask(task, image_size, action_repeat, seed)
+    evaluation = PixelTask(task, image_size, action_repeat, seed + EVALUATION_SEED)
+    budget = math.ceil(protocol.steps / action_repeat)
+    model = SAC(
+        SharedEncoderPolicy, environment, learning_rate=1e-3, batch_size=128, tau=0.01, ent_coef='auto_0.1',
+        buffer_size=min(CAPACITY, budget), learning_starts=min(PREFILL, budget // 2), seed=seed,
+        replay_buffer_class=ShiftingBuffer, device='auto')
+    watch = _Watch(evaluation, protocol, action_repeat, report)
+    model.learn(budget, callback=watch)
+    watch.outcome.returns = watch.evaluate(protocol.episodes)
+    environment.close()
+    evaluation.close()
+    return watch.outcome
+
+
+class PixelTask(gymnasium.Env):
+    """One of our simulators as a gymnasium environment: the last images, uint8 [3 * FRAMES, H, W]."""
+
+    def __init__(self, task: str, image_size: Tuple[int, int], action_repeat: int, seed: int):
+        self._environment = simulation.make(
+            task, image_size=image_size, action_repeat=action_repeat, seed=seed)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (len(self._environment.spec.action),), np.float32)
+        self.observation_space = gymnasium.spaces.Box(0, 255, (3 * FRAMES, *image_size), np.uint8)
+        self._frames: Deque[np.ndarray] = collections.deque(maxlen=FRAMES)
+
+    def reset(self, *, seed=None, options=None):
+        """The simulator's seed was set when it was made."""
+        image = self._environment.reset().image.transpose(2, 0, 1)
+        self._frames.extend([image] * FRAMES)
+        return np.concatenate(self._frames), {}
+
+    def step(self, action):
+        """(observation, reward, terminated, truncated, info) after one action."""
+        seen = self._environment.step(action)
+        self._frames.append(seen.image.transpose(2, 0, 1))
+        truncated = seen.is_last and not seen.is_terminal
+        return np.concatenate(self._frames), seen.reward, seen.is_terminal, truncated, {}
+
+    def close(self):
+        """Free the simulator."""
+        self._environment.close()
+
+
+class ShiftingBuffer(ReplayBuffer):
+    """Shifts every sampled observation by up to SHIFT pixels each way."""
+
+    def _get_samples(self, *arguments, **options) -> ReplayBufferSamples:
+        samples = super()._get_samples(*arguments, **options)
+        return samples._replace(
+            observations=shift(samples.observations), next_observations=shift(samples.next_observations))
+
+
+def shift(images: Tensor) -> Tensor:
+    """Each of [B, C, H, W] moved by random whole pixels; what comes in at the edges repeats them."""
+    count, _, height, width = images.shape
+    padded = F.pad(images.float(), (SHIFT,) * 4, mode='replicate').to(images.dtype)
+    offsets = torch.randint(2 * SHIFT + 1, (2, count, 1), device=images.device)
+    rows = offsets[0] + torch.arange(height, device=images.device)
+    columns = offsets[1] + torch.arange(width, device=images.device)
+    picked = padded[torch.arange(count, device=images.device)[:, None, None], :, rows[:, :, None], columns[:, None]]
+    return picked.permute(0, 3, 1, 2)
+
+
+class _Detached(nn.Module):
+    """Another module's features, without a gradient to it or a second copy of its parameters."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self._encoder = [encoder]  # a list hides it from parameters()
+
+    def forward(self, observation: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._encoder[0](observation)
+
+
+class SharedEncoderPolicy(CnnPolicy):
+    """The actor reads the critic's features; its own loss does not reach the encoder."""
+
+    def _build(self, lr_schedule) -> None:
+        super()._build(lr_schedule)
+        self.actor.features_extractor = _Detached(self.critic.features_extractor)
+        self.actor.optimizer = self.optimizer_class(
+            self.actor.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+
+class _Watch(BaseCallback):
+    """Evaluates where the protocol asks for it, reports, and ends training when time is up."""
+
+    def __init__(self, evaluation: PixelTask, protocol: Protocol, action_repeat: int,
+                 report: Callable[[Outcome], None]):
+        super().__init__()
+        self.outcome = Outcome()
+        self._evaluation, self._protocol, self._repeat, self._report = evaluation, protocol, action_repeat, report
+        self._marks = collections.deque(protocol.marks())
+        self._began = time.monotonic()
+
+    def _on_step(self) -> bool:
+        outcome = self.outcome
+        outcome.env_steps = self.num_timesteps * self._repeat
+        outcome.updates = self.model._n_updates
+        outcome.seconds = time.monotonic() - self._began
+        if self._marks and outcome.env_steps >= self._marks[0]:
+            while self._marks and outcome.env_steps >= self._marks[0]:
+                self._marks.popleft()
+            returns = self.evaluate(self._protocol.curve_episodes)
+            self._began = time.monotonic() - outcome.seconds  # evaluations do not count
+            outcome.curve.append((outcome.env_steps, outcome.seconds, float(np.mean(returns)), len(returns)))
+        self._report(outcome)
+        return self._protocol.minutes is None or outcome.seconds < 60 * self._protocol.minutes
+
+    def evaluate(self, episodes: int) -> List[float]:
+        """Returns of episodes with the mode of the policy."""
+        returns = []
+        for _ in range(episodes):
+            observation, _ = self._evaluation.reset()
+            total, ended = 0.0, False
+            while not ended:
+                action, _ = self.model.predict(observation, deterministic=True)
+                observation, reward, terminated, truncated, _ = self._evaluation.step(action)
+                total += reward
+                ended = terminated or truncated
+            returns.append(total)
+        return returns

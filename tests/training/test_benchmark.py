@@ -1,0 +1,241 @@
+"""Benchmarks: they run, go on after a break, and compare what came out as an independent calculation does."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dreamer_ros import cli
+from dreamer_ros.errors import InputError
+from dreamer_ros.training import benchmark
+from dreamer_ros.training.comparison import Comparison, mean_curve
+from dreamer_ros.training.plan import Plan
+from dreamer_ros.training.published import METHODS, Published
+from dreamer_ros.training.results import Outcome, Protocol, Results, Run
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = """
+extends: cpu
+env: {image_size: 32, action_repeat: {default: 8}}
+schedule: {prefill: 130, batch: 2, length: 8, replay_ratio: 1, publish_every: 2, log_every: 2, overlap: false}
+rssm: {deter: 8, hidden: 8, stoch: 2, classes: 2}
+conv: {depth: 2}
+mlp: {units: 8}
+imagination: {horizon: 3, starts: 4}
+"""
+PROTOCOL = Protocol(steps=1400, evaluations=2, curve_episodes=1, episodes=2)
+
+
+@pytest.fixture
+def tiny(tmp_path) -> str:
+    path = tmp_path / 'tiny.yaml'
+    path.write_text(TINY)
+    return str(path)
+
+
+def plan(tiny: str, output: Path, **changes) -> Plan:
+    made = Plan(['random', tiny], ['cartpole_balance'], [0], PROTOCOL, output, jobs=1, simulators=1)
+    return dataclasses.replace(made, **changes)
+
+
+def test_a_benchmark_runs_and_goes_on_after_an_interruption(tiny, tmp_path, monkeypatch):
+    output = tmp_path / 'out'
+    whole = []
+
+    def interrupt(self, run):
+        whole.append(run.key)
+        add(self, run)
+        raise KeyboardInterrupt
+
+    add = Results.add
+    monkeypatch.setattr(Results, 'add', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.run_benchmark(plan(tiny, output))
+    assert whole == [('random', 'cartpole_balance', 0)]
+    first = Results(output).runs
+    assert [run.key for run in first] == whole
+
+    monkeypatch.setattr(Results, 'add', lambda self, run: (whole.append(run.key), add(self, run)))
+    (output / 'runs' / 'tiny-cartpole_balance-0').mkdir(parents=True)  # of an interrupted run
+    (output / 'runs' / 'tiny-cartpole_balance-0' / 'config.yaml').write_text('of another run')
+    results = benchmark.run_benchmark(plan(tiny, output))
+    assert whole == [('random', 'cartpole_balance', 0), ('tiny', 'cartpole_balance', 0)]  # none twice
+    assert results.find(whole[0]) == first[0]
+
+    run = results.find(whole[1])
+    outcome = run.outcome
+    assert run.action_repeat == 8 and run.image_size == (32, 32) and run.actions == 'deterministic'
+    assert outcome.env_steps == 1400
+    # (175 - 130) steps after the prefill, one update each 2 x 8 of them
+    assert outcome.updates == 2
+    assert [point[0] for point in outcome.curve] == [704, 1400]  # whole agent steps
+    assert all(0 < value < 1000 and count == 1 for _, _, value, count in outcome.curve)
+    assert len(outcome.returns) == 2
+    assert (output / 'runs' / 'tiny-cartpole_balance-0' / 'policies' / 'latest.json').exists()
+
+    # finished: nothing runs any more, and what came out is the same
+    benchmark.run_benchmark(plan(tiny, output))
+    assert len(whole) == 2
+
+    # another preset under the same name is no run of this benchmark
+    Path(tiny).write_text(TINY.replace('units: 8', 'units: 9'))
+    with pytest.raises(InputError, match='tiny cartpole_balance seed 0 to be of the present preset'):
+        benchmark.run_benchmark(plan(tiny, output))
+    with pytest.raises(InputError, match='steps 1500 instead of 1400'):
+        benchmark.run_benchmark(plan(tiny, output, protocol=dataclasses.replace(PROTOCOL, steps=1500)))
+
+
+def test_equal_seeds_give_equal_runs_with_several_simulators(tiny, tmp_path):
+    """Although simulators and learner work side by side."""
+    from dreamer_ros.config import load_preset
+    from dreamer_ros.training.inprocess import train_in_process
+    protocol = Protocol(steps=2400, evaluations=1, curve_episodes=1, episodes=1)
+    outcomes = [train_in_process(load_preset(tiny), 'cartpole_balance', 3, protocol, tmp_path / str(n),
+                                 lambda outcome: None, simulators=2) for n in range(2)]
+    for outcome in outcomes:
+        outcome.seconds = 0.0
+        outcome.curve = [(steps, value) for steps, _, value, _ in outcome.curve]
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0].updates == 10  # (300 - 130) steps, one update each 2 x 8 of them
+
+
+def test_a_failing_run_is_told_and_the_others_go_on(tiny, tmp_path):
+    with pytest.raises(InputError, match='1 of 2 runs failed: tiny .*steps: expected more than'):
+        benchmark.run_benchmark(plan(
+            tiny, tmp_path / 'out', systems=[tiny, 'random'], protocol=dataclasses.replace(PROTOCOL, steps=800)))
+    assert [run.system for run in Results(tmp_path / 'out').runs] == ['random']
+
+
+# Tables
+
+def made_up(folder: Path, rng: np.random.Generator) -> Results:
+    """Two systems, two tasks, three seeds, and chance."""
+    folder.mkdir()
+    results = Results(folder, Protocol(steps=200_000, evaluations=2, episodes=4))
+    for system in ('ours', 'other', 'random'):
+        for task in ('cartpole_balance', 'walker_walk'):
+            for seed in range(3):
+                values = rng.uniform(0, 1000, 6)
+                curve = [(100_000, 60.0, values[0], 5), (200_000, 120.0, values[1], 5)]
+                outcome = Outcome(200_000, 10, 120.0, curve, list(values[2:]))
+                if system == 'random':
+                    outcome = Outcome(returns=list(values[2:]))
+                results.add(Run(system, task, seed, 'abc', 2, (64, 64), 'deterministic', 'now',
+                                {'cores': 2, 'processor': 'P', 'accelerator': 'none'}, outcome))
+    return results
+
+
+def cells(table: str) -> dict:
+    """(row, column) -> text of the first Markdown table."""
+    lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in table.splitlines() if line[:1] == '|']
+    head = lines[0]
+    body = lines[2:next(n for n, line in enumerate(lines) if line[0] == 'system')]
+    return {(line[0], name): cell for line in body for name, cell in zip(head[1:], line[1:])}
+
+
+def test_tables_equal_an_independent_calculation(tmp_path, rng):
+    results = made_up(tmp_path / 'made', rng)
+    stored = json.loads(results.path.read_text())['runs']
+    published = json.loads((ROOT / 'docs' / 'data' / 'dmc_scores.json').read_text())
+
+    def final(system, task):
+        return [sum(run['outcome']['returns']) / 4 for run in stored
+                if run['system'] == system and run['task'] == task]
+
+    table = cells(Comparison([tmp_path / 'made']).tables())
+    means = []
+    for task in ('cartpole_balance', 'walker_walk'):
+        scores = final('ours', task)
+        mean = sum(scores) / 3
+        deviation = (sum((score - mean) ** 2 for score in scores) / 2) ** 0.5
+        means.append(mean)
+        assert table[task, 'ours'] == f'{mean:.1f} ± {deviation:.1f}'
+        v2 = published['dreamer_v2_vision'][task]
+        low, high = v2['100000']['mean_return'], v2['250000']['mean_return']
+        assert table[task, 'DreamerV2'] == f'{low + (high - low) * 2 / 3:.1f}'  # 200k of 100k … 250k
+        assert table[task, 'A3C @100M'] == f"{published['a3c_proprio'][task]['100000000']['mean_return']:.1f}"
+    assert table['mean of 2', 'ours'] == f'{sum(means) / 2:.1f}'
+    # TD-MPC2 has no cartpole_balance
+    tdmpc2 = published['tdmpc2_vision']['walker_walk']['200000']['mean_return']
+    assert table['cartpole_balance', 'TD-MPC2'] == '–' and table['mean of 2', 'TD-MPC2'] == f'{tdmpc2:.1f} (1 of 2)'
+
+    # at 150k: half way between the two points of each curve; chance has no curve
+    table = cells(Comparison([results.path], at=150_000).tables())
+    halves = [(a[2] + b[2]) / 2 for a, b in (
+        run['outcome']['curve'] for run in stored if run['system'] == 'other' and run['task'] == 'walker_walk')]
+    assert table['walker_walk', 'other'].startswith(f'{sum(halves) / 3:.1f} ±')
+    assert table['walker_walk', 'random'].startswith(f"{sum(final('random', 'walker_walk')) / 3:.1f} ±")
+    # before the first and after the last point nothing is known
+    assert cells(Comparison([results.path], at=50_000).tables())['walker_walk', 'ours'] == '–'
+    assert ('walker_walk', 'DreamerV3') not in cells(Comparison([results.path], at=6_000_000).tables())
+
+
+def test_published_scores():
+    published = Published()
+    data = json.loads((ROOT / 'docs' / 'data' / 'dmc_scores.json').read_text())
+    for method, key in METHODS.items():
+        assert data['_meta']['sources'][key]['how']
+        for task, scores in data[key].items():
+            if task.startswith('_'):
+                assert published.points(method, task) == []
+                continue
+            for steps, score in scores.items():
+                assert published.score(method, task, int(steps)) == score['mean_return']
+    assert published.level('PlaNet') == 1_000_000 and published.level('DreamerV3') is None
+    assert published.score('DrQ-v2', 'cartpole_balance', 49_999) is None
+
+
+def test_mean_curve_covers_what_all_reach():
+    assert mean_curve([[(0, 0.0), (10, 10.0)], [(5, 1.0), (10, 2.0), (20, 9.0)]]) == [(5, 3.0), (10, 6.0)]
+    assert mean_curve([[(0, 0.0)], []]) == []
+
+
+def test_tables_and_pictures_are_written(tmp_path, rng, capsys):
+    made_up(tmp_path / 'made', rng)
+    assert cli.main(['benchmark', 'table', str(tmp_path / 'made'), '--output', str(tmp_path)]) == 0
+    assert 'in one process; 2 points per curve, each the mean of 5 deterministic episodes' in capsys.readouterr().out
+    for name in ('cartpole_balance', 'walker_walk', 'mean'):
+        assert (tmp_path / 'plots' / f'{name}.png').stat().st_size > 10_000
+
+
+# Bad input
+
+@pytest.mark.parametrize('text', ['', '{', '[]', '{"runs": []}', '{"protocol": {"steps": 1}, "runs": [{}]}',
+                                  '{"protocol": {"stops": 1}, "runs": []}'])
+def test_a_corrupt_results_file_is_one_sentence(text, tmp_path):
+    (tmp_path / 'results.json').write_text(text)
+    for protocol in (None, PROTOCOL):
+        with pytest.raises(InputError, match='expected the results of `dreamer benchmark`') as caught:
+            Results(tmp_path, protocol)
+        assert str(tmp_path / 'results.json') in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_no_results_and_results_twice(tmp_path, rng):
+    with pytest.raises(InputError, match='results.json'):
+        Comparison([tmp_path])
+    made_up(tmp_path / 'a', rng)
+    shutil.copytree(tmp_path / 'a', tmp_path / 'b')
+    with pytest.raises(InputError, match='on cartpole_balance with seed 0 again'):
+        Comparison([tmp_path / 'a', tmp_path / 'b'])
+
+
+def test_plans_from_files_and_options(tmp_path):
+    file = tmp_path / 'plan.yaml'
+    file.write_text('systems: [cpu]\ntask_set: visual\nseeds: [0, 1]\nsteps: 1000\nminutes: 2\n')
+    made = Plan.make(file, {'output': 'x', 'steps': 2000})
+    assert made.protocol == Protocol(2000, 2) and len(made.tasks) == 20 and made.seeds == [0, 1]
+    for text, expected in (
+            ('sistems: [cpu]', 'expected the keys systems, .*got sistems'),
+            ('systems: cpu', 'systems: expected a list of presets and baselines, got .cpu.'),
+            ('steps: 0', 'steps: expected a whole number from 1, got 0'),
+            ('systems: [cpu]', 'expected steps, output, tasks or task_set, got none'),
+            ('{systems: [random], tasks: [walker_walk], steps: 9, output: x, ros: true}', 'ros: expected no baselines'),
+            ('[', 'expected YAML'), ('7', 'expected the keys')):
+        file.write_text(text)
+        with pytest.raises(InputError, match=expected) as caught:
+            Plan.make(file, {})
+        assert str(file) in str(caught.value)
