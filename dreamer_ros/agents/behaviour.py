@@ -14,6 +14,7 @@ from dreamer_ros.agents.returns import lambda_returns, n_step_returns, reward_re
 from dreamer_ros.agents.world_model import WorldModel, head
 from dreamer_ros.config import Config
 from dreamer_ros.nets import lanes
+from dreamer_ros.nets.collective import gather, learners
 from dreamer_ros.nets.distributions import ACTIONS, SCALARS, OneHot, bounded
 from dreamer_ros.nets.layers import flatten_time
 from dreamer_ros.nets.rssm import State
@@ -59,7 +60,7 @@ class ReturnRange(nn.Module):
 
     def forward(self, returns: Tensor) -> Tensor:
         """Update with returns of any shape; the divisor, max(1, range)."""
-        flat = returns.detach().float().flatten()
+        flat = gather(returns.detach().float().flatten())
         # kthvalue instead of quantile, which refuses more than 16M elements and sorts twice
         count = flat.numel()
         self.low.lerp_(flat.kthvalue(max(1, round(0.05 * count))).values, self.rate)
@@ -105,7 +106,7 @@ class Behaviour(nn.Module):
 
     def draw(self, model: WorldModel, states: int, device: torch.device) -> DreamNoise:
         """Draw the randomness of a dream that starts from some of `states` posterior states."""
-        horizon, count, rows = self.imagination.horizon, self.imagination.starts, None
+        horizon, count, rows = self.imagination.horizon, -(-self.imagination.starts // learners()), None
         if count and count < states:
             rows = torch.randperm(states, device=device)[:count]
         else:
@@ -170,7 +171,8 @@ class Behaviour(nn.Module):
         return total, {key: torch.as_tensor(value).detach() for key, value in metrics.items()}
 
     def imagine(
-            self, model: WorldModel, deter: Tensor, stoch: Tensor, latent: Tensor, action: Tensor) -> Tuple[Tensor, ...]:
+            self, model: WorldModel, deter: Tensor, stoch: Tensor, latent: Tensor, action: Tensor,
+    ) -> Tuple[Tensor, ...]:
         """Dream from states [1, N, ...] with noise [H, N, ...], and what the heads make of it.
 
         Returns:

@@ -34,6 +34,11 @@ def close_lanes() -> None:
         _worker = None
 
 
+def are_open() -> bool:
+    """Whether `by_rows` uses two threads."""
+    return _worker is not None
+
+
 def by_rows(
         function: Callable[..., Tuple[Tensor, ...]], *inputs: Tensor, modules: Sequence[nn.Module] = (),
         dim: int = 0) -> Tuple[Tensor, ...]:

@@ -1,10 +1,12 @@
 """What ROS costs: the closed loop simulator → policy → simulator, in one process and over ROS topics.
 
-    python -m tests.bench.bench_closed_loop [--tasks walker_walk:2 cartpole_swingup:8] [--preset cpu] [--json FILE]
+    python -m tests.bench.bench_closed_loop [--loops walker_walk:2:cpu] [--turns 3] [--json FILE]
 
-The same policy file plays the same task three ways: in this process without ROS, as simulator and agent nodes,
-and with the recorder beside them. All processes stay alive; the ways take turns of a few seconds (the idle ones
-are paused), so that a busy machine slows all of them alike. Figures are medians over the turns.
+The same policy file plays the same task three ways: in this process without ROS, as simulator and agent
+nodes, and with the recorder beside them. All processes stay alive; the ways take turns of a few seconds (the
+idle ones are paused), so that a busy machine slows all of them alike. Figures are medians over the turns.
+What ROS adds is about the same at every step, so its share depends on what a step costs: hence a small and a
+large policy.
 """
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,30 +27,37 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import Joy
 from std_srvs.srv import SetBool
 
+from dreamer_ros.bridge import codecs
+from dreamer_ros.nodes.observations import (
+    camera_info_template, image_template, joint_template, step_template)
+from dreamer_ros.nodes.template import MessageTemplate
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.simulation import environment
 
 TURN = 3.2  # seconds: two whole periods of /diagnostics lie within, whenever it starts
+PATIENCE = 30.0  # seconds for a node to start or to answer
 TARGET = 0.8
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--tasks', nargs='+', default=['walker_walk:2', 'cartpole_swingup:8'],
-                        help='task:action_repeat')
-    parser.add_argument('--preset', default='cpu', help='of the (untrained) policy')
-    parser.add_argument('--turns', type=int, default=5)
+    parser.add_argument(
+        '--loops', nargs='+', metavar='TASK:REPEAT:PRESET', help='preset of the (untrained) policy',
+        default=['walker_walk:2:cpu', 'cartpole_swingup:8:cpu', 'walker_walk:2:dreamerv3_12m'])
+    parser.add_argument('--turns', type=int, default=3)
     parser.add_argument('--json', type=Path, default=Path('runs/bench/closed_loop.json'))
     arguments = parser.parse_args()
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     os.environ.setdefault('ROS_DOMAIN_ID', '39')
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the nodes too
     rclpy.init()
     results = []
-    for item in arguments.tasks:
-        task, _, repeat = item.partition(':')
-        results.append(measure(task, int(repeat or 1), arguments.preset, arguments.turns))
+    for loop in arguments.loops:
+        task, repeat, preset = loop.split(':')
+        results.append(measure(task, int(repeat), preset, arguments.turns))
         report(results[-1])
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(results, indent=2) + '\n')
@@ -60,9 +70,11 @@ def measure(task: str, repeat: int, preset: str, turns: int) -> dict:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         policy = Path(folder) / 'policy.onnx'
         export_policy(task, repeat, preset, policy)
-        alone = InProcessLoop(task, repeat, policy)
         plain = stack.enter_context(RosLoop('plain', task, repeat, policy))
         recorded = stack.enter_context(RosLoop('recorded', task, repeat, policy, Path(folder) / 'bags'))
+        alone = InProcessLoop(task, repeat, policy)
+        for loop in (plain, recorded):
+            loop.make_ready()
         for _ in range(turns):
             alone.turn()
             plain.turn()
@@ -71,7 +83,7 @@ def measure(task: str, repeat: int, preset: str, turns: int) -> dict:
                   'in_process': alone.summary(), 'ros': plain.summary(), 'ros_recorded': recorded.summary()}
     for way in ('ros', 'ros_recorded'):
         result[way]['ratio'] = result[way]['rate'] / result['in_process']['rate']
-        result[way]['ratio_of_medians'] = result['in_process']['step'] / result[way]['step']
+        result[way]['ratio_of_medians'] = result['in_process']['step'][0] / result[way]['step'][0]
     return result
 
 
@@ -99,6 +111,7 @@ class InProcessLoop:
         self._environment = environment.make(task, action_repeat=repeat, image_size=size)
         self._runner = PolicyRunner(policy, self._environment.spec)
         self._observation = self._environment.reset()
+        self._messages = Messages(self._environment, self._observation)
         self._rates: List[float] = []
         self._parts: Dict[str, List[float]] = defaultdict(list)
 
@@ -131,15 +144,46 @@ class InProcessLoop:
         times.append(time.perf_counter())
         self._environment.render()
         times.append(time.perf_counter())
-        inference, step, rendering = np.diff(times)
-        for name, seconds in (('inference', inference), ('physics', step - rendering), ('rendering', rendering)):
+        self._messages.pass_through(self._observation, action)
+        times.append(time.perf_counter())
+        inference, step, rendering, serialisation = np.diff(times)
+        parts = {'inference': inference, 'physics': step - rendering, 'rendering': rendering,
+                 'serialisation': serialisation}
+        for name, seconds in parts.items():
             self._parts[name].append(seconds)
 
     def summary(self) -> dict:
-        """Rate in Hz, parts in ms."""
-        milliseconds = {name: np.array(values) * 1e3 for name, values in self._parts.items()}
-        return {'rate': float(np.median(self._rates)), 'step_p99': float(np.percentile(milliseconds['step'], 99)),
-                **{name: float(np.median(values)) for name, values in milliseconds.items()}}
+        """Rate in Hz; parts in ms, median and 99th percentile."""
+        parts = {name: (np.percentile(values, [50, 99]) * 1e3).tolist()
+                 for name, values in self._parts.items()}
+        return {'rate': float(np.median(self._rates)), **parts}
+
+
+class Messages:
+    """The messages of a step on both sides of the wire, without the wire.
+
+    Args:
+        environment, observation: whose messages they are.
+    """
+
+    def __init__(self, simulation, observation):
+        height, width = simulation.spec.image_size
+        self._step, self._image = step_template(), image_template(height, width)
+        self._joints = joint_template(observation.joint_names)
+        self._camera_info, self._projection = camera_info_template(simulation.cameras[0])
+        joy = Joy()
+        codecs.fill_action(joy, np.zeros(len(simulation.spec.action)), 0, codecs.Mode('explore', 1))
+        self._action = MessageTemplate(joy, ['axes'], tail=4)
+
+    def pass_through(self, observation, action) -> None:
+        """Write all of them, read those that simulator and agent read."""
+        stamp = 1
+        self._step.read(self._step.write(stamp, np.array((
+            observation.reward, observation.is_first, observation.is_last, observation.is_terminal))))
+        self._image.read(self._image.write(stamp, observation.image))
+        self._joints.write(stamp, observation.position, observation.velocity)
+        self._camera_info.write(stamp, self._projection)
+        self._action.read(self._action.write(stamp, action))
 
 
 class RosLoop:
@@ -148,11 +192,10 @@ class RosLoop:
     def __init__(self, name: str, task: str, repeat: int, policy: Path, bags: Path = None):
         self._namespace = f'/{name}'
         self._size = PolicyRunner(policy).spec.image_size
-        cpu = max(os.sched_getaffinity(0))  # the pair never works at the same time
         commands = {
-            'simulator': {'cpu': cpu, 'task': task, 'action_repeat': repeat, 'image_size': list(self._size),
+            'simulator': {'task': task, 'action_repeat': repeat, 'image_size': list(self._size),
                           'wait_for_subscribers': 2 if bags else 1},
-            'agent': {'cpu': cpu, 'policy': policy, 'evaluate_every': 0},
+            'agent': {'policy': policy, 'evaluate_every': 0},
             **({'recorder': {'folder': bags}} if bags else {}),
         }
         self._commands = {node: self._command(node, parameters) for node, parameters in commands.items()}
@@ -161,34 +204,55 @@ class RosLoop:
         self._recording_cpu: List[float] = []
 
     def _command(self, node: str, parameters: dict) -> List[str]:
-        command = [sys.executable, '-m', f'dreamer_ros.nodes.{node}', '--ros-args', '-r', f'__ns:={self._namespace}',
-                   '--log-level', 'warn']
+        command = [sys.executable, '-m', f'dreamer_ros.nodes.{node}', '--ros-args',
+                   '-r', f'__ns:={self._namespace}', '--log-level', 'warn']
         for name, value in parameters.items():
             command += ['-p', f'{name}:={value}']
         return command
 
     def __enter__(self) -> 'RosLoop':
-        for node, command in self._commands.items():
-            self._processes[node] = subprocess.Popen(command)
         self._node = rclpy.create_node(f'bench_{self._namespace[1:]}')
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._subscription = self._node.create_subscription(DiagnosticArray, '/diagnostics', self._note, 10)
         self._pause = self._node.create_client(SetBool, f'{self._namespace}/simulator/pause')
         self._noting = False
-        if not self._pause.wait_for_service(30.0):
-            raise RuntimeError(f'{self._namespace}: the simulator did not start')
-        self._spin(3.0)  # the agent finds the simulator, episodes begin
-        self._set_paused(True)
+        for node, command in self._commands.items():
+            self._processes[node] = subprocess.Popen(command)
         return self
 
     def __exit__(self, *_) -> None:
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():
-            process.wait(10)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         self._executor.shutdown()
         self._node.destroy_node()
+
+    def make_ready(self) -> None:
+        """Wait until episodes are played, then pause."""
+        end = time.monotonic() + PATIENCE
+        while not self._pause.wait_for_service(1.0):
+            self._check(time.monotonic() < end, 'the simulator did not start')
+        self._fresh = {'simulator': False, 'agent': False}
+        self._noting = True
+        while not self._values['inference p50 [ms]']:
+            self._check(time.monotonic() < end, 'the agent did not start')
+            self._spin(0.2)
+        self._noting = False
+        self._values.clear()
+        self._set_paused(True)
+
+    def _check(self, fine: bool, problem: str) -> None:
+        for node, process in self._processes.items():
+            if process.poll() is not None:
+                raise RuntimeError(f'{self._namespace}: the {node} ended with exit code {process.returncode}')
+        if not fine:
+            raise RuntimeError(f'{self._namespace}: {problem} within {PATIENCE:.0f} s')
 
     def turn(self) -> None:
         """Let the loop run for TURN seconds and note what its nodes say of whole seconds."""
@@ -226,9 +290,8 @@ class RosLoop:
 
     def _set_paused(self, paused: bool) -> None:
         future = self._pause.call_async(SetBool.Request(data=paused))
-        self._executor.spin_until_future_complete(future, timeout_sec=5.0)
-        if not future.done():
-            raise RuntimeError(f'{self._namespace}: the simulator does not answer')
+        self._executor.spin_until_future_complete(future, timeout_sec=PATIENCE)
+        self._check(future.done(), 'the simulator did not answer')
 
     def _spin(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -236,40 +299,52 @@ class RosLoop:
             self._executor.spin_once(timeout_sec=left)
 
     def summary(self) -> dict:
-        """Rate in Hz, parts in ms."""
+        """Rate in Hz; parts in ms, median and 99th percentile where there is one."""
+        self._check('inference p50 [ms]' in self._values, 'the nodes reported nothing')
         value = {name: float(np.median(values)) for name, values in self._values.items()}
+
+        def part(name):
+            return [value[f'{name} p50 [ms]'], value[f'{name} p99 [ms]']]
+
+        waiting, latency, inference = (
+            value[f'{name} p50 [ms]'] for name in ('waiting', 'latency', 'inference'))
         result = {
-            'rate': value['rate [Hz]'], 'step': value['period p50 [ms]'], 'step_p99': value['period p99 [ms]'],
-            'simulation': value['simulation p50 [ms]'], 'publication': value['publication p50 [ms]'],
-            'inference': value['inference p50 [ms]'],
-            'agent_overhead': value['latency p50 [ms]'] - value['inference p50 [ms]'],
-            # From the end of publication to the action's arrival, less the agent's share: the way there and back,
-            # partly hidden behind publication.
-            'transport': value['waiting p50 [ms]'] - value['latency p50 [ms]'],
+            'rate': value['rate [Hz]'], 'step': part('period'), 'simulation': part('simulation'),
+            'publication': part('publication'), 'inference': part('inference'),
+            'agent_overhead': [latency - inference],
+            # From the end of publication to the action's arrival, less the agent's share: the way there and
+            # back, partly hidden behind publication.
+            'transport': [waiting - latency],
         }
         if self._recording_cpu:
-            result['recording_cpu'] = float(np.median(self._recording_cpu))
+            result['recording_cpu'] = [float(np.median(self._recording_cpu))]
         return result
 
 
 def report(result: dict) -> None:
-    """Print one task's table."""
+    """Print one loop's table."""
     alone, plain, recorded = (result[way] for way in ('in_process', 'ros', 'ros_recorded'))
-    print(f'\n{result["task"]}, action repeat {result["action_repeat"]}, preset {result["preset"]}')
-    print(f'{"":26}{"one process":>14}{"ROS":>14}{"ROS, recorded":>16}')
+    alone = {**alone, 'simulation': [alone['physics'][0] + alone['rendering'][0]]}
+    print(f'\n{result["task"]}, action repeat {result["action_repeat"]}, preset {result["preset"]}; '
+          f'parts of a step in ms, median / 99th percentile')
+    print(f'{"":28}{"one process":>16}{"ROS":>16}{"ROS, recorded":>16}')
     rows = [
-        ('steps per second', 'rate', '.0f'), ('step p50 [ms]', 'step', '.2f'), ('step p99 [ms]', 'step_p99', '.2f'),
-        ('physics [ms]', 'physics', '.2f'), ('rendering [ms]', 'rendering', '.2f'),
-        ('physics+rendering [ms]', 'simulation', '.2f'), ('inference [ms]', 'inference', '.2f'),
-        ('publication [ms]', 'publication', '.2f'), ('agent around it [ms]', 'agent_overhead', '.2f'),
-        ('transport [ms]', 'transport', '.2f'), ('recorder CPU [ms]', 'recording_cpu', '.2f'),
-        ('throughput of one process', 'ratio', '.0%'), ('by median step', 'ratio_of_medians', '.0%'),
+        ('step', 'step'), ('physics', 'physics'), ('rendering', 'rendering'),
+        ('physics and rendering', 'simulation'), ('inference', 'inference'),
+        ('serialisation alone, warm', 'serialisation'), ('publication', 'publication'),
+        ('agent around inference', 'agent_overhead'), ('transport', 'transport'),
+        ('recorder, CPU time beside', 'recording_cpu'),
     ]
+    for label, key in rows:
+        cells = [' / '.join(f'{value:.2f}' for value in way.get(key, ())) for way in (alone, plain, recorded)]
+        print(f'{label:28}' + ''.join(f'{cell:>16}' for cell in cells))
+    rows = [('steps per second', 'rate', '.0f'), ('throughput of one process', 'ratio', '.0%'),
+            ('by median step', 'ratio_of_medians', '.0%')]
     for label, key, form in rows:
         cells = [format(way[key], form) if key in way else '' for way in (alone, plain, recorded)]
-        print(f'{label:26}{cells[0]:>14}{cells[1]:>14}{cells[2]:>16}')
+        print(f'{label:28}' + ''.join(f'{cell:>16}' for cell in cells))
     verdict = 'reached' if plain['ratio'] >= TARGET else 'missed'
-    print(f'target {TARGET:.0%} of one process: {verdict}')
+    print(f'target {TARGET:.0%} of one process: {verdict}', flush=True)
 
 
 if __name__ == '__main__':

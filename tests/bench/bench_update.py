@@ -14,7 +14,7 @@ import json
 import os
 import statistics
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 from dreamer_ros.config import load_preset, preset_names
 from tests.bench.turns import Subject
@@ -24,13 +24,17 @@ PEER_SIZES = {
     'dreamerv3_1m': {'deter': 512, 'hidden': 64, 'discrete': 4, 'depth': 4, 'units': 64},
     'dreamerv3_12m': {'deter': 2048, 'hidden': 256, 'discrete': 16, 'depth': 16, 'units': 256},
 }
+PEER_LOSSES = {'reconstruction': 'dreamer', 'redundancy': 'r2dreamer'}
+DECODER_FREE = ('loss.representation=redundancy', 'loss.image_scale=0.05')  # as models/r2dreamer.yaml
+# one of each system, and two sizes more; the others take minutes on two cores
+PRESETS = ('cpu', 'dreamerv2_cpu', 'planet_cpu', 'world_models_cpu', 'dreamerv3_1m', 'dreamer', 'dreamerv3_12m')
 LIMIT = 60.0  # seconds that two warming updates may take
 PATIENCE = 120.0  # for anything later: the first update has shown that it works
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--preset', nargs='+', help='default: each one whose update fits into a minute')
+    parser.add_argument('--preset', nargs='+', default=PRESETS, help=f'default: {" ".join(PRESETS)}')
     parser.add_argument('--precision', nargs='+', default=['float32', 'bfloat16'], choices=['float32', 'bfloat16'])
     parser.add_argument('--threads', type=int, default=min(16, len(os.sched_getaffinity(0))))
     parser.add_argument('--turns', type=int, default=3)
@@ -41,37 +45,39 @@ def main() -> None:
     parser.add_argument('--json', type=Path, default=Path('runs/bench/update.json'))
     arguments = parser.parse_args()
     results = []
-    for preset in arguments.preset or by_size(preset_names()):
-        measured = measure(preset, arguments)
-        if not measured:
-            print(f'{preset}: two updates take more than {LIMIT:.0f} s; larger ones are left out')
-            break
-        results += measured
-        report(measured)
+    for preset in arguments.preset:
+        raced = arguments.peer is not None and preset in PEER_SIZES
+        for variant in [(), DECODER_FREE] if raced else [()]:
+            measured = measure(preset, (*variant, *arguments.override), arguments)
+            if measured:
+                report(measured)
+            else:
+                print(f'\n{preset}: two updates take more than {LIMIT:.0f} s, left out')
+            results += measured
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(results, indent=2) + '\n')
     print(f'\nwritten to {arguments.json}')
+    left_out = sorted(set(preset_names()) - set(arguments.preset))
+    if left_out:
+        print(f'not measured, to be named with --preset: {", ".join(left_out)}')
 
 
-def by_size(presets: List[str]) -> List[str]:
-    return sorted(presets, key=lambda name: load_preset(name).rssm.deter)
-
-
-def measure(preset: str, arguments: argparse.Namespace) -> List[dict]:
+def measure(preset: str, overrides: Tuple[str, ...], arguments: argparse.Namespace) -> List[dict]:
     """One result per precision and subject; none when the preset is too slow for this machine."""
     request = {'preset': preset, 'threads': arguments.threads, 'actions': arguments.actions}
     with contextlib.ExitStack() as stack:
         subjects: Dict[tuple, Subject] = {}
         for precision in arguments.precision:
-            ours = {**request, 'precision': precision, 'overrides': arguments.override}
+            ours = {**request, 'precision': precision, 'overrides': overrides}
             subjects['dreamer_ros', precision] = stack.enter_context(Subject(OURS, ours))
             if arguments.peer is not None and preset in PEER_SIZES:
                 theirs = {'threads': arguments.threads, 'actions': arguments.actions, 'precision': precision,
-                          'path': str(arguments.peer.resolve()), 'size': PEER_SIZES[preset]}
+                          'path': str(arguments.peer.resolve()), 'size': PEER_SIZES[preset],
+                          'loss': PEER_LOSSES[load_preset(preset, overrides).loss.representation]}
                 subjects['r2dreamer', precision] = stack.enter_context(Subject(PEER, theirs))
-            for (_, own), subject in subjects.items():
-                if own == precision and subject.ask('warm', LIMIT) is None:
-                    return []
+        warmed = {key: subject.ask('warm', LIMIT) for key, subject in subjects.items()}
+        if None in warmed.values():
+            return []
         seconds = {key: {'wall': [], 'cpu': []} for key in subjects}
         for _ in range(arguments.turns):
             for key, subject in subjects.items():
@@ -79,27 +85,28 @@ def measure(preset: str, arguments: argparse.Namespace) -> List[dict]:
                     seconds[key][clock] += values
         results = []
         for (system, precision), values in seconds.items():
-            result = {'preset': preset, 'system': system, 'precision': precision, 'threads': arguments.threads,
+            result = {'preset': preset, 'overrides': overrides, 'system': system, 'precision': precision,
+                      'threads': arguments.threads, **warmed[system, precision],
                       'seconds': statistics.median(values['wall']), 'cpu_seconds': statistics.median(values['cpu']),
                       'fastest': min(values['wall']), 'updates': len(values['wall'])}
             if system == 'dreamer_ros':
                 subject = subjects[system, precision]
-                for command in ('flops', 'peak'):
-                    result.update(subject.ask(command, PATIENCE))
+                result.update(subject.ask('peak', PATIENCE))
                 result['share_of_peak'] = result['flops'] / result['seconds'] / result['peak']
                 result['parts'] = subject.ask('parts', PATIENCE)
-                if ('r2dreamer', precision) in seconds:
-                    peer = statistics.median(seconds['r2dreamer', precision]['wall'])
-                    result['times_faster_than_peer'] = peer / result['seconds']
+                for name, own in (('peer', precision), ('float32_peer', 'float32')):
+                    if ('r2dreamer', own) in seconds:
+                        peer = statistics.median(seconds['r2dreamer', own]['wall'])
+                        result[f'times_faster_than_{name}'] = peer / result['seconds']
             results.append(result)
     return results
 
 
 def report(results: List[dict]) -> None:
     """Print one preset's table."""
-    print(f'\n{results[0]["preset"]}, {results[0]["threads"]} threads')
+    print('\n' + ', '.join((results[0]['preset'], *results[0]['overrides'], f'{results[0]["threads"]} threads')))
     print(f'{"":14}{"precision":>10}{"s/update":>10}{"fastest":>9}{"CPU s":>8}{"GFLOP":>8}{"GFLOP/s":>9}'
-          f'{"of peak":>9}{"vs peer":>9}')
+          f'{"of peak":>9}{"vs peer":>9}{"vs its float32":>16}')
     for result in results:
         line = (f'{result["system"]:14}{result["precision"]:>10}{result["seconds"]:10.3f}{result["fastest"]:9.3f}'
                 f'{result["cpu_seconds"]:8.3f}')
@@ -108,9 +115,11 @@ def report(results: List[dict]) -> None:
                      f'{result["share_of_peak"]:9.0%}')
         if 'times_faster_than_peer' in result:
             line += f'{result["times_faster_than_peer"]:8.2f}x'
+        if 'times_faster_than_float32_peer' in result:
+            line += f'{result["times_faster_than_float32_peer"]:15.2f}x'
         print(line)
     for result in results:
-        if 'parts' in result:
+        if result.get('parts'):
             parts = ', '.join(f'{name} {1e3 * value:.0f}' for name, value in result['parts'].items())
             print(f'  parts alone in {result["precision"]} [ms]: {parts}')
 

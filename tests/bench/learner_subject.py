@@ -12,7 +12,10 @@ process.prepare()  # before torch is imported
 import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+from dreamer_ros.agents.behaviour import DreamNoise  # noqa: E402
+from dreamer_ros.agents.dreamer import Dreamer  # noqa: E402
 from dreamer_ros.config import load_preset  # noqa: E402
+from dreamer_ros.nets import lanes  # noqa: E402
 from dreamer_ros.nets.layers import flatten_time  # noqa: E402
 from dreamer_ros.nets.rssm import State  # noqa: E402
 from dreamer_ros.spec import RobotSpec  # noqa: E402
@@ -26,6 +29,8 @@ class LearnerSubject:
     def __init__(self, preset: str, overrides: list, precision: str, threads: int, actions: int):
         config = load_preset(preset, (*overrides, f'precision={precision}'))
         process.configure_learner(threads, config.schedule.overlap)
+        self.lanes = lanes.are_open()
+        self.threads = threads
         names = tuple(f'joint{i}' for i in range(actions))
         spec = RobotSpec('bench', config.env.image_size, (), names, (-1.0,) * actions, (1.0,) * actions, 0.02, 2)
         self.precision = torch.bfloat16 if precision == 'bfloat16' else torch.float32
@@ -33,36 +38,39 @@ class LearnerSubject:
         self.samples = synthetic(config.schedule.batch, config.schedule.length, config.env.image_size, actions)
 
     def commands(self) -> dict:
-        return {'warm': self.warm, 'turn': lambda: timed(self.update), 'peak': self.peak, 'flops': self.flops,
-                'parts': self.parts}
+        return {'warm': self.warm, 'turn': lambda: timed(self.update), 'peak': self.peak, 'parts': self.parts}
 
     def update(self):
         return self.learner.update(self.samples)
 
     def warm(self) -> dict:
+        """Two updates, the second one counted: FLOPs of its matrix products and convolutions."""
         self.update()
-        self.update()
-        return {}
-
-    def peak(self) -> dict:
-        """FLOP/s of square matrix products, the best of several."""
-        left, right = (torch.randn(2048, 2048).to(self.precision) for _ in range(2))
-        torch.mm(left, right)
-        return {'peak': 2 * 2048 ** 3 / min(timed(lambda: torch.mm(left, right), 1.0, 40)['wall'])}
-
-    def flops(self) -> dict:
+        lanes.close_lanes()  # the counter sees one thread only
         with FlopCounterMode(display=False) as counter:
             self.update()
+        if self.lanes:
+            lanes.open_lanes()
         return {'flops': counter.get_total_flops()}
 
+    def peak(self) -> dict:
+        """FLOP/s of square matrix products on all threads, the best of several."""
+        left, right = (torch.randn(2048, 2048).to(self.precision) for _ in range(2))
+        own = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        torch.mm(left, right)
+        best = min(timed(lambda: torch.mm(left, right), 1.0, 40)['wall'])
+        torch.set_num_threads(own)
+        return {'peak': 2 * 2048 ** 3 / best}
+
     def parts(self) -> dict:
-        """Seconds of each part, forward and backward, each run alone on the same batch."""
+        """Seconds of each part of a Dreamer, forward and backward, each run alone on the same batch."""
         learner, agent = self.learner, self.learner.agent
+        if not isinstance(agent, Dreamer):
+            return {}
         model, behaviour, batch = agent.model, agent.behaviour, learner.to_batch(self.samples)
-        shape = batch.image.shape[:2]
-        images = flatten_time(batch.image)
         with torch.no_grad(), self.learner.autocast():
-            embed = model.encoder(images).unflatten(0, shape).float()
+            embed = model.embed(batch).float()
             states = model.rssm.observe(embed, batch.previous_action, batch.is_first)[0]
         start = State(flatten_time(states.deter), flatten_time(states.stoch))
         if behaviour.imagination.starts:
@@ -79,9 +87,16 @@ class LearnerSubject:
 
         noise = behaviour.draw(model, len(states.deter.flatten(0, 1)), states.deter.device)
 
+        def observation():
+            seen = State(*(x.detach().requires_grad_() for x in states))
+            return model.observation_loss(batch, seen, embed)[0]
+
         def imagination():
             with torch.no_grad():
-                behaviour.dream(model, start, noise)
+                lanes.by_rows(
+                    lambda deter, stoch, *rest: behaviour.dream(
+                        model, State(deter[0], stoch[0]), DreamNoise(None, *rest)),
+                    start.deter[None], start.stoch[None], noise.latent, noise.action, dim=1)
 
         def optimiser():
             for parameter in agent.parameters():
@@ -90,17 +105,16 @@ class LearnerSubject:
             behaviour.update_slow_critic()
 
         parts = {
-            'encoder': lambda: model.encoder(images).sum(), 'scan': scan,
-            'decoder': lambda: model.image_loss(states, batch.image), 'heads': heads,
-            'imagination': imagination, 'actor and critic': lambda: behaviour.loss(model, states, batch, noise)[0],
-            'optimiser': optimiser}
+            'encoder': lambda: model.embed(batch).sum(), 'scan': scan, 'observation loss': observation,
+            'heads': heads, 'imagination': imagination,
+            'actor and critic': lambda: behaviour.loss(model, states, batch, noise)[0], 'optimiser': optimiser}
         seconds = {name: self._time(part) for name, part in parts.items()}
         seconds['actor and critic'] -= seconds['imagination']  # learning includes a dream
         return seconds
 
     def _time(self, part) -> float:
-        best = float('inf')
-        for _ in range(4):
+        best, end = float('inf'), time.perf_counter() + 2.0
+        while best == float('inf') or time.perf_counter() + best < end:
             began = time.perf_counter()
             with self.learner.autocast():
                 loss = part()

@@ -1,4 +1,4 @@
-"""NM512/r2dreamer's DreamerV3 update as a benchmark's subject, from a checkout the user names.
+"""NM512/r2dreamer's update, DreamerV3 or decoder-free, as a benchmark's subject, from a checkout the user names.
 
 Runs the peer's own `Dreamer.update` eagerly on the CPU. Only what surrounds it is replaced: configuration,
 environment spaces, replay (a fixed batch) and the precision of its autocast, which is float16 as shipped.
@@ -42,8 +42,9 @@ class Replay:
         pass
 
 
-def load(path: str, size: dict, precision: str, threads: int, actions: int):
-    """Its Dreamer and a replay of synthetic data; `size` is what distinguishes its presets of sizes."""
+def load(path: str, size: dict, loss: str, precision: str, threads: int, actions: int):
+    """Its Dreamer and a replay of synthetic data; `size` is what distinguishes its presets of sizes, `loss` its
+    representation loss: `dreamer` with a decoder, `r2dreamer` without."""
     process.configure_torch(threads)
     warnings.filterwarnings('ignore')
     sys.path.insert(0, path)
@@ -54,7 +55,7 @@ def load(path: str, size: dict, precision: str, threads: int, actions: int):
     root = OmegaConf.create({
         'device': 'cpu', 'seed': 0, 'env': OmegaConf.load(configs / 'env' / 'dmc_vision.yaml'),
         'model': OmegaConf.merge(OmegaConf.load(configs / 'model' / '_base_.yaml'), size,
-                                 {'compile': False, 'rep_loss': 'dreamer'})})
+                                 {'compile': False, 'rep_loss': loss})})
     autocast = torch.autocast
     peer.autocast = lambda device_type, dtype: autocast(
         device_type, torch.bfloat16, enabled=precision == 'bfloat16')
