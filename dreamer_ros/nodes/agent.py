@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from typing import Optional
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 from rclpy.node import Node
@@ -20,6 +20,7 @@ from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.nodes.template import MessageTemplate
+from dreamer_ros.policy.actions import random_action
 from dreamer_ros.policy.loader import PolicyLoader
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
@@ -29,11 +30,11 @@ SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
 SAY_VERSION = 60.0  # seconds between two lines about new policies: training brings one every few seconds
 DISCOVERY_TIME = 1.0  # seconds from the first trace of this agent to its first action
 TEMPLATES_LEARNT = 100  # message layouts, among them two for each restart of the simulator
-UNPAIRED_KEPT = 100  # step and joint messages kept while their image is on the way
+UNPAIRED_KEPT = 100  # messages of a topic kept while the rest of their observation is on the way
 
 
 class Agent:
-    """Pairs image, step and joint states by stamp and answers each observation once.
+    """Pairs images, step and joint states by stamp and answers each observation once.
 
     A repeated stamp gets the cached answer: the recurrent state moves once per observation. When several
     observations wait (real time), only the newest is answered.
@@ -68,15 +69,14 @@ class Agent:
         self._answer = b''
         self._answer_mode: Optional[Mode] = None
         self._step_template: Optional[MessageTemplate] = None
-        self._image_template: Optional[MessageTemplate] = None
+        self._image_templates: Dict[int, MessageTemplate] = {}  # by number of the camera
         self._learnt = 0
         self._answered: Optional[int] = None
         self._runner: Optional[PolicyRunner] = None
         self._steps: OrderedDict[int, Step] = OrderedDict()
-        self._vectors: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._image: Optional[bytes] = None
-        self._image_stamp = 0
-        self._image_came = 0.0
+        self._newest: Optional[bytes] = None
+        self._newest_stamp = 0
+        self._newest_came = 0.0
         self._restart_state = True
         self._ended = True
         self._episodes = 0
@@ -103,9 +103,12 @@ class Agent:
             elif not self._await_policy():
                 return
             self._diagnostics = Diagnostics(self._node, 'policy', spec.name, self._report)
-            self._images = self._inbox.subscribe(topics.IMAGE, topics.LOCKSTEP_SUBSCRIBER, raw=True)
-            self._joints = self._inbox.subscribe(
-                topics.JOINT_STATES, topics.LOCKSTEP_SUBSCRIBER) if spec.vector else None
+            joints = [topics.JOINT_STATES] if spec.vector else []
+            inputs = [self._inbox.subscribe(topic, topics.LOCKSTEP_SUBSCRIBER, raw=True)
+                      for topic in (*joints, *topics.images(spec.cameras))]
+            # Simulators publish in this order: with the last message an observation is mostly complete.
+            *others, self._last_input = inputs
+            self._others = [(subscription, OrderedDict()) for subscription in others]
             # A recorder must know this agent before the simulator does, or it misses the first actions.
             while not self._stop.is_set() and time.monotonic() < self._discovered_at:
                 self._inbox.wait(0.05)
@@ -123,8 +126,10 @@ class Agent:
             message = self._inbox.take_latest(self._specs)
             if message is not None:
                 spec = RobotSpec.from_json(message.data, f'topic {self._specs.topic_name}')
-                self._log.info(f'robot {spec.name}: {len(spec.action)} actions, '
-                               f'{spec.image_size[1]}x{spec.image_size[0]} image')
+                self._log.info(
+                    f'robot {spec.name}: {len(spec.action)} {"choices" if spec.discrete else "actions"}, '
+                    f'{len(spec.cameras)} images of {spec.image_size[1]}x{spec.image_size[0]}, '
+                    f'{len(spec.vector)} joint values')
                 return spec
             if time.monotonic() - began > 2.0:
                 self._log.info(f'waiting for a simulator or robot on {self._specs.topic_name}',
@@ -142,8 +147,7 @@ class Agent:
 
     def _turn(self) -> None:
         """Take what came, answer if an observation is complete, wait for more."""
-        if self._take_image():
-            # Published before its image, so these are mostly here already.
+        if self._take_newest():
             self._take_rest()
             self._reply()
         # Between the answer and the wait, when nobody waits for this agent.
@@ -152,27 +156,31 @@ class Agent:
             self._poll_policy()
         self._take_specs()
         self._diagnostics.tick()
-        if self._image is None:
-            self._inbox.wait(0.1, self._images)
+        if self._newest is None:
+            self._inbox.wait(0.1, self._last_input)
         else:
             self._inbox.wait(0.1)
 
-    def _take_image(self) -> bool:
-        """Keep the newest image; True if there is one. An older one unanswered is dropped and counted."""
-        while (message := self._inbox.take(self._images)) is not None:
+    def _take_newest(self) -> bool:
+        """Keep the newest message of the last input; True if there is one. An older one unanswered is dropped
+        and counted."""
+        while (message := self._inbox.take(self._last_input)) is not None:
             came = time.perf_counter()
             stamp = codecs.header_stamp(message)
-            if self._image is not None and self._image_stamp != stamp:
+            if self._newest is not None and self._newest_stamp != stamp:
                 self._dropped += 1
-            self._image, self._image_stamp, self._image_came = message, stamp, came
-        return self._image is not None
+            self._newest, self._newest_stamp, self._newest_came = message, stamp, came
+        return self._newest is not None
 
     def _take_rest(self) -> None:
         while (message := self._inbox.take(self._step_messages)) is not None:
-            self._keep(self._steps, codecs.header_stamp(message), self._read_step, message)
-        while self._joints and (message := self._inbox.take(self._joints)) is not None:
-            self._keep(self._vectors, codecs.stamp_to_ns(message.header.stamp),
-                       lambda joints: codecs.read_vector(joints, self._spec.vector), message)
+            try:
+                self._keep(self._steps, message, self._read_step(message))
+            except InputError as error:
+                self._log.warning(f'ignored: {error}', throttle_duration_sec=SAY_AGAIN)
+        for subscription, kept in self._others:
+            while (message := self._inbox.take(subscription)) is not None:
+                self._keep(kept, message, message)
 
     def _read_step(self, cdr: bytes) -> Step:
         values = self._step_template.read(cdr) if self._step_template else None
@@ -186,15 +194,24 @@ class Agent:
             self._step_template = MessageTemplate.of(cdr, message, ['position'], tail=8)
         return step
 
-    def _read_image(self, cdr: bytes) -> np.ndarray:
-        values = self._image_template.read(cdr) if self._image_template else None
+    def _read_inputs(self, messages: List[bytes]) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+        """Image and vector from the messages of one observation, in the order of their subscriptions."""
+        vector = None
+        if self._spec.vector:
+            vector = codecs.read_vector(deserialize_message(messages[0], JointState), self._spec.vector)
+            messages = messages[1:]
+        return codecs.join_images([self._read_image(*each) for each in enumerate(messages)]), vector
+
+    def _read_image(self, camera: int, cdr: bytes) -> np.ndarray:
+        template = self._image_templates.get(camera)
+        values = template.read(cdr) if template else None
         if values is not None:
             return values[0].reshape(*self._spec.image_size, 3)
         message = deserialize_message(cdr, Image)
         image = codecs.image_to_array(message)
         plain = message.encoding == 'rgb8' and message.step == 3 * message.width
         if plain and image.shape[:2] == self._spec.image_size and self._may_learn():
-            self._image_template = MessageTemplate.of(cdr, message, ['data'])
+            self._image_templates[camera] = MessageTemplate.of(cdr, message, ['data'])
         return image
 
     def _may_learn(self) -> bool:
@@ -202,31 +219,27 @@ class Agent:
         self._learnt += 1
         return self._learnt <= TEMPLATES_LEARNT
 
-    def _keep(self, where: OrderedDict, stamp: int, read, message) -> None:
-        try:
-            where[stamp] = read(message)
-        except InputError as error:
-            self._log.warning(f'ignored: {error}', throttle_duration_sec=SAY_AGAIN)
+    @staticmethod
+    def _keep(where: OrderedDict, message: bytes, value) -> None:
+        where[codecs.header_stamp(message)] = value
         if len(where) > UNPAIRED_KEPT:
             where.popitem(last=False)
 
     def _reply(self) -> None:
-        """Answer the observation whose image waits, if the rest of it is here."""
-        if self._image is None:
-            return
-        stamp = self._image_stamp
+        """Answer the newest observation, if all of it is here."""
+        stamp = self._newest_stamp
         if stamp == self._answered:
-            self._image = None
+            self._newest = None
             self._publisher.publish(self._answer)
             return
-        if stamp not in self._steps or (self._joints and stamp not in self._vectors):
+        if stamp not in self._steps or any(stamp not in kept for _, kept in self._others):
             return
         # An episode may have begun with an observation that was dropped.
         begins = self._pop_through(stamp)
-        vector = self._vectors.pop(stamp, None)
-        image, self._image = self._image, None
+        messages = [*(kept.pop(stamp) for _, kept in self._others), self._newest]
+        self._newest = None
         try:
-            action, mode = self._act(self._read_image(image), vector, begins, self._last.is_last)
+            action, mode = self._act(*self._read_inputs(messages), begins, self._last.is_last)
         except InputError as error:
             self._log.error(str(error), throttle_duration_sec=SAY_AGAIN)
             return
@@ -237,7 +250,7 @@ class Agent:
         self._answer = self._answer_template.write(stamp, action)
         self._answered, self._ended = stamp, self._last.is_last
         # Before publishing: that wakes the simulator, which may take this core at once.
-        self._timings.add('latency', time.perf_counter() - self._image_came)
+        self._timings.add('latency', time.perf_counter() - self._newest_came)
         self._publisher.publish(self._answer)
 
     def _pop_through(self, stamp: int) -> bool:
@@ -258,7 +271,7 @@ class Agent:
             self._deterministic = self._evaluating or (
                 self._evaluate_every > 0 and self._episodes % self._evaluate_every == 0)
         if self._runner is None:
-            return self._rng.uniform(-1.0, 1.0, len(self._spec.action)), Mode('random')
+            return random_action(self._spec, self._rng), Mode('random')
         mode = Mode('evaluate' if self._deterministic else 'explore', self._runner.version)
         if is_last:
             # Nothing is done with this answer; it keeps one action per observation.

@@ -21,10 +21,10 @@ def step_template() -> MessageTemplate:
     return MessageTemplate(message, ['position'], tail=8)
 
 
-def image_template(height: int, width: int) -> MessageTemplate:
-    """Layout of the camera image; its array holds the pixels, u8[H·W·3]."""
+def image_template(height: int, width: int, frame_id: str = 'camera') -> MessageTemplate:
+    """Layout of a camera's image; its array holds the pixels, u8[H·W·3]."""
     message = Image()
-    codecs.fill_image(message, np.zeros((height, width, 3), np.uint8), 0)
+    codecs.fill_image(message, np.zeros((height, width, 3), np.uint8), 0, frame_id)
     return MessageTemplate(message, ['data'])
 
 
@@ -37,11 +37,11 @@ def joint_template(names: Sequence[str]) -> MessageTemplate:
     return MessageTemplate(message, ['position', 'velocity'], tail=4)
 
 
-def camera_info_template(camera) -> Tuple[MessageTemplate, np.ndarray]:
+def camera_info_template(camera, frame_id: str = 'camera') -> Tuple[MessageTemplate, np.ndarray]:
     """Layout of the camera's CameraInfo, and the projection matrix f64[12] that it has a hole for: of all that
     stays the same, the last part before the zeros of binning and region of interest."""
     message = CameraInfo()
-    codecs.fill_camera_info(message, camera.width, camera.height, camera.K, 0)
+    codecs.fill_camera_info(message, camera.width, camera.height, camera.K, 0, frame_id)
     return MessageTemplate(message, ['p'], tail=25), np.array(message.p)
 
 
@@ -50,20 +50,24 @@ class ObservationPublisher:
 
     Args:
         node: that publishes.
-        camera: `simulation.rendering.CameraModel`: width, height, K.
+        cameras: `simulation.rendering.CameraModel` of each: width, height, K.
         step_publisher: of the topic `step`.
         spec: RobotSpec; with vector inputs, joint_states belong to what the agent waits for.
     """
 
-    def __init__(self, node: Node, camera, step_publisher: Publisher, spec):
-        self._step_template, self._image_template = step_template(), image_template(camera.height, camera.width)
-        self._camera_info_template, self._projection = camera_info_template(camera)
+    def __init__(self, node: Node, cameras, step_publisher: Publisher, spec):
+        self._step_template = step_template()
+        frames = ('camera', *spec.cameras[1:])
+        self._images = [
+            (qos.publisher(node, topic), image_template(camera.height, camera.width, frame))
+            for topic, camera, frame in zip(topics.images(spec.cameras), cameras, frames)]
+        self._camera_infos = [
+            (qos.publisher(node, topic), *camera_info_template(camera, frame))
+            for topic, camera, frame in zip(topics.camera_infos(spec.cameras), cameras, frames)]
         self._clock_template = MessageTemplate(Clock(), [])
         self._joint_template: Optional[MessageTemplate] = None
         self._steps = step_publisher
-        self._images = qos.publisher(node, topics.IMAGE)
         self._joint_states = qos.publisher(node, topics.JOINT_STATES)
-        self._camera_infos = qos.publisher(node, topics.CAMERA_INFO)
         self._clocks = qos.publisher(node, topics.CLOCK)
         self._joints_first = bool(spec.vector)
 
@@ -89,9 +93,12 @@ class ObservationPublisher:
             observation.reward, observation.is_first, observation.is_last, observation.is_terminal))))
         if self._joints_first:
             self._publish_joints(observation, stamp)
-        self._images.publish(self._image_template.write(stamp, observation.image))
+        for number, (publisher, template) in enumerate(self._images):
+            image = observation.image[:, :, 3 * number:3 * number + 3]
+            publisher.publish(template.write(stamp, image))
         # The agent thinks from here on.
-        self._camera_infos.publish(self._camera_info_template.write(stamp, self._projection))
+        for publisher, template, projection in self._camera_infos:
+            publisher.publish(template.write(stamp, projection))
         if not self._joints_first:
             self._publish_joints(observation, stamp)
 

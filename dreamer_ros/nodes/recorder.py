@@ -25,9 +25,8 @@ from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.replay.bag import EpisodeWriter, episode_name
 from dreamer_ros.spec import RobotSpec
 
-# `step` is subscribed last: a simulator that sees it in the graph may count on the others.
-RECORDED = (topics.IMAGE, topics.CAMERA_INFO, topics.JOINT_STATES, topics.ACTION, topics.STEP)
-STEP, ACTION = RECORDED.index(topics.STEP), RECORDED.index(topics.ACTION)
+# Places among the recorded topics.
+ACTION, STEP = -2, -1
 BATCHING = 0.004  # seconds of messages taken in one go: fewer wake-ups beside a busy simulator
 DRAIN_TIME = 0.5  # seconds at most, at the end, for messages still on their way
 SAY_AGAIN = 5.0   # seconds between two lines about the same trouble
@@ -121,15 +120,7 @@ class Recorder:
 
         self._inbox = Inbox(node)
         self._specs = self._inbox.subscribe(topics.SPEC, topics.LATCHED)
-        self._subscriptions = [
-            self._inbox.subscribe(
-                topic,
-                topics.RECORDER_ACTION_SUBSCRIBER if topic is topics.ACTION else topics.RECORDER_SUBSCRIBER,
-                raw=True)
-            for topic in RECORDED]
-        self._names = tuple(subscription.topic_name for subscription in self._subscriptions)
-        self._topics = [dataclasses.replace(topic, name=name) for topic, name in zip(RECORDED, self._names)]
-        self._aligner = StepAligner(len(RECORDED), leader=STEP)
+        self._aligner: Optional[StepAligner] = None
         self._spec: Optional[RobotSpec] = None
         self._episode: Optional[Episode] = None
         self._episodes = self._whole = self._steps = self._lost = self._incomplete = 0
@@ -167,10 +158,24 @@ class Recorder:
             self._record(aligned)
         return count
 
+    def _subscribe(self, spec: RobotSpec) -> None:
+        # `step` last: a simulator that sees it in the graph may count on the others.
+        recorded = (*topics.images(spec.cameras), *topics.camera_infos(spec.cameras), topics.JOINT_STATES,
+                    topics.ACTION, topics.STEP)
+        self._subscriptions = [
+            self._inbox.subscribe(
+                topic,
+                topics.RECORDER_ACTION_SUBSCRIBER if topic is topics.ACTION else topics.RECORDER_SUBSCRIBER,
+                raw=True)
+            for topic in recorded]
+        self._names = tuple(subscription.topic_name for subscription in self._subscriptions)
+        self._topics = [dataclasses.replace(topic, name=name) for topic, name in zip(recorded, self._names)]
+        self._aligner = StepAligner(len(recorded), leader=len(recorded) + STEP)
+
     def _drain(self) -> None:
         """Give messages that were under way when the stop came the time to arrive."""
         deadline = time.monotonic() + DRAIN_TIME
-        while time.monotonic() < deadline and (self._turn() or self._aligner.waiting):
+        while time.monotonic() < deadline and (self._turn() or self._aligner and self._aligner.waiting):
             time.sleep(0.02)
 
     def _take_spec(self) -> None:
@@ -181,6 +186,8 @@ class Recorder:
         if self._spec is not None and spec.hash != self._spec.hash:
             raise InputError(f'topic {self._specs.topic_name}: expected the robot {self._spec.name} that is being '
                              f'recorded, got {spec.name}: {self._spec.difference(spec)}')
+        if self._spec is None:
+            self._subscribe(spec)
         self._spec = spec
         self._robot = self._robot or self._node.get_namespace().strip('/') or spec.name
 
@@ -236,7 +243,7 @@ class Recorder:
 
     def _report(self) -> diagnostics.Report:
         values = {'episodes': self._episodes, 'steps': self._steps, 'steps lost': self._lost,
-                  'steps incomplete': self._incomplete, 'repeats': self._aligner.repeats}
+                  'steps incomplete': self._incomplete, 'repeats': self._aligner.repeats if self._aligner else 0}
         if self._spec is None:
             return diagnostics.WARN, f'waiting for a robot on {self._specs.topic_name}', values
         return diagnostics.OK, f'writing to {self._folder}', values

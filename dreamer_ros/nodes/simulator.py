@@ -101,7 +101,7 @@ class Simulator:
         self._actions = self._inbox.subscribe(topics.ACTION, topics.LOCKSTEP_SUBSCRIBER, raw=True)
         self._paces = self._inbox.subscribe(topics.PACE, topics.LATCHED)
         step_publisher = single.publish_alone(node, topics.STEP)
-        self._publisher = ObservationPublisher(node, self._environment.cameras[0], step_publisher, spec)
+        self._publisher = ObservationPublisher(node, self._environment.cameras, step_publisher, spec)
         self._spec_publisher = qos.publisher(node, topics.SPEC)
         self._spec_publisher.publish(String(data=spec.to_json()))
         node.create_service(Trigger, '~/reset', self._on_reset)

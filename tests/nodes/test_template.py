@@ -47,7 +47,7 @@ def test_joint_states(rng, names):
 
 
 def test_camera_info_and_clock():
-    camera, message, clock = CameraModel('side', 64, 48, 45.0), CameraInfo(), Clock()
+    camera, message, clock = CameraModel(0, 'side', 64, 48, 45.0), CameraInfo(), Clock()
     codecs.fill_camera_info(message, 64, 48, camera.K, STAMP)
     template, projection = camera_info_template(camera)
     assert decoded(template.write(STAMP, projection), message) == message

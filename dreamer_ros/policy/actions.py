@@ -1,0 +1,13 @@
+"""Actions of robots for which there is no policy yet."""
+from __future__ import annotations
+
+import numpy as np
+
+from dreamer_ros.spec import RobotSpec
+
+
+def random_action(spec: RobotSpec, rng: np.random.Generator) -> np.ndarray:
+    """Float32 [A], every action of the robot equally likely; one-hot for a discrete one."""
+    if spec.discrete:
+        return np.eye(len(spec.action), dtype=np.float32)[rng.integers(len(spec.action))]
+    return rng.uniform(-1.0, 1.0, len(spec.action)).astype(np.float32)
