@@ -1,8 +1,8 @@
 """Messages of which only the stamp and a few arrays change, moved as bytes.
 
-rclpy converts every field of a message between Python and C, each time, and in a lock-step loop each time with
-cold caches: 40 µs for an action, 70 µs for a step with its image. The messages of a robot look the same step after
-step, so their bytes are laid out once; what differs from the layout takes the ordinary way.
+rclpy converts every field of a message between Python and C, each time, and in a lock-step loop each time
+with cold caches: 40 µs for an action, 70 µs for a step with its image. The messages of a robot look the same
+step after step, so their bytes are laid out once; what differs from the layout takes the ordinary way.
 """
 from __future__ import annotations
 
@@ -39,15 +39,17 @@ class MessageTemplate:
             # Bytes that occur nowhere else in a message.
             marker = np.arange(1, 1 + len(values) * dtype.itemsize, dtype=np.uint8) * 37 ^ (0xA5 + number)
             markers.append(marker.tobytes())
-            setattr(marked, field, array.array(dtype.char, marker.tobytes()) if isinstance(values, array.array)
-                    else np.frombuffer(marker.tobytes(), dtype))
+            # Arrays of fixed length are numpy's.
+            setattr(marked, field, array.array(dtype.char, marker.tobytes())
+                    if isinstance(values, array.array) else np.frombuffer(marker.tobytes(), dtype))
             self._dtypes.append(dtype)
         cdr = serialize_message(marked)
         self._head = cdr[:_STAMP_AT]
         self._holes = []
         for field, marker in zip(fields, markers):
             if not marker or cdr.count(marker) != 1:
-                raise ValueError(f'{type(message).__name__}.{field}: no place to find for {len(marker)} bytes')
+                raise ValueError(
+                    f'{type(message).__name__}.{field}: no place to find for {len(marker)} bytes')
             begin = cdr.index(marker)
             self._holes.append((begin, begin + len(marker)))
         end = self._holes[-1][1] if fields else _STAMP_END
@@ -81,7 +83,7 @@ class MessageTemplate:
         return b''.join(parts)
 
     def read(self, cdr: bytes) -> Optional[List[np.ndarray]]:
-        """The arrays' values, read-only views of the message; None if anything but them and the stamp differs."""
+        """The arrays' values, read-only views of the message; None if more than them and the stamp differs."""
         # Gaps hold the arrays' lengths, so nothing is left open; bytes after the message are padding.
         if len(cdr) < self._size or not cdr.startswith(self._head):
             return None
