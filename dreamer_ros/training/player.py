@@ -12,7 +12,6 @@ from dreamer_ros import simulation
 from dreamer_ros.bridge.codecs import read_vector
 from dreamer_ros.config import EnvConfig
 from dreamer_ros.policy.actions import random_action
-from dreamer_ros.policy.actions import random_action
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.replay.episode import Episode
 from dreamer_ros.simulation import Observation
