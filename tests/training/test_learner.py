@@ -11,7 +11,7 @@ from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.learner import Learner, pick_device
 
 SMALL = ('schedule.batch=4', 'schedule.length=8', 'env.image_size=32')
-TINY = ('schedule.batch=4', 'schedule.length=8', 'rssm.deter=32', 'mlp.units=16', 'conv.depth=4')
+TINY = ('schedule.batch=4', 'schedule.length=8', 'rssm.deter=32', 'mlp.units=16', 'conv.depth=2')
 # preset, or preset:variant, and overrides that make it small
 SPECIFIC = {
     'cpu': SMALL,
@@ -19,14 +19,11 @@ SPECIFIC = {
     'dreamer': TINY,
     'dreamer:contrastive': (*TINY, 'loss.representation=contrastive', 'loss.continue_head=true'),
     'dreamer:reward': (*TINY, 'loss.representation=reward', 'imagination.estimator=n_step', 'imagination.n_steps=5'),
-    'dreamer_cpu': SMALL,
     'dreamerv2': (*TINY, 'rssm.classes=4', 'critic.slow_every=7'),
     'dreamerv2:discrete': (*TINY, 'rssm.classes=4', 'critic.slow_every=7', 'actor.gradient=mixed'),
-    'dreamerv2_cpu': (*SMALL, 'critic.slow_every=7'),
     'dreamerv3_1m': (*SMALL, 'rssm.deter=64', 'rssm.hidden=16', 'mlp.units=16'),
     'dreamerv3_1m:discrete': (*SMALL, 'rssm.deter=64', 'rssm.hidden=16', 'mlp.units=16'),
-    'dreamerv3_cpu': SMALL,
-    'r2dreamer': (*SMALL, 'rssm.deter=64', 'rssm.hidden=16', 'mlp.units=16', 'conv.depth=4'),
+    'planet_cpu': (*SMALL, 'rssm.deter=32', 'loss.overshooting=3'),
     'r2dreamer_cpu': SMALL,
 }
 
