@@ -24,6 +24,10 @@ SIMULATION = [
     'pyopengl>=3.1.6',      # MuJoCo's way to EGL
 ]
 
+BASELINES = [
+    'stable-baselines3>=2.3,<3',  # soft actor-critic
+]
+
 EXTRAS = {
     # ROS 2 itself from wheels, for machines without a ROS installation (x86-64 Linux).
     'ros': [
@@ -35,6 +39,7 @@ EXTRAS = {
     'train': [
         *SIMULATION,
         'torch>=2.4,<3',        # the learner
+        'cmaes>=0.10,<0.14',    # evolves the controller of World Models; its state is checkpointed by attribute
         'onnx>=1.15',           # writes policies
         'safetensors>=0.4',     # checkpoints without pickle
         'tensorboard>=2.14',    # metrics in a browser
@@ -43,10 +48,9 @@ EXTRAS = {
         'tqdm>=4.65',           # the progress bar
     ],
     # The model-free agent that `dreamer benchmark` compares with.
-    'baselines': [
-        'stable-baselines3>=2.3,<3',  # soft actor-critic
-    ],
+    'baselines': BASELINES,
     'test': [
+        *BASELINES,
         'pytest>=7.4',          # runs the tests
         'pytest-timeout>=2.2',  # a test that hangs fails alone, with a stack of every thread
         'setuptools',           # builds the package, which is tested too

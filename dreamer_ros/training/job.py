@@ -58,8 +58,10 @@ class Job:
 
     def config_hash(self) -> str:
         """Equal for runs that can be compared as one system's."""
-        data = self.config().to_dict()
-        return config_hash({self.preset: data['env']} if self.preset in BASELINES else data)
+        config, defaults = self.config().to_dict(), Config().to_dict()
+        if self.preset in BASELINES:
+            config = {'preset': self.preset, 'env': config['env']}
+        return config_hash(config, defaults)
 
 
 def make_run(job: Job, report: _Reporter) -> Run:

@@ -141,9 +141,26 @@ class Results:
                              f'({type(error).__name__}: {" ".join(str(error).split())})') from error
 
 
-def config_hash(config: dict) -> str:
-    """16 hex digits of a configuration of plain values."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+def config_hash(config: dict, defaults: dict) -> str:
+    """16 hex digits of what a configuration of plain values has different from the defaults.
+
+    So a key that a later version adds leaves the hash as it was, where the configuration does not use it.
+    """
+    text = json.dumps(_without(config, defaults), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _without(config: dict, defaults: dict) -> dict:
+    different = {}
+    for key, value in config.items():
+        default = defaults.get(key)
+        if isinstance(value, dict) and isinstance(default, dict):
+            value = _without(value, default)
+            if value:
+                different[key] = value
+        elif value != default:
+            different[key] = value
+    return different
 
 
 def machine() -> Dict[str, object]:

@@ -19,7 +19,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.sac.policies import CnnPolicy
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dreamer_ros import simulation
 from dreamer_ros.training.results import EVALUATION_SEED, Outcome, Protocol
@@ -33,7 +32,6 @@ CAPACITY = 100_000  # agent steps, as in DrQ; each takes two stacks of images
 def train_sac(task: str, image_size: Tuple[int, int], action_repeat: int, seed: int, protocol: Protocol,
               report: Callable[[Outcome], None]) -> Outcome:
     """Train and score; one update of 128 observations per agent step. Arguments as of `train_in_process`."""
-    configure_torch(pick_threads(1))
     environment = PixelTask(task, image_size, action_repeat, seed)
     evaluation = PixelTask(task, image_size, action_repeat, seed + EVALUATION_SEED)
     budget = math.ceil(protocol.steps / action_repeat)
@@ -88,13 +86,13 @@ class ShiftingBuffer(ReplayBuffer):
 
 def shift(images: Tensor) -> Tensor:
     """Each of [B, C, H, W] moved by random whole pixels; what comes in at the edges repeats them."""
-    count, _, height, width = images.shape
-    padded = F.pad(images.float(), (SHIFT,) * 4, mode='replicate').to(images.dtype)
-    offsets = torch.randint(2 * SHIFT + 1, (2, count, 1), device=images.device)
-    rows = offsets[0] + torch.arange(height, device=images.device)
-    columns = offsets[1] + torch.arange(width, device=images.device)
-    picked = padded[torch.arange(count, device=images.device)[:, None, None], :, rows[:, :, None], columns[:, None]]
-    return picked.permute(0, 3, 1, 2)
+    def indices(size: int) -> Tensor:
+        offsets = torch.randint(-SHIFT, SHIFT + 1, (len(images), 1), device=images.device)
+        return (offsets + torch.arange(size, device=images.device)).clamp(0, size - 1)
+
+    rows, columns = indices(images.shape[2]), indices(images.shape[3])
+    batch = torch.arange(len(images), device=images.device)
+    return images[batch[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
 class _Detached(nn.Module):

@@ -15,7 +15,7 @@ from dreamer_ros.training import benchmark
 from dreamer_ros.training.comparison import Comparison, mean_curve
 from dreamer_ros.training.plan import Plan
 from dreamer_ros.training.published import METHODS, Published
-from dreamer_ros.training.results import Outcome, Protocol, Results, Run
+from dreamer_ros.training.results import Outcome, Protocol, Results, Run, config_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = """
@@ -221,6 +221,14 @@ def test_no_results_and_results_twice(tmp_path, rng):
     shutil.copytree(tmp_path / 'a', tmp_path / 'b')
     with pytest.raises(InputError, match='on cartpole_balance with seed 0 again'):
         Comparison([tmp_path / 'a', tmp_path / 'b'])
+
+
+def test_config_hash():
+    defaults = {'a': 1, 'b': {'c': 2, 'd': 3}}
+    mine = {'a': 1, 'b': {'c': 5, 'd': 3}}
+    assert config_hash(mine, defaults) == config_hash({**mine, 'new': {'e': 0}}, {**defaults, 'new': {'e': 0}})
+    others = [{**mine, 'a': 2}, defaults, {**mine, 'b': {'c': 5, 'd': 4}}, {**mine, 'b': {'c': 2, 'd': 5}}]
+    assert len({config_hash(config, defaults) for config in [mine, *others]}) == 5
 
 
 def test_plans_from_files_and_options(tmp_path):
