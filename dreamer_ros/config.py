@@ -449,6 +449,9 @@ def _check(config: Config, where: str) -> None:
         raise InputError(
             f'{where}: planner.elites are the best of planner.candidates {config.planner.candidates}, so at most as '
             f'many, got {config.planner.elites}')
+    if config.env.inputs != 'image' and config.system == 'world_models':
+        raise InputError(
+            f'{where}: system world_models sees images alone, so env.inputs must be image, got {config.env.inputs}')
     if config.env.inputs == 'vector' and config.env.cameras:
         raise InputError(
             f'{where}: env.inputs vector needs no cameras, got env.cameras {", ".join(config.env.cameras)}')

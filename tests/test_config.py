@@ -93,6 +93,15 @@ def test_overrides():
     assert load_preset('dreamer', ('schedule.batch=2', 'schedule.batch=5')).schedule.batch == 5
 
 
+def test_what_the_agent_perceives(tmp_path):
+    config = load_preset('dreamerv3_1m', ('env.inputs=both', 'env.cameras=[front, 2]'))
+    assert (config.env.inputs, config.env.cameras) == ('both', ('front', '2'))
+    assert load_preset('dreamerv3_1m', ('env.cameras=front',)).env.cameras == ('front',)
+    assert load_preset('dreamerv3_1m').env.cameras == () and load_preset('dreamerv3_1m').env.inputs == 'image'
+    (tmp_path / 'saved.yaml').write_text(config.to_yaml())
+    assert load_preset(str(tmp_path / 'saved.yaml')) == config
+
+
 def test_extends_layers_sections_key_by_key(tmp_path, monkeypatch):
     (tmp_path / 'base.yaml').write_text('extends: dreamerv3_1m\nrssm: {deter: 64, hidden: 32}\nmlp: {units: 16}\n')
     (tmp_path / 'mine.yaml').write_text('extends: base.yaml\nrssm: {hidden: 8}\nenv: {action_repeat: {cheetah: 4}}\n')
@@ -142,6 +151,9 @@ def test_unknown_names_are_named_with_a_guess():
     ('env.image_size=50', ('env.image_size', '50x50', 'multiples of 16')),
     ('env.image_size=16', ('env.image_size', '16x16', 'from 32 to 256')),
     ('env.image_size=512', ('env.image_size', '512x512', 'from 32 to 256')),
+    ('env.inputs=sound', ('env.inputs', 'vector', 'sound')),
+    ('env.cameras={front: 1}', ('env.cameras', 'list of names', 'front')),
+    ('env.cameras=[true]', ('env.cameras', 'list of names', 'True')),
     ('env.action_repeat={walker: 2}', ('env.action_repeat', )),
     ('env.action_repeat.walker=0', ('env.action_repeat', 'positive')),
 ])
@@ -155,6 +167,9 @@ def test_bad_values_are_refused_by_name(override, names):
     ('dreamerv3_1m', ('imagination.starts=8',), ('replay_scale', 'imagination.starts', '8')),
     ('dreamerv3_1m', ('imagination.include_start=false',), ('reinforce', 'include_start')),
     ('dreamer', ('actor.gradient=mixed',), ('actor.gradient mixed', 'include_start')),
+    ('dreamer', ('env.inputs=vector', 'env.cameras=front'), ('env.inputs vector', 'front')),
+    ('cpu', ('env.inputs=vector',), ('thumbnail', 'env.inputs', 'reconstruction')),
+    ('world_models', ('env.inputs=both',), ('world_models', 'env.inputs', 'both')),
     ('dreamer', ('imagination.horizon=1',), ('imagination.horizon', '1')),
     ('dreamerv3_1m', ('rssm.deter=100',), ('rssm.deter', '100', 'divisible by 8')),
     ('dreamerv3_1m', ('rssm.deter=100', 'rssm.blocks=4'), ('rssm.deter', '100', 'pool')),

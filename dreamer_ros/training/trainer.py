@@ -185,7 +185,7 @@ class Trainer:
                     version = self._publish(version + 1)
                 if learner.updates % schedule.log_every == 0:
                     self._log_losses(collected)
-                if self._robots.wants_dream() and time.monotonic() - last_dream > DREAM_PERIOD:
+                if self._spec.cameras and self._robots.wants_dream() and time.monotonic() - last_dream > DREAM_PERIOD:
                     last_dream = time.monotonic()
                     samples = self._store.peek(1, schedule.length)
                     self._robots.show_dream(learner.dream(samples)[0])
