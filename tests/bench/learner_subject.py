@@ -113,7 +113,7 @@ class LearnerSubject:
         return seconds
 
     def _time(self, part) -> float:
-        best, end = float('inf'), time.perf_counter() + 2.0
+        best, end = float('inf'), time.perf_counter() + 1.0
         while best == float('inf') or time.perf_counter() + best < end:
             began = time.perf_counter()
             with self.learner.autocast():
