@@ -132,6 +132,27 @@ def _dream(arguments) -> int:
     return play(film_with_curves(inspection), 1.0 / inspection.period)
 
 
+def _evolve(arguments) -> int:
+    from dreamer_ros.training import process
+    process.prepare()  # before torch is imported
+    from dreamer_ros.training.evolution import evolve
+    process.configure_torch(process.pick_threads(robots=0))
+    run = Path(arguments.run_directory)
+    print(evolve(run, arguments.place, arguments.temperature, arguments.generations, arguments.seed, print))
+    return 0
+
+
+def _temperature(arguments) -> int:
+    from dreamer_ros.training import process
+    process.prepare()  # before torch is imported
+    from dreamer_ros.training.temperature import measure
+    process.configure_torch(process.pick_threads(robots=0))
+    run = Path(arguments.run_directory)
+    paths = measure(run, arguments.values, arguments.generations, arguments.episodes, arguments.seed, print)
+    print('\n'.join(map(str, paths)))
+    return 0
+
+
 def _bag_info(arguments) -> int:
     from dreamer_ros.replay.info import describe, format_table
     print(format_table(describe(Path(arguments.path))))
@@ -161,6 +182,23 @@ def _whole_number(text: str) -> int:
 
 
 _whole_number.__name__ = 'whole number'  # argparse names the type in its error
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def _positive_number(text: str) -> float:
+    value = float(text)
+    if not 0.0 < value < float('inf'):
+        raise ValueError(text)
+    return value
+
+
+_count.__name__, _positive_number.__name__ = 'positive whole number', 'positive number'
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -194,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument('--compare', metavar='FILE', help='draw the evaluations of all runs into one PNG file')
 
     _benchmark_parsers(commands, command)
+    _world_models_parsers(commands, command)
 
     dream = command(commands, 'dream', _dream,
                     'have a trained agent watch an episode and predict it: film, curves and numbers',
@@ -251,6 +290,26 @@ def _benchmark_parsers(commands, command) -> None:
     table.add_argument('--at', type=_whole_number, metavar='N',
                        help='compare at so many env steps (default: final scores)')
     table.add_argument('--output', type=Path, metavar='FOLDER', help='for table.md and plots')
+
+
+def _world_models_parsers(commands, command) -> None:
+    evolve = command(
+        commands, 'evolve', _evolve, "evolve a new controller for a World Models run, and add it to the run's policies",
+        'dreamer evolve runs/cartpole_swingup-world_models_cpu-20260131-120000 --in dream --temperature 1.15')
+    evolve.add_argument('--in', dest='place', choices=['dream', 'simulator'], default='dream',
+                        help='where candidates are scored (default: dream)')
+    evolve.add_argument('--temperature', type=_positive_number, metavar='T', help="of dreams (default: the run's)")
+    temperature = command(
+        commands, 'temperature', _temperature,
+        'evolve controllers in dreams of several temperatures, and compare their scores in dream and simulator',
+        'dreamer temperature runs/cartpole_swingup-world_models_cpu-20260131-120000 --values 0.1 0.5 1.0 1.15 1.3')
+    temperature.add_argument('--values', type=_positive_number, nargs='+', metavar='T',
+                             default=[0.1, 0.5, 1.0, 1.15, 1.3], help='default: 0.1 0.5 1.0 1.15 1.3')
+    temperature.add_argument('--episodes', type=_count, default=10, metavar='N', help='of each score (default: 10)')
+    for parser in (evolve, temperature):
+        parser.add_argument('run_directory', metavar='RUN', help='run directory')
+        parser.add_argument('--generations', type=_count, default=100, metavar='N', help='of CMA-ES (default: 100)')
+        parser.add_argument('--seed', type=_whole_number, default=0, metavar='N', help='default: 0')
 
 
 if __name__ == '__main__':

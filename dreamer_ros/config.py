@@ -459,10 +459,8 @@ def _check(config: Config, where: str) -> None:
         raise InputError(
             f'{where}: loss.representation thumbnail learns from images, so env.inputs must be image or both, got '
             'vector; take loss.representation=reconstruction')
-    if config.system == 'world_models' and (config.env.inputs != 'image' or config.conv.kind == 'pool'):
-        raise InputError(
-            f'{where}: system world_models needs env.inputs image and conv.kind valid, stride or patch, got '
-            f'{config.env.inputs} and {config.conv.kind}')
+    if config.system == 'world_models' and config.conv.kind == 'pool':
+        raise InputError(f'{where}: system world_models needs conv.kind valid, stride or patch, got pool')
     if 'default' not in config.env.action_repeat:
         raise InputError(f'{where}: env.action_repeat needs a `default` entry')
     if config.rssm.cell == 'block_gru' and config.rssm.deter % config.rssm.blocks:

@@ -27,10 +27,14 @@ class Evolution(nn.Module):
 
     def __init__(self, size: int, population: int, sigma: float):
         super().__init__()
-        self.population = population
+        self.population, self.initial_sigma = population, sigma
         fresh = CMA(np.zeros(size), sigma, population_size=population)
         for name, attribute in self.STATE.items():
             self.register_buffer(name, torch.from_numpy(np.array(getattr(fresh, attribute))))
+
+    def reset(self) -> None:
+        """Begin again."""
+        self._store(CMA(np.zeros(len(self.mean)), self.initial_sigma, population_size=self.population))
 
     @torch.no_grad()
     def step(self, fitness: Callable[[Tensor], Tensor]) -> Tensor:
@@ -49,9 +53,12 @@ class Evolution(nn.Module):
         costs = -values.double().cpu().numpy()
         costs[~np.isfinite(costs)] = np.inf
         strategy.tell(list(zip(candidates, costs.tolist())))
+        self._store(strategy)
+        return values
+
+    def _store(self, strategy: CMA) -> None:
         for name, attribute in self.STATE.items():
             getattr(self, name).copy_(torch.from_numpy(np.array(getattr(strategy, attribute))))
-        return values
 
     def _strategy(self) -> CMA:
         strategy = CMA(np.zeros(len(self.mean)), 1.0, population_size=self.population)

@@ -128,8 +128,8 @@ class WorldModels(Agent):
         self.firsts += len(images)
 
     @torch.no_grad()
-    def evolve(self, batch: Batch, temperature: float) -> Dict[str, Tensor]:
-        """One generation of CMA-ES in dreams from states of the batch; C becomes the new mean.
+    def evolve(self, batch: Optional[Batch], temperature: float) -> Dict[str, Tensor]:
+        """One generation of CMA-ES in dreams from `starts` of the batch; C becomes the new mean.
 
         All candidates dream from the same states with the same random numbers, so that they differ by what
         they do. Like the authors' code, the fitness is the mean return less a little of the mean squared weight:
@@ -148,18 +148,23 @@ class WorldModels(Agent):
         return {'dream_fitness': values.mean(), 'best_dream_fitness': values.max(),
                 'controller_sigma': self.evolution.sigma.clone()}
 
-    def starts(self, batch: Batch, count: int) -> DreamStart:
-        """Where `count` dreams begin: `controller.first` of them at first images of episodes that were seen, the
-        others at the last states of sequences of the batch."""
-        first = round(self.config.controller.first * count) if self.firsts else 0
-        begun = torch.randint(int(self.firsts.clamp(1, FIRST_IMAGES)), (first,), device=batch.image.device)
-        rows = torch.randint(len(batch.image), (count - first,), device=batch.image.device)
-        past = self.sample_codes(batch.image[rows])
-        states = self.memory.filter(past, batch.previous_action[rows], batch.is_first[rows])
-        return DreamStart(
-            torch.cat([self.sample_codes(self.first_images[begun, None])[:, 0], past[:, -1]]),
-            LSTMState(*(torch.cat([zero, x[:, -1]])
-                        for zero, x in zip(self.memory.initial(first, past.device), states))))
+    def starts(self, batch: Optional[Batch], count: int) -> DreamStart:
+        """Where `count` dreams begin.
+
+        `controller.first` of them begin at first images of episodes that were seen, with nothing in M; the others
+        at the last states of sequences of the batch. Without a batch all begin at first images.
+        """
+        first = count if batch is None else round(self.config.controller.first * count) * bool(self.firsts)
+        begun = torch.randint(int(self.firsts.clamp(1, FIRST_IMAGES)), (first,), device=self.firsts.device)
+        z = self.sample_codes(self.first_images[begun, None])[:, 0]
+        state = self.memory.initial(first, z.device)
+        if first == count:
+            return DreamStart(z, state)
+        rows = torch.randint(len(batch.image), (count - first,), device=z.device)
+        seen = self.sample_codes(batch.image[rows])
+        states = self.memory.filter(seen, batch.previous_action[rows], batch.is_first[rows])
+        return DreamStart(torch.cat([z, seen[:, -1]]),
+                          LSTMState(*(torch.cat([x, y[:, -1]]) for x, y in zip(state, states))))
 
     def sample_codes(self, image: Tensor) -> Tensor:
         """z [B, T, Z] of images [B, T, H, W, channels]."""

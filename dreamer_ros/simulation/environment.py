@@ -107,6 +107,11 @@ class Environment:
         self._seen: Optional[Observation] = None
 
     @property
+    def episode_steps(self) -> int:
+        """Actions of an episode that nothing but the time limit ends."""
+        return -(-self._length // self._repeat)
+
+    @property
     def cameras(self) -> Tuple[CameraModel, ...]:
         """The cameras that the images come from, in their order."""
         return self._renderer.cameras if self._renderer else ()

@@ -267,8 +267,8 @@ def test_dream_video_agrees_on_the_context(seed):
     assert not np.array_equal(video[:, 5:, :, 32:64], video[:, 5:, :, 64:])
 
 
-@pytest.mark.parametrize('override, got', [
-    ('env.inputs=both', 'both and patch'), ('env.inputs=vector', 'vector and patch'), ('conv.kind=pool', 'image and pool')])
-def test_settings_that_do_not_fit_are_refused(override, got):
-    with pytest.raises(InputError, match=f'world_models needs env.inputs image and conv.kind .*, got {got}'):
+@pytest.mark.parametrize('override, names', [
+    ('env.inputs=both', 'env.inputs .*both'), ('env.inputs=vector', 'env.inputs .*vector'), ('conv.kind=pool', 'conv.kind .*pool')])
+def test_settings_that_do_not_fit_are_refused(override, names):
+    with pytest.raises(InputError, match=f'world_models .*{names}'):
         config(override)

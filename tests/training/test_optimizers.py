@@ -93,6 +93,25 @@ def test_laprop_leaves_parameters_without_gradient_signal_alone():
     assert torch.equal(parameter.detach(), torch.ones(3))
 
 
+def test_adam_clips_every_element_by_itself(rng):
+    settings = config(kind='adam', eps=1e-5, clip=0.7, clip_kind='element', warmup=0)
+    clipped, plain = parameters(rng), {}
+    for name, own in clipped.items():
+        plain[name] = [torch.nn.Parameter(p.detach().clone()) for p in own]
+    ours, reference = Optimizer(settings, clipped), Optimizer(config(kind='adam', eps=1e-5, clip=1e9, warmup=0), plain)
+    for scale in (1.0, 30.0, 0.1):
+        gradients = random_gradients(rng, scale)
+        feed(clipped, gradients)
+        limited = {name: [np.clip(g, -0.7, 0.7) for g in own] for name, own in gradients.items()}
+        feed(plain, limited)
+        norms = ours.step()
+        reference.step()
+        for name, own in limited.items():
+            assert float(norms[f'{name}_grad_norm']) == pytest.approx(math.sqrt(sum((g ** 2).sum() for g in own)))
+            for a, b in zip(clipped[name], plain[name]):
+                torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize('weight_decay', [0.0, 1e-2])
 def test_adam_clips_each_group_by_its_global_norm(rng, weight_decay):
     settings = config(kind='adam', eps=1e-5, clip=1.5, warmup=3, weight_decay=weight_decay)
