@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, Optional, Tuple
 
 import numpy as np
 import torch
@@ -17,6 +17,10 @@ from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.checkpoint import read_checkpoint, write_checkpoint
 from dreamer_ros.training.optimizers import Optimizer
 from dreamer_ros.training.overlap import Overlap
+from dreamer_ros.training.parallel import average_gradients, average_metrics
+
+if TYPE_CHECKING:
+    from dreamer_ros.training.parallel import Team
 
 
 def pick_device(name: str) -> torch.device:
@@ -43,21 +47,25 @@ class Learner:
         spec: the robot; what it perceives must be what the config expects.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, …
         seed: of parameters and of all sampling.
+        team: processes to share each batch with; this one is their rank 0.
 
     Attributes:
         updates: number of updates made.
         policy: the running agent; shares the parameters being trained.
     """
 
-    def __init__(self, config: Config, spec: RobotSpec, device: str = 'auto', seed: int = 0):
-        self.config, self.spec = config, spec
-        self.device = pick_device(device)
+    def __init__(self, config: Config, spec: RobotSpec, device: str = 'auto', seed: int = 0,
+                 team: Optional[Team] = None):
+        self.config, self.spec, self._team = config, spec, team
+        self.device = pick_device(device if team is None else team.device(device))
         torch.manual_seed(seed)
         self.agent = make_agent(config, spec).to(self.device)
         self.optimizer = Optimizer(config.optimizer, self.agent.parameter_groups())
         self.policy = self.agent.policy()
         self.overlap = Overlap(self) if config.schedule.overlap else None
         self.updates = 0
+        if team is not None:
+            team.synchronise(self)
 
     def to_batch(self, samples: Dict[str, np.ndarray]) -> Batch:
         """Replay samples as device tensors; actions shift from 'taken at' to 'taken before' the observation."""
@@ -73,10 +81,15 @@ class Learner:
     def update(self, samples: Dict[str, np.ndarray]) -> Dict[str, torch.Tensor]:
         """One update on a batch of the replay store; metrics as scalar tensors (reading them synchronises)."""
         batch = self.to_batch(samples)
+        return self.train(batch if self._team is None else self._team.share(batch))
+
+    def train(self, batch: Batch) -> Dict[str, torch.Tensor]:
+        """One update on this process's share of a batch, all of it if it is alone."""
         if self.overlap is None:
             with self.autocast():
                 loss, metrics = self.agent.loss(batch)
             loss.backward()
+            average_gradients(self.agent.parameters())
             metrics.update(self.optimizer.step())
             metrics.update(self.agent.after_update(batch))
         else:
@@ -88,7 +101,7 @@ class Learner:
             metrics.update(self.optimizer.step('model'))
             metrics.update(self.overlap.finish(states))
         self.updates += 1
-        return metrics
+        return average_metrics(metrics)
 
     def autocast(self) -> torch.autocast:
         """The precision of an update, for the calling thread."""
@@ -144,6 +157,8 @@ class Learner:
         torch.set_rng_state(tensors['random.torch'])
         if self.device.type == 'cuda' and 'random.cuda' in tensors:
             torch.cuda.set_rng_state(tensors['random.cuda'], self.device)
+        if self._team is not None:
+            self._team.synchronise(self)
 
     def save(self, folder: Path, extra: Optional[dict] = None) -> None:
         """Write a checkpoint.

@@ -3,9 +3,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
+from typing import Optional
+
+from dreamer_ros.config import Config
+from dreamer_ros.errors import InputError
 
 # glibc's <malloc.h>
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def prepare() -> None:
@@ -22,6 +28,39 @@ def prepare() -> None:
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)
     mallopt(M_TOP_PAD, 2 ** 28)
+
+
+def torchrun_rank() -> Optional[int]:
+    """This process's rank under torchrun; None without it."""
+    return int(os.environ['RANK']) if 'TORCHELASTIC_RUN_ID' in os.environ else None
+
+
+def learners(wanted: int) -> int:
+    """How many processes share the learner's work: as many as torchrun has started, else those wanted."""
+    return wanted if torchrun_rank() is None else int(os.environ['WORLD_SIZE'])
+
+
+def check_learners(config: Config, count: int) -> None:
+    """Whether a run can be shared by so many learners.
+
+    Raises:
+        InputError: naming the setting in its way.
+    """
+    if count == 1:
+        return
+    if config.schedule.overlap:
+        raise InputError(f'learners: {count} of them share an update in time with each other, not with a second '
+                         'thread: expected schedule.overlap=false, got true')
+    if config.system == 'world_models':
+        raise InputError(f'learners: expected 1 for system world_models, whose controller is evolved in one process, '
+                         f'got {count}')
+    if config.schedule.batch % count:
+        raise InputError(f'learners: expected a number that divides schedule.batch {config.schedule.batch}, got {count}')
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Get this signal when the parent process ends, however it does."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def pick_threads(robots: int) -> int:

@@ -1,0 +1,198 @@
+"""Data parallelism: several learner processes, each with an equal share of every batch.
+
+Rank 0 is the trainer. It owns robots, replay, checkpoints and policies, samples each batch and hands out its
+shares; the other ranks do as they are told. Each computes the gradients of its share and takes the same step with
+their average, so parameters, optimisers and slow copies stay equal bit for bit. N learners make the update that one
+would make of the whole batch, up to rounding and to the noise, which is each rank's own: most losses are means over
+the batch, whose gradients average, and statistics that enter losses otherwise are those of the whole batch
+(nets/collective.py). One loss sees its share only: the contrastive one has its negatives in there.
+
+CPU tensors travel by gloo, those on GPUs by NCCL. Gradients are reduced in buckets, one on its way while the next
+is packed, after the backward pass: beside it they would have to be hooked into a graph that freezes and unfreezes
+modules, to hide little.
+"""
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Dict, Iterable, List, Optional
+
+import torch
+from torch import Tensor, distributed
+
+from dreamer_ros.agents.batch import Batch
+from dreamer_ros.errors import InputError
+from dreamer_ros.nets.collective import learners
+
+if TYPE_CHECKING:
+    from dreamer_ros.training.learner import Learner
+
+BUCKET = 1 << 22  # elements that are reduced at once
+FOREVER = datetime.timedelta(days=3650)  # a rank may wait for robots that are switched off
+PATIENCE = 10.0  # seconds for the other ranks to end
+
+
+class Team:
+    """All ranks, as one of them sees them. Use as a context manager: rank 0 sends the others home at its end.
+
+    Args:
+        threads: for each rank's learner on a CPU, as rank 0 says.
+        store: where the ranks meet; None takes what torchrun has put into the environment.
+        rank, size: of the ranks, with a store.
+    """
+
+    def __init__(self, threads: int = 0, store: Optional[distributed.Store] = None, rank: int = -1, size: int = -1):
+        self._threads = threads
+        self._children: List[subprocess.Popen] = []
+        self._closing = threading.Event()
+        backend = 'cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo'
+        distributed.init_process_group(backend, timeout=FOREVER, store=store, rank=rank, world_size=size)
+        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+        self._local_rank = self.rank if store else int(os.environ['LOCAL_RANK'])
+        self._local_size = self.size if store else int(os.environ['LOCAL_WORLD_SIZE'])
+
+    @classmethod
+    def start(cls, size: int, threads: int) -> Team:
+        """Become rank 0 of `size` processes on this machine, the others started here."""
+        store = distributed.TCPStore('127.0.0.1', 0, size, True, FOREVER, wait_for_workers=False)
+        children, closing = [], threading.Event()
+        for rank in range(1, size):
+            command = [sys.executable, '-m', 'dreamer_ros.training.worker', str(store.port), str(rank), str(size)]
+            children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True))
+            threading.Thread(target=_watch, args=(rank, children[-1], closing), daemon=True).start()
+        team = cls(threads, store, 0, size)
+        team._children, team._closing = children, closing
+        return team
+
+    def device(self, name: str) -> str:
+        """This rank's own GPU where `name` asks for one without saying which.
+
+        Raises:
+            InputError: fewer GPUs than learners on this machine.
+        """
+        if name not in ('auto', 'cuda') or not torch.cuda.is_available():
+            return name
+        if torch.cuda.device_count() < self._local_size:
+            raise InputError(f'learners: expected a GPU for each of {self._local_size} learners on this machine, found '
+                             f'{torch.cuda.device_count()}; device:=cpu learns without')
+        torch.cuda.set_device(self._local_rank)
+        return f'cuda:{self._local_rank}'
+
+    def synchronise(self, learner: Learner) -> None:
+        """Rank 0: give all ranks this learner's config and state."""
+        tensors, state = learner.state()
+        shapes = {name: (tuple(x.shape), x.dtype) for name, x in tensors.items()}
+        self._send({'state': state, 'shapes': shapes, 'device': learner.device.type, 'threads': self._threads})
+        for name in shapes:
+            _broadcast(tensors[name].detach().cpu().contiguous())
+
+    def share(self, batch: Batch) -> Batch:
+        """Rank 0: begin an update on all ranks; this one's share of the batch."""
+        # From the learner's own stream, so that a resumed run draws the same noise on all ranks.
+        seed = int(torch.randint(2 ** 62, ()))
+        self._send({'seed': seed, 'batch': [(tuple(x.shape), x.dtype) for x in batch]})
+        return Batch(*(self._scatter(x.new_empty(self._shape(x.shape)), x) for x in batch))
+
+    def receive(self) -> Optional[dict]:
+        """Other ranks: what rank 0 does next: a state (`state`), an update (`seed`), or nothing more."""
+        orders = [None]
+        distributed.broadcast_object_list(orders, 0, device=torch.device('cpu'))
+        return orders[0]
+
+    def receive_tensors(self, order: dict) -> Dict[str, Tensor]:
+        """Other ranks: the tensors of a state."""
+        return {name: _broadcast(torch.empty(shape, dtype=dtype)) for name, (shape, dtype) in order['shapes'].items()}
+
+    def receive_share(self, order: dict, device: torch.device) -> Batch:
+        """Other ranks: their share of the batch of an update."""
+        return Batch(*(self._scatter(torch.empty(self._shape(shape), dtype=dtype, device=device))
+                       for shape, dtype in order['batch']))
+
+    def _shape(self, shape: Iterable[int]) -> tuple:
+        rows, *rest = shape
+        return (rows // self.size, *rest)
+
+    def _scatter(self, part: Tensor, whole: Optional[Tensor] = None) -> Tensor:
+        if part.numel():
+            parts = None if whole is None else [x.view(torch.uint8) for x in whole.contiguous().chunk(self.size)]
+            distributed.scatter(part.view(torch.uint8), parts)
+        return part
+
+    def _send(self, order: Optional[dict]) -> None:
+        distributed.broadcast_object_list([order], 0, device=torch.device('cpu'))
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self._closing.set()
+        # Amid an update the others wait for its next step, not for an order: they end with this process.
+        in_order = kind is None or issubclass(kind, InputError)
+        if in_order and self.rank == 0:
+            self._send(None)
+        for child in self._children:
+            if not in_order:
+                child.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(PATIENCE)
+                continue
+            child.kill()
+            child.wait()
+        if in_order:
+            distributed.destroy_process_group()
+
+
+def _watch(rank: int, child: subprocess.Popen, closing: threading.Event) -> None:
+    """A rank that dies would leave the others waiting for it for ever: end as by a crash, which is resumed from."""
+    code = child.wait()
+    if not closing.is_set():
+        print(f'error: learner {rank} ended with code {code}', file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _broadcast(x: Tensor) -> Tensor:
+    if x.numel():
+        distributed.broadcast(x, 0)
+    return x
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace every gradient by its mean over all learners."""
+    if learners() == 1:
+        return
+    underway = []
+    for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        underway.append((distributed.all_reduce(flat, async_op=True), flat, bucket))
+    for work, flat, bucket in underway:
+        work.wait()
+        parts = flat.div_(learners()).split([gradient.numel() for gradient in bucket])
+        torch._foreach_copy_(bucket, [part.view_as(gradient) for part, gradient in zip(parts, bucket)])
+
+
+def _buckets(tensors: List[Tensor]) -> Iterable[List[Tensor]]:
+    """Neighbours of together at least BUCKET elements; the same on every rank."""
+    bucket, size = [], 0
+    for tensor in tensors:
+        bucket.append(tensor)
+        size += tensor.numel()
+        if size >= BUCKET:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket
+
+
+def average_metrics(metrics: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """The means of scalar metrics over all learners."""
+    if learners() == 1:
+        return metrics
+    device = next(iter(metrics.values())).device
+    values = torch.stack([value.detach().float().to(device) for value in metrics.values()])
+    distributed.all_reduce(values)
+    return dict(zip(metrics, values.div_(learners()).unbind(0)))

@@ -1,0 +1,62 @@
+"""A learner process beside the trainer's: `python -m dreamer_ros.training.worker PORT RANK SIZE`, or by torchrun."""
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from dreamer_ros.config import Config
+from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training import process
+
+if TYPE_CHECKING:
+    from dreamer_ros.training.learner import Learner
+    from dreamer_ros.training.parallel import Team
+
+
+def main() -> int:
+    """Serve rank 0 to its end."""
+    process.end_with_parent(signal.SIGKILL)
+    process.prepare()  # before torch is imported
+    from torch import distributed
+
+    from dreamer_ros.training.parallel import FOREVER, Team
+    if process.torchrun_rank() is None:
+        port, rank, size = map(int, sys.argv[1:])
+        team = Team(0, distributed.TCPStore('127.0.0.1', port, size, False, FOREVER), rank, size)
+    else:
+        team = Team()
+    # Rank 0 needs this process to finish what it does, and says when that is.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with team:
+        follow(team)
+    return 0
+
+
+def follow(team: Team) -> None:
+    """Take rank 0's state, and part in its updates, until it is done."""
+    import torch
+    learner = None
+    while (order := team.receive()) is not None:
+        if 'state' in order:
+            tensors = team.receive_tensors(order)
+            learner = learner or _make_learner(order, team)
+            learner.restore(tensors, order['state'], 'rank 0')
+        else:
+            torch.manual_seed((order['seed'] + team.rank) % 2 ** 63)
+            learner.train(team.receive_share(order, learner.device))
+
+
+def _make_learner(order: dict, team: Team) -> Learner:
+    """The learner that rank 0 describes, on this rank's device."""
+    process.configure_learner(order['threads'], overlap=False)
+    from dreamer_ros.training.learner import Learner
+    config = Config.from_dict(order['state']['config'], 'rank 0')
+    spec = RobotSpec.from_json(json.dumps(order['state']['spec']), 'rank 0')
+    return Learner(config, spec, team.device(order['device']))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
