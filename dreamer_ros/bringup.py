@@ -21,6 +21,7 @@ from dreamer_ros.config import EnvConfig, load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training.process import check_learners
 from dreamer_ros.training.run import default_logdir, latest_policy, new_evaluation
 
 RESTARTS_PER_MINUTE = 3
@@ -251,6 +252,8 @@ _SIM_TRAIN_ARGUMENTS = (
              'a whole number from 1'),
     Argument('device', 'auto', 'where the learner computes; auto: the GPU if there is one',
              choices=('auto', 'cpu', 'cuda')),
+    Argument('learners', '1', 'processes that share every update, each with a GPU of its own or, on a CPU, a part of '
+             'its cores', _whole(1), 'a whole number from 1'),
     Argument('mode', 'lockstep', 'lockstep: simulators wait for agent and learner, which keeps the replay '
              'ratio exactly; free: they wait for the agent alone; realtime: they step on the wall clock, as '
              'robots do',
@@ -279,10 +282,11 @@ _SIM_EVAL_ARGUMENTS = (
 
 
 def _sim_train(task: str, preset: str, logdir: str, simulators: int, seed: int, steps: Optional[int],
-               device: str, mode: str, evaluate_every: int, episodes: int, render: str,
+               device: str, learners: int, mode: str, evaluate_every: int, episodes: int, render: str,
                overrides: Sequence[str]) -> Scenario:
     task, name, preset = _resume(logdir, task, preset)
     config = load_preset(preset, overrides)
+    check_learners(config, learners)
     folder = Path(logdir) if logdir else default_logdir(name, Path(preset).stem)
     folder = folder.expanduser().absolute()
     robots = [f'sim{n}' for n in range(simulators)]
@@ -296,7 +300,7 @@ def _sim_train(task: str, preset: str, logdir: str, simulators: int, seed: int, 
     trainer = {
         'logdir': str(folder), 'preset': preset, 'overrides': list(overrides), 'robots': robots,
         'steps': steps or config.schedule.steps, 'free_running': mode != 'lockstep', 'device': device,
-        'seed': seed,
+        'learners': learners, 'seed': seed,
     }
     processes.append(Process(
         'trainer', '/', _without_empty(trainer), leads=True, patience=(120.0, 'saving its checkpoint')))

@@ -31,6 +31,7 @@ from dreamer_ros.training.robots import Robots
 from dreamer_ros.training.run import RunDirectory, default_logdir
 
 if TYPE_CHECKING:
+    from dreamer_ros.training.parallel import Team
     from dreamer_ros.training.trainer import Trainer
 
 QUIET = 2.0          # seconds without a step before a robot is called quiet
@@ -290,6 +291,8 @@ class _Arguments:
         self.device = parameters.text('device', 'auto', 'auto, cpu, cuda, cuda:1, …')
         self.seed = parameters.integer('seed', 0, 'of parameters and sampling', 0, 2**31 - 1)
         self.threads = parameters.integer('threads', 0, 'of the learner on a CPU; 0 picks', 0, 1024)
+        self.learners = process.learners(parameters.integer(
+            'learners', 1, 'processes that share every update; torchrun starts as many as it is told', 1, 64))
         parameters.finish()
         if not self.robots or len(set(self.robots)) != len(self.robots) or not all(self.robots):
             raise InputError(f'trainer: parameter robots: expected different names, got {list(self.robots)}')
@@ -307,13 +310,21 @@ def body(node: Node, stop: threading.Event) -> None:
     """Train until the budget is used up or the event is set."""
     arguments = _Arguments(node)
     config = arguments.config()
+    process.check_learners(config, arguments.learners)
     robots = RosRobots(node, arguments.robots)
     # Only now: robots need not wait for the seconds that torch takes to load, nor does a person whose
     # arguments were wrong; and OpenMP reads what `prepare` sets when it is loaded.
     process.prepare()
+    from dreamer_ros.training.parallel import form
+    threads = arguments.threads or process.pick_threads(len(arguments.robots), arguments.learners)
+    process.configure_learner(threads, config.schedule.overlap)
+    with form(arguments.learners, threads) as team:
+        _train(node, arguments, config, robots, team, stop)
+
+
+def _train(node: Node, arguments: _Arguments, config: Config, robots: RosRobots, team: Optional[Team],
+           stop: threading.Event) -> None:
     from dreamer_ros.training.trainer import Trainer
-    process.configure_learner(
-        arguments.threads or process.pick_threads(len(arguments.robots)), config.schedule.overlap)
     spec = robots.wait_for_spec(stop)
     if spec is None:
         return
@@ -322,7 +333,7 @@ def body(node: Node, stop: threading.Event) -> None:
         trainer = Trainer(
             config, spec, run, robots, env_steps=arguments.steps or config.schedule.steps,
             free_running=arguments.free_running, device=arguments.device, seed=arguments.seed, stop=stop,
-            progress=Progress())
+            progress=Progress(), team=team)
         robots.start(trainer)
         trainer.train()
         how = 'stopped' if stop.is_set() else 'finished'
@@ -333,7 +344,10 @@ def body(node: Node, stop: threading.Event) -> None:
 
 
 def main() -> int:
-    """Entry point of `ros2 run dreamer_ros trainer`."""
+    """Entry point of `ros2 run dreamer_ros trainer`, and of every rank of `torchrun -m dreamer_ros.nodes.trainer`."""
+    if process.torchrun_rank():
+        from dreamer_ros.training import worker
+        return worker.main()
     return run_node('trainer', body)
 
 

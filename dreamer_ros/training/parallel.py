@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Dict, Iterable, List, Optional
+from typing import TYPE_CHECKING, ContextManager, Dict, Iterable, List, Optional
 
 import torch
 from torch import Tensor, distributed
@@ -28,6 +28,7 @@ from torch import Tensor, distributed
 from dreamer_ros.agents.batch import Batch
 from dreamer_ros.errors import InputError
 from dreamer_ros.nets.collective import learners
+from dreamer_ros.training import process
 
 if TYPE_CHECKING:
     from dreamer_ros.training.learner import Learner
@@ -35,6 +36,14 @@ if TYPE_CHECKING:
 BUCKET = 1 << 22  # elements that are reduced at once
 FOREVER = datetime.timedelta(days=3650)  # a rank may wait for robots that are switched off
 PATIENCE = 10.0  # seconds for the other ranks to end
+
+
+def form(size: int, threads: int) -> ContextManager[Optional[Team]]:
+    """Rank 0's team: what torchrun has started, else `size` processes on this machine; None where it is alone."""
+    if process.torchrun_rank() is not None:
+        process.end_with_parent(signal.SIGTERM)
+        return Team(threads)
+    return Team.start(size, threads) if size > 1 else contextlib.nullcontext()
 
 
 class Team:

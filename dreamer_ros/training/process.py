@@ -63,10 +63,11 @@ def end_with_parent(number: signal.Signals) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
-def pick_threads(robots: int) -> int:
-    """Threads of the learner: all of two cores, else what simulators and agents leave, 16 at most."""
+def pick_threads(robots: int, learners: int = 1) -> int:
+    """Threads of each learner: all of two cores, else what simulators and agents leave, 16 at most, shared out."""
     cores = len(os.sched_getaffinity(0))
-    return cores if cores <= 2 else min(16, max(2, cores - robots))
+    threads = cores if cores <= 2 else min(16, max(2, cores - robots))
+    return max(1, threads // int(os.environ.get('LOCAL_WORLD_SIZE', learners)))
 
 
 def configure_learner(threads: int, overlap: bool) -> None:

@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from dreamer_ros.training.robots import Robots
 from dreamer_ros.training.run import RunDirectory
 from dreamer_ros.training.schedule import Schedule
 from dreamer_ros.training.video import dream_video, episode_video
+
+if TYPE_CHECKING:
+    from dreamer_ros.training.parallel import Team
 
 REFRESH_PERIOD = 0.5    # seconds between two looks for new bags
 DREAM_PERIOD = 30.0     # seconds between two dreams, while somebody watches
@@ -53,17 +56,19 @@ class Trainer:
         device, seed: for the learner.
         stop: ends the session early, with everything saved.
         progress: for people.
+        team: processes that share each update with this one.
 
     Attributes:
         status: what it does; read by other threads for diagnostics.
     """
 
     def __init__(self, config: Config, spec: RobotSpec, run: RunDirectory, robots: Robots, env_steps: int,
-                 free_running: bool, device: str, seed: int, stop: threading.Event, progress: Progress):
+                 free_running: bool, device: str, seed: int, stop: threading.Event, progress: Progress,
+                 team: Optional[Team] = None):
         self._config, self._spec, self._run, self._robots = config, spec, run, robots
         self._free_running, self._stop, self._progress = free_running, stop, progress
         self._schedule = Schedule.make(config.schedule, env_steps, spec.action_repeat)
-        self._learner = Learner(config, spec, device, seed)
+        self._learner = Learner(config, spec, device, seed, team)
         self._store = ReplayStore(run.episodes, spec, config.replay.capacity, seed)
         self._exporter = Exporter(self._learner.policy, spec)
         self._prefetcher: Optional[Prefetcher] = None
