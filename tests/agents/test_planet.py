@@ -1,4 +1,6 @@
 """PlaNet: the policy is filter, planner and exploration; overshooting, 5-bit images and the loss are the paper's."""
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -40,8 +42,8 @@ def test_a_step_is_filter_then_plan_then_exploration(seed):
         deter = rssm.cell(deter, stoch, rssm.cell.project_action(previous))
         mean, std = rssm.posterior(deter, rssm.posterior_embed(embed)).chunk(2, -1)
         stoch = mean + std * noise[:, :3]
-        iterations, candidates, horizon, _ = PLANNER['iterations'], PLANNER['candidates'], PLANNER['horizon'], 0
-        drawn = noise[0, 3:-ACTIONS].view(iterations, candidates, horizon, ACTIONS + 3)
+        sizes = (PLANNER[key] for key in ('iterations', 'candidates', 'horizon'))
+        drawn = noise[0, 3:-ACTIONS].view(*sizes, ACTIONS + 3)
 
         def score(sequences, iteration):
             returns = []
@@ -151,17 +153,31 @@ def test_five_bits():
     torch.testing.assert_close(unit_image(image), image / 255.0)
 
 
-def test_the_encoder_sees_five_bits_and_the_loss_draws_noise(seed):
+def test_the_encoder_sees_five_bits_and_the_loss_draws_noise(seed, monkeypatch):
     made, data = agent(seed=seed), batch(2, 4)
     coarse = data._replace(image=data.image // 8 * 8)
     assert torch.equal(made.model.embed(data), made.model.embed(coarse))
-    targets = []
-    made.model.image_error, original = lambda *rows: targets.append(rows[-1]) or original(*rows), made.model.image_error
+    targets, error = [], made.model.image_error
+
+    def watched(deter, stoch, image):
+        targets.append(image)
+        return error(deter, stoch, image)
+
+    monkeypatch.setattr(made.model, 'image_error', watched)
     made.loss(data)
     made.loss(data)
     assert not torch.equal(*targets)
     for target in targets:
         assert torch.equal((target * 32).floor(), (data.image // 8).float().flatten(0, 1))
+
+
+def test_it_can_be_inspected_like_every_model(seed):
+    made, data = agent(seed=seed), batch(2, 6)
+    seen = made.inspect(data, context=4)
+    assert seen.value is None
+    reconstruction, prediction = made.open_loop(data, context=4)
+    assert reconstruction.shape == prediction.shape == data.image.shape and reconstruction.dtype == torch.uint8
+    assert torch.equal(reconstruction[:, :4], prediction[:, :4])
 
 
 def test_hyperparameters_of_the_paper():
