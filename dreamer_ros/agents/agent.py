@@ -46,10 +46,6 @@ class Agent(nn.Module):
         """Watch `context` steps, then predict the rest from actions alone; and what it made of all of them."""
         raise NotImplementedError
 
-    def open_loop(self, batch: Batch, context: int = 5) -> Tuple[Tensor, Tensor]:
-        """Reconstruction and prediction of `inspect`, uint8 [B, T, H, W, 3 per camera]."""
-        return self.inspect(batch, context)[:2]
-
 
 def make_agent(config: Config, spec: RobotSpec) -> Agent:
     """The system that `config.system` names, for a robot.

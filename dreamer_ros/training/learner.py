@@ -114,9 +114,10 @@ class Learner:
             InputError: the robot has no camera.
         """
         if not self.spec.cameras:
-            raise InputError(f'dream of {self.spec.name}: expected a robot with a camera, this one has none to show')
+            raise InputError(f'dream of {self.spec.name}: expected a robot with a camera, but it has none')
         batch = self.to_batch(samples)
-        films = (batch.image, *self.agent.open_loop(batch))
+        seen = self.agent.inspect(batch)
+        films = (batch.image, seen.reconstruction, seen.prediction)
         return np.concatenate([side_by_side(film.cpu().numpy()) for film in films], 3)
 
     def state(self) -> Tuple[Dict[str, torch.Tensor], dict]:

@@ -175,7 +175,7 @@ def test_it_can_be_inspected_like_every_model(seed):
     made, data = agent(seed=seed), batch(2, 6)
     seen = made.inspect(data, context=4)
     assert seen.value is None
-    reconstruction, prediction = made.open_loop(data, context=4)
+    reconstruction, prediction = made.inspect(data, 4)[:2]
     assert reconstruction.shape == prediction.shape == data.image.shape and reconstruction.dtype == torch.uint8
     assert torch.equal(reconstruction[:, :4], prediction[:, :4])
 

@@ -193,17 +193,17 @@ def test_open_loop_prediction_uses_no_image_after_the_context(seed):
     made, data = agent('v2', seed=seed), batch(2, 8)
     data.is_first[:] = False
     torch.manual_seed(seed)
-    reconstruction, prediction = made.open_loop(data, context=3)
+    reconstruction, prediction = made.inspect(data, 3)[:2]
     assert reconstruction.shape == prediction.shape == data.image.shape
     assert torch.equal(reconstruction[:, :3], prediction[:, :3])
     data.image[:, 3:] = 255 - data.image[:, 3:]
     torch.manual_seed(seed)
-    changed_reconstruction, changed_prediction = made.open_loop(data, context=3)
+    changed_reconstruction, changed_prediction = made.inspect(data, 3)[:2]
     assert torch.equal(prediction, changed_prediction)
     assert not torch.equal(reconstruction, changed_reconstruction)
     data.previous_action[:, 4] += 0.5
     torch.manual_seed(seed)
-    _, steered = made.open_loop(data, context=3)
+    _, steered = made.inspect(data, 3)[:2]
     assert torch.equal(steered[:, :4], prediction[:, :4]) and not torch.equal(steered[:, 4:], prediction[:, 4:])
 
 

@@ -105,6 +105,18 @@ def test_discounted_returns_of_one_step():
     assert discounted_returns(np.array([3.0]), 0.9, 7.0, True).tolist() == [7.0]
 
 
+@pytest.mark.parametrize('preset', ['planet_cpu', 'world_models_cpu'])
+def test_systems_without_a_value_leave_it_out(preset, rng, tmp_path):
+    config = load_preset(preset, ('env.image_size=32',))
+    spec = small.robot()
+    inspection = inspect_episode(Learner(config, spec, 'cpu'), recorded(rng, spec, 8))
+    assert set(inspection.numbers) == {
+        'reconstruction_error', 'prediction_error', 'reward', 'filtered_reward', 'predicted_reward'}
+    assert all(np.isfinite(values).all() and len(values) == 8 for values in inspection.numbers.values())
+    data = json.loads(write_inspection(inspection, tmp_path, 'title', {})[0].read_text())
+    assert 'value' not in data and 'discounted_return' not in data
+
+
 def test_film_shows_the_episode_over_curves_with_a_moving_cursor(rng, seed):
     spec = small.robot(cameras=('left', 'right'))
     learner, episode = made('v2', seed, spec), recorded(rng, spec, 12)
