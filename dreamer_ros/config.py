@@ -30,7 +30,8 @@ def _number(default, low=None, high=None):
 class EnvConfig:
     """What the agent sees and how often it acts."""
 
-    inputs: str = _choice('image', 'vector', 'both', default='image')  # vector: positions and velocities of joints
+    # vector: positions and velocities of the joints
+    inputs: str = _choice('image', 'vector', 'both', default='image')
     image_size: Tuple[int, int] = (64, 64)  # height, width in pixels
     cameras: Tuple[str, ...] = ()  # of the simulated robot, by name or number; empty: the task's own
     # env steps per action; keys are dm_control domains or whole task names, `default` for the rest
@@ -451,14 +452,18 @@ def _check(config: Config, where: str) -> None:
             f'many, got {config.planner.elites}')
     if config.env.inputs != 'image' and config.system == 'world_models':
         raise InputError(
-            f'{where}: system world_models sees images alone, so env.inputs must be image, got {config.env.inputs}')
+            f'{where}: system world_models sees images alone, so env.inputs must be image, got '
+            f'{config.env.inputs}')
     if config.env.inputs == 'vector' and config.env.cameras:
         raise InputError(
             f'{where}: env.inputs vector needs no cameras, got env.cameras {", ".join(config.env.cameras)}')
     if config.env.inputs == 'vector' and config.loss.representation == 'thumbnail':
         raise InputError(
-            f'{where}: loss.representation thumbnail learns from images, so env.inputs must be image or both, got '
-            'vector; take loss.representation=reconstruction')
+            f'{where}: loss.representation thumbnail learns from images, so env.inputs must be image or both, '
+            'got vector; take loss.representation=reconstruction')
+    if config.schedule.overlap and config.system != 'dreamer':
+        raise InputError(f'{where}: schedule.overlap is for system dreamer, which learns an actor; expected false '
+                         f'for system {config.system}, got true')
     if config.system == 'world_models' and config.conv.kind == 'pool':
         raise InputError(f'{where}: system world_models needs conv.kind valid, stride or patch, got pool')
     if 'default' not in config.env.action_repeat:

@@ -18,7 +18,7 @@ class RobotSpec:
         name: task or robot name, for people; not part of the hash.
         image_size: (height, width) of every camera's image in pixels, RGB; (0, 0) without cameras.
         vector: names of the scalar inputs (joint positions and velocities) the policy reads; may be empty.
-        action: names of the actuators, or of the choices of a discrete robot, in the order of the action vector.
+        action: names of the actuators, or of a discrete robot's choices, in the order of the action vector.
         action_low, action_high: physical limits per actuator; on the wire actions are normalised to [-1, 1].
             0 and 1 per choice of a discrete robot.
         control_period: seconds between two actions of the agent.
@@ -57,14 +57,15 @@ class RobotSpec:
         # The first publishes on camera/image_raw, so that no other may be called like that.
         if (len(set(self.cameras)) < len(self.cameras) or 'camera' in self.cameras[1:]
                 or not all(_CAMERA.fullmatch(name) for name in self.cameras)):
-            raise InputError('robot spec: cameras must be different names of letters, digits and underscores that '
-                             f'do not begin with a digit, and `camera` only the first, got {self.cameras}')
+            raise InputError('robot spec: cameras must be different names of letters, digits and underscores '
+                             f'that do not begin with a digit, and `camera` only the first, got {self.cameras}')
         if self.cameras:
             if len(self.image_size) != 2 or min(self.image_size) < 1:
-                raise InputError(f'robot spec: image_size must be (height, width) in pixels, got {self.image_size}')
+                raise InputError(
+                    f'robot spec: image_size must be (height, width) in pixels, got {self.image_size}')
         elif self.image_size != (0, 0) or not self.vector:
-            raise InputError('robot spec: without cameras image_size must be (0, 0) and vector not empty, got '
-                             f'{self.image_size} and {self.vector}')
+            raise InputError('robot spec: without cameras image_size must be (0, 0) and vector not empty, '
+                             f'got {self.image_size} and {self.vector}')
         if self.discrete and len(self.action) < 2:
             raise InputError(f'robot spec: discrete needs an action of at least 2 choices, got {self.action}')
         if not len(self.action) == len(self.action_low) == len(self.action_high):
@@ -121,7 +122,8 @@ class RobotSpec:
     @property
     def hash(self) -> str:
         """16 hex digits over everything but the name: equal hashes mean interchangeable robots."""
-        data = {key: value for key, value in self.to_dict().items() if key != 'name' and value != _LATER.get(key)}
+        data = {key: value for key, value in self.to_dict().items()
+                if key != 'name' and value != _LATER.get(key)}
         text = json.dumps(data, sort_keys=True, separators=(',', ':'))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

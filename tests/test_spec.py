@@ -11,7 +11,8 @@ from dreamer_ros.spec import RobotSpec
 SPEC = RobotSpec('walker_walk', (64, 48), ('hip/position', 'hip/velocity'), ('hip', 'knee'), (-1.0, -2.5), (1.0, 0.5),
                  0.05, 2)
 OTHERS = dict(image_size=(48, 64), vector=('hip/position',), action=('hip', 'foot'), action_low=(-1.0, -2.0),
-              action_high=(1.0, 1.0), control_period=0.04, action_repeat=1, cameras=('camera', 'wrist'), discrete=True)
+              action_high=(1.0, 1.0), control_period=0.04, action_repeat=1, cameras=('camera', 'wrist'),
+              discrete=True)
 
 
 def test_json_round_trip():
@@ -82,9 +83,8 @@ def test_other_texts_are_refused(text, names):
     ('image_size', 64), ('image_size', [64]), ('image_size', ['a', 'b']), ('image_size', [0, 64]),
     ('action', 'hip'), ('action', ['hip']), ('action_low', [-1.0]), ('action_high', [1.0, 'much']),
     ('control_period', 'fast'), ('control_period', 0.0), ('control_period', float('nan')), ('action_repeat', 0),
-    ('vector', None), ('cameras', 'camera'), ('cameras', ['wrist', 'wrist']), ('cameras', ['1']), ('cameras', ['a/b']),
-    ('cameras', ['wrist', 'camera']),
-    ('cameras', []), ('discrete', 'yes'),
+    ('vector', None), ('cameras', 'camera'), ('cameras', ['wrist', 'wrist']), ('cameras', ['1']),
+    ('cameras', ['a/b']), ('cameras', ['wrist', 'camera']), ('cameras', []), ('discrete', 'yes'),
 ])
 def test_bad_values_are_refused_by_name(key, value):
     text = json.dumps({**json.loads(SPEC.to_json()), key: value})

@@ -112,7 +112,9 @@ class WorldModel(nn.Module):
         embed, = lanes.by_rows(lambda *rows: (self.encoder(*rows),), *observation, modules=[self.encoder])
         return embed.unflatten(0, batch.reward.shape)
 
-    def observation_loss(self, batch: Batch, states: State, embed: Tensor) -> Tuple[Tensor, Dict[str, Tensor]]:
+    def observation_loss(
+        self, batch: Batch, states: State, embed: Tensor
+    ) -> Tuple[Tensor, Dict[str, Tensor]]:
         """What makes the states tell of the observations: a scalar, and its parts by name."""
         config, losses = self.config, {}
         total = torch.zeros((), device=embed.device)

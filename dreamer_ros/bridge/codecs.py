@@ -73,7 +73,7 @@ def image_to_array(msg: Any) -> np.ndarray:
 
 
 def join_images(images: Sequence[np.ndarray]) -> np.ndarray:
-    """The images [H, W, 3] of a robot's cameras as one observation, uint8 [H, W, 3 per image]; [0, 0, 0] of none."""
+    """Images [H, W, 3] of a robot's cameras as one, uint8 [H, W, 3 per image]; [0, 0, 0] of none."""
     if len(images) == 1:
         return images[0]
     return np.concatenate(images, -1) if images else np.zeros((0, 0, 0), np.uint8)

@@ -79,7 +79,7 @@ DIAGNOSTICS = Topic('/diagnostics', 'diagnostic_msgs/msg/DiagnosticArray', QoS(d
 
 
 def images(cameras: Sequence[str]) -> Tuple[Topic, ...]:
-    """Images of the cameras of a RobotSpec: `IMAGE` for the first, `<camera>/image_raw` for each further one."""
+    """Images of a RobotSpec's cameras: `IMAGE` for the first, `<camera>/image_raw` for each further one."""
     return _of_cameras(IMAGE, cameras)
 
 

@@ -33,7 +33,9 @@ class StrideEncoder(nn.Sequential):
         widths, strides, padding: per layer, and for all; padding 0 is World Models' and Dreamer's.
     """
 
-    def __init__(self, config: ConvConfig, image_size: Tuple[int, int], channels: int, widths, strides, padding):
+    def __init__(
+        self, config: ConvConfig, image_size: Tuple[int, int], channels: int, widths, strides, padding
+    ):
         layers, grid = [], image_size
         for width, stride, pad in zip(widths, strides, padding):
             conv = nn.Conv2d(channels, width, 4, stride, pad)

@@ -243,7 +243,8 @@ class Recorder:
 
     def _report(self) -> diagnostics.Report:
         values = {'episodes': self._episodes, 'steps': self._steps, 'steps lost': self._lost,
-                  'steps incomplete': self._incomplete, 'repeats': self._aligner.repeats if self._aligner else 0}
+                  'steps incomplete': self._incomplete,
+                  'repeats': self._aligner.repeats if self._aligner else 0}
         if self._spec is None:
             return diagnostics.WARN, f'waiting for a robot on {self._specs.topic_name}', values
         return diagnostics.OK, f'writing to {self._folder}', values

@@ -75,8 +75,8 @@ class Simulator:
         seed = parameters.integer('seed', 0, 'of the initial states', 0, 2**31 - 1)
         render = parameters.text('render', 'fast', 'fast (no shadows), shadows, or suite (as the model says)',
                                  environment.RENDER_MODES)
-        inputs = parameters.text('inputs', 'image', 'what the agent perceives: camera images, joint states or both',
-                                 environment.INPUTS)
+        inputs = parameters.text(
+            'inputs', 'image', 'what the agent perceives: camera images, joint states or both', environment.INPUTS)
         cameras = parameters.texts('cameras', [''], "of the model by name or number; empty for the task's own")
         length = parameters.integer('episode_length', 0, "control steps per episode; 0 for the task's own", 0, 10**6)
         self._realtime = 'realtime' == parameters.text(

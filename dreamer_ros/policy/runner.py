@@ -142,8 +142,8 @@ class PolicyRunner:
         """Bind fixed arrays for a batch of one to the session, so that a step allocates nothing."""
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self.uses_vector = any(node.name == 'vector' for node in inputs)
-        unused = {name for name, used in (('image', self.spec.cameras), ('vector', self.uses_vector)) if not used}
-        wanted = {name: kind for name, (kind, _) in ONNX_TYPES.items() if name not in unused}
+        used = {'image': bool(self.spec.cameras), 'vector': self.uses_vector}
+        wanted = {name: kind for name, (kind, _) in ONNX_TYPES.items() if used.get(name, True)}
         found = {node.name: node.type for node in [*inputs, *outputs]}
         if found != wanted:
             raise InputError(f'policy {self.path}: expected inputs and outputs {wanted}, got {found}')

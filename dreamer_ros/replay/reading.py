@@ -51,9 +51,9 @@ def read_episodes(path: Path, spec: RobotSpec) -> Tuple[List[Episode], List[Prob
     """Read a bag directory or a single MCAP file.
 
     Messages belong to the step of their header stamp; the first of several with one stamp counts. A step
-    needs an image of every camera, step scalars, an action (but the last step of an episode does not) and, if the
-    spec names vector inputs, joint states. Episodes are split where one begins or ends, and wherever a step is missing,
-    so that neighbours in an episode were neighbours in the world.
+    needs an image of every camera, step scalars, an action (but the last step of an episode does not) and, if
+    the spec names vector inputs, joint states. Episodes are split where one begins or ends, and wherever a step
+    is missing, so that neighbours in an episode were neighbours in the world.
 
     Returns:
         Episodes in order of time, and what could not be used and why. Nothing is raised for a bad bag.

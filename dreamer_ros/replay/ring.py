@@ -36,7 +36,8 @@ class ReplayBuffer:
     """
 
     def __init__(
-        self, capacity: int, image_shape: Tuple[int, int, int], vector_size: int, action_size: int, seed: int = 0
+        self, capacity: int, image_shape: Tuple[int, int, int], vector_size: int, action_size: int,
+        seed: int = 0
     ) -> None:
         if capacity < 1:
             raise InputError(f'replay capacity: expected at least 1 step, got {capacity}')

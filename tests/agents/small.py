@@ -31,8 +31,8 @@ def config(system: str, *overrides: str) -> Config:
 def robot(actions: int = ACTIONS, image_size=(32, 32), **fields) -> RobotSpec:
     names = tuple(f'motor{i}' for i in range(actions))
     return RobotSpec(**{
-        'name': 'robot', 'image_size': image_size, 'vector': (), 'action': names, 'action_low': (-1.0,) * actions,
-        'action_high': (1.0,) * actions, 'control_period': 0.1, 'action_repeat': 2, **fields})
+        'name': 'robot', 'image_size': image_size, 'vector': (), 'action': names,
+        'action_low': (-1.0,) * actions, 'action_high': (1.0,) * actions, 'control_period': 0.1, 'action_repeat': 2, **fields})
 
 
 def agent(system: str, *overrides: str, seed: int = 0, discrete: bool = False) -> Dreamer:

@@ -57,10 +57,12 @@ def test_updates_and_the_exported_policy(name, system, tmp_path, rng, seed):
     state, worst = torch.zeros(1, policy.state_size), 0.0
     for step in range(6):
         image, vector = data['image'][0, step], data['vector'][0, step]
-        used = [torch.from_numpy(x)[None] for x, is_used in ((image, spec.cameras), (vector, spec.vector)) if is_used]
-        action = runner.act(image if spec.cameras else None, vector if spec.vector else None, step == 0, False)
+        seen = [image if spec.cameras else None, vector if spec.vector else None]
+        action = runner.act(*seen, step == 0, explore=False)
         with torch.no_grad():
-            expected, state = policy(*used, torch.tensor([step == 0]), state, torch.zeros(1, policy.noise_size))
+            used = [torch.from_numpy(x)[None] for x in seen if x is not None]
+            expected, state = policy(
+                *used, torch.tensor([step == 0]), state, torch.zeros(1, policy.noise_size))
         worst = max(worst, float(np.abs(action - expected[0].numpy()).max()))
     assert worst < 1e-4
 
@@ -114,13 +116,13 @@ def test_a_robot_without_camera_has_no_dream_to_show(rng):
         Learner(preset, spec, 'cpu').dream(samples(spec, rng))
 
 
-@pytest.mark.parametrize('overrides, change, sentence', [
-    (('env.inputs=image',), dict(vector=JOINTS), 'expects images of 32x32, the robot robot sends images of 32x32 and joint'),
-    (('env.inputs=both',), {}, 'expects images of 32x32 and joint states, the robot robot sends images of 32x32$'),
-    (('env.inputs=vector',), {}, 'expects joint states, the robot robot sends images of 32x32$'),
-    (('env.cameras=[0, 1]',), {}, 'expects images of 32x32 of 2 cameras, the robot robot sends images of 32x32$'),
-    (('env.image_size=[32, 48]',), {}, 'expects images of 32x48, the robot robot sends images of 32x32$'),
+@pytest.mark.parametrize('overrides, change, expected, got', [
+    (('env.inputs=image',), dict(vector=JOINTS), 'images of 32x32', 'images of 32x32 and joint states'),
+    (('env.inputs=both',), {}, 'images of 32x32 and joint states', 'images of 32x32'),
+    (('env.inputs=vector',), {}, 'joint states', 'images of 32x32'),
+    (('env.cameras=[0, 1]',), {}, 'images of 32x32 of 2 cameras', 'images of 32x32'),
+    (('env.image_size=[32, 48]',), {}, 'images of 32x48', 'images of 32x32'),
 ])
-def test_a_robot_that_perceives_something_else_is_refused(overrides, change, sentence):
-    with pytest.raises(InputError, match=sentence):
+def test_a_robot_that_perceives_something_else_is_refused(overrides, change, expected, got):
+    with pytest.raises(InputError, match=f' expects {expected}, the robot robot sends {got}$'):
         make_agent(config('v3', *overrides), dataclasses.replace(robot(), **change))

@@ -1,4 +1,4 @@
-"""Robots with several cameras, with joint states as inputs, and with discrete actions, over real processes."""
+"""Robots with several cameras, with joint states as inputs and with discrete actions: real processes."""
 from __future__ import annotations
 
 import json
@@ -23,7 +23,8 @@ LENGTH = 20  # actions per episode
 
 def run(start, peer, folder, episodes, agent, **parameters):
     """Whole bags of a simulator, an agent and a recorder in lock-step."""
-    simulator = start('simulator', wait_for_subscribers=3, action_repeat=2, episode_length=2 * LENGTH, **parameters)
+    simulator = start(
+        'simulator', wait_for_subscribers=3, action_repeat=2, episode_length=2 * LENGTH, **parameters)
     agent = start('agent', **agent)
     recorder = start('recorder', folder=folder)
     peer.until(lambda: len(bags(folder)) >= episodes, f'{episodes} episodes')
@@ -58,8 +59,8 @@ def test_a_policy_acts_on_everything_it_perceives(inputs, cameras, start, peer, 
     environment.close()
     runner = policy_of(spec, inputs, tmp_path / 'policy.onnx', seed)
     senses = {'cameras': json.dumps(cameras)} if cameras else {}
-    found = run(start, peer, tmp_path / 'bags', 2, dict(mode='evaluate', policy=runner.path), task='rover_target',
-                inputs=inputs, image_size='[32, 48]', **senses)
+    found = run(start, peer, tmp_path / 'bags', 2, dict(mode='evaluate', policy=runner.path),
+                task='rover_target', inputs=inputs, image_size='[32, 48]', **senses)
     actions = []
     for bag in found:
         names = [topic.within('sim0').name for topic in topics.per_step(spec.cameras)]
@@ -77,7 +78,8 @@ def test_a_policy_acts_on_everything_it_perceives(inputs, cameras, start, peer, 
 
 
 def test_discrete_actions_are_choices(start, peer, tmp_path):
-    found = run(start, peer, tmp_path / 'bags', 2, dict(seed=1), task='rover_target_discrete', image_size='[32, 32]')
+    found = run(start, peer, tmp_path / 'bags', 2, dict(seed=1),
+                task='rover_target_discrete', image_size='[32, 32]')
     environment = make('rover_target_discrete', image_size=(32, 32), action_repeat=2)
     spec = environment.spec
     environment.close()
@@ -87,4 +89,4 @@ def test_discrete_actions_are_choices(start, peer, tmp_path):
         [episode], problems = read_episodes(bag, spec)
         assert problems == []
         taken += list(episode.action[:-1])
-    assert {tuple(action) for action in taken} == {tuple(row) for row in np.eye(4)}, 'every choice, and nothing else'
+    assert {tuple(action) for action in taken} == {tuple(row) for row in np.eye(4)}, 'not every choice, or others'
