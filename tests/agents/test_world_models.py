@@ -268,7 +268,8 @@ def test_dream_video_agrees_on_the_context(seed):
 
 
 @pytest.mark.parametrize('override, names', [
-    ('env.inputs=both', 'env.inputs .*both'), ('env.inputs=vector', 'env.inputs .*vector'), ('conv.kind=pool', 'conv.kind .*pool')])
+    ('env.inputs=both', 'env.inputs .*both'), ('env.inputs=vector', 'env.inputs .*vector'),
+    ('conv.kind=pool', 'conv.kind .*pool'), ('schedule.overlap=true', 'true')])
 def test_settings_that_do_not_fit_are_refused(override, names):
-    with pytest.raises(InputError, match=f'world_models .*{names}'):
+    with pytest.raises(InputError, match=f'world_models.* {names}'):
         config(override)
