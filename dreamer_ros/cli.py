@@ -270,7 +270,8 @@ def _benchmark_parsers(commands, command) -> None:
     benchmark.add_argument('--task-set', metavar='NAME', help='visual: the 20 visual control tasks')
     benchmark.add_argument('--seeds', nargs='+', type=_whole_number, metavar='N', help='default: 0')
     benchmark.add_argument('--steps', type=_whole_number, metavar='N', help='env steps of each run')
-    benchmark.add_argument('--minutes', type=float, metavar='M', help='of training after which a run ends even so')
+    benchmark.add_argument('--minutes', type=float, metavar='M',
+                           help='of training after which a run ends even so')
     for name, help in (
             ('evaluations', 'points of each learning curve (default: 20)'),
             ('curve-episodes', 'deterministic episodes of each point (default: 5)'),

@@ -39,7 +39,7 @@ class _Running:
 
 
 def run_benchmark(plan: Plan) -> Results:
-    """Make all runs that are not in `<output>/results.json` yet; one that fails is told, and the others go on.
+    """Make all runs that `<output>/results.json` lacks; one that fails is told, and the others go on.
 
     Raises:
         InputError: an unknown system or task, an output of another benchmark, or runs that failed.
@@ -98,7 +98,8 @@ class _Benchmark:
                 running.process.wait()
             self._bar.close()
         if self._failed:
-            raise InputError(f'{len(self._failed)} of {self._total} runs failed: {"; ".join(self._failed)}')
+            raise InputError(f'{len(self._failed)} of {self._total} runs failed: {"; ".join(self._failed)}; '
+                             f'`dreamer benchmark table {self._results.path.parent}` compares the others')
 
     def _start(self, job: Job, cores: List[int]) -> None:
         ours, theirs = multiprocessing.Pipe()
@@ -138,9 +139,9 @@ class _Benchmark:
         done = self._ended + sum(running.done() for running in self._running.values())
         parts = [f'{self._ended}/{self._total} runs']
         for running in self._running.values():
-            outcome = running.outcome
+            job, outcome = running.job, running.outcome
             score = f' return {outcome.curve[-1][2]:.1f}' if outcome.curve else ''
-            parts.append(f'{running.job.label}: {outcome.env_steps}/{running.job.protocol.steps} env steps{score}')
+            parts.append(f'{job.label}: {outcome.env_steps}/{job.protocol.steps} env steps{score}')
         if done > 0:
             elapsed = time.monotonic() - self._began
             parts.append(f'{duration(elapsed * (self._total - done) / done)} left')

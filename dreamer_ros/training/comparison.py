@@ -24,8 +24,8 @@ class Comparison:
 
     Args:
         paths: results files, or the folders they are in.
-        at: env steps to compare at; None compares the final scores, and the published ones at the most env steps
-            that any run made.
+        at: env steps to compare at; None compares the final scores, and the published ones at the most env
+            steps that any run made.
 
     Raises:
         InputError: a file cannot be read, there are no runs, or two benchmarks have the same run.
@@ -57,7 +57,7 @@ class Comparison:
         runs = self._runs(system, task)
         if self.at is None or not any(run.outcome.curve for run in runs):
             return [float(np.mean(run.outcome.returns)) for run in runs]
-        values = [interpolate([(steps, value) for steps, _, value, _ in run.outcome.curve], self.at) for run in runs]
+        values = [interpolate(run.outcome.points, self.at) for run in runs]
         return [value for value in values if value is not None]
 
     def _runs(self, system: str, task: Optional[str] = None) -> List[Run]:
@@ -76,14 +76,16 @@ class Comparison:
             limit = f' or {p.minutes:g} minutes' if p.minutes else ''
             curve = ('deterministic episodes played during training, averaged between points' if p.over_ros
                      else f'{p.curve_episodes} deterministic episodes')
+            where = 'over ROS' if p.over_ros else 'in one process'
             lines.append(
-                f'{results.path.parent.name}: {p.steps} env steps{limit} per run, '
-                f'{"over ROS" if p.over_ros else "in one process"}; {p.evaluations} points per curve, each the mean '
-                f'of {curve}; final score: mean of {p.episodes} episodes with the mode of the policy')
-        score = 'final scores' if self.at is None else f'scores at {self.at} env steps, on the learning curves'
-        lines.append(f'Below: {score}, mean over seeds ± standard deviation; published means at {self.published_at} env '
-                     f'steps, between two published points on the line through them, "{MISSING}" outside them; '
-                     'columns with @ are known there only. How each was measured: docs/data/dmc_scores.json.')
+                f'{results.path.parent.name}: {p.steps} env steps{limit} per run, {where}; {p.evaluations} points '
+                f'per curve, each the mean of {curve}; final score: mean of {p.episodes} episodes with the mode of '
+                'the policy')
+        score = 'final scores' if self.at is None else f'scores at {self.at} env steps, on the curves'
+        lines.append(
+            f'Below: {score}, mean over seeds ± standard deviation; published means at {self.published_at} env '
+            f'steps, between two published points on the line through them, "{MISSING}" outside them; columns '
+            'with @ are known there only. How each was measured: docs/data/dmc_scores.json.')
         return '\n'.join(lines)
 
     def _score_table(self) -> str:
@@ -91,7 +93,8 @@ class Comparison:
         cells: Dict[str, Dict[str, str]] = {}
         for system in self.systems:
             scores = {task: self.scores(system, task) for task in self.tasks}
-            columns[system] = {task: float(np.mean(values)) if values else None for task, values in scores.items()}
+            columns[system] = {
+                task: float(np.mean(values)) if values else None for task, values in scores.items()}
             cells[system] = {task: _mean_and_deviation(values) for task, values in scores.items()}
         for method in METHODS:
             scores = {task: self.published.score(method, task, self.published_at) for task in self.tasks}
@@ -101,12 +104,13 @@ class Comparison:
                 cells[name] = {task: _number(value) for task, value in scores.items()}
         rows = [['task', *columns]]
         rows += [[task, *(cells[name][task] for name in columns)] for task in self.tasks]
-        rows.append([f'mean of {len(self.tasks)}', *(_column_mean(list(column.values())) for column in columns.values())])
+        means = [_column_mean(list(column.values())) for column in columns.values()]
+        rows.append([f'mean of {len(self.tasks)}', *means])
         return _markdown(rows)
 
     def _cost_table(self) -> str:
-        rows = [['system', 'runs', 'env steps', 'updates', 'minutes of training', 'action repeat', 'image', 'scored actions',
-                 'configuration', 'machine']]
+        rows = [['system', 'runs', 'env steps', 'updates', 'minutes of training', 'action repeat', 'image',
+                 'scored actions', 'configuration', 'machine']]
         for system in self.systems:
             runs = self._runs(system)
             rows.append([
@@ -142,11 +146,11 @@ class Comparison:
         end = max([SHORTEST_AXIS, *(run.outcome.env_steps for run in self.runs if run.task in tasks)])
         for number, method in enumerate(METHODS):
             points = mean_curve([self.published.points(method, task) for task in tasks])
-            colour = PUBLISHED_COLOURS(number)
+            style = dict(color=PUBLISHED_COLOURS(number), linewidth=1, alpha=0.6)
             if points and self.published.level(method) is not None:
-                axis.axhline(points[0][1], color=colour, linestyle=':', linewidth=1, alpha=0.6, label=self._name(method))
+                axis.axhline(points[0][1], linestyle=':', label=self._name(method), **style)
             elif points:
-                axis.plot(*zip(*points), '--', color=colour, linewidth=1, alpha=0.6, label=method)
+                axis.plot(*zip(*points), '--', label=method, **style)
         for number, system in enumerate(self.systems):
             self._draw_system(axis, system, tasks, OUR_COLOURS(number % OUR_COLOURS.N))
         axis.set_xlim(0, 1.02 * end)
@@ -162,15 +166,15 @@ class Comparison:
             if all(scores):
                 axis.axhline(np.mean([np.mean(values) for values in scores]), linestyle='-.', **style)
             return
-        curves = [[[(steps, value) for steps, _, value, _ in run.outcome.curve] for run in self._runs(system, task)]
-                  for task in tasks]
+        curves = [[run.outcome.points for run in self._runs(system, task)] for task in tasks]
         points = mean_curve([mean_curve(seeds) for seeds in curves])
         if not points:
             return
         axis.plot(*zip(*points), '-', marker='.', **style)
         if len(tasks) == 1 and len(curves[0]) > 1:
             values = np.array([[interpolate(curve, steps) for steps, _ in points] for curve in curves[0]])
-            axis.fill_between([steps for steps, _ in points], values.min(0), values.max(0), color=colour, alpha=0.2)
+            steps = [steps for steps, _ in points]
+            axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.2)
 
 
 def mean_curve(curves: Sequence[Points]) -> Points:

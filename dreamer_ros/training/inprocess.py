@@ -27,8 +27,8 @@ def train_in_process(config: Config, task: str, seed: int, protocol: Protocol, f
                      report: Callable[[Outcome], None], simulators: int = 1) -> Outcome:
     """Train one system on one task into a run directory, which other `dreamer` commands can read.
 
-    While the learner makes the updates that are due, the simulators collect the steps of the next ones; both wait
-    for each other, so that equal seeds give equal runs however fast the machine is.
+    While the learner makes the updates that are due, the simulators collect the steps of the next ones; both
+    wait for each other, so that equal seeds give equal runs however fast the machine is.
 
     Args:
         folder: run directory to create.
@@ -128,8 +128,9 @@ class _Training:
 
     def _publish(self) -> Path:
         self._version += 1
-        metadata = {'version': self._version, 'system': self._config.system, 'preset': self._config.preset,
-                    'task': self._task, 'updates': self._learner.updates, 'step': self._collected * self._repeat}
+        metadata = {
+            'version': self._version, 'system': self._config.system, 'preset': self._config.preset,
+            'task': self._task, 'updates': self._learner.updates, 'step': self._collected * self._repeat}
         manifest = self._run.write_policy(self._version, lambda path: self._exporter.write(path, metadata))
         return Path(manifest.uri)
 
@@ -151,7 +152,8 @@ class _Training:
             self._write(**{f'return_{episode.meta["mode"]}': episode.total_reward})
 
     def _log_losses(self) -> None:
-        means = {key: float(np.mean([float(value) for value in values])) for key, values in self._losses.items()}
+        means = {key: float(np.mean([float(value) for value in values]))
+                 for key, values in self._losses.items()}
         self._losses.clear()
         self._write(**means)
         broken = [key for key, value in means.items() if not math.isfinite(value)]

@@ -84,7 +84,8 @@ def make_run(job: Job, report: _Reporter) -> Run:
         process.configure_learner(process.pick_threads(job.simulators), config.schedule.overlap)
         from dreamer_ros.training.inprocess import train_in_process
         shutil.rmtree(job.folder, ignore_errors=True)  # of an interrupted run
-        outcome = train_in_process(config, job.task, job.seed, job.protocol, job.folder, report, job.simulators)
+        outcome = train_in_process(
+            config, job.task, job.seed, job.protocol, job.folder, report, job.simulators)
     actions = 'random' if job.preset == 'random' else 'deterministic'
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
     return Run(job.system, job.task, job.seed, job.config_hash(), config.action_repeat_for(job.task),
@@ -106,8 +107,8 @@ class _Reporter:
 
 
 def main() -> int:
-    """`python -m dreamer_ros.training.job <file descriptor>`: sends Outcomes, at the end a Run or an InputError."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the benchmark ends this process
+    """`python -m dreamer_ros.training.job <descriptor>`: sends Outcomes, at the end a Run or an InputError."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the benchmark ends this one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # with every `finally` run, a launch's among them
     process.prepare()
     connection = Connection(int(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""One run of a benchmark over ROS: `dreamer launch sim_train`, and the outcome read from its run directory."""
+"""One run of a benchmark over ROS: `dreamer launch sim_train`, its outcome read from the run directory."""
 from __future__ import annotations
 
 import json
@@ -56,12 +56,15 @@ def _read_outcome(folder: Path, protocol: Protocol) -> Outcome:
     lines = read_metrics(folder)
     if not lines:
         return Outcome()
-    episodes = [(line['step'], line['time'], line['return_evaluate']) for line in lines if 'return_evaluate' in line]
+    episodes = [(line['step'], line['time'], line['return_evaluate'])
+                for line in lines if 'return_evaluate' in line]
     last = lines[-1]
     return Outcome(last['step'], last['updates'], last['time'], _curve(episodes, protocol))
 
 
-def _curve(episodes: List[Tuple[int, float, float]], protocol: Protocol) -> List[Tuple[int, float, float, int]]:
+def _curve(
+    episodes: List[Tuple[int, float, float]], protocol: Protocol
+) -> List[Tuple[int, float, float, int]]:
     """Points at the protocol's marks, each the mean of the episodes since the mark before."""
     curve, low = [], 0
     for mark in protocol.marks():

@@ -57,13 +57,14 @@ class Plan:
         missing += [] if tasks else ['tasks or task_set']
         if missing:
             raise InputError(f'{where}expected {", ".join(missing)}, got none')
-        if values['ros'] and (values['jobs'] > 1 or 'minutes' in values or set(values['systems']) & set(BASELINES)):
-            raise InputError(f'{where}ros: expected no baselines, no minutes and one job at a time, since every run '
-                             'is a `dreamer launch sim_train`')
+        baselines = set(values['systems']) & set(BASELINES)
+        if values['ros'] and (values['jobs'] > 1 or 'minutes' in values or baselines):
+            raise InputError(f'{where}ros: expected no baselines, no minutes and one job at a time, since every '
+                             'run is a `dreamer launch sim_train`')
         protocol = Protocol(values['steps'], values.get('minutes'), values['evaluations'],
                             values['curve_episodes'], values['episodes'], values['ros'])
-        return cls(values['systems'], tasks, values['seeds'], protocol, Path(values['output']), values['jobs'],
-                   values['simulators'])
+        return cls(values['systems'], tasks, values['seeds'], protocol, Path(values['output']),
+                   values['jobs'], values['simulators'])
 
 
 def _read(file: Path) -> dict:

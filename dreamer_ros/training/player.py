@@ -21,9 +21,9 @@ from dreamer_ros.spec import RobotSpec
 class Player:
     """One simulator and the policy that acts in it, on a thread of their own.
 
-    An OpenGL context stays with the thread that made it; simulator and onnxruntime both let other threads run.
-    It acts at random, uniformly over the actions, until it is given a policy file; an episode under way goes on
-    when the file changes.
+    An OpenGL context stays with the thread that made it; simulator and onnxruntime let other threads run.
+    It acts at random, uniformly over the actions, until it is given a policy file; an episode under way goes
+    on when the file changes.
 
     Args:
         task: what `simulation.make` takes.

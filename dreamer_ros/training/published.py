@@ -1,7 +1,8 @@
 """Published scores of the dm_control tasks, from docs/data/dmc_scores.json.
 
-The file says for every method where its numbers come from and how they were measured: most are returns of training
-episodes with sampled actions, some of evaluation episodes. Env steps count control steps, action repeat included.
+The file says for every method where its numbers come from and how they were measured: most are returns of
+training episodes with sampled actions, some of evaluation episodes. Env steps count control steps, action repeat
+included.
 """
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ class Published:
     def __init__(self):
         data = json.loads(share('docs', 'data', 'dmc_scores.json').read_text())
         self._points: Dict[str, Dict[str, Points]] = {
-            method: {task: sorted((int(steps), float(score['mean_return'])) for steps, score in scores.items())
+            method: {task: sorted((int(steps), score['mean_return']) for steps, score in scores.items())
                      for task, scores in data[key].items() if not task.startswith('_')}
             for method, key in METHODS.items()}
 

@@ -14,7 +14,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text, write_file
 
 FILE = 'results.json'
-EVALUATION_SEED = 1_000_000  # far from the seeds of the simulators that learn, as in `dreamer launch sim_eval`
+EVALUATION_SEED = 1_000_000  # far from the training simulators' seeds, as in `dreamer launch sim_eval`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Protocol:
         evaluations: points of the learning curve, at equal distances in env steps.
         curve_episodes: episodes of each of them.
         episodes: episodes of the final score.
-        over_ros: through `dreamer launch sim_train` instead of in one process. A point of the curve is then the
-            mean of the deterministic episodes that were played between it and the one before.
+        over_ros: through `dreamer launch sim_train` instead of in one process. A point of the curve is then
+            the mean of the deterministic episodes that were played between it and the one before.
     """
 
     steps: int
@@ -59,6 +59,11 @@ class Outcome:
     seconds: float = 0.0
     curve: List[Tuple[int, float, float, int]] = dataclasses.field(default_factory=list)
     returns: List[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def points(self) -> List[Tuple[int, float]]:
+        """The curve as (env steps, mean return)."""
+        return [(steps, value) for steps, _, value, _ in self.curve]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +111,10 @@ class Results:
         if protocol is None or self.path.exists():
             stored = self._read()
             if protocol not in (None, stored):
-                changed = [f'{key} {new} instead of {getattr(stored, key)}'
-                           for key, new in dataclasses.asdict(protocol).items() if new != getattr(stored, key)]
-                raise InputError(f'{self.path}: expected the protocol it was begun with, got {", ".join(changed)}; '
-                                 'choose another output')
+                pairs = [(key, new, getattr(stored, key)) for key, new in dataclasses.asdict(protocol).items()]
+                changed = [f'{key} {new} instead of {old}' for key, new, old in pairs if new != old]
+                raise InputError(f'{self.path}: expected the protocol it was begun with, got '
+                                 f'{", ".join(changed)}; choose another output')
             protocol = stored
         self.protocol = protocol
 
@@ -121,7 +126,8 @@ class Results:
         """Add a finished run and write the file, whole or not at all."""
         self.runs.append(run)
         self.runs.sort(key=lambda run: run.key)
-        data = {'protocol': dataclasses.asdict(self.protocol), 'runs': [dataclasses.asdict(run) for run in self.runs]}
+        runs = [dataclasses.asdict(run) for run in self.runs]
+        data = {'protocol': dataclasses.asdict(self.protocol), 'runs': runs}
         write_file(self.path, json.dumps(data, indent=1) + '\n')
 
     def _read(self) -> Protocol:

@@ -1,11 +1,12 @@
-"""Soft actor-critic from pixels: stable-baselines3's SAC with the two changes that make it a strong baseline.
+"""Soft actor-critic from pixels: stable-baselines3's SAC with what DrQ (arXiv 2004.13649) adds.
 
-Those of DrQ (arXiv 2004.13649): sampled images are shifted by a few pixels at random, and one encoder, trained by the
-critic alone, serves the actor too.
+Sampled images are shifted by a few pixels at random; the critic alone trains the convolutions, which serve the
+actor too; features are few, normalised and bounded.
 """
 from __future__ import annotations
 
 import collections
+import copy
 import math
 import time
 from typing import Callable, Deque, List, Tuple
@@ -16,6 +17,7 @@ import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.sac.policies import CnnPolicy
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from dreamer_ros.training.results import EVALUATION_SEED, Outcome, Protocol
 
 FRAMES = 3  # of an observation, so that it shows velocities
 SHIFT = 4  # pixels
+FEATURES = 50
 PREFILL = 500  # agent steps at random
 CAPACITY = 100_000  # agent steps, as in DrQ; each takes two stacks of images
 
@@ -36,7 +39,7 @@ def train_sac(task: str, image_size: Tuple[int, int], action_repeat: int, seed: 
     evaluation = PixelTask(task, image_size, action_repeat, seed + EVALUATION_SEED)
     budget = math.ceil(protocol.steps / action_repeat)
     model = SAC(
-        SharedEncoderPolicy, environment, learning_rate=1e-3, batch_size=128, tau=0.01, ent_coef='auto_0.1',
+        DrqPolicy, environment, learning_rate=1e-3, batch_size=128, tau=0.01, ent_coef='auto_0.1',
         buffer_size=min(CAPACITY, budget), learning_starts=min(PREFILL, budget // 2), seed=seed,
         replay_buffer_class=ShiftingBuffer, device='auto')
     watch = _Watch(evaluation, protocol, action_repeat, report)
@@ -95,24 +98,37 @@ def shift(images: Tensor) -> Tensor:
     return images[batch[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
-class _Detached(nn.Module):
-    """Another module's features, without a gradient to it or a second copy of its parameters."""
+class Encoder(NatureCNN):
+    """The library's convolutions under DrQ's bounded features, on which actor and critic do not saturate."""
 
-    def __init__(self, encoder: nn.Module):
+    def __init__(self, observation_space: gymnasium.spaces.Box):
+        super().__init__(observation_space, FEATURES)
+        self.linear = nn.Sequential(self.linear[0], nn.LayerNorm(FEATURES), nn.Tanh())
+
+
+class ActorEncoder(nn.Module):
+    """The critic's convolutions as they are, under features of the actor's own."""
+
+    def __init__(self, encoder: Encoder):
         super().__init__()
-        self._encoder = [encoder]  # a list hides it from parameters()
+        self._convolutions = [encoder.cnn]  # a list hides them from parameters()
+        self.linear = copy.deepcopy(encoder.linear)
 
     def forward(self, observation: Tensor) -> Tensor:
         with torch.no_grad():
-            return self._encoder[0](observation)
+            features = self._convolutions[0](observation)
+        return self.linear(features)
 
 
-class SharedEncoderPolicy(CnnPolicy):
-    """The actor reads the critic's features; its own loss does not reach the encoder."""
+class DrqPolicy(CnnPolicy):
+    """Actor and critic on one stack of convolutions, which the actor's loss does not reach."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **{**options, 'features_extractor_class': Encoder})
 
     def _build(self, lr_schedule) -> None:
         super()._build(lr_schedule)
-        self.actor.features_extractor = _Detached(self.critic.features_extractor)
+        self.actor.features_extractor = ActorEncoder(self.critic.features_extractor)
         self.actor.optimizer = self.optimizer_class(
             self.actor.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
@@ -124,7 +140,8 @@ class _Watch(BaseCallback):
                  report: Callable[[Outcome], None]):
         super().__init__()
         self.outcome = Outcome()
-        self._evaluation, self._protocol, self._repeat, self._report = evaluation, protocol, action_repeat, report
+        self._evaluation, self._protocol = evaluation, protocol
+        self._repeat, self._report = action_repeat, report
         self._marks = collections.deque(protocol.marks())
         self._began = time.monotonic()
 

@@ -70,7 +70,7 @@ def test_sac_trains_its_encoder_by_the_critic_alone(monkeypatch):
     from stable_baselines3 import SAC
     made = []
     learn = SAC.learn
-    monkeypatch.setattr(SAC, 'learn', lambda self, *args, **kwargs: made.append(self) or learn(self, *args, **kwargs))
+    monkeypatch.setattr(SAC, 'learn', lambda self, *a, **options: made.append(self) or learn(self, *a, **options))
     protocol = Protocol(steps=2000, evaluations=2, curve_episodes=1, episodes=1)
     outcome = train_sac('cartpole_balance', (48, 48), 125, 0, protocol, lambda outcome: None)
     assert (outcome.env_steps, outcome.updates) == (2000, 7)  # 16 steps, 8 before learning starts
@@ -78,7 +78,7 @@ def test_sac_trains_its_encoder_by_the_critic_alone(monkeypatch):
     assert len(outcome.returns) == 1 and 0 < outcome.returns[0] < 1000
 
     actor, critic = made[0].policy.actor, made[0].policy.critic
-    encoder = set(critic.features_extractor.parameters())
+    encoder = set(critic.features_extractor.cnn.parameters())
     assert encoder <= {p for group in critic.optimizer.param_groups for p in group['params']}
     own = {p for group in actor.optimizer.param_groups for p in group['params']}
     assert own == set(actor.parameters()) and not own & encoder
