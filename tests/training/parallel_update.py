@@ -38,6 +38,9 @@ CASES = {
     # a correlation over the batch
     'r2dreamer': ('dreamerv3_1m', 'rssm.deter=16', 'rssm.classes=4', 'loss.representation=redundancy',
                   'loss.image_scale=0.05'),
+    # overshooting, whose mean is over steps that shares have different numbers of
+    'planet': ('planet', 'rssm.deter=8', 'conv.kind=stride', 'conv.bits=8', 'loss.overshooting=3',
+               'loss.free_nats=0.01'),
 }
 
 
