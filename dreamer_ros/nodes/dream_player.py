@@ -16,7 +16,7 @@ DRAIN = 1.0  # seconds for the last frames to arrive before the publisher is gon
 
 
 def play(frames: np.ndarray, fps: float) -> int:
-    """Wait for a viewer of `dream` (Ctrl-C ends that), then play uint8 [T, H, W, 3] once; returns the exit code."""
+    """Wait for a viewer of `dream` (Ctrl-C ends that), play uint8 [T, H, W, 3] once, return the exit code."""
     return run_node('dream_player', lambda node, stop: _play(node, stop, frames, fps))
 
 

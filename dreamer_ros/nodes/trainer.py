@@ -344,7 +344,7 @@ def _train(node: Node, arguments: _Arguments, config: Config, robots: RosRobots,
 
 
 def main() -> int:
-    """Entry point of `ros2 run dreamer_ros trainer`, and of every rank of `torchrun -m dreamer_ros.nodes.trainer`."""
+    """Entry point of `ros2 run dreamer_ros trainer`, and of each rank of `torchrun -m dreamer_ros.nodes.trainer`."""
     if process.torchrun_rank():
         from dreamer_ros.training import worker
         return worker.main()

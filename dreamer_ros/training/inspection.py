@@ -104,7 +104,8 @@ def discounted_returns(reward: np.ndarray, discount: float, last: float, later: 
     return np.array(returns[::-1])
 
 
-def write_inspection(inspection: EpisodeInspection, folder: Path, title: str, facts: Dict[str, object]) -> List[Path]:
+def write_inspection(
+        inspection: EpisodeInspection, folder: Path, title: str, facts: Dict[str, object]) -> List[Path]:
     """Write dream.json, dream.png and, of a robot with cameras, dream.mp4.
 
     Args:
@@ -127,7 +128,8 @@ def write_inspection(inspection: EpisodeInspection, folder: Path, title: str, fa
         _picture(inspection, title).savefig(partial, dpi=100)
         os.replace(partial, paths[1])
         if inspection.film is not None:
-            paths.append(write_video(folder / 'dream.mp4', film_with_curves(inspection), 1.0 / inspection.period))
+            frames = film_with_curves(inspection)
+            paths.append(write_video(folder / 'dream.mp4', frames, 1.0 / inspection.period))
     except OSError as error:
         raise InputError(f'{folder}: expected a folder that can be written ({error})') from error
     return paths
@@ -170,7 +172,8 @@ _CURVES = (
 
 def _panels(inspection: EpisodeInspection) -> list:
     """Those whose curves there are."""
-    return [(label, curves) for label, curves in _CURVES if all(curve[0] in inspection.numbers for curve in curves)]
+    numbers = inspection.numbers
+    return [(label, curves) for label, curves in _CURVES if all(name in numbers for name, *_ in curves)]
 
 
 def _figure(width: int, height: int) -> Figure:
@@ -202,7 +205,8 @@ def _picture(inspection: EpisodeInspection, title: str) -> Figure:
     if strips:
         steps = np.linspace(0, len(inspection.film) - 1, STRIP).round().astype(int)
         columns = np.split(inspection.film[steps], len(COLUMNS), axis=2)
-        axes[0].imshow(np.concatenate([np.concatenate(list(film), 1) for film in columns], 0), interpolation='nearest')
+        strip = np.concatenate([np.concatenate(list(film), 1) for film in columns], 0)
+        axes[0].imshow(strip, interpolation='nearest')
         height, width = columns[0].shape[1:3]
         axes[0].set_xticks([(i + 0.5) * width for i in range(STRIP)], [f'step {step}' for step in steps])
         axes[0].set_yticks([(i + 0.5) * height for i in range(len(COLUMNS))], COLUMNS)

@@ -191,7 +191,7 @@ class Learner:
         tensors, state = read_checkpoint(folder)
         source = f'checkpoint {folder}'
         if 'config' not in state:
-            raise InputError(f'{source}: expected the config it was trained with in it, but an earlier version wrote it')
+            raise InputError(f'{source}: expected the config of its run in it, but an earlier version wrote it')
         config = Config.from_dict(state['config'], source)
         learner = cls(config, RobotSpec.from_json(json.dumps(state['spec']), source), device)
         learner.restore(tensors, state, source)

@@ -1,15 +1,16 @@
 """Data parallelism: several learner processes, each with an equal share of every batch.
 
 Rank 0 is the trainer. It owns robots, replay, checkpoints and policies, samples each batch and hands out its
-shares; the other ranks do as they are told. Each computes the gradients of its share and takes the same step with
-their average, so parameters, optimisers and slow copies stay equal bit for bit. N learners make the update that one
-would make of the whole batch, up to rounding and to the noise, which is each rank's own: most losses are means over
-the batch, whose gradients average, and statistics that enter losses otherwise are those of the whole batch
-(nets/collective.py). One loss sees its share only: the contrastive one has its negatives in there.
+shares; the other ranks do as they are told. Each computes the gradients of its share and takes the same step
+with their average, so parameters, optimisers and slow copies stay equal bit for bit. N learners make the
+update that one would make of the whole batch, up to rounding and to the noise, which is each rank's own: most
+losses are means over the batch, whose gradients average, and statistics that enter losses otherwise are those
+of the whole batch (nets/collective.py). One loss sees its share only: the contrastive one has its negatives
+in there.
 
-CPU tensors travel by gloo, those on GPUs by NCCL. Gradients are reduced in buckets, one on its way while the next
-is packed, after the backward pass: beside it they would have to be hooked into a graph that freezes and unfreezes
-modules, to hide little.
+CPU tensors travel by gloo, those on GPUs by NCCL. Gradients are reduced in buckets, one on its way while the
+next is packed, after the backward pass: beside it they would have to be hooked into a graph that freezes and
+unfreezes modules, to hide little.
 """
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ PATIENCE = 10.0  # seconds for the other ranks to end
 
 
 def form(size: int, threads: int) -> ContextManager[Optional[Team]]:
-    """Rank 0's team: what torchrun has started, else `size` processes on this machine; None where it is alone."""
+    """Rank 0's team: what torchrun has started, else `size` processes on this machine; None for one alone."""
     if process.torchrun_rank() is not None:
         process.end_with_parent(signal.SIGTERM)
         return Team(threads)
@@ -55,7 +56,8 @@ class Team:
         rank, size: of the ranks, with a store.
     """
 
-    def __init__(self, threads: int = 0, store: Optional[distributed.Store] = None, rank: int = -1, size: int = -1):
+    def __init__(
+            self, threads: int = 0, store: Optional[distributed.Store] = None, rank: int = -1, size: int = -1):
         self._threads = threads
         self._children: List[subprocess.Popen] = []
         self._closing = threading.Event()
@@ -71,7 +73,7 @@ class Team:
         store = distributed.TCPStore('127.0.0.1', 0, size, True, FOREVER, wait_for_workers=False)
         children, closing = [], threading.Event()
         for rank in range(1, size):
-            command = [sys.executable, '-m', 'dreamer_ros.training.worker', str(store.port), str(rank), str(size)]
+            command = [sys.executable, '-m', 'dreamer_ros.training.worker', *map(str, (store.port, rank, size))]
             children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True))
             threading.Thread(target=_watch, args=(rank, children[-1], closing), daemon=True).start()
         team = cls(threads, store, 0, size)
@@ -87,7 +89,7 @@ class Team:
         if name not in ('auto', 'cuda') or not torch.cuda.is_available():
             return name
         if torch.cuda.device_count() < self._local_size:
-            raise InputError(f'learners: expected a GPU for each of {self._local_size} learners on this machine, found '
+            raise InputError(f'learners: expected a GPU for each of the {self._local_size} on this machine, found '
                              f'{torch.cuda.device_count()}; device:=cpu learns without')
         torch.cuda.set_device(self._local_rank)
         return f'cuda:{self._local_rank}'
@@ -96,7 +98,8 @@ class Team:
         """Rank 0: give all ranks this learner's config and state."""
         tensors, state = learner.state()
         shapes = {name: (tuple(x.shape), x.dtype) for name, x in tensors.items()}
-        self._send({'state': state, 'shapes': shapes, 'device': learner.device.type, 'threads': self._threads})
+        self._send({
+            'state': state, 'shapes': shapes, 'device': learner.device.type, 'threads': self._threads})
         for name in shapes:
             _broadcast(tensors[name].detach().cpu().contiguous())
 
@@ -115,7 +118,8 @@ class Team:
 
     def receive_tensors(self, order: dict) -> Dict[str, Tensor]:
         """Other ranks: the tensors of a state."""
-        return {name: _broadcast(torch.empty(shape, dtype=dtype)) for name, (shape, dtype) in order['shapes'].items()}
+        shapes = order['shapes'].items()
+        return {name: _broadcast(torch.empty(shape, dtype=dtype)) for name, (shape, dtype) in shapes}
 
     def receive_share(self, order: dict, device: torch.device) -> Batch:
         """Other ranks: their share of the batch of an update."""
@@ -157,7 +161,7 @@ class Team:
 
 
 def _watch(rank: int, child: subprocess.Popen, closing: threading.Event) -> None:
-    """A rank that dies would leave the others waiting for it for ever: end as by a crash, which is resumed from."""
+    """A rank that dies would leave the others waiting for ever: end as by a crash, which is resumed from."""
     code = child.wait()
     if not closing.is_set():
         print(f'error: learner {rank} ended with code {code}', file=sys.stderr, flush=True)

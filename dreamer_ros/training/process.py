@@ -49,13 +49,13 @@ def check_learners(config: Config, count: int) -> None:
     if count == 1:
         return
     if config.schedule.overlap:
-        raise InputError(f'learners: {count} of them share an update in time with each other, not with a second '
-                         'thread: expected schedule.overlap=false, got true')
+        raise InputError(f'learners: with {count} of them, expected schedule.overlap=false, got true')
     if config.system == 'world_models':
-        raise InputError(f'learners: expected 1 for system world_models, whose controller is evolved in one process, '
-                         f'got {count}')
+        raise InputError(
+            f'learners: expected 1 for system world_models, whose controller evolves in one process, got {count}')
     if config.schedule.batch % count:
-        raise InputError(f'learners: expected a number that divides schedule.batch {config.schedule.batch}, got {count}')
+        raise InputError(
+            f'learners: expected a number that divides schedule.batch {config.schedule.batch}, got {count}')
 
 
 def end_with_parent(number: signal.Signals) -> None:

@@ -22,8 +22,9 @@ OVERRIDES = (
 def test_two_simulators_and_two_learners(tmp_path, ros_domain):
     run = tmp_path / 'run'
     result = subprocess.run(
-        [sys.executable, '-m', 'dreamer_ros.cli', 'launch', 'sim_train', 'task:=pendulum_swingup', 'simulators:=2',
-         'learners:=2', 'steps:=6000', 'episodes:=0', 'device:=cpu', f'logdir:={run}', f'overrides:={OVERRIDES}'],
+        [sys.executable, '-m', 'dreamer_ros.cli', 'launch', 'sim_train', 'task:=pendulum_swingup',
+         'simulators:=2', 'learners:=2', 'steps:=6000', 'episodes:=0', 'device:=cpu', f'logdir:={run}',
+         f'overrides:={OVERRIDES}'],
         cwd=Path(__file__).parents[2], env={**os.environ, 'OMP_NUM_THREADS': '1'}, text=True, timeout=280,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert result.returncode == 0, result.stdout

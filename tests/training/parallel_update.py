@@ -27,8 +27,9 @@ from tests.agents import small
 
 RANKS, UPDATES = 2, 3
 # Steps that are smooth in the gradient: with a small epsilon, rounding in a tiny gradient is a step of full size.
-SMALL = ('env.image_size=32', 'conv.depth=2', 'mlp.units=8', 'rssm.hidden=8', 'rssm.stoch=3', 'imagination.horizon=3',
-         'schedule.batch=6', 'schedule.length=5', 'optimizer.eps=1e-3', 'optimizer.warmup=0', 'precision=float32',
+SMALL = ('env.image_size=32', 'conv.depth=2', 'mlp.units=8', 'rssm.hidden=8', 'rssm.stoch=3',
+         'imagination.horizon=3', 'schedule.batch=6', 'schedule.length=5', 'optimizer.eps=1e-3',
+         'optimizer.warmup=0', 'precision=float32',
          'optimizer.model_lr=1e-2', 'optimizer.actor_lr=1e-2', 'optimizer.critic_lr=1e-2')
 CASES = {
     # free nats of the batch mean, thumbnails, some starts, return range, dynamics gradients, Adam
@@ -56,7 +57,8 @@ def samples(config: Config, number: int, rows: slice = slice(None)) -> Dict[str,
     flags = {key: np.zeros(shape, bool) for key in ('is_first', 'is_last', 'is_terminal')}
     flags['is_last'][0, 2] = flags['is_terminal'][0, 2] = flags['is_first'][0, 3] = True
     data = dict(
-        image=rng.integers(0, 256, (*shape, 32, 32, 3), dtype=np.uint8), vector=np.zeros((*shape, 0), np.float32),
+        image=rng.integers(0, 256, (*shape, 32, 32, 3), dtype=np.uint8),
+        vector=np.zeros((*shape, 0), np.float32),
         action=rng.uniform(-1, 1, (*shape, small.ACTIONS)).astype(np.float32),
         reward=rng.normal(size=shape).astype(np.float32), **flags)
     half = shape[0] // 2
@@ -135,7 +137,12 @@ def run(team: Team, folder: Path, overrides: Dict[str, List[str]]) -> None:
     """Every case with one team; rank r writes <case>-<r>.safetensors."""
     learners: List[Learner] = []  # of a rank that follows
     make = worker._make_learner
-    with mock.patch.object(worker, '_make_learner', lambda *given: learners.append(make(*given)) or learners[-1]):
+
+    def remember(*given) -> Learner:
+        learners.append(make(*given))
+        return learners[-1]
+
+    with mock.patch.object(worker, '_make_learner', remember):
         for case in CASES:
             with noise_by_row(team.rank, team.size):
                 if team.rank == 0:

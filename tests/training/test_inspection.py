@@ -16,7 +16,8 @@ from dreamer_ros.nets.rssm import State
 from dreamer_ros.replay.episode import Episode
 from dreamer_ros.training import process
 from dreamer_ros.training.checkpoint import find_checkpoint
-from dreamer_ros.training.inspection import discounted_returns, film_with_curves, inspect_episode, write_inspection
+from dreamer_ros.training.inspection import (
+    discounted_returns, film_with_curves, inspect_episode, write_inspection)
 from dreamer_ros.training.learner import Learner
 from tests.agents import small
 from tests.replay import bags
@@ -69,7 +70,8 @@ def test_rewards_and_values_are_those_of_the_running_policy(system, rng, seed, m
         if t:  # the action that was recorded, not the one this policy would take
             state[:, -small.ACTIONS:] = torch.from_numpy(episode.action[t - 1])
         is_first = torch.from_numpy(episode.is_first[None, t])
-        _, state = policy(torch.from_numpy(episode.image[None, t]), is_first, state, torch.zeros(1, policy.noise_size))
+        image, noise = torch.from_numpy(episode.image[None, t]), torch.zeros(1, policy.noise_size)
+        _, state = policy(image, is_first, state, noise)
         deter, stoch, _ = state.split(policy.sizes, -1)
         if t < context:
             dreamed = State(deter, stoch)
@@ -156,7 +158,8 @@ def test_command_writes_files_that_can_be_read(checkpoint, capsys, monkeypatch):
     [bag] = (checkpoint / 'episodes').glob('2*')
     assert cli.main(['dream', str(checkpoint), '--bag', str(bag), '--context', '3']) == 0
     folder = checkpoint / 'dreams' / bag.name
-    assert capsys.readouterr().out.split() == [f'dreams/{bag.name}/dream.{kind}' for kind in ('json', 'png', 'mp4')]
+    names = [f'dreams/{bag.name}/dream.{kind}' for kind in ('json', 'png', 'mp4')]
+    assert capsys.readouterr().out.split() == names
     film = iio.imread(folder / 'dream.mp4')
     assert film.shape[0] == 21 and film.std() > 0
     assert iio.imread(folder / 'dream.png').shape[1] == 1000
