@@ -62,7 +62,7 @@ def test_rewards_and_values_are_those_of_the_running_policy(system, rng, seed, m
         error = np.mean((image - episode.image[t].astype(float)) ** 2) / 255 ** 2
         return error, float(model.predict_reward(feature)), float(behaviour.value(feature))
 
-    state, filtered, predicted = torch.zeros(1, policy.state_size), [], []
+    state, dreamed, filtered, predicted = torch.zeros(1, policy.state_size), None, [], []
     for t in range(LENGTH):
         if t >= context:
             action = torch.from_numpy(episode.action[None, t - 1])
