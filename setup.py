@@ -25,7 +25,7 @@ SIMULATION = [
 ]
 
 BASELINES = [
-    'stable-baselines3>=2.3,<3',  # soft actor-critic
+    'stable-baselines3>=2.7,<3',  # soft actor-critic with returns of several steps
 ]
 
 EXTRAS = {

@@ -1,7 +1,7 @@
-"""Soft actor-critic from pixels: stable-baselines3's SAC with what DrQ (arXiv 2004.13649) adds.
+"""Soft actor-critic from pixels: stable-baselines3's SAC with what DrQ (2004.13649, 2107.09645) adds.
 
 Sampled images are shifted by a few pixels at random; the critic alone trains the convolutions, which serve the
-actor too; features are few, normalised and bounded.
+actor too; features are few, normalised and bounded; returns are those of three steps.
 """
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 import torch
 from stable_baselines3 import SAC
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
@@ -39,9 +39,9 @@ def train_sac(task: str, image_size: Tuple[int, int], action_repeat: int, seed: 
     evaluation = PixelTask(task, image_size, action_repeat, seed + EVALUATION_SEED)
     budget = math.ceil(protocol.steps / action_repeat)
     model = SAC(
-        DrqPolicy, environment, learning_rate=1e-3, batch_size=128, tau=0.01, ent_coef='auto_0.1',
+        DrqPolicy, environment, learning_rate=1e-3, batch_size=128, tau=0.02, ent_coef='auto_0.1',
         buffer_size=min(CAPACITY, budget), learning_starts=min(PREFILL, budget // 2), seed=seed,
-        replay_buffer_class=ShiftingBuffer, device='auto')
+        replay_buffer_class=ShiftingBuffer, replay_buffer_kwargs={'n_steps': 3, 'gamma': 0.99})
     watch = _Watch(evaluation, protocol, action_repeat, report)
     model.learn(budget, callback=watch)
     watch.outcome.returns = watch.evaluate(protocol.episodes)
@@ -78,7 +78,7 @@ class PixelTask(gymnasium.Env):
         self._environment.close()
 
 
-class ShiftingBuffer(ReplayBuffer):
+class ShiftingBuffer(NStepReplayBuffer):
     """Shifts every sampled observation by up to SHIFT pixels each way."""
 
     def _get_samples(self, *arguments, **options) -> ReplayBufferSamples:
