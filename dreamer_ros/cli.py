@@ -295,21 +295,24 @@ def _benchmark_parsers(commands, command) -> None:
 
 def _world_models_parsers(commands, command) -> None:
     evolve = command(
-        commands, 'evolve', _evolve, "evolve a new controller for a World Models run, and add it to the run's policies",
+        commands, 'evolve', _evolve, "evolve a new controller for a World Models run into the run's policies",
         'dreamer evolve runs/cartpole_swingup-world_models_cpu-20260131-120000 --in dream --temperature 1.15')
     evolve.add_argument('--in', dest='place', choices=['dream', 'simulator'], default='dream',
                         help='where candidates are scored (default: dream)')
-    evolve.add_argument('--temperature', type=_positive_number, metavar='T', help="of dreams (default: the run's)")
+    evolve.add_argument('--temperature', type=_positive_number, metavar='T',
+                        help="of dreams (default: the run's)")
     temperature = command(
         commands, 'temperature', _temperature,
-        'evolve controllers in dreams of several temperatures, and compare their scores in dream and simulator',
-        'dreamer temperature runs/cartpole_swingup-world_models_cpu-20260131-120000 --values 0.1 0.5 1.0 1.15 1.3')
+        'evolve controllers in dreams of several temperatures, compare their scores in dream and simulator',
+        'dreamer temperature runs/cartpole_swingup-world_models_cpu-20260131-120000 --values 0.1 1.0 1.3')
     temperature.add_argument('--values', type=_positive_number, nargs='+', metavar='T',
                              default=[0.1, 0.5, 1.0, 1.15, 1.3], help='default: 0.1 0.5 1.0 1.15 1.3')
-    temperature.add_argument('--episodes', type=_count, default=10, metavar='N', help='of each score (default: 10)')
+    temperature.add_argument('--episodes', type=_count, default=10, metavar='N',
+                             help='of each score (default: 10)')
     for parser in (evolve, temperature):
         parser.add_argument('run_directory', metavar='RUN', help='run directory')
-        parser.add_argument('--generations', type=_count, default=100, metavar='N', help='of CMA-ES (default: 100)')
+        parser.add_argument('--generations', type=_count, default=100, metavar='N',
+                            help='of CMA-ES (default: 100)')
         parser.add_argument('--seed', type=_whole_number, default=0, metavar='N', help='default: 0')
 
 

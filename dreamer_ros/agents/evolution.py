@@ -22,8 +22,8 @@ class Evolution(nn.Module):
     """
 
     # buffer -> the library's attribute
-    STATE = {'mean': '_mean', 'sigma': '_sigma', 'covariance': '_C', 'path_sigma': '_p_sigma', 'path_c': '_pc',
-             'generation': '_g'}
+    STATE = {'mean': '_mean', 'sigma': '_sigma', 'covariance': '_C', 'path_sigma': '_p_sigma',
+             'path_c': '_pc', 'generation': '_g'}
 
     def __init__(self, size: int, population: int, sigma: float):
         super().__init__()

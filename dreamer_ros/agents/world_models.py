@@ -1,4 +1,4 @@
-"""World Models (Ha and Schmidhuber, arXiv 1803.10122): V sees, M predicts, C acts and evolves in M's dreams."""
+"""World Models (Ha and Schmidhuber, arXiv 1803.10122): V sees, M predicts, C acts and evolves in dreams."""
 from __future__ import annotations
 
 from typing import Dict, List, NamedTuple, Optional, Tuple
@@ -132,8 +132,8 @@ class WorldModels(Agent):
         """One generation of CMA-ES in dreams from `starts` of the batch; C becomes the new mean.
 
         All candidates dream from the same states with the same random numbers, so that they differ by what
-        they do. Like the authors' code, the fitness is the mean return less a little of the mean squared weight:
-        saturated controllers act alike at any size, and nothing else would hold it.
+        they do. As in the authors' code, the fitness is the mean return less a little of the mean squared
+        weight: saturated controllers act alike at any size, and nothing else would hold it.
         """
         settings = self.config.controller
         start = self.starts(batch, settings.rollouts)
@@ -151,8 +151,8 @@ class WorldModels(Agent):
     def starts(self, batch: Optional[Batch], count: int) -> DreamStart:
         """Where `count` dreams begin.
 
-        `controller.first` of them begin at first images of episodes that were seen, with nothing in M; the others
-        at the last states of sequences of the batch. Without a batch all begin at first images.
+        `controller.first` of them begin at first images of episodes that were seen, with nothing in M; the
+        others at the last states of sequences of the batch. Without a batch all begin at first images.
         """
         first = count if batch is None else round(self.config.controller.first * count) * bool(self.firsts)
         begun = torch.randint(int(self.firsts.clamp(1, FIRST_IMAGES)), (first,), device=self.firsts.device)
@@ -225,7 +225,8 @@ class WorldModels(Agent):
             outputs.append(state.h[:, None])
         predicted, h = torch.cat(latents, 1), torch.cat(outputs, 1)
         images = [self.vae.decode(flatten_time(z)).unflatten(0, shape) for z in (seen, predicted)]
-        return Inspection(*images, self.predict_reward(seen, states.h), self.predict_reward(predicted, h), None)
+        rewards = self.predict_reward(seen, states.h), self.predict_reward(predicted, h)
+        return Inspection(*images, *rewards, None)
 
     def predict_reward(self, z: Tensor, h: Tensor) -> Tensor:
         """Expected reward on arriving at z [..., Z], whose past is in h [..., units]."""
@@ -274,8 +275,8 @@ class Controller(nn.Module):
 class ControllerPolicy(nn.Module):
     """V, M and C as one pure function, the module that is exported to ONNX.
 
-    The state is [h | c]: what M remembers, the action given included. The noise is [z | exploration]; all-zero
-    noise acts on the mean of the code without exploring.
+    The state is [h | c]: what M remembers, the action given included. The noise is [z | exploration];
+    all-zero noise acts on the mean of the code without exploring.
 
     Shares its parameters with the agent it is made from.
     """

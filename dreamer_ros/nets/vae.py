@@ -38,10 +38,10 @@ class VAE(nn.Module):
     take other kinds. What z must predict is `vae.target`:
 
     image: all pixels, Σ(x − x̂)² of a sigmoid, as in the paper.
-    thumbnail: the image at a quarter of its size, every pixel standardised by its own history, by one hidden
-        layer. The paper's robots fill the image; where the robot is a thin pole, sharp pixels do not tell a
-        small autoencoder where it is. The image decoder then learns from a share of the images, without
-        gradient into z: it only shows what z holds.
+    thumbnail: the image at a quarter of its size, every pixel standardised by its own history, by one
+        hidden layer. The paper's robots fill the image; where the robot is a thin pole, sharp pixels do not
+        tell a small autoencoder where it is. The image decoder then learns from a share of the images,
+        without gradient into z: it only shows what z holds.
 
     Args:
         config: the run's config (sections vae, conv, mlp, loss).

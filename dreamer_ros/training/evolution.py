@@ -1,4 +1,4 @@
-"""The controller of a trained World Models run, evolved again: in dreams of any temperature, or in the simulator."""
+"""The controller of a World Models run, evolved again: in dreams of any temperature, or in the simulator."""
 from __future__ import annotations
 
 import os
@@ -49,7 +49,8 @@ class Simulators:
     def __init__(self, learner: Learner, count: int, seed: int):
         spec = learner.spec
         self._exporter = Exporter(learner.policy, spec)
-        self._players = [Player(spec.name, learner.config.env, spec.action_repeat, seed + n) for n in range(count)]
+        self._players = [Player(spec.name, learner.config.env, spec.action_repeat, seed + n)
+                         for n in range(count)]
         self.episode_steps = self._players[0].episode_steps
         self._folder = tempfile.TemporaryDirectory(prefix='dreamer-')
         self._versions = 0
@@ -69,7 +70,8 @@ class Simulators:
 
     def _share(self, episodes: int, policy: Optional[Path]) -> List[float]:
         count = len(self._players)
-        playing = [player.play(len(range(n, episodes, count)), policy) for n, player in enumerate(self._players)]
+        playing = [player.play(len(range(n, episodes, count)), policy)
+                   for n, player in enumerate(self._players)]
         return [value for future in playing for value in future.result()]
 
     def close(self) -> None:
@@ -83,8 +85,8 @@ def evolve(run: Path, place: str, temperature: Optional[float], generations: int
            report: Callable[[str], None]) -> Path:
     """Evolve a controller for a run's V and M from nothing, and add it to the run's policies.
 
-    In a dream the fitness is what `controller` in the run's config says. In the simulator it is the mean return
-    of `controller.rollouts` deterministic episodes, less the same decay.
+    In a dream the fitness is what `controller` in the run's config says. In the simulator it is the mean
+    return of `controller.rollouts` deterministic episodes, less the same decay.
 
     Args:
         run: a run directory.

@@ -1,8 +1,8 @@
-"""The temperature experiment of World Models: what a controller earns in its dream, and what in the simulator.
+"""The temperature experiment of World Models: a controller's score in its dream and in the simulator.
 
-At a low temperature a dream is nearly certain, and a controller learns to use the model's mistakes: its score in
-the dream is high, in the simulator low. A higher temperature makes the dream harder and such tricks useless, until
-it is too random to learn in (arXiv 1803.10122, table 2).
+At a low temperature a dream is nearly certain, and a controller learns to use the model's mistakes: its
+score in the dream is high, in the simulator low. A higher temperature makes the dream harder and such tricks
+useless, until it is too random to learn in (arXiv 1803.10122, table 2).
 """
 from __future__ import annotations
 
@@ -86,8 +86,9 @@ def plot(result: dict, path: Path) -> Path:
     temperatures = [row['temperature'] for row in result['rows']]
     for key, colour in (('dream', 'tab:purple'), ('simulator', 'tab:orange')):
         scores = [row[key] for row in result['rows']]
-        axis.errorbar(temperatures, [s['mean'] for s in scores], [s['std'] for s in scores], fmt='o-', capsize=3,
-                      color=colour, label=f'score in the {key}')
+        means, deviations = ([score[part] for score in scores] for part in ('mean', 'std'))
+        axis.errorbar(temperatures, means, deviations, fmt='o-', capsize=3, color=colour,
+                      label=f'score in the {key}')
     axis.axhline(result['random']['mean'], color='0.6', linestyle='--', label='random, in the simulator')
     axis.set(xlabel='temperature of the dream it evolved in', ylabel='episode return',
              title=f'{result["task"]}, {result["preset"]}, {result["updates"]} updates')

@@ -1,4 +1,4 @@
-"""World Models as a whole: sizes of the paper, what M learns from, dreams, the policy, evolution in the learner."""
+"""World Models as a whole: the paper's sizes, what M learns from, dreams, policy, evolution."""
 import numpy as np
 import pytest
 import torch
@@ -12,9 +12,9 @@ from dreamer_ros.nets.mdn_rnn import LSTMState
 from dreamer_ros.training.learner import Learner
 from tests.agents.small import ACTIONS, batch, robot, touched
 
-SMALL = ('env.image_size=32', 'conv.depth=2', 'mlp.units=9', 'vae.latent=3', 'memory.units=6', 'memory.mixtures=4',
-         'controller.population=6', 'controller.rollouts=3', 'controller.horizon=5', 'controller.every=1',
-         'memory.done=true')
+SMALL = ('env.image_size=32', 'conv.depth=2', 'mlp.units=9', 'vae.latent=3', 'memory.units=6',
+         'memory.mixtures=4', 'memory.done=true', 'controller.population=6', 'controller.rollouts=3',
+         'controller.horizon=5', 'controller.every=1')
 
 
 def config(*overrides):
@@ -64,7 +64,7 @@ def test_gradients_of_m_stop_at_the_codes(seed):
 
 
 def test_memory_loss_is_the_papers(seed):
-    """Mean over steps with a past and over dimensions of −ln Σ π N, plus the reward's ½(r̂ − r)² and weighted BCE."""
+    """Mean over steps with a past and over dimensions of −ln Σ π N, plus ½(r̂ − r)² and weighted BCE."""
     made, data = agent('loss.reward_scale=2.0', seed=seed), batch(3, 6, seed)
     z = torch.randn(3, 6, 3)
     with torch.no_grad():
@@ -80,7 +80,8 @@ def test_memory_loss_is_the_papers(seed):
                 count += 1
                 mixture = made.memory.predict(state.h)
                 share, std = mixture.logits[0].softmax(0), mixture.log_std[0].exp()
-                density = torch.exp(-0.5 * ((z[b, t] - mixture.mean[0]) / std) ** 2) / std / (2 * np.pi) ** 0.5
+                error = (z[b, t] - mixture.mean[0]) / std
+                density = torch.exp(-0.5 * error ** 2) / std / (2 * np.pi) ** 0.5
                 nll -= float((share * density).sum(0).log().mean())
                 predicted = made.reward(torch.cat([z[b, t][None], state.h], -1))
                 reward += 0.5 * float(predicted - data.reward[b, t]) ** 2
@@ -145,7 +146,8 @@ def test_policy_reproduces_the_states_of_training(seed):
             actions.append(action)
             state = after
         actions, states = torch.stack(actions, 1), torch.stack(states, 1)
-        z = made.vae.encode(data.image.flatten(0, 1)).sample(noise[..., :3].flatten(0, 1)).unflatten(0, (3, 8))
+        code = made.vae.encode(data.image.flatten(0, 1))
+        z = code.sample(noise[..., :3].flatten(0, 1)).unflatten(0, (3, 8))
         previous = torch.cat([torch.zeros(3, 1, ACTIONS), actions[:, :-1]], 1)
         trained = made.memory.filter(z, previous, is_first)
         torch.testing.assert_close(states, torch.cat([trained.h, trained.c], -1))
@@ -158,15 +160,16 @@ def test_zero_noise_is_deterministic_and_on_the_mean(seed):
     made = agent('controller.exploration_noise=0.5', seed=seed)
     policy, data = made.policy(), batch(2, 1, seed)
     with torch.no_grad():
-        action, _ = policy(data.image[:, 0], torch.ones(2, dtype=torch.bool), torch.randn(2, policy.state_size),
-                           torch.zeros(2, policy.noise_size))
+        first, state = torch.ones(2, dtype=torch.bool), torch.randn(2, policy.state_size)
+        action, _ = policy(data.image[:, 0], first, state, torch.zeros(2, policy.noise_size))
         z = made.vae.encode(data.image[:, 0]).mean
         torch.testing.assert_close(action, made.controller(torch.cat([z, torch.zeros(2, 6)], -1)))
 
 
 def test_evolution_improves_the_dream_it_is_scored_in(seed, monkeypatch):
     """With M as it is, and a reward that actions can change, the return of dreams rises over generations."""
-    made, data = agent('controller.population=16', 'controller.horizon=12', 'controller.decay=0', seed=seed), batch(4, 8, seed)
+    made = agent('controller.population=16', 'controller.horizon=12', 'controller.decay=0', seed=seed)
+    data = batch(4, 8, seed)
     made.done = None
     with torch.no_grad():
         made.memory.cell.input.weight[:, 3:] += 2.0 * torch.randn(24, ACTIONS)
@@ -236,7 +239,8 @@ def test_resume_continues_bit_for_bit(tmp_path, seed):
         expected = first.update(samples(k))
         torch.set_rng_state(random)
         actual = second.update(samples(k))
-        assert expected.keys() == actual.keys() and all(torch.equal(expected[key], actual[key]) for key in expected)
+        assert expected.keys() == actual.keys()
+        assert all(torch.equal(expected[key], actual[key]) for key in expected)
     for (name, a), b in zip(first.agent.state_dict().items(), second.agent.state_dict().values()):
         assert torch.equal(a, b), name
     assert int(second.agent.evolution.generation) == 3
@@ -269,7 +273,7 @@ def test_dream_video_agrees_on_the_context(seed):
 
 @pytest.mark.parametrize('override, names', [
     ('env.inputs=both', 'env.inputs .*both'), ('env.inputs=vector', 'env.inputs .*vector'),
-    ('conv.kind=pool', 'conv.kind .*pool'), ('schedule.overlap=true', 'true')])
+    ('conv.kind=pool', 'conv.kind .*pool'), ('schedule.overlap=true critic.replay_scale=0', 'true')])
 def test_settings_that_do_not_fit_are_refused(override, names):
     with pytest.raises(InputError, match=f'world_models.* {names}'):
-        config(override)
+        config(*override.split())

@@ -16,8 +16,8 @@ from dreamer_ros.training.run import RunDirectory, latest_policy
 
 REPEAT = 100  # an episode of ten actions
 SMALL = ('env.image_size=32', 'conv.depth=2', 'mlp.units=9', 'vae.latent=3', 'memory.units=6',
-         'controller.population=6', 'controller.rollouts=2', 'controller.horizon=5', 'controller.decay=0.1', 'controller.every=0',
-         f'env.action_repeat={{default: {REPEAT}}}')
+         'controller.population=6', 'controller.rollouts=2', 'controller.horizon=5', 'controller.decay=0.1',
+         'controller.every=0', f'env.action_repeat={{default: {REPEAT}}}')
 
 
 @pytest.fixture(scope='module')
@@ -36,7 +36,8 @@ def trained_run(path, spec, preset='world_models_cpu', overrides=SMALL, updates=
     flags['is_first'][:, 0] = True
     for _ in range(updates):
         learner.update({
-            'image': rng.integers(0, 256, (*shape, 32, 32, 3), np.uint8), 'vector': np.zeros((*shape, 0), np.float32),
+            'image': rng.integers(0, 256, (*shape, 32, 32, 3), np.uint8),
+            'vector': np.zeros((*shape, 0), np.float32),
             'action': rng.uniform(-1, 1, (*shape, 1)).astype(np.float32),
             'reward': rng.uniform(0, 1, shape).astype(np.float32), **flags})
     directory = RunDirectory(path, config, spec)
@@ -59,7 +60,8 @@ def test_evolved_controller_becomes_a_policy_of_the_run(place, tmp_path, spec, c
     assert runners[0].metadata['evolved'] == where and runners[0].metadata['system'] == 'world_models'
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     first, second = (runner.act(image, None, True, False) for runner in runners)
-    assert first.any() and np.array_equal(first, second) == (place == 'simulator')  # which knows no temperature
+    assert first.any()
+    assert np.array_equal(first, second) == (place == 'simulator')  # which knows no temperature
 
 
 def test_fitness_in_the_simulator_is_the_return_of_the_candidate(tmp_path, spec, monkeypatch):
@@ -87,7 +89,8 @@ def test_fitness_in_the_simulator_is_the_return_of_the_candidate(tmp_path, spec,
 
 def test_temperature_experiment(tmp_path, spec, capsys):
     run = trained_run(tmp_path / 'run', spec)
-    assert cli.main(['temperature', str(run), '--values', '0.1', '1.3', '--generations', '2', '--episodes', '3']) == 0
+    command = ['temperature', str(run), '--values', '0.1', '1.3', '--generations', '2', '--episodes', '3']
+    assert cli.main(command) == 0
     printed = capsys.readouterr().out
     assert 'temperature 0.1: ' in printed and 'temperature 1.3: ' in printed
     result = json.loads((run / 'temperature.json').read_text())
