@@ -11,8 +11,11 @@ import uuid
 import zlib
 from pathlib import Path
 
-import numpy as np
-import pytest
+# Tests compute with small tensors: a second thread would mostly spin, and starve what runs beside it.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import numpy as np  # noqa: E402 - reads the environment
+import pytest  # noqa: E402
 
 DOMAINS = range(100, 231)
 _USED = set()  # by this session
