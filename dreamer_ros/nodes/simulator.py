@@ -28,7 +28,7 @@ from dreamer_ros.simulation import environment
 ASK_AGAIN = 1.0      # seconds without an action until the observation is published once more
 SAY_AGAIN = 5.0      # seconds between two lines about the same trouble
 TRAINER_PATIENCE = 5.0  # seconds at the start to discover the trainer that publishes `pace`
-PACE_PATIENCE = 1.0   # seconds from then on for a pace to arrive
+PACE_PATIENCE = 4.0   # seconds from then on for a pace to arrive; a lost one is sent again after 3
 PACE_HEADSTART = 1_000_000_000  # nanoseconds that a restarted simulator's stamps begin after the last pace
 STAMPS_KEPT = 1000   # observations whose late or repeated actions are ignored without a word
 
