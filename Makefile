@@ -65,6 +65,8 @@ $(INSTALLED): setup.py setup.cfg $(CONSTRAINTS)
 	[ ! -e $(VENV) ] || [ -e $@ ] || rm -rf $(VENV)
 	[ -e $(BIN)/python ] || $(PYTHON) -m venv $(VENV_OPTIONS) $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
+	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c $(CONSTRAINTS) dm_control; fi
 	touch $@
 
 # Rendering without a display needs OpenGL from the system.

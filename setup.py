@@ -20,8 +20,12 @@ ROBOT = [
 
 SIMULATION = [
     'mujoco>=3.1,<4',       # physics and rendering; 4 breaks dm_control
-    'dm_control>=1.0.16',   # the control suite
+    "dm_control>=1.0.16; python_version < '3.13'",  # the control suite
     'pyopengl>=3.1.6',      # MuJoCo's way to EGL
+    # dm_control needs labmaze, for tasks that are not used here, which has no wheel for Python 3.13. There it is to
+    # be installed with --no-deps, as the Makefile does, beside what else it needs:
+    *(f"{name}; python_version >= '3.13'" for name in (
+        'absl-py', 'dm-env', 'dm-tree', 'glfw', 'lxml', 'protobuf', 'pyparsing', 'requests', 'scipy', 'tqdm')),
 ]
 
 BASELINES = [
