@@ -11,7 +11,8 @@ from dreamer_ros.config import Config
 from dreamer_ros.nets.conv import ImageDecoder, ImageEncoder
 from dreamer_ros.nets.layers import initialise, mlp
 
-THUMBNAIL = 4  # side of the pixels that are averaged into one
+THUMBNAIL = 4  # pixels of the image from one pixel of the thumbnail to the next
+BLUR = 12  # side of the pixels that are averaged into one: wider, so that what moves changes them smoothly
 WATCHED_SHARE = 8  # with thumbnails, the image decoder learns from every eighth image
 
 
@@ -38,10 +39,11 @@ class VAE(nn.Module):
     take other kinds. What z must predict is `vae.target`:
 
     image: all pixels, Σ(x − x̂)² of a sigmoid, as in the paper.
-    thumbnail: the image at a quarter of its size, every pixel standardised by its own history, by one
-        hidden layer. The paper's robots fill the image; where the robot is a thin pole, sharp pixels do not
-        tell a small autoencoder where it is. The image decoder then learns from a share of the images,
-        without gradient into z: it only shows what z holds.
+    thumbnail: the blurred image at a quarter of its size, every pixel standardised by its own history, by
+        one hidden layer. The paper's robots fill the image; where the robot is a thin pole, sharp pixels do
+        not tell a small autoencoder where it is. Blur makes pixels, and so z, change smoothly as it moves,
+        which M can predict and C, being linear, can use. The image decoder then learns from a share of the
+        images, without gradient into z: it only shows what z holds.
 
     Args:
         config: the run's config (sections vae, conv, mlp, loss).
@@ -102,7 +104,8 @@ class VAE(nn.Module):
 
     def thumbnail_loss(self, z: Tensor, image: Tensor) -> Tensor:
         """Squared error of standardised thumbnails, summed over their pixels, averaged over images."""
-        target = F.avg_pool2d(image.permute(0, 3, 1, 2).float() / 255.0, THUMBNAIL).flatten(1)
+        target = F.avg_pool2d(image.permute(0, 3, 1, 2).float() / 255.0, BLUR, THUMBNAIL,
+                              padding=(BLUR - THUMBNAIL) // 2, count_include_pad=False).flatten(1)
         with torch.no_grad():
             self.batches += 1
             rate = torch.clamp(1.0 / self.batches, min=0.01)

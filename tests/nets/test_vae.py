@@ -1,4 +1,5 @@
 """The eye of World Models: the paper's network, its KL and its free nats."""
+import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
@@ -87,9 +88,21 @@ def test_thumbnails_are_standardised():
     plain = torch.zeros(64, 3 * 8 * 8)
     for seed in range(30):
         image = images(64, 32, seed).float()
-        image[:, :16] = 99.0  # never changes
+        image[:, :16] = 99.0  # never changes: three rows of the thumbnail lie within
         value = float(made.thumbnail_loss(plain, image.to(torch.uint8)))
     # the squared error of predicting 0 for standardised pixels is their count, less what ε takes from the std
     std = made.pixel_variance.sqrt()
     assert value == pytest.approx(float((std / (std + 0.01)).square().sum()), rel=0.05)
-    assert made.pixel_variance.view(3, 8, 8)[:, :4].abs().max() < 1e-6
+    assert made.pixel_variance.view(3, 8, 8)[:, :3].abs().max() < 1e-6
+
+
+def test_thumbnails_are_means_of_overlapping_squares(rng):
+    made = VAE(load_preset('world_models_cpu', SMALL), (32, 32), 3)
+    made.thumbnail = torch.nn.Identity()
+    image = rng.integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+    made.thumbnail_loss(torch.zeros(1, 3 * 8 * 8), torch.from_numpy(image))
+    means = made.pixel_mean.view(3, 8, 8)  # after one image
+    for row, column in ((0, 0), (3, 5), (7, 4)):  # 12 x 12 pixels, less what lies outside of the image
+        square = image[0, max(4 * row - 4, 0):4 * row + 8, max(4 * column - 4, 0):4 * column + 8]
+        expected = torch.from_numpy(square.mean((0, 1)) / 255.0).float()
+        torch.testing.assert_close(means[:, row, column], expected)
