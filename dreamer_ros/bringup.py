@@ -23,6 +23,7 @@ from dreamer_ros.files import read_text
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.process import check_learners
 from dreamer_ros.training.run import default_logdir, latest_policy, new_evaluation
+from dreamer_ros.training.schedule import Schedule
 
 RESTARTS_PER_MINUTE = 3
 
@@ -287,13 +288,15 @@ def _sim_train(task: str, preset: str, logdir: str, simulators: int, seed: int, 
     task, name, preset = _resume(logdir, task, preset)
     config = load_preset(preset, overrides)
     check_learners(config, learners)
+    repeat = config.action_repeat_for(name)
+    Schedule.make(config.schedule, steps or config.schedule.steps, repeat)  # refuses a budget that teaches nothing
     folder = Path(logdir) if logdir else default_logdir(name, Path(preset).stem)
     folder = folder.expanduser().absolute()
     robots = [f'sim{n}' for n in range(simulators)]
     processes = []
     for n, robot in enumerate(robots):
         processes += _robot(
-            robot, task, _senses(config.env), config.action_repeat_for(name), render, mode,
+            robot, task, _senses(config.env), repeat, render, mode,
             # far apart, so that simulator 1 of seed 0 is not simulator 0 of seed 1
             seed + 1000 * n, wait_for_learner=mode == 'lockstep',
             agent={'mode': 'train', 'evaluate_every': evaluate_every}, episodes_folder=folder / 'episodes')

@@ -64,11 +64,11 @@ def test_modes(mode, pace, free_running, simulator_mode):
 
 
 def test_presets_and_overrides_reach_simulator_and_trainer():
-    overrides = ['env.image_size=[32,48]', 'schedule.steps=1234', 'env.action_repeat.default=5']
+    overrides = ['env.image_size=[32,48]', 'schedule.steps=123456', 'env.action_repeat.default=5']
     processes = by_label(scenario('sim_train', {'preset': 'dreamerv3_1m', 'overrides': ' '.join(overrides)}))
     simulator, trainer = processes['simulator of sim0'].parameters, processes['trainer'].parameters
     assert (simulator['image_size'], simulator['action_repeat']) == ([32, 48], 5)
-    assert trainer['steps'] == 1234
+    assert trainer['steps'] == 123456
     assert trainer['overrides'] == overrides
 
 
@@ -121,6 +121,7 @@ def test_a_task_file_anywhere_is_a_task(monkeypatch, tmp_path):
     ({'task': 'walker_wlak'}, ['walker_wlak', 'walker_walk']),
     ({'preset': 'dreamerv3_2m'}, ['dreamerv3_2m', 'dreamerv3_12m']),
     ({'simulators': '0'}, ['simulators:=0', 'whole number from 1']),
+    ({'steps': '1500', 'preset': 'cpu'}, ['steps', 'env steps that are played at random', '1500']),
     ({'seed': 'x'}, ['seed:=x', 'whole number']),
     ({'mode': 'fast'}, ['mode:=fast', 'lockstep, free, realtime']),
     ({'overrides': 'schedule.bach=3', 'preset': 'dreamerv3_1m'}, ['schedule.bach', 'batch']),
@@ -174,10 +175,10 @@ def test_an_existing_run_brings_its_task_and_preset(tmp_path):
     spec = RobotSpec('walker_walk', (64, 64), (), ('a',), (-1.0,), (1.0,), 0.05, 2)
     (tmp_path / 'spec.json').write_text(spec.to_json())
     from dreamer_ros.config import load_preset
-    (tmp_path / 'config.yaml').write_text(load_preset('dreamerv3_1m', ('schedule.steps=77',)).to_yaml())
+    (tmp_path / 'config.yaml').write_text(load_preset('dreamerv3_1m', ('schedule.steps=77777',)).to_yaml())
     processes = by_label(scenario('sim_train', {'logdir': str(tmp_path)}))
     assert processes['simulator of sim0'].parameters['task'] == 'walker_walk'
-    assert processes['trainer'].parameters['steps'] == 77
+    assert processes['trainer'].parameters['steps'] == 77777
     with pytest.raises(InputError, match='holds a run of walker_walk, not of cup_catch'):
         scenario('sim_train', {'logdir': str(tmp_path), 'task': 'cup_catch'})
 

@@ -131,7 +131,8 @@ class Evaluator:
         if self._results:
             returns = [result['return'] for result in self._results]
             mean, deviation = float(np.mean(returns)), float(np.std(returns))
-            print(f'mean return {mean:.1f} ± {deviation:.1f} over {len(returns)} episodes', flush=True)
+            print(f'mean return {mean:.1f} ± {deviation:.1f} over {len(returns)} '
+                  f'episode{"s" * (len(returns) != 1)}', flush=True)
             if self._output:
                 self._write_result({'task': self._spec.name, 'spec_hash': self._spec.hash, 'mean_return': mean,
                              'standard_deviation': deviation, 'episodes': self._results})

@@ -83,10 +83,12 @@ class Episode:
 
     @property
     def mode(self) -> str:
-        """What chose the actions: random, explore, evaluate or human. An episode counts as evaluate only if
-        all of it was; otherwise the most frequent of the others names it."""
-        others = [kind for kind, _ in self._modes.most_common() if kind != 'evaluate']
-        return others[0] if others else 'evaluate' if self._modes else 'random'
+        """What chose the actions: random, explore, evaluate or human. An episode counts as random or evaluate
+        only if all of it was; otherwise the most frequent of the others names it."""
+        if len(self._modes) <= 1:
+            return next(iter(self._modes), 'random')
+        others = [kind for kind, _ in self._modes.most_common() if kind not in ('evaluate', 'random')]
+        return others[0] if others else 'explore'
 
     def summary(self) -> str:
         """For the log."""
