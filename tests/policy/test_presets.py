@@ -22,7 +22,8 @@ SMALL = ('schedule.batch=2', 'schedule.length=6', 'imagination.horizon=3')
     ('dreamerv3_1m', ('rssm.deter=128',)),
     ('dreamerv2', ('rssm.deter=64', 'mlp.units=32', 'conv.depth=8', 'rssm.stoch=8', 'rssm.classes=8')),
     ('dreamer', ('rssm.deter=64', 'mlp.units=32', 'conv.depth=8')),
-    ('world_models_cpu', ('controller.horizon=3', 'controller.population=8', 'controller.sigma=1')),
+    ('world_models_cpu', ('controller.horizon=3', 'controller.population=8', 'controller.sigma=1',
+                          'controller.every=1')),
 ])
 def test_exported_agent_matches_torch(tmp_path, preset, overrides, discrete, rng, seed):
     config = load_preset(preset, (*SMALL, *overrides))
