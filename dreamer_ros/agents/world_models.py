@@ -268,7 +268,7 @@ class Controller(nn.Module):
 
     def _bounded(self, action: Tensor) -> Tensor:
         if self.discrete:
-            return (action >= action.amax(-1, keepdim=True)).to(action.dtype)
+            return F.one_hot(action.argmax(-1), self.actions).to(action.dtype)
         return action.clamp(-1.0, 1.0)
 
 

@@ -131,6 +131,11 @@ def test_candidates_act_as_the_controller_they_become(discrete, seed):
             torch.testing.assert_close(action, torch.tanh(raw))
 
 
+def test_a_choice_is_one_also_before_evolution():
+    actions = Controller(5, 3, discrete=True)(torch.zeros(2, 5))
+    assert torch.equal(actions, torch.tensor([[1.0, 0.0, 0.0]] * 2))
+
+
 def test_policy_reproduces_the_states_of_training(seed):
     """Act step by step, store as a recorder would, and filter the stored sequence as the learner does."""
     made = agent('controller.exploration_noise=0.5', seed=seed)
