@@ -347,7 +347,7 @@ def main() -> int:
     """Entry point of `ros2 run dreamer_ros trainer`, and of each rank of `torchrun -m dreamer_ros.nodes.trainer`."""
     if process.torchrun_rank():
         from dreamer_ros.training import worker
-        return worker.main()
+        worker.main()
     return run_node('trainer', body)
 
 

@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from dreamer_ros.config import Config
 from dreamer_ros.spec import RobotSpec
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from dreamer_ros.training.parallel import Team
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Serve rank 0 to its end."""
     process.end_with_parent(signal.SIGKILL)
     process.prepare()  # before torch is imported
@@ -32,7 +33,14 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     with team:
         follow(team)
-    return 0
+    leave()
+
+
+def leave() -> NoReturn:
+    """End this process at once: nothing is left to do, and torch's threads may abort an interpreter that ends."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def follow(team: Team) -> None:
@@ -59,4 +67,4 @@ def _make_learner(order: dict, team: Team) -> Learner:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

@@ -176,3 +176,4 @@ if __name__ == '__main__':
     torch.set_num_threads(1)
     with Team() as found:
         run(found, Path(sys.argv[1]), json.loads(sys.argv[2]))
+    worker.leave()
