@@ -5,12 +5,13 @@ import math
 from typing import Dict, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreamer_ros.agents.agent import Agent
 from dreamer_ros.agents.batch import Batch
 from dreamer_ros.agents.inspection import Inspection
 from dreamer_ros.agents.planner import cross_entropy_method
+from dreamer_ros.agents.policy import FilterPolicy
 from dreamer_ros.agents.world_model import WorldModel
 from dreamer_ros.config import Config, PlannerConfig
 from dreamer_ros.errors import InputError
@@ -51,54 +52,25 @@ class PlaNet(Agent):
         return self.model.inspect(batch, context)
 
 
-class PlanningPolicy(nn.Module):
-    """Filter plus planner as one pure function, the module that is exported to ONNX with the planner unrolled.
+class PlanningPolicy(FilterPolicy):
+    """Filter plus planner, which is exported unrolled.
 
-    The state is [deter | stoch | previous action]. The noise is [latent | candidates | exploration]: the
-    posterior's sample, everything random in the planner, and what is added to the action while collecting.
-    An evaluation leaves the first and the last at zero, and draws the candidates (`evaluation_noise`).
-
-    Shares its parameters with the world model it is made from.
+    The noise it acts with is everything random in the planner. An evaluation draws that (`evaluation_noise`),
+    and leaves the posterior's sample and exploration at zero.
     """
 
     def __init__(self, model: WorldModel, config: PlannerConfig, action_size: int):
-        super().__init__()
-        rssm = model.rssm
-        self.encoder, self.rssm, self.reward = model.encoder, rssm, model.reward
-        self.reward_distribution = model.reward_distribution
-        self.uses_vector = 'vector' in model.encoder.inputs
-        self.config, self.action_size = config, action_size
-        self.sizes = [rssm.deter_size, rssm.latent.size, action_size]
-        self.state_size = sum(self.sizes)
+        latent = model.rssm.latent.size
         # of every step of every candidate in every iteration: its action and its latent sample
-        self.candidates = (config.iterations, config.candidates, config.horizon, action_size + rssm.latent.size)
-        planning = math.prod(self.candidates)
-        self.noise_sizes = [rssm.latent.size, planning, action_size]
-        self.noise_size = sum(self.noise_sizes)
-        self.evaluation_noise = (rssm.latent.size, rssm.latent.size + planning)
+        candidates = (config.iterations, config.candidates, config.horizon, action_size + latent)
+        planning = math.prod(candidates)
+        super().__init__(model, action_size, planning, config.exploration_noise)
+        self.config, self.candidates = config, candidates
+        self.reward, self.reward_distribution = model.reward, model.reward_distribution
+        self.evaluation_noise = (latent, latent + planning)
 
-    def forward(self, *inputs: Tensor):
-        """Act on one observation.
-
-        Args:
-            image: uint8 [B, H, W, channels], unless the robot has no camera.
-            vector: float32 [B, N], if the robot has vector inputs.
-            is_first: bool [B]; resets the state.
-            state: float32 [B, state_size].
-            noise: float32 [B, noise_size].
-
-        Returns:
-            action float32 [B, A] in [-1, 1], next state float32 [B, state_size].
-        """
-        *observation, is_first, state, noise = inputs
-        deter, stoch, previous = state.split(self.sizes, -1)
-        latent_noise, candidates, exploration = noise.split(self.noise_sizes, -1)
-        embed = self.encoder(*observation)
-        latent_noise = self.rssm.latent.noise_from_normal(latent_noise)
-        filtered = self.rssm.observe_step(State(deter, stoch), previous, embed, is_first, latent_noise)
-        action = self.plan(filtered, candidates.unflatten(-1, self.candidates).transpose(0, 1))
-        action = (action + self.config.exploration_noise * exploration).clamp(-1.0, 1.0)
-        return action, torch.cat([filtered.deter, filtered.stoch, action], -1)
+    def act(self, state: State, noise: Tensor) -> Tensor:
+        return self.plan(state, noise.unflatten(-1, self.candidates).transpose(0, 1))
 
     def plan(self, state: State, noise: Tensor) -> Tensor:
         """First action [B, A] of the best plan from states [B, ...]; noise [I, B, N, H, A + latent]."""

@@ -18,14 +18,13 @@ from dreamer_ros.nets.distributions import SCALARS
 from dreamer_ros.nets.inputs import VECTOR_LAYERS, ObservationEncoder
 from dreamer_ros.nets.layers import flatten_time, initialise, mlp, symlog, widened
 from dreamer_ros.nets.rssm import RSSM, State
+from dreamer_ros.nets.thumbnails import WATCHED_SHARE, standardise, thumbnail_size, thumbnails
 from dreamer_ros.spec import RobotSpec
 
 
 REDUNDANCY = 5e-4  # weight of the off-diagonal correlations (R2-Dreamer)
 CONTRAST_WINDOW = (10, 30)  # sequences and steps around an embedding whose states it must be told from (Dreamer)
 CONTRAST_LAYERS, CONTRAST_MIN_STD = 3, 0.1
-THUMBNAIL = 4  # side of the pixels that are averaged into one
-WATCHED_SHARE = 8  # without reconstruction, the decoder learns from every eighth state
 INSPECTED = 64  # steps of an inspected sequence whose images are in memory at a time
 
 
@@ -60,7 +59,7 @@ class WorldModel(nn.Module):
         elif self.config.representation == 'contrastive':
             self.projector = head(self.encoder.output_size, heads, CONTRAST_LAYERS, 2 * feature)
         elif self.config.representation == 'thumbnail':
-            pixels = spec.channels * (size[0] // THUMBNAIL) * (size[1] // THUMBNAIL)
+            pixels = thumbnail_size(size, spec.channels)
             self.projector = head(feature, heads, 1, pixels)
             self.register_buffer('pixel_mean', torch.zeros(pixels))
             self.register_buffer('pixel_variance', torch.zeros(pixels))
@@ -213,14 +212,7 @@ class WorldModel(nn.Module):
             feature: [N, F].
             image: uint8 [N, H, W, channels].
         """
-        target = F.avg_pool2d(unit_image(image).permute(0, 3, 1, 2), THUMBNAIL).flatten(1)
-        with torch.no_grad():
-            self.pixel_batches += 1
-            rate = torch.clamp(1.0 / self.pixel_batches, min=0.01)
-            self.pixel_mean.lerp_(average(target.mean(0)), rate)
-            self.pixel_variance.lerp_(average((target - self.pixel_mean).square().mean(0)), rate)
-            # a pixel that never changes has only noise to standardise
-            target = (target - self.pixel_mean) / (self.pixel_variance.sqrt() + 0.01)
+        target = standardise(thumbnails(image), self.pixel_mean, self.pixel_variance, self.pixel_batches)
         return (self.projector(feature).float() - target).square().sum(-1).mean()
 
     def free_nats(self, kl: Tensor) -> Tensor:

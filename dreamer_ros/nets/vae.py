@@ -8,12 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamer_ros.config import Config
-from dreamer_ros.nets.conv import ImageDecoder, ImageEncoder
+from dreamer_ros.nets.conv import ImageDecoder, ImageEncoder, unit_image
 from dreamer_ros.nets.layers import initialise, mlp
+from dreamer_ros.nets.thumbnails import WATCHED_SHARE, standardise, thumbnail_size, thumbnails
 
-THUMBNAIL = 4  # pixels of the image from one pixel of the thumbnail to the next
 BLUR = 12  # side of the pixels that are averaged into one: wider, so that what moves changes them smoothly
-WATCHED_SHARE = 8  # with thumbnails, the image decoder learns from every eighth image
 
 
 class Code(NamedTuple):
@@ -60,7 +59,7 @@ class VAE(nn.Module):
         initialise(self.code, config.conv.norm)
         self.decoder = ImageDecoder(config.conv, latent, 0, image_size, heads.units, channels)
         if config.vae.target == 'thumbnail':
-            pixels = channels * (image_size[0] // THUMBNAIL) * (image_size[1] // THUMBNAIL)
+            pixels = thumbnail_size(image_size, channels)
             output = nn.Linear(heads.units, pixels)
             initialise(output, heads.norm)
             self.thumbnail = nn.Sequential(mlp(latent, heads.units, 1, heads.activation, heads.norm), output)
@@ -100,19 +99,11 @@ class VAE(nn.Module):
     def image_loss(self, z: Tensor, image: Tensor) -> Tensor:
         """Σ(x − x̂)² with pixels in [0, 1], averaged over images."""
         decoded = torch.sigmoid(self.decoder(z, z[:, :0]))
-        return F.mse_loss(decoded, image.permute(0, 3, 1, 2).float() / 255.0, reduction='sum') / len(image)
+        return F.mse_loss(decoded, unit_image(image).permute(0, 3, 1, 2), reduction='sum') / len(image)
 
     def thumbnail_loss(self, z: Tensor, image: Tensor) -> Tensor:
         """Squared error of standardised thumbnails, summed over their pixels, averaged over images."""
-        target = F.avg_pool2d(image.permute(0, 3, 1, 2).float() / 255.0, BLUR, THUMBNAIL,
-                              padding=(BLUR - THUMBNAIL) // 2, count_include_pad=False).flatten(1)
-        with torch.no_grad():
-            self.batches += 1
-            rate = torch.clamp(1.0 / self.batches, min=0.01)
-            self.pixel_mean.lerp_(target.mean(0), rate)
-            self.pixel_variance.lerp_((target - self.pixel_mean).square().mean(0), rate)
-            # a pixel that never changes has only noise to standardise
-            target = (target - self.pixel_mean) / (self.pixel_variance.sqrt() + 0.01)
+        target = standardise(thumbnails(image, BLUR), self.pixel_mean, self.pixel_variance, self.batches)
         return (self.thumbnail(z) - target).square().sum(-1).mean()
 
     def decode(self, z: Tensor) -> Tensor:

@@ -70,6 +70,11 @@ class Inbox:
         taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
         return None if taken is None else taken[0]
 
+    def take_publication_time(self, subscription: Subscription) -> Optional[int]:
+        """Take the oldest message that waits; when it was published, in nanoseconds, or None without one."""
+        taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+        return None if taken is None else taken[1]['source_timestamp']
+
     def take_latest(self, subscription: Subscription) -> Any:
         """The newest message that waits, or None; older ones are dropped."""
         latest = None

@@ -5,7 +5,6 @@ from typing import Optional, Sequence, Tuple
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.publisher import Publisher
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
@@ -51,11 +50,10 @@ class ObservationPublisher:
     Args:
         node: that publishes.
         cameras: `simulation.rendering.CameraModel` of each: width, height, K.
-        step_publisher: of the topic `step`.
         spec: RobotSpec; with vector inputs, joint_states belong to what the agent waits for.
     """
 
-    def __init__(self, node: Node, cameras, step_publisher: Publisher, spec):
+    def __init__(self, node: Node, cameras, spec):
         self._step_template = step_template()
         frames = ('camera', *spec.cameras[1:])
         self._images = [
@@ -66,7 +64,7 @@ class ObservationPublisher:
             for topic, camera, frame in zip(topics.camera_infos(spec.cameras), cameras, frames)]
         self._clock_template = MessageTemplate(Clock(), [])
         self._joint_template: Optional[MessageTemplate] = None
-        self._steps = step_publisher
+        self._steps = qos.publisher(node, topics.STEP)
         self._joint_states = qos.publisher(node, topics.JOINT_STATES)
         self._clocks = qos.publisher(node, topics.CLOCK)
         self._joints_first = bool(spec.vector)

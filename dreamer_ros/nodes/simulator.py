@@ -17,11 +17,12 @@ from std_srvs.srv import SetBool, Trigger
 
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.errors import InputError
-from dreamer_ros.nodes import diagnostics, qos, single
+from dreamer_ros.nodes import diagnostics
 from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.observations import ObservationPublisher
 from dreamer_ros.nodes.runtime import Parameters, run_node
+from dreamer_ros.nodes.single import OnlyPublisher
 from dreamer_ros.nodes.template import MessageTemplate
 from dreamer_ros.simulation import environment
 
@@ -100,10 +101,8 @@ class Simulator:
         self._inbox = Inbox(node)
         self._actions = self._inbox.subscribe(topics.ACTION, topics.LOCKSTEP_SUBSCRIBER, raw=True)
         self._paces = self._inbox.subscribe(topics.PACE, topics.LATCHED)
-        step_publisher = single.publish_alone(node, topics.STEP)
-        self._publisher = ObservationPublisher(node, self._environment.cameras, step_publisher, spec)
-        self._spec_publisher = qos.publisher(node, topics.SPEC)
-        self._spec_publisher.publish(String(data=spec.to_json()))
+        self._spec_publisher = OnlyPublisher(node, self._inbox, topics.SPEC, String(data=spec.to_json()))
+        self._publisher = ObservationPublisher(node, self._environment.cameras, spec)
         node.create_service(Trigger, '~/reset', self._on_reset)
         node.create_service(SetBool, '~/pause', self._on_pause)
         self._diagnostics = Diagnostics(node, 'simulation', spec.name, self._report)
@@ -265,7 +264,8 @@ class Simulator:
     def _idle(self, seconds: float) -> None:
         """Report, wait for a message, answer services."""
         self._diagnostics.tick()
-        self._inbox.wait(seconds)
+        self._spec_publisher.tick()
+        self._inbox.wait(seconds, self._actions, self._paces)
 
     def _check_stamp(self, stamp: int) -> bool:
         """Whether an observation of that stamp was sent; says so if not."""

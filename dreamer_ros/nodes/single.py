@@ -1,76 +1,67 @@
-"""Two simulators on one namespace would answer each other's actions: the second one must not start."""
+"""Two simulators on one namespace would answer each other's actions: the younger one must end."""
 from __future__ import annotations
 
+import math
 import time
-from typing import Set, Tuple
+from typing import Any
 
-from rcl_interfaces.srv import GetParameters
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.publisher import Publisher
 
-from dreamer_ros.bridge.topics import Topic
+from dreamer_ros.bridge.topics import QoS, Topic
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import qos
+from dreamer_ros.nodes.inbox import Inbox
 
-DISCOVERY_TIME = 1.0  # seconds until every publisher of the network is surely known
-ANSWER_TIME = 2.0     # seconds within which a living node answers a parameter request
-TIE_TIME = 0.3        # seconds for two nodes that start at the same moment to see each other
-ADVICE = 'give each simulator a namespace of its own'
+DISCOVERY_TIME = 1.0  # seconds within which DDS nearly always has found every publisher of the network
+CHECK_PERIOD = 1.0    # seconds between two looks for one that it found later
+LISTENER = QoS(reliable=True, transient_local=True, depth=10)
 
 
-def publish_alone(node: Node, topic: Topic) -> Publisher:
-    """Become the only publisher of a topic.
+class OnlyPublisher:
+    """Publishes one latched message for as long as nobody else has done so before.
+
+    DDS delivers a latched message to whoever comes later, stamped with the time of its publication, and only
+    while its publisher lives: so the message itself tells who was first, and a killed simulator, which stays in
+    the ROS graph for up to 20 s, does not count.
 
     Args:
-        node: must not be spinning yet.
+        node: that publishes.
+        inbox: of its loop, which must name the subscriptions it waits for.
+        topic: latched.
+        message: of that topic.
 
     Raises:
-        InputError: somebody alive publishes there, or began at the same moment and has the lower GID.
+        InputError: somebody publishes there already.
     """
-    _refuse_if_taken(topic)
-    before = _publishers(node, topic)
-    publisher = qos.publisher(node, topic)
-    mine = _publishers(node, topic) - before
-    time.sleep(TIE_TIME)
-    rivals = _publishers(node, topic) - before - mine
-    if rivals and min(rivals) < min(mine):
-        raise InputError(f'topic {publisher.topic_name}: expected no other publisher, but another one started at '
-                         f'the same time; {ADVICE}')
-    return publisher
 
+    def __init__(self, node: Node, inbox: Inbox, topic: Topic, message: Any):
+        self._inbox = inbox
+        self._messages = inbox.subscribe(topic, LISTENER)
+        self._published = math.inf
+        end = time.monotonic() + DISCOVERY_TIME
+        while (now := time.monotonic()) < end:
+            inbox.wait(end - now, self._messages)
+            self._refuse_second_place()
+        self._published = time.time_ns()
+        self._publisher = qos.publisher(node, topic)
+        self._publisher.publish(message)
+        self._next_check = 0.0
 
-def _publishers(node: Node, topic: Topic) -> Set[Tuple[int, ...]]:
-    return {tuple(endpoint.endpoint_gid) for endpoint in node.get_publishers_info_by_topic(topic.name)}
+    def tick(self) -> None:
+        """Look for an older publisher, once a second.
 
+        Raises:
+            InputError: there is one, discovered late.
+        """
+        now = time.monotonic()
+        if now >= self._next_check:
+            self._next_check = now + CHECK_PERIOD
+            self._refuse_second_place()
 
-def _refuse_if_taken(topic: Topic) -> None:
-    """Raise InputError if a living node publishes the topic.
-
-    A node that was killed stays in the graph for up to 20 s (its DDS lease). So every publisher found is asked
-    for a parameter, which each ROS node answers: one that stays silent is gone.
-    """
-    # A node beside the real one, in its namespace, that does not answer the question it asks.
-    probe = Node('probe', start_parameter_services=False, enable_rosout=False)
-    executor = SingleThreadedExecutor()
-    executor.add_node(probe)
-    try:
-        time.sleep(DISCOVERY_TIME)
-        found = probe.get_publishers_info_by_topic(topic.name)
-        names = {f'{endpoint.node_namespace.rstrip("/")}/{endpoint.node_name}' for endpoint in found}
-        clients = {name: probe.create_client(GetParameters, f'{name}/get_parameters') for name in names}
-        answers = {}
-        deadline = time.monotonic() + ANSWER_TIME
-        while clients and time.monotonic() < deadline:
-            for name, client in clients.items():
-                if name not in answers and client.service_is_ready():
-                    answers[name] = client.call_async(GetParameters.Request(names=['use_sim_time']))
-            executor.spin_once(timeout_sec=0.05)
-            for name, answer in answers.items():
-                if answer.done():
-                    raise InputError(
-                        f'topic {probe.resolve_topic_name(topic.name)}: expected no other publisher, but {name} is '
-                        f'running and publishes there; {ADVICE}')
-    finally:
-        executor.shutdown()
-        probe.destroy_node()
+    def _refuse_second_place(self) -> None:
+        while (published := self._inbox.take_publication_time(self._messages)) is not None:
+            if published < self._published:
+                since = time.strftime('%H:%M:%S', time.localtime(published / 1e9))
+                raise InputError(
+                    f'topic {self._messages.topic_name}: expected no other publisher, but a simulator publishes '
+                    f'there since {since}; give each simulator a namespace of its own')
