@@ -265,7 +265,7 @@ def _benchmark_parsers(commands, command) -> None:
     benchmark.add_argument('--plan', type=Path, metavar='FILE',
                            help='YAML file with these options as keys (task_set, curve_episodes, …)')
     benchmark.add_argument('--systems', nargs='+', metavar='NAME',
-                           help='presets (`dreamer presets`, or files) and the baselines random, sac_pixels')
+                           help='presets (`dreamer presets`, or files) and the baselines random, still, sac_pixels')
     benchmark.add_argument('--tasks', nargs='+', metavar='TASK', help='what to learn')
     benchmark.add_argument('--task-set', metavar='NAME', help='visual: the 20 visual control tasks')
     benchmark.add_argument('--seeds', nargs='+', type=_whole_number, metavar='N', help='default: 0')

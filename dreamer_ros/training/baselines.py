@@ -1,4 +1,4 @@
-"""What every learning system should be held against: chance, and a model-free agent from pixels.
+"""What every learning system should be held against: chance, doing nothing, and a model-free agent from pixels.
 
 They see the task as the `cpu` preset does, with its image size and action repeat.
 """
@@ -8,10 +8,12 @@ from typing import Callable
 
 from dreamer_ros.config import Config, load_preset
 from dreamer_ros.errors import InputError
+from dreamer_ros.policy.actions import random_action, still_action
 from dreamer_ros.training.player import Player
 from dreamer_ros.training.results import EVALUATION_SEED, Outcome, Protocol
 
-BASELINES = ('random', 'sac_pixels')
+UNTRAINED = {'random': random_action, 'still': still_action}
+BASELINES = (*UNTRAINED, 'sac_pixels')
 
 
 def baseline_config() -> Config:
@@ -28,8 +30,8 @@ def train_baseline(name: str, task: str, seed: int, protocol: Protocol,
     """
     config = baseline_config()
     repeat = config.action_repeat_for(task)
-    if name == 'random':
-        return _random(config, task, repeat, seed, protocol)
+    if name in UNTRAINED:
+        return _untrained(name, config, task, repeat, seed, protocol)
     try:
         from dreamer_ros.training.sac_pixels import train_sac
     except ModuleNotFoundError as error:
@@ -38,9 +40,9 @@ def train_baseline(name: str, task: str, seed: int, protocol: Protocol,
     return train_sac(task, config.env.image_size, repeat, seed, protocol, report)
 
 
-def _random(config: Config, task: str, repeat: int, seed: int, protocol: Protocol) -> Outcome:
-    """Uniformly random actions; there is nothing to train."""
-    player = Player(task, config.env, repeat, seed + EVALUATION_SEED)
+def _untrained(name: str, config: Config, task: str, repeat: int, seed: int, protocol: Protocol) -> Outcome:
+    """There is nothing to train."""
+    player = Player(task, config.env, repeat, seed + EVALUATION_SEED, UNTRAINED[name])
     try:
         return Outcome(returns=player.play(protocol.episodes, policy=None).result())
     finally:

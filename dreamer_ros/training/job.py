@@ -15,7 +15,7 @@ from typing import Sequence, Tuple
 from dreamer_ros.config import Config, load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.training import process
-from dreamer_ros.training.baselines import BASELINES, baseline_config, train_baseline
+from dreamer_ros.training.baselines import BASELINES, UNTRAINED, baseline_config, train_baseline
 from dreamer_ros.training.results import Outcome, Protocol, Run, config_hash, machine
 
 REPORT_PERIOD = 0.5  # seconds between two reports of a run
@@ -71,7 +71,7 @@ def make_run(job: Job, report: _Reporter) -> Run:
         InputError: what the training raises.
     """
     config = job.config()
-    if job.preset == 'random':
+    if job.preset in UNTRAINED:
         outcome = train_baseline(job.preset, job.task, job.seed, job.protocol, report)
     elif job.preset in BASELINES:
         process.configure_torch(process.pick_threads(robots=0))
@@ -86,7 +86,7 @@ def make_run(job: Job, report: _Reporter) -> Run:
         shutil.rmtree(job.folder, ignore_errors=True)  # of an interrupted run
         outcome = train_in_process(
             config, job.task, job.seed, job.protocol, job.folder, report, job.simulators)
-    actions = 'random' if job.preset == 'random' else 'deterministic'
+    actions = job.preset if job.preset in UNTRAINED else 'deterministic'
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
     return Run(job.system, job.task, job.seed, job.config_hash(), config.action_repeat_for(job.task),
                config.env.image_size, actions, now, machine(), outcome)

@@ -22,7 +22,7 @@ class Player:
     """One simulator and the policy that acts in it, on a thread of their own.
 
     An OpenGL context stays with the thread that made it; simulator and onnxruntime let other threads run.
-    It acts at random, uniformly over the actions, until it is given a policy file; an episode under way goes
+    It acts without a policy, as told, until it is given a policy file; an episode under way goes
     on when the file changes.
 
     Args:
@@ -30,13 +30,15 @@ class Player:
         env: what the agent perceives.
         action_repeat: control steps per action.
         seed: of initial states, random actions and exploration.
+        untrained: what it does without a policy.
 
     Attributes:
         spec: of the robot.
         episode_steps: actions of an episode that nothing but the time limit ends.
     """
 
-    def __init__(self, task: str, env: EnvConfig, action_repeat: int, seed: int):
+    def __init__(self, task: str, env: EnvConfig, action_repeat: int, seed: int, untrained=random_action):
+        self._untrained = untrained
         self._rng = np.random.default_rng(seed)
         self._runner: Optional[PolicyRunner] = None
         self._policy: Optional[Path] = None  # what the runner was loaded from
@@ -97,7 +99,7 @@ class Player:
 
     def _act(self, observation: Observation, explore: bool) -> np.ndarray:
         if self._runner is None:
-            return random_action(self.spec, self._rng)
+            return self._untrained(self.spec, self._rng)
         return self._runner.act(
             observation.image, vector_of(observation, self.spec), observation.is_first, explore)
 

@@ -72,7 +72,7 @@ class Run:
 
     Attributes:
         config_hash: of the resolved preset, or of what stands for it.
-        actions: `deterministic` (the mode of the policy) or `random`, of the scored episodes.
+        actions: of the scored episodes: `deterministic` (the mode of the policy), `random` or `still`.
         date: when it ended, ISO 8601.
         machine: from `machine()`.
     """

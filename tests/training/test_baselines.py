@@ -15,9 +15,10 @@ from dreamer_ros.training.results import EVALUATION_SEED, Protocol
 from dreamer_ros.training.sac_pixels import FRAMES, SHIFT, PixelTask, shift, train_sac
 
 
-def test_random_plays_uniform_actions():
+@pytest.mark.parametrize('name', ['random', 'still'])
+def test_untrained_ones(name):
     protocol = Protocol(steps=100, episodes=2)
-    outcome = train_baseline('random', 'cartpole_balance', 3, protocol, lambda outcome: None)
+    outcome = train_baseline(name, 'cartpole_balance', 3, protocol, lambda outcome: None)
     # The same actions and initial states, by hand
     rng = np.random.default_rng(3 + EVALUATION_SEED)
     repeat = baseline_config().action_repeat_for('cartpole_balance')
@@ -27,7 +28,8 @@ def test_random_plays_uniform_actions():
     for _ in range(2):
         observation, rewards = environment.reset(), []
         while not observation.is_last:
-            observation = environment.step(rng.uniform(-1, 1, 1).astype(np.float32))
+            action = rng.uniform(-1, 1, 1) if name == 'random' else np.zeros(1)
+            observation = environment.step(action.astype(np.float32))
             rewards.append(observation.reward)
         returns.append(sum(rewards))
     environment.close()
