@@ -21,3 +21,13 @@ def run_main(main: Callable[[], Optional[int]]) -> int:
     except InputError as error:
         print(f'error: {error}', file=sys.stderr, flush=True)
         return EXIT_BAD_INPUT
+
+
+def missing_package(error: ModuleNotFoundError) -> Exception:
+    """An InputError that names what to install; `error` itself if one of our own modules is missing."""
+    package = (error.name or '').split('.')[0]
+    if package == 'dreamer_ros':
+        return error
+    extras = {'rclpy': 'ros', **dict.fromkeys(('mujoco', 'dm_control', 'OpenGL'), 'sim')}
+    extra = extras.get(package, 'train')
+    return InputError(f"{package} is not installed, which this needs: pip install 'dreamer_ros[{extra}]'")

@@ -21,7 +21,9 @@ import time
 import tty
 from typing import Deque, Dict, Iterable, List, Mapping, Optional, Tuple
 
-from dreamer_ros.bringup import ExitRules, Process, Scenario, Verdict, scenario
+from dreamer_ros.bringup import scenario
+from dreamer_ros.bringup.exits import ExitRules, Verdict
+from dreamer_ros.bringup.parts import Process, Scenario
 
 EXIT_INTERRUPTED = 130
 EXIT_FAILED = 1

@@ -1,4 +1,4 @@
-"""The scenarios of bringup.py as launch descriptions, for the files in `launch/`.
+"""The scenarios of `bringup` as launch descriptions, for the files in `launch/`.
 
 The only module that imports launch and launch_ros: a ROS installation has them, the pip wheels do not.
 """
@@ -18,7 +18,8 @@ from launch.events.process import ProcessExited, ShutdownProcess, SignalProcess
 from launch_ros.actions import Node
 
 from dreamer_ros import bringup
-from dreamer_ros.bringup import ExitRules, Process, Scenario, Verdict
+from dreamer_ros.bringup.exits import ExitRules, Verdict
+from dreamer_ros.bringup.parts import Process, Scenario
 from dreamer_ros.processes import child_environment, telling_line
 
 

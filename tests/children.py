@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from dreamer_ros import processes
-from dreamer_ros.bringup import Process, Scenario
+from dreamer_ros.bringup.parts import Process, Scenario
 from dreamer_ros.errors import run_main
 
 

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from dreamer_ros.agents.agent import make_agent
-from dreamer_ros.bringup import (
-    RESTARTS_PER_MINUTE, ExitRules, Process, Verdict, parse_assignments, scenario, scenario_arguments,
-    scenario_names)
+from dreamer_ros.bringup import parse_assignments, scenario, scenario_arguments, scenario_names
+from dreamer_ros.bringup.exits import RESTARTS_PER_MINUTE, ExitRules, Verdict
+from dreamer_ros.bringup.parts import Process
 from dreamer_ros.errors import InputError
 from dreamer_ros.paths import share
 from dreamer_ros.policy.export import export

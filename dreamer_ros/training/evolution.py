@@ -16,7 +16,6 @@ from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.player import Player
 from dreamer_ros.training.run import RunDirectory
 
-PLACES = ('dream', 'simulator')
 
 
 def open_world_models(run: Path) -> Learner:

@@ -1,0 +1,42 @@
+"""`dreamer dream`: what a trained agent predicts."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from dreamer_ros.commands.options import command, prepare_torch, whole_number
+from dreamer_ros.errors import InputError
+
+
+def add(commands) -> None:
+    dream = command(commands, 'dream', _dream,
+                    'have a trained agent watch an episode and predict it: film, curves and numbers',
+                    'dreamer dream runs/cartpole_swingup-cpu-20260131-120000 --bag EPISODE')
+    dream.add_argument('checkpoint', metavar='RUN', help='run directory, or one of its checkpoints')
+    dream.add_argument('--bag', metavar='EPISODE', required=True, help='bag with an episode of the same robot')
+    dream.add_argument('--context', metavar='STEPS', type=whole_number, default=5,
+                       help='what the prediction sees before it goes on from actions alone (default: 5)')
+    dream.add_argument('--output', metavar='FOLDER', help='for the files (default: dreams/<name of the bag>)')
+    dream.add_argument('--publish', action='store_true', help='also play the film on the ROS topic dream')
+
+
+def _dream(arguments) -> int:
+    prepare_torch()
+    from dreamer_ros.replay.reading import read_longest
+    from dreamer_ros.training.checkpoint import find_checkpoint
+    from dreamer_ros.training.inspection import film_with_curves, inspect_episode, write_inspection
+    from dreamer_ros.training.learner import Learner
+    bag, checkpoint = Path(arguments.bag), find_checkpoint(arguments.checkpoint)
+    learner = Learner.open(checkpoint)
+    inspection = inspect_episode(learner, read_longest(bag, learner.spec), arguments.context)
+    facts = {
+        'checkpoint': str(checkpoint), 'preset': learner.config.preset, 'updates': learner.updates,
+        'robot': learner.spec.name, 'bag': str(bag)}
+    folder = Path(arguments.output) if arguments.output else Path('dreams') / bag.resolve().name
+    title = f'{learner.spec.name}, {learner.config.preset}, {learner.updates} updates'
+    print('\n'.join(str(path) for path in write_inspection(inspection, folder, title, facts)))
+    if not arguments.publish:
+        return 0
+    if inspection.film is None:
+        raise InputError(f'--publish: expected a robot with a camera, {learner.spec.name} has none')
+    from dreamer_ros.nodes.dream_player import play
+    return play(film_with_curves(inspection), 1.0 / inspection.period)
