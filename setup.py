@@ -28,6 +28,10 @@ SIMULATION = [
         'absl-py', 'dm-env', 'dm-tree', 'glfw', 'lxml', 'protobuf', 'pyparsing', 'requests', 'scipy', 'tqdm')),
 ]
 
+SIGNING = [
+    'cryptography>=40',     # ed25519
+]
+
 BASELINES = [
     'stable-baselines3>=2.7,<3',  # soft actor-critic with returns of several steps
 ]
@@ -38,6 +42,8 @@ EXTRAS = {
         'ros-rclpy[fastrtps]>=7.1.6,<10',   # Jazzy and Kilted
         'ros-common-interfaces>=5.3,<6',    # sensor_msgs and friends
     ],
+    # Only for a robot whose contract names a public key, and for whoever signs its policies.
+    'signing': SIGNING,
     # Simulators, for training and for watching a policy.
     'sim': SIMULATION,
     'train': [
@@ -55,6 +61,7 @@ EXTRAS = {
     'baselines': BASELINES,
     'test': [
         *BASELINES,
+        *SIGNING,
         'pytest>=7.4',          # runs the tests
         'pytest-timeout>=2.2',  # a test that hangs fails alone, with a stack of every thread
         'setuptools',           # builds the package, which is tested too

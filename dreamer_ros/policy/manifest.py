@@ -50,6 +50,7 @@ class Manifest:
         spec_hash: of the robots it is made for (`RobotSpec.hash`).
         control_period: seconds between two actions.
         golden: proof that a runner computes what the trainer computed; also inside the file.
+        signature: hexadecimal digits of an ed25519 signature of `signed_bytes`; empty without one.
     """
 
     version: int
@@ -59,9 +60,20 @@ class Manifest:
     spec_hash: str
     control_period: float
     golden: Golden
+    signature: str = ''
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    def at(self, uri: str) -> Manifest:
+        """The same policy in another place."""
+        return dataclasses.replace(self, uri=uri)
+
+    def signed_bytes(self) -> bytes:
+        """What a signature is about: everything but the uri, since the same file may be had in several places."""
+        fields = dataclasses.asdict(self)
+        del fields['uri'], fields['signature']
+        return json.dumps(fields, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, text: str, source: str = 'policy manifest') -> Manifest:
@@ -75,9 +87,10 @@ class Manifest:
             return cls(
                 version=int(data['version']), uri=str(data['uri']), sha256=str(data['sha256']).lower(),
                 size=int(data['size']), spec_hash=str(data['spec_hash']),
-                control_period=float(data['control_period']), golden=Golden.from_dict(data['golden']))
+                control_period=float(data['control_period']), golden=Golden.from_dict(data['golden']),
+                signature=str(data.get('signature', '')))
         except (ValueError, TypeError, KeyError) as error:
-            names = ', '.join(field.name for field in dataclasses.fields(cls))
+            names = ', '.join(field.name for field in dataclasses.fields(cls) if field.name != 'signature')
             raise InputError(
                 f'{source}: expected JSON with {names}, got {text[:80]!r} '
                 f'({type(error).__name__}: {error})') from error

@@ -43,6 +43,7 @@ class PolicyRunner:
     Attributes:
         spec: RobotSpec the policy was made for.
         version: int, counts up in one run.
+        golden: what it has to compute, and did when it was verified.
         metadata: str → str as written by the exporter (system, preset, step, …).
         uses_vector: whether `act` reads `vector`.
     """
@@ -58,14 +59,14 @@ class PolicyRunner:
                 raise InputError(f'policy {self.path}: expected sha256 {sha256.lower()}, got {digest}')
         self._session = _open_session(self.path, data)
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.spec, self.version, golden, self._evaluation_noise = self._read_metadata()
+        self.spec, self.version, self.golden, self._evaluation_noise = self._read_metadata()
         if spec is not None and spec.hash != self.spec.hash:
             raise InputError(
                 f'policy {self.path}: expected a policy for {spec.name} (spec {spec.hash}), got one for '
                 f'{self.spec.name} (spec {self.spec.hash}): {spec.difference(self.spec)}')
         self._rng = np.random.default_rng(seed)
         self._allocate()
-        self._verify(golden)
+        self._verify(self.golden)
         self.reset()
 
     def act(self, image: Optional[np.ndarray], vector: Optional[np.ndarray], is_first: bool,

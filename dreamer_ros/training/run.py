@@ -1,7 +1,6 @@
 """The directory of one training run: its layout, its lock, its checkpoints and policies."""
 from __future__ import annotations
 
-import dataclasses
 import errno
 import fcntl
 import json
@@ -52,14 +51,17 @@ class RunDirectory:
     Args:
         path: the directory.
         config, spec: of the run about to start; they must agree with what the directory holds.
+        sign: makes of a policy's manifest the one to give out: a signed one.
 
     Raises:
         InputError: it belongs to another task, robot or preset, another trainer has it open, or it cannot be
             written.
     """
 
-    def __init__(self, path: Union[str, Path], config: Config, spec: RobotSpec):
+    def __init__(self, path: Union[str, Path], config: Config, spec: RobotSpec,
+                 sign: Optional[Callable[[Manifest], Manifest]] = None):
         self.path = Path(path)
+        self._sign = sign
         self.episodes = self.path / 'episodes'
         self.policies = self.path / 'policies'
         self.checkpoints = self.path / 'checkpoints'
@@ -184,8 +186,9 @@ class RunDirectory:
         """Have `write` make policies/policy_<version>.onnx, name it in latest.json, drop old ones."""
         path = self.policies / f'policy_{version:06d}.onnx'
         manifest = write(path)
-        beside = dataclasses.replace(manifest, uri=path.name)
-        write_file(self.policies / 'latest.json', beside.to_json() + '\n')
+        if self._sign:
+            manifest = self._sign(manifest)
+        write_file(self.policies / 'latest.json', manifest.at(path.name).to_json() + '\n')
         for old in sorted(self.policies.glob('policy_*.onnx'))[:-POLICIES_KEPT]:
             old.unlink()
         return manifest

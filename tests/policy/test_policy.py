@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import http.server
+import socket
 import subprocess
 import sys
 import threading
@@ -222,6 +223,63 @@ def test_load_from_urls(tmp_path):
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class Flaky(http.server.BaseHTTPRequestHandler):
+    """Answers 503, then half of the file, then all of it."""
+
+    def do_GET(self):  # noqa: N802 - the name that http.server calls
+        answers, data = self.server.answers, self.server.data
+        answers.append(len(answers))
+        self.send_response(503 if len(answers) == 1 else 200)
+        self.send_header('Content-Length', str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[:len(data) // 2] if len(answers) == 2 else data if len(answers) > 2 else b'')
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_that_is_away_is_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr('dreamer_ros.policy.loader.RETRIES', (0.05,))
+    robot = spec()
+    manifest = export(tiny_policy(robot), robot, tmp_path / 'p.onnx', METADATA)
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    loader = PolicyLoader(robot)
+    server = thread = None
+    try:
+        loader.submit(manifest.at(f'http://127.0.0.1:{port}/p.onnx'))
+        assert 'does not answer' in wait_for(loader.poll_problem)
+        server = http.server.ThreadingHTTPServer(('127.0.0.1', port), Flaky)
+        server.answers, server.data = [], (tmp_path / 'p.onnx').read_bytes()
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        assert wait_for(loader.poll).version == 3
+        assert len(server.answers) == 3 and loader.poll_problem() is None
+    finally:
+        loader.close()
+        if server:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+
+def test_a_check_decides_instead_of_the_hash(tmp_path):
+    robot = spec()
+    manifest = export(tiny_policy(robot), robot, tmp_path / 'p.onnx', METADATA)
+    other = dataclasses.replace(robot, action_repeat=7)
+    with pytest.raises(InputError, match='expected one for tiny'):
+        load(manifest, other)
+    assert load(manifest, other, check=lambda found: None).spec == robot
+
+    def refuse(found):
+        raise InputError(f'robot.yaml: cameras: got {found.name}')
+    with pytest.raises(InputError, match='robot.yaml: cameras: got tiny'):
+        load(manifest, other, check=refuse)
+    with pytest.raises(InputError, match='expected version 9 as its manifest says, got 3'):
+        load(dataclasses.replace(manifest, version=9), robot)
 
 
 def test_robot_side_imports_no_torch():
