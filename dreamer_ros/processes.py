@@ -21,6 +21,7 @@ import time
 import tty
 from typing import Deque, Dict, Iterable, List, Mapping, Optional, Tuple
 
+from dreamer_ros import identity
 from dreamer_ros.bringup import scenario
 from dreamer_ros.bringup.exits import ExitRules, Verdict
 from dreamer_ros.bringup.parts import Process, Scenario
@@ -291,7 +292,7 @@ class _Signals:
 
 def child_environment(process: Process, environment: Mapping[str, str]) -> Dict[str, str]:
     """Environment of a child: the user's, completed by what the process asks for."""
-    return {'PYTHONUNBUFFERED': '1', **process.environment, **environment}
+    return {'PYTHONUNBUFFERED': '1', **process.environment, **environment, identity.VARIABLE: identity.NEW}
 
 
 def _open_terminal() -> Tuple[int, int]:

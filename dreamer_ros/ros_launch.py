@@ -79,7 +79,7 @@ class _Run:
             package='dreamer_ros', executable=process.executable, name=process.name,
             namespace=process.namespace, parameters=[dict(process.parameters)],
             remappings=list(process.remappings),
-            additional_env={key: value for key, value in environment.items() if key not in os.environ},
+            additional_env={key: value for key, value in environment.items() if os.environ.get(key) != value},
             output='screen', emulate_tty=process.leads,
             sigterm_timeout=str(process.patience[0]), sigkill_timeout='5',
             on_exit=lambda event, context: self._on_exit(process, event, telling_line(tail)))

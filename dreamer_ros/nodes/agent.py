@@ -16,6 +16,7 @@ from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.bridge.codecs import Mode, Step
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import diagnostics, qos
+from dreamer_ros.nodes.announcement import Announcements
 from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.runtime import Parameters, run_node
@@ -61,7 +62,7 @@ class Agent:
         parameters.finish()
 
         self._inbox = Inbox(node)
-        self._specs = self._inbox.subscribe(topics.SPEC, topics.LATCHED)
+        self._announcements = Announcements(self._inbox)
         self._manifests = self._inbox.subscribe(topics.POLICY, topics.LATCHED)
         self._publisher = qos.publisher(node, topics.ACTION)
         self._discovered_at = time.monotonic() + DISCOVERY_TIME
@@ -123,16 +124,15 @@ class Agent:
         """The robot's spec, or None on stop."""
         began = time.monotonic()
         while not self._stop.is_set():
-            message = self._inbox.take_latest(self._specs)
-            if message is not None:
-                spec = RobotSpec.from_json(message.data, f'topic {self._specs.topic_name}')
+            spec = self._announcements.take()
+            if spec is not None:
                 self._log.info(
                     f'robot {spec.name}: {len(spec.action)} {"choices" if spec.discrete else "actions"}, '
                     f'{len(spec.cameras)} images of {spec.image_size[1]}x{spec.image_size[0]}, '
                     f'{len(spec.vector)} joint values')
                 return spec
             if time.monotonic() - began > 2.0:
-                self._log.info(f'waiting for a simulator or robot on {self._specs.topic_name}',
+                self._log.info(f'waiting for a simulator or robot on {self._announcements.topic}',
                                throttle_duration_sec=SAY_AGAIN)
             self._inbox.wait(0.1)
         return None
@@ -308,12 +308,9 @@ class Agent:
 
     def _take_specs(self) -> None:
         """A restarted simulator repeats its spec; another robot ends this agent."""
-        message = self._inbox.take_latest(self._specs)
-        if message is None:
-            return
-        spec = RobotSpec.from_json(message.data, f'topic {self._specs.topic_name}')
-        if spec.hash != self._spec.hash:
-            raise InputError(f'topic {self._specs.topic_name}: expected the robot {self._spec.name} this agent was '
+        spec = self._announcements.take()
+        if spec is not None and spec.hash != self._spec.hash:
+            raise InputError(f'topic {self._announcements.topic}: expected the robot {self._spec.name} this agent was '
                              f'started with, got {spec.name}: {self._spec.difference(spec)}')
 
     def _report(self) -> diagnostics.Report:

@@ -16,6 +16,7 @@ from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.bridge.codecs import Step
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
+from dreamer_ros.nodes.announcement import Announcements
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.spec import RobotSpec
@@ -86,7 +87,7 @@ class Evaluator:
             raise InputError(f'{node.get_fully_qualified_name()}: parameter video: expected parameter output with it, '
                              'the folder of the bags')
         self._inbox = Inbox(node)
-        self._specs = self._inbox.subscribe(topics.SPEC, topics.LATCHED)
+        self._announcements = Announcements(self._inbox)
         self._actions = self._inbox.subscribe(topics.ACTION, topics.TRAINER_SUBSCRIBER)
         self._step_messages = self._inbox.subscribe(topics.STEP, topics.TRAINER_SUBSCRIBER)
         self._spec: Optional[RobotSpec] = None
@@ -99,12 +100,12 @@ class Evaluator:
         while not self._stop.is_set() and len(self._results) < self._episodes:
             self._inbox.wait(0.1)
             self._stop.wait(0.01)  # takes messages in batches; the queue holds a thousand
-            message = self._inbox.take_latest(self._specs)
-            if message is not None:
-                self._spec = RobotSpec.from_json(message.data, f'topic {self._specs.topic_name}')
+            spec = self._announcements.take()
+            if spec is not None:
+                self._spec = spec
                 counter = EpisodeCounter(round(self._spec.control_period * 1e9))
             if counter is None:
-                self._log.info(f'waiting for a robot on {self._specs.topic_name}', throttle_duration_sec=SAY_AGAIN)
+                self._log.info(f'waiting for a robot on {self._announcements.topic}', throttle_duration_sec=SAY_AGAIN)
                 continue
             self._take_steps(counter)
         if counter is not None and counter.broken:

@@ -19,6 +19,7 @@ from dreamer_ros.bridge.codecs import Mode, Step
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import diagnostics
 from dreamer_ros.nodes.alignment import AlignedStep, StepAligner
+from dreamer_ros.nodes.announcement import Announcements
 from dreamer_ros.nodes.diagnostics import Diagnostics
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.runtime import Parameters, run_node
@@ -121,7 +122,7 @@ class Recorder:
         self._folder = Path(folder).expanduser()
 
         self._inbox = Inbox(node)
-        self._specs = self._inbox.subscribe(topics.SPEC, topics.LATCHED)
+        self._announcements = Announcements(self._inbox)
         self._aligner: Optional[StepAligner] = None
         self._spec: Optional[RobotSpec] = None
         self._episode: Optional[Episode] = None
@@ -181,12 +182,11 @@ class Recorder:
             time.sleep(0.02)
 
     def _take_spec(self) -> None:
-        message = self._inbox.take_latest(self._specs)
-        if message is None:
+        spec = self._announcements.take()
+        if spec is None:
             return
-        spec = RobotSpec.from_json(message.data, f'topic {self._specs.topic_name}')
         if self._spec is not None and spec.hash != self._spec.hash:
-            raise InputError(f'topic {self._specs.topic_name}: expected the robot {self._spec.name} that is being '
+            raise InputError(f'topic {self._announcements.topic}: expected the robot {self._spec.name} that is being '
                              f'recorded, got {spec.name}: {self._spec.difference(spec)}')
         if self._spec is None:
             self._subscribe(spec)
@@ -248,7 +248,7 @@ class Recorder:
                   'steps incomplete': self._incomplete,
                   'repeats': self._aligner.repeats if self._aligner else 0}
         if self._spec is None:
-            return diagnostics.WARN, f'waiting for a robot on {self._specs.topic_name}', values
+            return diagnostics.WARN, f'waiting for a robot on {self._announcements.topic}', values
         return diagnostics.OK, f'writing to {self._folder}', values
 
 

@@ -12,12 +12,12 @@ import numpy as np
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Joy
-from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import diagnostics
+from dreamer_ros.nodes.announcement import announcement
 from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.observations import ObservationPublisher
@@ -101,7 +101,7 @@ class Simulator:
         self._inbox = Inbox(node)
         self._actions = self._inbox.subscribe(topics.ACTION, topics.LOCKSTEP_SUBSCRIBER, raw=True)
         self._paces = self._inbox.subscribe(topics.PACE, topics.LATCHED)
-        self._spec_publisher = OnlyPublisher(node, self._inbox, topics.SPEC, String(data=spec.to_json()))
+        self._spec_publisher = OnlyPublisher(node, self._inbox, topics.SPEC, announcement(spec))
         self._publisher = ObservationPublisher(node, self._environment.cameras, spec)
         node.create_service(Trigger, '~/reset', self._on_reset)
         node.create_service(SetBool, '~/pause', self._on_pause)

@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import collections
+import functools
 import math
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Deque, List, Optional, Tuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, Deque, List, Optional, Tuple
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -19,6 +21,7 @@ from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.config import Config, load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import diagnostics, qos
+from dreamer_ros.nodes.announcement import Announcements
 from dreamer_ros.nodes.diagnostics import Diagnostics
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.runtime import Parameters, run_node
@@ -58,7 +61,7 @@ class RosRobot:
         self.live: Deque[int] = collections.deque()
         self.stamp: Optional[int] = None
         self.heard = time.monotonic()
-        self.specs = inbox.subscribe(topics.SPEC.within(name), topics.LATCHED)
+        self.announcements = Announcements(inbox, name)
         self.steps = inbox.subscribe(topics.STEP.within(name), topics.TRAINER_SUBSCRIBER)
         # A trainer that is restarted meets a robot that stands still and waits for `pace`. The latched answer
         # to its last observation tells where.
@@ -152,15 +155,14 @@ class RosRobots(Robots):
             missing = [robot for robot in self._robots.values() if robot.spec is None]
             if not missing:
                 return next(iter(self._robots.values())).spec
-            self._inbox.wait(0.1, *(robot.specs for robot in missing))
+            self._inbox.wait(0.1, *(robot.announcements.subscription for robot in missing))
             for robot in missing:
-                message = self._inbox.take_latest(robot.specs)
-                if message is not None:
-                    robot.spec = RobotSpec.from_json(message.data, f'topic {robot.specs.topic_name}')
+                robot.spec = robot.announcements.take()
+                if robot.spec is not None:
                     self._check_alike(robot)
             if time.monotonic() - said > SAY_AGAIN:
                 said = time.monotonic()
-                names = ', '.join(robot.specs.topic_name for robot in missing)
+                names = ', '.join(robot.announcements.topic for robot in missing)
                 self._log.info(f'waiting for {names}: is the simulator or robot running?')
         return None
 
@@ -170,7 +172,7 @@ class RosRobots(Robots):
                 what = (other.spec.difference(robot.spec)
                         or f'name is {robot.spec.name} instead of {other.spec.name}')
                 raise InputError(
-                    f'{robot.specs.topic_name}: expected the same robot as {other.name}, but {what}')
+                    f'{robot.announcements.topic}: expected the same robot as {other.name}, but {what}')
 
     def start(self, trainer: Trainer) -> None:
         """Begin to count steps, answer services and report."""
@@ -239,10 +241,14 @@ class RosRobots(Robots):
 
     def _check_spec(self, robot: RosRobot) -> None:
         """A robot that comes back as another one sends bags the store refuses; say so now."""
-        message = self._inbox.take_latest(robot.specs)
-        if message is not None and message.data != robot.spec.to_json():
-            self._log.error(f'{robot.specs.topic_name}: expected the robot this run was started with, got '
-                            f'{message.data[:200]}; its episodes will be refused')
+        try:
+            spec = robot.announcements.take()
+            difference = '' if spec is None else robot.spec.difference(spec)
+        except InputError as error:
+            difference = str(error)
+        if difference:
+            self._log.error(f'{robot.announcements.topic}: expected the robot this run was started with, but '
+                            f'{difference}; its episodes will be refused')
 
     def _play_dream(self) -> None:
         now = time.monotonic()
@@ -291,6 +297,7 @@ class _Arguments:
         self.device = parameters.text('device', 'auto', 'auto, cpu, cuda, cuda:1, …')
         self.seed = parameters.integer('seed', 0, 'of parameters and sampling', 0, 2**31 - 1)
         self.threads = parameters.integer('threads', 0, 'of the learner on a CPU; 0 picks', 0, 1024)
+        self.signing_key = parameters.text('signing_key', '', 'file of the private key that signs the policies')
         self.learners = process.learners(parameters.integer(
             'learners', 1, 'processes that share every update; torchrun starts as many as it is told', 1, 64))
         parameters.finish()
@@ -304,6 +311,17 @@ class _Arguments:
             InputError: unknown preset or override.
         """
         return load_preset(self.preset, tuple(text for text in self.overrides if text))
+
+    def signature(self) -> Optional[Callable[[Manifest], Manifest]]:
+        """What signs the manifests, if anything.
+
+        Raises:
+            InputError: the key cannot be read.
+        """
+        if not self.signing_key:
+            return None
+        from dreamer_ros.policy.signing import load_key, sign
+        return functools.partial(sign, key=load_key(Path(self.signing_key)))
 
 
 def body(node: Node, stop: threading.Event) -> None:
@@ -328,7 +346,8 @@ def _train(node: Node, arguments: _Arguments, config: Config, robots: RosRobots,
     spec = robots.wait_for_spec(stop)
     if spec is None:
         return
-    run = RunDirectory(arguments.logdir or default_logdir(spec.name, config.preset), config, spec)
+    run = RunDirectory(
+        arguments.logdir or default_logdir(spec.name, config.preset), config, spec, arguments.signature())
     try:
         trainer = Trainer(
             config, spec, run, robots, env_steps=arguments.steps or config.schedule.steps,
