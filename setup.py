@@ -16,6 +16,7 @@ ROBOT = [
     'mcap>=1.6',            # writes and reads episode bags
     'zstandard>=0.20',      # compresses them
     'rosbags>=0.11',        # message definitions and type hashes; foreign bags
+    'pillow>=9.4',          # decodes and resizes camera images
 ]
 
 SIMULATION = [

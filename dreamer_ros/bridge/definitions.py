@@ -6,6 +6,8 @@ import os
 import struct
 from typing import Any, NamedTuple
 
+import numpy as np
+from rosbags.interfaces import Nodetype
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 
@@ -63,3 +65,36 @@ def decode(cdr: bytes, type_name: str) -> Any:
     except (struct.error, ValueError, SerdeError, AssertionError, IndexError, MemoryError) as error:
         raise InputError(f'{type_name}: {len(cdr)} bytes do not hold a whole message ({error})') from error
     return message
+
+
+def encode(message: Any, type_name: str) -> bytes:
+    """Serialise a message of `blank_message` or `decode` to CDR, without rclpy."""
+    return bytes(typestore().serialize_cdr(message, type_name))
+
+
+def blank_message(type_name: str) -> Any:
+    """A message as ROS initialises it, zeros and empty lists, for `encode`.
+
+    Raises:
+        InputError: the type is not a known ROS interface.
+    """
+    definition(type_name)
+    store = typestore()
+    return store.types[type_name](**{name: _blank(*kind) for name, kind in store.fielddefs[type_name][1]})
+
+
+def _blank(kind: Nodetype, content: Any) -> Any:
+    """Default of a field; see `rosbags.interfaces.FieldDesc` for the arguments."""
+    if kind is Nodetype.NAME:
+        return blank_message(content)
+    if kind is Nodetype.BASE:
+        return {'string': '', 'bool': False}.get(content[0], np.zeros((), _dtype(content[0])).item())
+    element, length = content
+    length = length if kind is Nodetype.ARRAY else 0
+    if element[0] is Nodetype.BASE and element[1][0] != 'string':
+        return np.zeros(length, _dtype(element[1][0]))
+    return [_blank(*element) for _ in range(length)]
+
+
+def _dtype(name: str) -> np.dtype:
+    return np.dtype({'byte': 'uint8', 'char': 'uint8', 'octet': 'uint8', 'string': 'uint8'}.get(name, name))

@@ -71,6 +71,8 @@ STEP = Topic('step', 'sensor_msgs/msg/JointState', SENSOR)
 # Kept for late subscribers: an agent may answer its first observation before it has discovered the recorder.
 ACTION = Topic('action', 'sensor_msgs/msg/Joy', QoS(depth=1000, transient_local=True))
 SPEC = Topic('spec', 'std_msgs/msg/String', LATCHED)
+# JSON of a simulator at each reset: what it takes to simulate the episode that begins once more.
+SIMULATION = Topic('simulation', 'std_msgs/msg/String', QoS(depth=10, transient_local=True))
 CLOCK = Topic('/clock', 'rosgraph_msgs/msg/Clock', QoS(depth=10))
 PACE = Topic('pace', 'builtin_interfaces/msg/Time', LATCHED)
 POLICY = Topic('policy', 'std_msgs/msg/String', LATCHED)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -70,6 +71,10 @@ class Environment:
         action_repeat: control steps per action.
         episode_length: control steps per episode.
 
+    Attributes:
+        spec: RobotSpec.
+        episode: number of the running episode, from 0; -1 before the first `reset`.
+
     Raises:
         InputError: the robot has no joints to be inputs.
     """
@@ -100,6 +105,7 @@ class Environment:
             cameras=_camera_names(world, self.cameras),
             discrete=discrete,
         )
+        self.episode = -1
         self._count = 0
         self._reward = 0.0
         self._is_first = self._is_terminal = self._diverged = False
@@ -107,18 +113,32 @@ class Environment:
         self._seen: Optional[Observation] = None
 
     @property
+    def episode_length(self) -> int:
+        """Control steps of an episode that nothing but the time limit ends."""
+        return self._length
+
+    @property
     def episode_steps(self) -> int:
         """Actions of an episode that nothing but the time limit ends."""
         return -(-self._length // self._repeat)
+
+    def model_digest(self) -> str:
+        """16 hex digits over everything that MuJoCo compiled: others mean another world. To be asked for before
+        the first `reset`, as episodes may change colours, masses or terrain; takes some ten milliseconds."""
+        import mujoco
+        model = np.empty(mujoco.mj_sizeModel(self._world.model), np.uint8)
+        mujoco.mj_saveModel(self._world.model, None, model)
+        return hashlib.sha256(model).hexdigest()[:16]
 
     @property
     def cameras(self) -> Tuple[CameraModel, ...]:
         """The cameras that the images come from, in their order."""
         return self._renderer.cameras if self._renderer else ()
 
-    def reset(self) -> Observation:
-        """Start a new episode, different from the one before."""
-        self._world.reset()
+    def reset(self, episode: Optional[int] = None) -> Observation:
+        """Start the next episode, or the one of that number: world, seed and number give its initial state."""
+        self.episode = self.episode + 1 if episode is None else episode
+        self._world.reset(self.episode)
         if self._renderer:
             self._renderer.upload_terrain()
         self._count = 0
@@ -294,7 +314,8 @@ def _find(task: str) -> Tuple[str, Optional[TaskFile]]:
 
 def _task_files() -> Dict[str, Path]:
     """Task name -> file of every task in the folders of `sim/`."""
-    return {path.stem: path for path in sorted(share('sim').glob('*/*.yaml'))}
+    files = sorted(share('sim').glob('*/*.yaml'))
+    return {path.stem: path for path in files if path.name != 'robot.yaml'}  # that is a robot contract
 
 
 def _camera_names(world: World, cameras: Sequence[CameraModel]) -> Tuple[str, ...]:

@@ -1,0 +1,88 @@
+"""Images of any robot, raw or compressed, to what a policy sees: cropped, resized by area, RGB."""
+from __future__ import annotations
+
+import io
+from typing import Any, NamedTuple, Optional, Tuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from dreamer_ros.errors import InputError
+
+COMPRESSED = 'sensor_msgs/msg/CompressedImage'
+
+# Encoding -> Pillow's mode, how it calls the layout of the bytes, and bytes per pixel.
+_LAYOUTS = {
+    'rgb8': ('RGB', 'RGB', 3),
+    'bgr8': ('RGB', 'BGR', 3),
+    'rgba8': ('RGB', 'RGBX', 4),
+    'bgra8': ('RGB', 'BGRX', 4),
+    'mono8': ('L', 'L', 1),
+    'mono16': ('I;16', 'I;16', 2),
+}
+
+
+class Crop(NamedTuple):
+    """The part of an image that is used, in pixels from its upper left corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def decode_image(message: Any, type_name: str, crop: Optional[Crop], size: Tuple[int, int]) -> np.ndarray:
+    """A sensor_msgs/Image or CompressedImage (JPEG or PNG) as the policy sees it.
+
+    Resizing averages over the area that a pixel covers. Of 16-bit grey the upper 8 bits count, transparency does
+    not. The same bytes give the same pixels on every machine with the same release of Pillow.
+
+    Args:
+        type_name: of the message.
+        crop: the part that is used; None for all.
+        size: (height, width) of the result.
+
+    Returns:
+        uint8 [height, width, 3]; perhaps read-only.
+
+    Raises:
+        InputError: an encoding that is not supported, damaged data, or the crop reaches out of the image.
+    """
+    image = _decompress(message) if type_name == COMPRESSED else _from_raw(message)
+    x, y, width, height = crop or (0, 0, image.width, image.height)
+    if x + width > image.width or y + height > image.height:
+        raise InputError(f'image: expected at least {x + width}x{y + height} pixels because of crop, '
+                         f'got {image.width}x{image.height}')
+    if (width, height) != image.size:
+        image = image.crop((x, y, x + width, y + height))
+    if image.mode == 'I;16':
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if (height, width) != size:
+        image = image.resize((size[1], size[0]), Image.Resampling.BOX)
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+
+
+def _from_raw(message: Any) -> Image.Image:
+    if message.encoding not in _LAYOUTS:
+        raise InputError(f'image: expected encoding {", ".join(_LAYOUTS)}, got {message.encoding!r}')
+    mode, layout, pixel = _LAYOUTS[message.encoding]
+    height, width, step = message.height, message.width, message.step
+    data = memoryview(message.data).cast('B')
+    if not (height and width) or step < width * pixel or len(data) != height * step:
+        raise InputError(
+            f'image: {width}x{height} {message.encoding} with rows of {step} bytes needs {height * step} bytes '
+            f'and rows of at least {width * pixel}, got {len(data)} bytes')
+    if pixel == 2 and message.is_bigendian:
+        layout = 'I;16B'
+    return Image.frombytes(mode, (width, height), data, 'raw', layout, step)
+
+
+def _decompress(message: Any) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(memoryview(message.data).cast('B')), formats=('JPEG', 'PNG'))
+        return image if image.mode in ('RGB', 'L', 'I;16') else image.convert('RGB')
+    except UnidentifiedImageError:
+        raise InputError(f'image: expected JPEG or PNG, got {message.format!r} of {len(message.data)} bytes') from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f'image: damaged {message.format!r} ({error})') from error
