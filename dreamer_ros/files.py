@@ -16,7 +16,7 @@ def read_text(path: Path) -> str:
         InputError: it cannot be read, or is no text.
     """
     try:
-        return path.read_text()
+        return path.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'{path}: expected a text file that can be read ({error})') from error
 

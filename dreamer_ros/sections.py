@@ -77,9 +77,6 @@ class Section:
         return self._take(key, f'a whole number of at least {least}',
                           lambda value: isinstance(value, int) and _is_number(value) and value >= least, default)
 
-    def flag(self, key: str, **default: Any) -> Any:
-        return self._take(key, 'true or false', lambda value: isinstance(value, bool), default)
-
     def range(self, key: str, **default: Any) -> Optional[Range]:
         value = self._take(key, '[low, high]', _is_range, default)
         return value and (float(value[0]), float(value[1]))
