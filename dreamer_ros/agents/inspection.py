@@ -3,7 +3,10 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional
 
+import numpy as np
 from torch import Tensor
+
+from dreamer_ros.frames import side_by_side
 
 
 class Inspection(NamedTuple):
@@ -16,3 +19,12 @@ class Inspection(NamedTuple):
     reward: Tensor  # [B, T], filtered: expected on arriving at each step
     predicted_reward: Tensor  # [B, T]
     value: Optional[Tensor]  # [B, T], of the filtered states; None for systems that learn none
+
+    def film(self, image: Tensor) -> np.ndarray:
+        """Truth | reconstruction | prediction of a robot with cameras, uint8 [B, T, H, 3·cameras·W, 3].
+
+        Args:
+            image: what was recorded, uint8 [B, T, H, W, 3 per camera].
+        """
+        columns = (image, self.reconstruction, self.prediction)
+        return np.concatenate([side_by_side(column.cpu().numpy()) for column in columns], 3)

@@ -9,6 +9,7 @@ from dreamer_ros.bringup.parts import ONE_THREAD, Argument, Process, Scenario, o
 from dreamer_ros.config import EnvConfig, load_preset
 from dreamer_ros.errors import InputError, missing_package
 from dreamer_ros.files import read_text
+from dreamer_ros.seeds import collector_seed, evaluation_seed
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.process import check_learners
 from dreamer_ros.training.run import default_logdir, latest_policy, new_evaluation
@@ -76,8 +77,7 @@ def sim_train(task: str, preset: str, logdir: str, simulators: int, seed: int, s
     for n, robot in enumerate(robots):
         processes += _robot(
             robot, task, _senses(config.env), repeat, render, mode,
-            # far apart, so that simulator 1 of seed 0 is not simulator 0 of seed 1
-            seed + 1000 * n, wait_for_learner=mode == 'lockstep',
+            collector_seed(seed, n), wait_for_learner=mode == 'lockstep',
             agent={'mode': 'train', 'evaluate_every': evaluate_every}, episodes_folder=folder / 'episodes')
     trainer = {
         'logdir': str(folder), 'preset': preset, 'overrides': list(overrides), 'robots': robots,
@@ -110,8 +110,7 @@ def sim_eval(run: str, policy: str, task: str, episodes: int, seed: int, mode: s
         folder = Path(output) if output else default_logdir(name, 'evaluation')
     folder = folder.expanduser().absolute()
     processes = _robot(
-        # initial states that no simulator of the training run with this seed has seen
-        'sim0', task, _senses_of(spec), spec.action_repeat, render, mode, seed + 1_000_000,
+        'sim0', task, _senses_of(spec), spec.action_repeat, render, mode, evaluation_seed(seed),
         wait_for_learner=False, agent={'mode': 'evaluate', 'policy': str(path)}, episodes_folder=folder,
         episodes=episodes)
     evaluator = {

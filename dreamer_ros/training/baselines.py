@@ -9,8 +9,9 @@ from typing import Callable
 from dreamer_ros.config import Config, load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.actions import random_action, still_action
+from dreamer_ros.seeds import evaluation_seed
 from dreamer_ros.training.player import Player
-from dreamer_ros.training.results import EVALUATION_SEED, Outcome, Protocol
+from dreamer_ros.training.results import Outcome, Protocol
 
 UNTRAINED = {'random': random_action, 'still': still_action}
 BASELINES = (*UNTRAINED, 'sac_pixels')
@@ -42,7 +43,7 @@ def train_baseline(name: str, task: str, seed: int, protocol: Protocol,
 
 def _untrained(name: str, config: Config, task: str, repeat: int, seed: int, protocol: Protocol) -> Outcome:
     """There is nothing to train."""
-    player = Player(task, config.env, repeat, seed + EVALUATION_SEED, UNTRAINED[name])
+    player = Player(task, config.env, repeat, evaluation_seed(seed), UNTRAINED[name])
     try:
         return Outcome(returns=player.play(protocol.episodes, policy=None).result())
     finally:

@@ -13,9 +13,8 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import Exporter
 from dreamer_ros.training.checkpoint import find_checkpoint
 from dreamer_ros.training.learner import Learner
-from dreamer_ros.training.player import Player
+from dreamer_ros.training.player import Player, play_side_by_side
 from dreamer_ros.training.run import RunDirectory
-
 
 
 def open_world_models(run: Path) -> Learner:
@@ -59,19 +58,13 @@ class Simulators:
         self._versions += 1
         path = Path(self._folder.name) / f'{self._versions}.onnx'
         self._exporter.write(path, {'version': self._versions})
-        returns = self._share(episodes, path)
+        returns = play_side_by_side(self._players, episodes, path)
         path.unlink()
         return returns
 
     def play_random(self, episodes: int) -> List[float]:
         """Returns of episodes with actions at random; before any other episode."""
-        return self._share(episodes, None)
-
-    def _share(self, episodes: int, policy: Optional[Path]) -> List[float]:
-        count = len(self._players)
-        playing = [player.play(len(range(n, episodes, count)), policy)
-                   for n, player in enumerate(self._players)]
-        return [value for future in playing for value in future.result()]
+        return play_side_by_side(self._players, episodes, None)
 
     def close(self) -> None:
         """End the simulators."""
@@ -126,8 +119,7 @@ def evolve(run: Path, place: str, temperature: Optional[float], generations: int
                 simulators.close()
         version = directory.newest_policy_version() + 1
         where = 'simulator' if place == 'simulator' else f'dream at temperature {temperature:g}'
-        metadata = {'version': version, 'system': learner.config.system, 'preset': learner.config.preset,
-                    'task': learner.spec.name, 'updates': learner.updates, 'evolved': where}
+        metadata = learner.policy_metadata(version, evolved=where)
         manifest = directory.write_policy(
             version, lambda path: Exporter(learner.policy, learner.spec).write(path, metadata))
         return Path(manifest.uri)

@@ -1,22 +1,21 @@
 """Training with simulators in the same process: no ROS and no bags, for comparing systems."""
 from __future__ import annotations
 
-import collections
 import math
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, List, Optional
 
 import numpy as np
 
 from dreamer_ros.config import Config
-from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import Exporter
 from dreamer_ros.replay.ring import ReplayBuffer
+from dreamer_ros.seeds import collector_seed, evaluation_seed
 from dreamer_ros.training.learner import Learner
-from dreamer_ros.training.metrics import Metrics
-from dreamer_ros.training.player import Player
-from dreamer_ros.training.results import EVALUATION_SEED, Outcome, Protocol
+from dreamer_ros.training.metrics import Losses, Metrics, check_finite
+from dreamer_ros.training.player import Player, play_side_by_side
+from dreamer_ros.training.results import Marks, Outcome, Protocol
 from dreamer_ros.training.run import RunDirectory
 from dreamer_ros.training.schedule import Schedule
 
@@ -48,8 +47,8 @@ class _Training:
         repeat = config.action_repeat_for(task)
         self._schedule = Schedule.make(config.schedule, protocol.steps, repeat)
         self._config, self._task, self._protocol, self._report = config, task, protocol, report
-        self._collectors = [Player(task, config.env, repeat, seed + 1000 * n) for n in range(simulators)]
-        self._evaluators = [Player(task, config.env, repeat, seed + EVALUATION_SEED + n)
+        self._collectors = [Player(task, config.env, repeat, collector_seed(seed, n)) for n in range(simulators)]
+        self._evaluators = [Player(task, config.env, repeat, evaluation_seed(seed, n))
                             for n in range(min(EVALUATION_PLAYERS, protocol.curve_episodes))]
         spec = self._collectors[0].spec
         self._repeat = spec.action_repeat
@@ -59,7 +58,7 @@ class _Training:
         self._replay = ReplayBuffer(capacity, spec.image_shape, len(spec.vector), len(spec.action), seed)
         self._run = RunDirectory(folder, config, spec)
         self._metrics = Metrics(self._run.path)
-        self._losses: Dict[str, list] = collections.defaultdict(list)
+        self._losses = Losses()
         self._outcome = Outcome()
         self._collected = 0  # agent steps
         self._version = 0
@@ -78,10 +77,10 @@ class _Training:
         return self._outcome
 
     def _train(self) -> None:
-        marks = collections.deque(self._protocol.marks())
+        marks = Marks(self._protocol)
         began, apart = time.monotonic(), 0.0  # seconds spent on evaluations
-        while self._collected < self._schedule.budget and not self._out_of_time():
-            steps = self._round(marks[0])
+        while self._collected < self._schedule.budget and not self._protocol.out_of_time(self._outcome.seconds):
+            steps = self._round(marks.next)
             collecting = [player.collect(steps, self._policy) for player in self._collectors]
             try:
                 self._learn()
@@ -92,9 +91,7 @@ class _Training:
             outcome = self._outcome
             outcome.env_steps, outcome.updates = self._collected * self._repeat, self._learner.updates
             outcome.seconds = time.monotonic() - began - apart
-            if outcome.env_steps >= marks[0]:
-                while marks and outcome.env_steps >= marks[0]:
-                    marks.popleft()
+            if marks.reach(outcome.env_steps):
                 before = time.monotonic()
                 self._note_evaluation(self._evaluate(self._protocol.curve_episodes))
                 apart += time.monotonic() - before
@@ -102,11 +99,7 @@ class _Training:
         self._learn()
         self._outcome.updates = self._learner.updates
 
-    def _out_of_time(self) -> bool:
-        minutes = self._protocol.minutes
-        return minutes is not None and self._outcome.seconds >= 60 * minutes
-
-    def _round(self, mark: int) -> int:
+    def _round(self, mark: float) -> int:
         """Agent steps that each simulator makes until the next update or evaluation is due."""
         missing = self._schedule.prefill - self._collected
         steps = missing if missing > 0 else self._schedule.steps_per_update
@@ -119,8 +112,7 @@ class _Training:
         if self._replay.steps < schedule.length:
             return
         for _ in range(learner.updates, self._schedule.updates_due(self._collected)):
-            for key, value in learner.update(self._replay.sample(schedule.batch, schedule.length)).items():
-                self._losses[key].append(value)
+            self._losses.add(learner.update(self._replay.sample(schedule.batch, schedule.length)))
             if learner.updates % schedule.publish_every == 0:
                 self._policy = self._publish()
             if learner.updates % schedule.log_every == 0:
@@ -128,18 +120,13 @@ class _Training:
 
     def _publish(self) -> Path:
         self._version += 1
-        metadata = {
-            'version': self._version, 'system': self._config.system, 'preset': self._config.preset,
-            'task': self._task, 'updates': self._learner.updates, 'step': self._collected * self._repeat}
+        metadata = self._learner.policy_metadata(self._version, step=self._collected * self._repeat)
         manifest = self._run.write_policy(self._version, lambda path: self._exporter.write(path, metadata))
         return Path(manifest.uri)
 
     def _evaluate(self, episodes: int) -> List[float]:
         """Returns of deterministic episodes with the policy as it is now."""
-        policy, count = self._publish(), len(self._evaluators)
-        playing = [player.play(len(range(n, episodes, count)), policy)
-                   for n, player in enumerate(self._evaluators)]
-        return [value for future in playing for value in future.result()]
+        return play_side_by_side(self._evaluators, episodes, self._publish())
 
     def _note_evaluation(self, returns: List[float]) -> None:
         outcome, mean = self._outcome, float(np.mean(returns))
@@ -152,14 +139,9 @@ class _Training:
             self._write(**{f'return_{episode.meta["mode"]}': episode.total_reward})
 
     def _log_losses(self) -> None:
-        means = {key: float(np.mean([float(value) for value in values]))
-                 for key, values in self._losses.items()}
-        self._losses.clear()
+        means = self._losses.take_means()
         self._write(**means)
-        broken = [key for key, value in means.items() if not math.isfinite(value)]
-        if broken:
-            raise InputError(f'{self._config.preset} on {self._task}: expected finite losses, got '
-                             f'{", ".join(broken)} = nan or inf at update {self._learner.updates}')
+        check_finite(means, f'{self._config.preset} on {self._task}: update {self._learner.updates}')
 
     def _write(self, **values: float) -> None:
         self._metrics.write(

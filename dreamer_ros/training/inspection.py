@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Dict, List, Optional
 
@@ -13,14 +12,15 @@ from matplotlib.figure import Figure
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
-from dreamer_ros.frames import side_by_side
 from dreamer_ros.replay.episode import Episode
 from dreamer_ros.training.learner import Learner
+from dreamer_ros.training.plots import save_figure
 from dreamer_ros.training.video import HEIGHT, write_video
 
 COLUMNS = ('truth', 'reconstruction', 'prediction')
 STRIP = 10  # moments in the picture's film strip
 PANEL = 150  # pixels of height per curve panel
+DPI = 100
 CURSOR = np.array([214, 39, 40], np.uint8)
 
 
@@ -65,10 +65,9 @@ def inspect_episode(learner: Learner, episode: Episode, context: int = 5) -> Epi
 
     numbers, film = {}, None
     if seen.reconstruction is not None:
-        films = [episode.image, seen.reconstruction[0].cpu().numpy(), seen.prediction[0].cpu().numpy()]
-        film = np.concatenate([side_by_side(each) for each in films], 2)
-        for name, made in zip(COLUMNS[1:], films[1:]):
-            numbers[f'{name}_error'] = squared_error(episode.image, made)
+        film = seen.film(batch.image)[0]
+        for name, made in zip(COLUMNS[1:], (seen.reconstruction, seen.prediction)):
+            numbers[f'{name}_error'] = squared_error(episode.image, made[0].cpu().numpy())
     numbers.update(
         reward=episode.reward.astype(np.float64), filtered_reward=array(seen.reward),
         predicted_reward=array(seen.predicted_reward))
@@ -124,9 +123,7 @@ def write_inspection(
         numbers = {name: [float(value) for value in values] for name, values in inspection.numbers.items()}
         facts = {**facts, 'context': inspection.context, 'steps': len(inspection.numbers['reward'])}
         write_file(paths[0], json.dumps({**facts, **numbers}, indent=1) + '\n')
-        partial = folder / '.dream.partial.png'
-        _picture(inspection, title).savefig(partial, dpi=100)
-        os.replace(partial, paths[1])
+        save_figure(_picture(inspection, title), paths[1], dpi=DPI)
         if inspection.film is not None:
             frames = film_with_curves(inspection)
             paths.append(write_video(folder / 'dream.mp4', frames, 1.0 / inspection.period))
@@ -162,7 +159,7 @@ def film_with_curves(inspection: EpisodeInspection) -> np.ndarray:
 # What is drawn: a panel's label, and its curves by their names in the numbers
 _CURVES = (
     ('image error', (('reconstruction_error', 'reconstruction', 'tab:blue', '-'),
-                                    ('prediction_error', 'prediction', 'tab:orange', '-'))),
+                     ('prediction_error', 'prediction', 'tab:orange', '-'))),
     ('reward', (('reward', 'recorded', 'black', '-'), ('filtered_reward', 'filtered', 'tab:blue', '-'),
                 ('predicted_reward', 'predicted', 'tab:orange', '-'))),
     ('return', (('discounted_return', 'recorded, discounted', 'black', '-'),
@@ -177,7 +174,7 @@ def _panels(inspection: EpisodeInspection) -> list:
 
 
 def _figure(width: int, height: int) -> Figure:
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout='constrained')
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout='constrained')
     FigureCanvasAgg(figure)
     return figure
 

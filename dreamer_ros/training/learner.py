@@ -12,7 +12,6 @@ from dreamer_ros.agents.agent import make_agent
 from dreamer_ros.agents.batch import Batch
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
-from dreamer_ros.frames import side_by_side
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.checkpoint import read_checkpoint, write_checkpoint
 from dreamer_ros.training.optimizers import Optimizer
@@ -116,9 +115,12 @@ class Learner:
         if not self.spec.cameras:
             raise InputError(f'dream of {self.spec.name}: expected a robot with a camera, but it has none')
         batch = self.to_batch(samples)
-        seen = self.agent.inspect(batch)
-        films = (batch.image, seen.reconstruction, seen.prediction)
-        return np.concatenate([side_by_side(film.cpu().numpy()) for film in films], 3)
+        return self.agent.inspect(batch).film(batch.image)
+
+    def policy_metadata(self, version: int, **more) -> dict:
+        """What a policy file says about where it comes from."""
+        return {'version': version, 'system': self.config.system, 'preset': self.config.preset,
+                'task': self.spec.name, 'updates': self.updates, **more}
 
     def state(self) -> Tuple[Dict[str, torch.Tensor], dict]:
         """Parameters, optimiser, normaliser, slow critic and random states, and what is JSON-ready of it all."""

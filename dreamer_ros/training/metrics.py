@@ -1,14 +1,44 @@
 """Numbers of a run, for people and programs: metrics.jsonl and TensorBoard."""
 from __future__ import annotations
 
+import collections
 import json
 import math
 from pathlib import Path
-from typing import List, Union
+from typing import Dict, List, Mapping, Union
 
+import numpy as np
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from dreamer_ros.errors import InputError
+
 FILE = 'metrics.jsonl'
+
+
+class Losses:
+    """The metrics of updates since they were last taken."""
+
+    def __init__(self):
+        self._values: Dict[str, list] = collections.defaultdict(list)
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Those of one update, as scalar tensors."""
+        for key, value in metrics.items():
+            self._values[key].append(value)
+
+    def take_means(self) -> Dict[str, float]:
+        """Their means, and begin anew; reading the tensors waits for the device."""
+        means = {key: float(np.mean([float(value) for value in values])) for key, values in self._values.items()}
+        self._values.clear()
+        return means
+
+
+def check_finite(means: Mapping[str, float], where: str, advice: str = '') -> None:
+    """Raise InputError, `where` first and `advice` last, if one of the losses is not finite."""
+    broken = [key for key, value in means.items() if not math.isfinite(value)]
+    if broken:
+        raise InputError(f'{where}: expected finite losses, got {", ".join(broken)} = nan or inf{advice}')
 
 
 class Metrics:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import types
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Sequence
 
 import numpy as np
 
@@ -116,6 +116,12 @@ class Player:
         self._steps, self._observation = [], None
         return Episode(image, vector, action.astype(np.float32), reward.astype(np.float32), is_first, is_last,
                        is_terminal, stamps, {'mode': mode})
+
+
+def play_side_by_side(players: Sequence[Player], episodes: int, policy: Optional[Path]) -> List[float]:
+    """Returns of whole episodes with the mode of the policy, shared out among players."""
+    playing = [player.play(len(range(n, episodes, len(players))), policy) for n, player in enumerate(players)]
+    return [value for future in playing for value in future.result()]
 
 
 def vector_of(observation: Observation, spec: RobotSpec) -> np.ndarray:

@@ -76,10 +76,10 @@ def _figure(ylabel: str) -> Tuple[Figure, tuple]:
     return figure, ((steps_axis, 'step', 1.0), (time_axis, 'time', 1 / 60))
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path, dpi: int = 120) -> Path:
     """Write a PNG, whole or not at all; returns its path."""
     partial = path.with_name(f'.{path.stem}.partial.png')
-    figure.savefig(partial, dpi=120)
+    figure.savefig(partial, dpi=dpi)
     os.replace(partial, path)
     return path
 

@@ -1,9 +1,11 @@
 """The results file of a benchmark: what was run, how it was scored, and what came out."""
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -14,7 +16,6 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text, write_file
 
 FILE = 'results.json'
-EVALUATION_SEED = 1_000_000  # far from the training simulators' seeds, as in `dreamer launch sim_eval`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,32 @@ class Protocol:
     def marks(self) -> List[int]:
         """Env steps of the curve's points."""
         return [round(self.steps * k / self.evaluations) for k in range(1, self.evaluations + 1)]
+
+    def out_of_time(self, seconds: float) -> bool:
+        """Whether so much training is all there may be."""
+        return self.minutes is not None and seconds >= 60 * self.minutes
+
+
+class Marks:
+    """Where the next point of a learning curve is due.
+
+    Attributes:
+        next: in env steps; infinite after the last one.
+    """
+
+    def __init__(self, protocol: Protocol):
+        self._left = collections.deque(protocol.marks())
+
+    @property
+    def next(self) -> float:
+        return self._left[0] if self._left else math.inf
+
+    def reach(self, env_steps: int) -> bool:
+        """Whether a point is due after so many env steps; one point stands for all that were passed."""
+        due = env_steps >= self.next
+        while env_steps >= self.next:
+            self._left.popleft()
+        return due
 
 
 @dataclasses.dataclass

@@ -23,7 +23,8 @@ from stable_baselines3.sac.policies import CnnPolicy
 from torch import Tensor, nn
 
 from dreamer_ros import simulation
-from dreamer_ros.training.results import EVALUATION_SEED, Outcome, Protocol
+from dreamer_ros.seeds import evaluation_seed
+from dreamer_ros.training.results import Marks, Outcome, Protocol
 
 FRAMES = 3  # of an observation, so that it shows velocities
 SHIFT = 4  # pixels
@@ -36,7 +37,7 @@ def train_sac(task: str, image_size: Tuple[int, int], action_repeat: int, seed: 
               report: Callable[[Outcome], None]) -> Outcome:
     """Train and score; one update of 128 observations per agent step. Arguments as of `train_in_process`."""
     environment = PixelTask(task, image_size, action_repeat, seed)
-    evaluation = PixelTask(task, image_size, action_repeat, seed + EVALUATION_SEED)
+    evaluation = PixelTask(task, image_size, action_repeat, evaluation_seed(seed))
     budget = math.ceil(protocol.steps / action_repeat)
     model = SAC(
         DrqPolicy, environment, learning_rate=1e-3, batch_size=128, tau=0.02, ent_coef='auto_0.1',
@@ -142,7 +143,7 @@ class _Watch(BaseCallback):
         self.outcome = Outcome()
         self._evaluation, self._protocol = evaluation, protocol
         self._repeat, self._report = action_repeat, report
-        self._marks = collections.deque(protocol.marks())
+        self._marks = Marks(protocol)
         self._began = time.monotonic()
 
     def _on_step(self) -> bool:
@@ -150,14 +151,12 @@ class _Watch(BaseCallback):
         outcome.env_steps = self.num_timesteps * self._repeat
         outcome.updates = self.model._n_updates
         outcome.seconds = time.monotonic() - self._began
-        if self._marks and outcome.env_steps >= self._marks[0]:
-            while self._marks and outcome.env_steps >= self._marks[0]:
-                self._marks.popleft()
+        if self._marks.reach(outcome.env_steps):
             returns = self.evaluate(self._protocol.curve_episodes)
             self._began = time.monotonic() - outcome.seconds  # evaluations do not count
             outcome.curve.append((outcome.env_steps, outcome.seconds, float(np.mean(returns)), len(returns)))
         self._report(outcome)
-        return self._protocol.minutes is None or outcome.seconds < 60 * self._protocol.minutes
+        return not self._protocol.out_of_time(outcome.seconds)
 
     def evaluate(self, episodes: int) -> List[float]:
         """Returns of episodes with the mode of the policy."""

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from dreamer_ros.files import write_file
 from dreamer_ros.training.evolution import Simulators, open_world_models
+from dreamer_ros.training.plots import save_figure
 
 FILE, PICTURE = 'temperature.json', 'temperature.png'
 
@@ -94,7 +95,4 @@ def plot(result: dict, path: Path) -> Path:
              title=f'{result["task"]}, {result["preset"]}, {result["updates"]} updates')
     axis.grid(alpha=0.3)
     axis.legend(fontsize='small')
-    partial = path.with_name(f'.{path.stem}.partial.png')
-    figure.savefig(partial, dpi=120)
-    os.replace(partial, path)
-    return path
+    return save_figure(figure, path)

@@ -1,17 +1,13 @@
 """The training loop: episodes in, updates at the replay ratio, policies out. Knows no ROS."""
 from __future__ import annotations
 
-import collections
 import contextlib
 import errno
-import math
 import queue
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
-
-import numpy as np
+from typing import TYPE_CHECKING, List, Optional, Tuple
 
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
@@ -21,7 +17,7 @@ from dreamer_ros.replay.prefetch import Prefetcher
 from dreamer_ros.replay.store import ReplayStore
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.learner import Learner
-from dreamer_ros.training.metrics import Metrics, read_metrics
+from dreamer_ros.training.metrics import Losses, Metrics, check_finite, read_metrics
 from dreamer_ros.training.plots import plot_run
 from dreamer_ros.training.progress import Progress, Status
 from dreamer_ros.training.robots import Robots
@@ -72,7 +68,7 @@ class Trainer:
         self._store = ReplayStore(run.episodes, spec, config.replay.capacity, seed)
         self._exporter = Exporter(self._learner.policy, spec)
         self._prefetcher: Optional[Prefetcher] = None
-        self._losses: Dict[str, list] = collections.defaultdict(list)
+        self._losses = Losses()
         self._checkpoint_requests: 'queue.SimpleQueue[_Request]' = queue.SimpleQueue()
         self._problems_told = 0
         self._stored = 0             # agent steps of all bags ever loaded in this run
@@ -235,8 +231,7 @@ class Trainer:
         if self._prefetcher is None:
             schedule = self._config.schedule
             self._prefetcher = Prefetcher(self._store, schedule.batch, schedule.length)
-        for key, value in self._learner.update(self._prefetcher.next()).items():
-            self._losses[key].append(value)
+        self._losses.add(self._learner.update(self._prefetcher.next()))
 
     def _take_episodes(self, watcher: _Watcher) -> None:
         for info in watcher.take():
@@ -270,11 +265,7 @@ class Trainer:
     # What comes out
 
     def _publish(self, version: int) -> int:
-        metadata = {
-            'version': version, 'system': self._config.system, 'preset': self._config.preset,
-            'task': self._spec.name, 'updates': self._learner.updates,
-            'step': self.status.step,
-        }
+        metadata = self._learner.policy_metadata(version, step=self.status.step)
         manifest = self._run.write_policy(version, lambda path: self._exporter.write(path, metadata))
         self._robots.publish(manifest)
         return version
@@ -298,17 +289,12 @@ class Trainer:
             request.done.set()
 
     def _log_losses(self, collected: int) -> None:
-        means = {key: float(np.mean([float(value) for value in values]))
-                 for key, values in self._losses.items()}
-        self._losses.clear()
-        broken = [key for key, value in means.items() if not math.isfinite(value)]
+        means = self._losses.take_means()
         steps, frames, updates = self._progress.rates(self.status)
         self._write(collected, **means, env_steps_per_second=steps, frames_per_second=frames,
                     updates_per_second=updates, replay_steps=float(self._store.steps))
-        if broken:
-            raise InputError(
-                f'update {self._learner.updates}: expected finite losses, got {", ".join(broken)} = nan or '
-                f'inf; the checkpoints in {self._run.checkpoints} are from before')
+        check_finite(means, f'update {self._learner.updates}',
+                     f'; the checkpoints in {self._run.checkpoints} are from before')
 
     def _write(self, agent_steps: int, **values) -> None:
         self._metrics.write(

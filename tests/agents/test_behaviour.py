@@ -208,6 +208,16 @@ def test_reinforce_gradient_is_the_score_function(seed, monkeypatch):
     assert metrics['return'].item() == pytest.approx(returns.mean(), rel=1e-4, abs=1e-4)
 
 
+def learn_to_act(made, posterior, data, updates):
+    """Train the actor alone."""
+    optimizer = torch.optim.Adam(made.behaviour.actor.parameters(), 1e-2)
+    for _ in range(updates):
+        loss, _ = made.behaviour.loss(made.model, posterior, data)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
 def test_reinforce_solves_a_bandit(seed, monkeypatch):
     """Reward −(a − ½)² at every state: the mean action goes to ½."""
     made = agent('v3', 'critic.replay_scale=0', 'imagination.horizon=1', 'actor.entropy=0', seed=seed)
@@ -215,12 +225,7 @@ def test_reinforce_solves_a_bandit(seed, monkeypatch):
     dreams = capture_dream(monkeypatch, behaviour)
     monkeypatch.setattr(
         made.model, 'predict_reward', lambda feature: -10 * (dreams[-1].action - 0.5).square().sum(-1))
-    optimizer = torch.optim.Adam(behaviour.actor.parameters(), 1e-2)
-    for _ in range(250):
-        loss, _ = behaviour.loss(made.model, posterior, data)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    learn_to_act(made, posterior, data, 250)
     with torch.no_grad():
         mean, _ = behaviour.distribution.parameters(behaviour.actor(posterior.feature))
     assert (mean.mean((0, 1)) - 0.5).abs().max() < 0.25
@@ -269,12 +274,7 @@ def test_a_bandit_of_choices_is_solved(gradient, seed, monkeypatch):
     behaviour, posterior, data = made.behaviour, states(made, 8, 8), batch(8, 8)
     dreams = capture_dream(monkeypatch, behaviour)
     monkeypatch.setattr(made.model, 'predict_reward', lambda feature: dreams[-1].action[..., 1])
-    optimizer = torch.optim.Adam(behaviour.actor.parameters(), 1e-2)
-    for _ in range(100):
-        loss, _ = behaviour.loss(made.model, posterior, data)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    learn_to_act(made, posterior, data, 100)
     with torch.no_grad():
         assert behaviour.distribution.parameters(behaviour.actor(posterior.feature)).exp()[..., 1].mean() > 0.9
 

@@ -194,6 +194,5 @@ def test_hyperparameters_of_the_paper():
 
 
 def test_discrete_actions_are_refused():
-    import dataclasses
     with pytest.raises(InputError, match='planet: expected a robot with continuous actions'):
         make_agent(load_preset('planet', SMALL), dataclasses.replace(robot(), discrete=True))
