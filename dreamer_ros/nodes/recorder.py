@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Optional
+from typing import Dict, Mapping, Optional
 
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
@@ -31,6 +32,7 @@ ACTION, STEP = -2, -1
 BATCHING = 0.004  # seconds of messages taken in one go: fewer wake-ups beside a busy simulator
 DRAIN_TIME = 0.5  # seconds at most, at the end, for messages still on their way
 SAY_AGAIN = 5.0   # seconds between two lines about the same trouble
+ORIGINS_KEPT = 100  # episodes whose steps may still be on their way
 
 
 class Episode:
@@ -40,6 +42,7 @@ class Episode:
         self._writer = writer
         self._period = period
         self._names = ()
+        self.first_stamp: Optional[int] = None
         self._last_stamp: Optional[int] = None
         self._return = 0.0
         self._modes: Counter = Counter()
@@ -56,6 +59,8 @@ class Episode:
                 self._writer.write(name, message, aligned.stamp)
         if self._last_stamp is not None:
             self.lost_steps += max(0, round((aligned.stamp - self._last_stamp) / self._period) - 1)
+        else:
+            self.first_stamp = aligned.stamp
         self._last_stamp = aligned.stamp
         self.incomplete_steps += None in aligned.messages
         self._begun |= step.is_first
@@ -66,9 +71,10 @@ class Episode:
             self._modes[mode.kind] += 1
             self._version = mode.version if mode.version is not None else self._version
 
-    def close(self) -> Path:
-        """Finish the bag."""
+    def close(self, custom_data: Mapping[str, str]) -> Path:
+        """Finish the bag; `custom_data` is what came to be known of it meanwhile."""
         return self._writer.close({
+            **custom_data,
             'return': repr(self._return), 'length': str(self.length), 'mode': self.mode,
             'policy_version': '' if self._version is None else str(self._version),
         })
@@ -123,6 +129,8 @@ class Recorder:
 
         self._inbox = Inbox(node)
         self._announcements = Announcements(self._inbox)
+        self._simulations = self._inbox.subscribe(topics.SIMULATION, topics.SIMULATION.qos)
+        self._origins: Dict[int, str] = {}  # by stamp of the episode's first step
         self._aligner: Optional[StepAligner] = None
         self._spec: Optional[RobotSpec] = None
         self._episode: Optional[Episode] = None
@@ -149,6 +157,7 @@ class Recorder:
     def _turn(self) -> int:
         """Take and write everything that came; returns how many messages that was."""
         self._take_spec()
+        self._take_origins()
         if self._spec is None:
             return 0
         now = time.monotonic()
@@ -193,6 +202,21 @@ class Recorder:
         self._spec = spec
         self._robot = self._robot or self._node.get_namespace().strip('/') or spec.name
 
+    def _take_origins(self) -> None:
+        """What simulators say at a reset, so that the episode can be simulated once more."""
+        while (message := self._inbox.take(self._simulations)) is not None:
+            try:
+                self._origins[int(json.loads(message.data)['stamp'])] = message.data
+            except (ValueError, KeyError, TypeError):
+                self._log.warning(f'{self._simulations.topic_name}: expected JSON with a stamp, got '
+                                  f'{message.data[:60]!r}', throttle_duration_sec=SAY_AGAIN)
+            while len(self._origins) > ORIGINS_KEPT:
+                del self._origins[next(iter(self._origins))]
+
+    def _origin(self, first_stamp: int) -> Dict[str, str]:
+        origin = self._origins.get(first_stamp)
+        return {'simulation': origin} if origin else {}
+
     def _record(self, aligned: AlignedStep) -> None:
         try:
             step = codecs.read_step(deserialize_message(aligned.messages[STEP], JointState))
@@ -203,7 +227,7 @@ class Recorder:
             self._close_episode()  # its simulator died before is_last
         if self._wanted and (self._whole == self._wanted or not (self._episode or step.is_first)):
             return
-        episode = self._episode or self._open_episode()
+        episode = self._episode or self._open_episode(aligned.stamp)
         self._episode = None  # a bag that the disk refused is closed already, whole up to its last chunk
         episode.add(aligned, self._names, step, self._mode(aligned.messages[ACTION]))
         self._episode = episode
@@ -220,11 +244,12 @@ class Recorder:
             self._log.warning(str(error), throttle_duration_sec=SAY_AGAIN)
             return None
 
-    def _open_episode(self) -> Episode:
+    def _open_episode(self, first_stamp: int) -> Episode:
         spec = self._spec
         name = episode_name(self._robot, self._episodes, datetime.datetime.now(datetime.timezone.utc))
         writer = EpisodeWriter(self._folder, name, self._topics, {
-            'task': spec.name, 'robot': self._robot, 'spec': spec.to_json(), 'spec_hash': spec.hash})
+            'task': spec.name, 'robot': self._robot, 'spec': spec.to_json(), 'spec_hash': spec.hash,
+            **self._origin(first_stamp)})
         self._episodes += 1
         return Episode(writer, round(spec.control_period * 1e9))
 
@@ -233,7 +258,7 @@ class Recorder:
         if self._wanted and not episode.whole:
             episode.abort()
             return
-        path = episode.close()
+        path = episode.close(self._origin(episode.first_stamp))
         self._whole += episode.whole
         self._lost += episode.lost_steps
         self._incomplete += episode.incomplete_steps

@@ -12,11 +12,12 @@ import numpy as np
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Joy
+from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.errors import InputError
-from dreamer_ros.nodes import diagnostics
+from dreamer_ros.nodes import diagnostics, qos
 from dreamer_ros.nodes.announcement import announcement
 from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
 from dreamer_ros.nodes.inbox import Inbox
@@ -25,6 +26,7 @@ from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.nodes.single import OnlyPublisher
 from dreamer_ros.nodes.template import MessageTemplate
 from dreamer_ros.simulation import environment
+from dreamer_ros.simulation.origin import Origin
 
 ASK_AGAIN = 1.0      # seconds without an action until the observation is published once more
 SAY_AGAIN = 5.0      # seconds between two lines about the same trouble
@@ -93,6 +95,7 @@ class Simulator:
         self._environment = environment.make(
             task, image_size=image_size, action_repeat=repeat, seed=seed, render=render,
             inputs=inputs, cameras=[name for name in cameras if name], episode_length=length or None)
+        self._origin = Origin.of(self._environment, task, seed, render, self._realtime)
 
     def _connect(self, node: Node) -> None:
         spec = self._environment.spec
@@ -102,6 +105,7 @@ class Simulator:
         self._actions = self._inbox.subscribe(topics.ACTION, topics.LOCKSTEP_SUBSCRIBER, raw=True)
         self._paces = self._inbox.subscribe(topics.PACE, topics.LATCHED)
         self._spec_publisher = OnlyPublisher(node, self._inbox, topics.SPEC, announcement(spec))
+        self._origins = qos.publisher(node, topics.SIMULATION)
         self._publisher = ObservationPublisher(node, self._environment.cameras, spec)
         node.create_service(Trigger, '~/reset', self._on_reset)
         node.create_service(SetBool, '~/pause', self._on_pause)
@@ -121,7 +125,7 @@ class Simulator:
 
     def _run_lockstep(self) -> None:
         stamp = self._first_stamp()
-        self._publish(self._environment.reset(), stamp)
+        self._publish(self._begin_episode(stamp), stamp)
         while not self._stop.is_set():
             published = time.perf_counter()
             action = self._await_action(stamp)
@@ -132,11 +136,18 @@ class Simulator:
             self._step(action, stamp)
             self._timings.add('period', time.perf_counter() - published)
 
-    def _advance(self, action: np.ndarray) -> environment.Observation:
+    def _begin_episode(self, stamp: int) -> environment.Observation:
+        """Its first observation, after telling where it comes from."""
+        observation = self._environment.reset()
+        origin = dataclasses.replace(self._origin, episode=self._environment.episode)
+        self._origins.publish(String(data=origin.to_json(stamp)))
+        return observation
+
+    def _advance(self, action: np.ndarray, stamp: int) -> environment.Observation:
         """The next observation; a requested reset makes it the last one of its episode."""
         if self._observation.is_last:
             self._reset_requested = False
-            return self._environment.reset()
+            return self._begin_episode(stamp)
         observation = self._environment.step(action)
         if self._reset_requested:
             self._reset_requested = False
@@ -222,7 +233,7 @@ class Simulator:
         period = self._period / 1e9
         stamp = self._first_stamp()
         held = np.zeros(self._size, np.float32)
-        self._publish(self._environment.reset(), stamp)
+        self._publish(self._begin_episode(stamp), stamp)
         stepped = time.monotonic()
         tick = stepped + period
         while not self._stop.is_set():
@@ -250,7 +261,7 @@ class Simulator:
 
     def _step(self, action: np.ndarray, stamp: int) -> None:
         began = time.perf_counter()
-        observation = self._advance(action)
+        observation = self._advance(action, stamp)
         simulated = time.perf_counter()
         self._publish(observation, stamp)
         self._timings.add('simulation', simulated - began)

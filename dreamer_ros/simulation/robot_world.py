@@ -40,7 +40,7 @@ class RobotWorld(World):
 
     def __init__(self, task: TaskFile, seed: int):
         self._task = task
-        self._random = np.random.default_rng(seed)
+        self._seed = seed
         self.name = task.path.stem
         self.model = self._load()
         self.data = mujoco.MjData(self.model)
@@ -54,9 +54,10 @@ class RobotWorld(World):
         self._placers = [self._placer(placement) for placement in task.placements]
         self._joints = [self._joint_range(name, limits) for name, limits in task.joints.items()]
         self._randomiser = _Randomiser(self.model, task.randomise)
-        self.reset()  # a place that cannot be found is refused now, not in the middle of a run
+        self.reset(0)  # a place that cannot be found is refused now, not in the middle of a run
 
-    def reset(self) -> None:
+    def reset(self, episode: int) -> None:
+        self._random = np.random.default_rng([self._seed, episode])
         self._randomiser.apply(self._random)
         mujoco.mj_resetData(self.model, self.data)
         for address, low, high in self._joints:

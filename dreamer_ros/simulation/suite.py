@@ -33,7 +33,7 @@ class SuiteWorld(World):
 
     Args:
         name: a key of `tasks()`.
-        seed: of the task's random initial states.
+        seed: of the task's random initial states, and of the model itself where that is random (lqr).
     """
 
     def __init__(self, name: str, seed: int):
@@ -44,13 +44,15 @@ class SuiteWorld(World):
         self.control_step = environment.control_timestep()
         self.default_cameras = (_CAMERAS.get(domain, 0),)
         self.default_length = _EPISODE_LENGTH
+        self._seed = seed
         self._physics = environment.physics
         self._task = environment.task
         self._substeps = round(self.control_step / self._physics.timestep())
         self.model = self._physics.model.ptr
         self.data = self._physics.data.ptr
 
-    def reset(self) -> None:
+    def reset(self, episode: int) -> None:
+        self._task.random.seed([self._seed, episode])
         with self._physics.reset_context():
             self._task.initialize_episode(self._physics)
 

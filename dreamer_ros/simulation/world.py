@@ -36,8 +36,8 @@ class World(abc.ABC):
     choices: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
     @abc.abstractmethod
-    def reset(self) -> None:
-        """Start a new episode from a random state."""
+    def reset(self, episode: int) -> None:
+        """Start an episode from a random state, which follows from the world's seed and this number alone."""
 
     @abc.abstractmethod
     def step(self, control: np.ndarray) -> Tuple[float, bool]:

@@ -90,6 +90,20 @@ def test_equal_seeds_give_equal_episodes_and_others_do_not(task, open_environmen
     assert not same(first.reset(), first.reset()), 'each episode starts elsewhere'
 
 
+@pytest.mark.parametrize('task', ['finger_turn_hard', 'swimmer_swimmer6', 'lqr_lqr_2_1', 'rover_target'])
+def test_an_episode_follows_from_seed_and_number(task, open_environment):
+    """Whatever was played before."""
+    first, second = open_environment(task, seed=5), open_environment(task, seed=5)
+    assert first.model_digest() == second.model_digest() != open_environment('pendulum_swingup').model_digest()
+    episode(first, 7)
+    episode(first, 3)
+    third, again = first.reset(), second.reset(2)
+    assert first.episode == second.episode == 2 and same(third, again)
+    actions = np.random.default_rng(1).uniform(-1, 1, (20, len(first.spec.action)))
+    assert all(same(first.step(action), second.step(action)) for action in actions)
+    assert not same(first.reset(), second.reset(2))
+
+
 @pytest.mark.parametrize('task', ['cartpole_balance', 'rover_target'])
 def test_action_repeat_sums_rewards(task, open_environment):
     once, repeated = open_environment(task), open_environment(task, action_repeat=4)
@@ -109,8 +123,9 @@ def test_suite_task_is_step_by_step_that_of_dm_control(task, open_environment):
     environment = open_environment(task, seed=7, image_size=(16, 16))
     reference = suite.load(*task.split('_', 1), task_kwargs={'random': 7})
     random = np.random.default_rng(0)
-    for _ in range(2):
+    for number in range(2):
         environment.reset()
+        reference.task.random.seed([7, number])
         reference.reset()
         for _ in range(20):
             action = random.uniform(-1, 1, len(environment.spec.action))

@@ -110,8 +110,8 @@ def test_the_rover_drives_forwards_and_turns():
 def test_the_rover_starts_apart_from_the_target():
     world = make('rover_target', seed=5)._world
     starts = []
-    for _ in range(50):
-        world.reset()
+    for episode in range(50):
+        world.reset(episode)
         rover, target = world.data.body('rover').xpos[:2].copy(), world.data.body('target').xpos[:2].copy()
         assert math.dist(rover, target) >= 1.2
         assert (abs(rover) <= 1.9).all() and (abs(target) <= 2.1).all()
@@ -283,7 +283,7 @@ def test_mistakes_in_a_task_file(arm, changes, message):
 
 
 def test_files_that_are_no_task(tmp_path, arm):
-    with pytest.raises(InputError, match='nowhere.yaml: cannot be read'):
+    with pytest.raises(InputError, match='nowhere.yaml: expected a text file'):
         make(str(tmp_path / 'nowhere.yaml'))
     broken = tmp_path / 'broken.yaml'
     for text, message in (('model: [unclosed', 'expected YAML'), ('', 'the whole file: expected a mapping')):
