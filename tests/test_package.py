@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NODES = {'simulator', 'agent', 'trainer', 'recorder', 'evaluator'}
+NODES = {'simulator', 'agent', 'trainer', 'recorder', 'evaluator', 'hardware'}
 DATA = ('launch', 'sim', 'models')
 
 

@@ -9,7 +9,7 @@ import functools
 import math
 import re
 from pathlib import Path
-from typing import Dict, Mapping, NamedTuple, NoReturn, Optional, Tuple, Union
+from typing import Dict, Iterator, Mapping, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
@@ -226,41 +226,48 @@ class RobotContract:
         return Topic(self.command.topic, self.command.type, self.command.qos)
 
     def check(self, policy: RobotSpec) -> None:
-        """Refuse a policy that was made for another robot; names and action repeats may differ.
+        """Refuse a policy, or a simulated robot, of another spec; names and action repeats may differ.
 
         Raises:
             InputError: naming the key of the contract that does not fit.
         """
+        for key, expected, got in self._differences(policy):
+            raise InputError(f'{self.source}: {key}: expected {expected}, as for {policy.name}, got {got}')
+
+    def _differences(self, policy: RobotSpec) -> Iterator[Tuple[str, object, object]]:
+        """(key, what the policy expects there, what the contract has) of whatever does not fit."""
         mine = self.spec
-        if self.cameras or policy.cameras:
-            self._compare('cameras', policy.cameras, mine.cameras)
-            self._compare('image_size', list(policy.image_size), list(mine.image_size))
-        self._compare_names('vector', policy.vector, mine.vector)
+        if policy.cameras != mine.cameras:
+            yield 'cameras', _listed(policy.cameras), _listed(mine.cameras)
+        if policy.image_size != mine.image_size:
+            yield 'image_size', list(policy.image_size), list(mine.image_size)
+        yield from _name_differences('vector', policy.vector, mine.vector)
         if policy.discrete or mine.discrete:
-            self._compare('command.choices', policy.action if policy.discrete else 'none, but axes',
-                          mine.action if mine.discrete else 'none')
+            if (policy.discrete, policy.action) != (mine.discrete, mine.action):
+                yield ('command.choices', _listed(policy.action if policy.discrete else ()),
+                       _listed(mine.action if mine.discrete else ()))
         else:
-            self._compare_names('command.axes', policy.action, mine.action)
+            yield from _name_differences('command.axes', policy.action, mine.action)
             for number, axis in enumerate(self.command.axes):
-                theirs = (policy.action_low[number], policy.action_high[number])
-                if not np.allclose(theirs, axis.limits, rtol=0, atol=LIMIT_TOLERANCE * (theirs[1] - theirs[0])):
-                    self._misfit(f'command.axes[{number}].limits', list(theirs), list(axis.limits))
+                low, high = policy.action_low[number], policy.action_high[number]
+                if not np.allclose((low, high), axis.limits, rtol=0, atol=LIMIT_TOLERANCE * (high - low)):
+                    yield f'command.axes[{number}].limits', [low, high], list(axis.limits)
         if abs(policy.control_period * self.rate - 1) > PERIOD_TOLERANCE:
-            self._misfit('rate', f'{1 / policy.control_period:g}', f'{self.rate:g}')
+            yield 'rate', f'{1 / policy.control_period:g}', f'{self.rate:g}'
 
-    def _compare_names(self, key: str, expected: Tuple[str, ...], got: Tuple[str, ...]) -> None:
-        for number, (theirs, mine) in enumerate(zip(expected, got)):
-            if theirs != mine:
-                self._misfit(f'{key}[{number}].name', repr(theirs), repr(mine))
-        if len(expected) != len(got):
-            self._misfit(key, f'{len(expected)} of them ({", ".join(expected) or "none"})', f'{len(got)}')
 
-    def _compare(self, key: str, expected: object, got: object) -> None:
-        if expected != got:
-            self._misfit(key, expected, got)
+def _name_differences(
+    key: str, expected: Tuple[str, ...], got: Tuple[str, ...]
+) -> Iterator[Tuple[str, object, object]]:
+    for number, (theirs, mine) in enumerate(zip(expected, got)):
+        if theirs != mine:
+            yield f'{key}[{number}].name', theirs, mine
+    if len(expected) != len(got):
+        yield key, _listed(expected), _listed(got)
 
-    def _misfit(self, key: str, expected: object, got: object) -> NoReturn:
-        raise InputError(f'{self.source}: {key}: expected {expected}, as the policy was made for, got {got}')
+
+def _listed(names: Tuple[str, ...]) -> str:
+    return ', '.join(names) or 'none'
 
 
 def load_contract(robot: Union[str, Path]) -> RobotContract:

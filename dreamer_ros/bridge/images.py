@@ -1,12 +1,14 @@
 """Images of any robot, raw or compressed, to what a policy sees: cropped, resized by area, RGB."""
 from __future__ import annotations
 
+import array
 import io
 from typing import Any, NamedTuple, Optional, Tuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from dreamer_ros.bridge.codecs import fill_stamp
 from dreamer_ros.errors import InputError
 
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
@@ -61,6 +63,16 @@ def decode_image(message: Any, type_name: str, crop: Optional[Crop], size: Tuple
         image = image.resize((size[1], size[0]), Image.Resampling.BOX)
     pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+
+
+def fill_compressed(message: Any, image: np.ndarray, stamp: int, frame_id: str = 'camera') -> None:
+    """Fill a sensor_msgs/CompressedImage with uint8 [H, W, 3] as JPEG."""
+    fill_stamp(message.header.stamp, stamp)
+    message.header.frame_id = frame_id
+    message.format = 'jpeg'
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, 'JPEG', quality=90)
+    message.data = array.array('B', buffer.getvalue())
 
 
 def _from_raw(message: Any) -> Image.Image:
