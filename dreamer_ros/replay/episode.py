@@ -21,6 +21,7 @@ class Episode:
         stamp: int64 [T], nanoseconds, strictly increasing.
         meta: what the recorder knew (custom_data of the bag).
         path: the bag it came from, if any.
+        number: its place among the episodes of that bag.
     """
 
     image: np.ndarray
@@ -33,9 +34,17 @@ class Episode:
     stamp: np.ndarray
     meta: Dict[str, str] = dataclasses.field(default_factory=dict)
     path: Optional[Path] = None
+    number: int = 0
 
     def __len__(self) -> int:
         return len(self.stamp)
+
+    def read(self, first: int, image: np.ndarray, rows: np.ndarray) -> None:
+        """See `buffer.StoredEpisode`."""
+        part = slice(first, first + len(rows))
+        image[...] = self.image[part]
+        for name in rows.dtype.names:
+            rows[name] = getattr(self, name)[part]
 
     @property
     def total_reward(self) -> float:
@@ -52,22 +61,30 @@ class Episode:
 class EpisodeInfo:
     """What is worth telling about an episode that entered the store.
 
-    `last_stamp` is the header stamp of its last step, ns.
+    Attributes:
+        path: the bag.
+        last_stamp: header stamp of its last step, ns.
+        held_out: it is for validation, and never sampled for training.
     """
 
-    name: str
+    path: Path
     steps: int
     total_reward: float
     complete: bool
     last_stamp: int
     meta: Dict[str, str]
+    held_out: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the bag."""
+        return self.path.name
 
     @classmethod
     def of(cls, episode: Episode) -> EpisodeInfo:
-        """Summarise an episode."""
-        name = episode.path.name if episode.path else ''
+        """Summarise an episode of a bag."""
         end = int(episode.stamp[-1])
-        return cls(name, len(episode), episode.total_reward, episode.complete, end, episode.meta)
+        return cls(episode.path, len(episode), episode.total_reward, episode.complete, end, episode.meta)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,21 +1,23 @@
-"""A folder of bags as training data: each bag is loaded once, sequences are sampled from memory."""
+"""A folder of bags as training data: each bag is read once, sequences are sampled from its steps."""
 from __future__ import annotations
 
 import collections
-import hashlib
+import dataclasses
 import threading
 import time
 from pathlib import Path
-from typing import Deque, Dict, List, Optional, Set, Tuple
+from typing import Counter, Dict, List, Optional, Set, Tuple
 
 import numpy as np
 from mcap.writer import MCAP0_MAGIC
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.bag import is_partial, mcap_files, recover
+from dreamer_ros.replay.buffer import ReplayBuffer
+from dreamer_ros.replay.cache import CachedBag, EpisodeCache
 from dreamer_ros.replay.episode import Episode, EpisodeInfo, Problem
+from dreamer_ros.replay.keep import is_kept
 from dreamer_ros.replay.reading import read_episodes
-from dreamer_ros.replay.ring import ReplayBuffer
 from dreamer_ros.spec import RobotSpec
 
 # A bag without its end may still be recorded or copied; after so many quiet seconds it is taken as it is.
@@ -23,36 +25,47 @@ QUIET_SECONDS = 60.0
 
 
 class ReplayStore:
-    """The newest steps of all bags in a folder, in memory.
+    """The newest steps of all bags in a folder.
 
-    `refresh` looks for new bags and may run in another thread than `sample`. A bag enters once: by its name,
-    and by what it holds, so that a copy under another name is refused. Bags of dead writers are recovered.
-    Nothing that lies in the folder makes the store raise.
+    `refresh` looks for new bags and may run in another thread than `sample`. A bag is read once, however many
+    sessions learn from it (see cache.py), and enters once: by its name, and by what it holds, so that a copy
+    under another name is refused. Bags of dead writers are recovered. Nothing that lies in the folder makes the
+    store raise. What leaves the store is still in its bag.
 
     Attributes:
         problems: what could not be used and why, growing; each bag is judged once.
+        held_out: episodes for validation, which `sample` and `peek` never give.
     """
 
-    def __init__(self, folder: Path, spec: RobotSpec, capacity: int, seed: int = 0) -> None:
+    def __init__(
+        self, folder: Path, spec: RobotSpec, capacity: int, seed: int = 0, validation: float = 0.0
+    ) -> None:
         """Reads nothing yet.
 
         Args:
             folder: created if missing.
             spec: bags of other robots are refused.
-            capacity: steps in memory; whole oldest episodes leave first.
+            capacity: steps to sample from; whole oldest episodes leave first, but those of bags that are marked
+                to stay (see keep.py).
             seed: of the sampling.
+            validation: share of the episodes that is held out. What an episode holds decides, so that it is
+                always the same ones, wherever their bags lie.
 
         Raises:
-            InputError: the folder can't be made, or the memory can't be had.
+            InputError: the folder can't be made.
         """
         self.folder = Path(folder)
         self.spec = spec
         self.problems: List[Problem] = []
-        self._buffer = ReplayBuffer(capacity, spec.image_shape, len(spec.vector), len(spec.action), seed)
+        self._validation = validation
+        self._buffer = self._make_buffer(capacity, seed)
+        self.held_out = self._make_buffer(capacity, seed)
+        self._cache = EpisodeCache(self.folder, spec, self._read, self.problems)
         self._refreshing = threading.Lock()
+        self._looked = self._crowded = False
         self._seen: Set[str] = set()                       # names of bags loaded or refused
-        self._held: Deque[Tuple[str, int]] = collections.deque()  # (bag, number in bag) as in the ring
-        self._digests: Dict[bytes, str] = {}               # what was loaded → bag
+        self._identities: Dict[str, Tuple[str, int]] = {}  # of what was loaded: its bag, and number there
+        self._held: Counter[str] = collections.Counter()   # episodes held of each bag
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -60,26 +73,37 @@ class ReplayStore:
                 f'replay folder {self.folder}: expected a directory ({error.strerror})'
             ) from error
 
+    def _make_buffer(self, capacity: int, seed: int) -> ReplayBuffer:
+        return ReplayBuffer(
+            capacity, self.spec.image_shape, len(self.spec.vector), len(self.spec.action), seed,
+            keep=lambda episode: is_kept(episode.path))
+
     @property
     def steps(self) -> int:
-        """Steps in memory."""
+        """Steps to sample from."""
         return self._buffer.steps
 
     @property
     def episodes(self) -> int:
-        """Episodes in memory, counting the parts of a split one."""
+        """Episodes to sample from, counting the parts of a split one."""
         return self._buffer.episodes
 
     def refresh(self) -> List[EpisodeInfo]:
-        """Load bags that appeared since the last call, oldest name first."""
+        """Take bags that appeared since the last call, oldest name first."""
         with self._refreshing:
+            if not self._looked:
+                self._looked = True
+                self._cache.tidy()
             infos: List[EpisodeInfo] = []
             for path in self._new_bags():
+                bag = self._cache.known(path)
+                if bag is None:
+                    if not _is_settled(path):
+                        continue
+                    bag = self._cache.load(path)
                 self._seen.add(path.name)
-                for number, episode in enumerate(self._read(path)):
-                    if self._is_new(episode):
-                        self._add(path.name, number, episode)
-                        infos.append(EpisodeInfo.of(episode))
+                self.problems += bag.problems
+                infos += [info for number in range(len(bag.episodes)) if (info := self._add(path, number, bag))]
             return infos
 
     def sample(self, batch: int, length: int) -> Dict[str, np.ndarray]:
@@ -102,35 +126,60 @@ class ReplayStore:
         """
         with self._refreshing:
             return {
-                'held': [list(entry) for entry in self._held],
+                'held': [[episode.path.name, episode.number] for episode in self._buffer.held()],
+                'held_out': [[episode.path.name, episode.number] for episode in self.held_out.held()],
                 'seen': sorted(self._seen),
                 'start': self._buffer.start,
                 'cursor': cursor or self._buffer.cursor(),
             }
 
     def load_state_dict(self, state: dict) -> None:
-        """Load again the episodes that `state_dict` names, in their order; `refresh` then adds newer bags."""
+        """Take the episodes that `state_dict` names, in their order; `refresh` then adds newer bags."""
         with self._refreshing:
             self._buffer.restart(int(state['start']))
+            self.held_out.restart(0)
             self._seen = set(state['seen'])
             self._held.clear()
-            self._digests.clear()
-            name, episodes = '', []
-            for bag, number in state['held']:
-                if bag != name:
-                    name, episodes = bag, self._read(self.folder / bag)
-                if number < len(episodes) and self._is_new(episodes[number]):
-                    self._add(bag, number, episodes[number])
+            self._identities.clear()
+            name, bag = '', CachedBag([], [])
+            # Checkpoints from before there was validation do not speak of it.
+            for other, number in [*state['held'], *state.get('held_out', [])]:
+                if other != name:
+                    name, path = other, self.folder / other
+                    bag = self._cache.known(path) or self._cache.load(path)
+                    self.problems += bag.problems
+                if number < len(bag.episodes):
+                    self._add(path, number, bag)
             self._buffer.seek(state['cursor'])
 
-    def _add(self, name: str, number: int, episode: Episode) -> None:
-        left = self._buffer.add(episode)
-        self._held.append((name, number))
-        for _ in range(left):
-            self._held.popleft()
+    def _add(self, path: Path, number: int, bag: CachedBag) -> Optional[EpisodeInfo]:
+        """Take one episode of a bag, unless the same was taken before under whatever name."""
+        episode, info, identity = bag.episodes[number]
+        first = self._identities.setdefault(identity, (path.name, number))
+        if first != (path.name, number):
+            self.problems.append(Problem(path, f'holds the same episode as {first[0]}', len(episode)))
+            self._release(path)
+            return None
+        held_out = int(identity[:8], 16) < self._validation * 16 ** 8
+        buffer = self.held_out if held_out else self._buffer
+        self._held[path.name] += 1
+        for gone in buffer.add(episode):
+            self._held[gone.path.name] -= 1
+            self._release(gone.path)
+        if buffer.steps > buffer.capacity and not self._crowded:
+            self._crowded = True
+            self.problems.append(Problem(
+                self.folder, f'bags marked to be kept leave no room: {buffer.steps} steps, of {buffer.capacity}'))
+        return dataclasses.replace(info, held_out=held_out)
+
+    def _release(self, path: Path) -> None:
+        """Free what the cache holds of a bag that is not sampled from."""
+        if not self._held[path.name]:
+            del self._held[path.name]
+            self._cache.free(path)
 
     def _new_bags(self) -> List[Path]:
-        """Bags to load now; leftovers of dead writers are recovered on the way."""
+        """Bags not seen yet; leftovers of dead writers are recovered on the way."""
         for path in sorted(self.folder.iterdir()):
             if path.name not in self._seen and path.is_dir() and is_partial(path):
                 try:
@@ -141,28 +190,15 @@ class ReplayStore:
         return [
             path for path in sorted(self.folder.iterdir())
             if path.name not in self._seen and not path.name.startswith('.')
-            and (path.is_dir() or path.suffix == '.mcap') and _is_settled(path)
+            and (path.is_dir() or path.suffix == '.mcap')
         ]
 
-    def _read(self, path: Path) -> List[Episode]:
+    def _read(self, path: Path) -> Tuple[List[Episode], List[Problem]]:
         try:
-            episodes, problems = read_episodes(path, self.spec)
+            return read_episodes(path, self.spec)
         # Whatever a damaged bag provokes in the readers, it must not end the training.
         except Exception as error:  # noqa: BLE001
-            episodes, problems = [], [Problem(path, f'it can not be read ({type(error).__name__}: {error})')]
-        self.problems += problems
-        return episodes
-
-    def _is_new(self, episode: Episode) -> bool:
-        """Whether these steps were never loaded, under whatever name."""
-        content = hashlib.sha1()
-        for array in (episode.stamp, episode.action, episode.reward, episode.image[0], episode.image[-1]):
-            content.update(np.ascontiguousarray(array))
-        bag = self._digests.setdefault(content.digest(), episode.path.name)
-        if bag == episode.path.name:
-            return True
-        self.problems.append(Problem(episode.path, f'holds the same episode as {bag}', len(episode)))
-        return False
+            return [], [Problem(path, f'it can not be read ({type(error).__name__}: {error})')]
 
 
 def _is_settled(path: Path) -> bool:

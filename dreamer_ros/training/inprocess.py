@@ -10,7 +10,7 @@ import numpy as np
 
 from dreamer_ros.config import Config
 from dreamer_ros.policy.export import Exporter
-from dreamer_ros.replay.ring import ReplayBuffer
+from dreamer_ros.replay.buffer import ReplayBuffer
 from dreamer_ros.seeds import collector_seed, evaluation_seed
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.metrics import Losses, Metrics, check_finite

@@ -239,7 +239,7 @@ def test_resumed_store_gives_the_same_samples(tmp_path, rng):
     (tmp_path / 'bad').mkdir()
     make_old(tmp_path / 'bad')
     store = ReplayStore(tmp_path, SPEC, 70, seed=3)
-    # Not in the order of names: what came late is at the end of the ring.
+    # Not in the order of names: what came late is at the end of the buffer.
     (tmp_path / 'bag001').rename(tmp_path.parent / 'late')
     store.refresh()
     (tmp_path.parent / 'late').rename(tmp_path / 'bag001')
@@ -254,7 +254,7 @@ def test_resumed_store_gives_the_same_samples(tmp_path, rng):
         one, other = store.sample(4, 10), resumed.sample(4, 10)
         for key in one:
             np.testing.assert_array_equal(one[key], other[key], err_msg=key)
-    # The first bag left the ring before the stop and stays out; new ones come in.
+    # The first bag left the buffer before the stop and stays out; new ones come in.
     assert resumed.steps == store.steps == 64
     fill(tmp_path, rng, [4], first=10)
     assert [info.name for info in resumed.refresh()] == ['bag010']

@@ -1,0 +1,249 @@
+"""The steps to learn from: whole episodes in the order they came, and the sequences sampled from them."""
+from __future__ import annotations
+
+import bisect
+import collections
+import itertools
+import threading
+from typing import Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Protocol, Tuple
+
+import numpy as np
+
+from dreamer_ros.errors import InputError
+
+
+class StoredEpisode(Protocol):
+    """An episode in memory (`Episode`) or in a file (`CachedEpisode`)."""
+
+    def __len__(self) -> int:
+        """Steps."""
+
+    def read(self, first: int, image: np.ndarray, rows: np.ndarray) -> None:
+        """Fill arrays with the steps from `first` on.
+
+        Args:
+            image: uint8 [n, H, W, C], contiguous.
+            rows: `row_type` [n], contiguous.
+
+        Raises:
+            EpisodeLost: the file is gone and can't be made again.
+        """
+
+
+class EpisodeLost(Exception):
+    """An episode can't be read any more."""
+
+
+def row_type(vector_size: int, action_size: int) -> np.dtype:
+    """What a step holds besides its image, packed."""
+    return np.dtype([
+        ('vector', '<f4', (vector_size,)), ('action', '<f4', (action_size,)), ('reward', '<f4'),
+        ('is_first', '?'), ('is_last', '?'), ('is_terminal', '?'),
+    ])
+
+
+class _Held(NamedTuple):
+    """An episode in the buffer, without the `skip` oldest steps of one that is too long for it."""
+
+    episode: StoredEpisode
+    skip: int
+    length: int
+
+
+class ReplayBuffer:
+    """Up to `capacity` steps in whole episodes; the oldest leave first.
+
+    Steps have positions that count from the first step ever added. A sequence is any `length` consecutive
+    positions between the oldest and the newest, so it may run from one episode into the next one held, where
+    is_first is set. The last step of an episode that was cut short is marked is_last, without is_terminal: what
+    follows it here is not what followed it in the world. Where an episode leaves from behind one that is kept,
+    the kept one moves up to close the gap.
+
+    Sampling takes time that grows with the logarithm of the number of episodes. All methods may be called from
+    several threads.
+
+    Args:
+        capacity: steps; kept episodes may exceed it.
+        image_shape: (height, width, channels).
+        vector_size, action_size: per step.
+        seed: of the sampling.
+        keep: whether an episode must not leave; asked when it would.
+    """
+
+    def __init__(
+        self, capacity: int, image_shape: Tuple[int, int, int], vector_size: int, action_size: int,
+        seed: int = 0, keep: Callable[[StoredEpisode], bool] = lambda episode: False,
+    ) -> None:
+        if capacity < 1:
+            raise InputError(f'replay capacity: expected at least 1 step, got {capacity}')
+        self.capacity = capacity
+        self._image_shape, self._row_type = image_shape, row_type(vector_size, action_size)
+        self._keep = keep
+        self._rng = np.random.default_rng(seed)
+        self._lock = threading.RLock()
+        self._kept: Deque[_Held] = collections.deque()    # older than the window, but not to leave
+        self._window: Deque[_Held] = collections.deque()
+        self._start = 0   # position of the oldest step
+        self._end = 0     # position after the newest step
+        self._fresh = 0   # position of the first step never served
+        self._order: List[_Held] = []                     # kept and window, for random access; made when needed
+        self._offsets: List[int] = []                     # their steps before each of them
+
+    @property
+    def steps(self) -> int:
+        """Steps held."""
+        return self._end - self._start
+
+    @property
+    def episodes(self) -> int:
+        """Episodes held."""
+        return len(self._kept) + len(self._window)
+
+    def held(self) -> List[StoredEpisode]:
+        """Episodes held, in order."""
+        with self._lock:
+            return [held.episode for held in self._all()]
+
+    def add(self, episode: StoredEpisode) -> List[StoredEpisode]:
+        """Append an episode; whole oldest episodes leave to make room.
+
+        Of an episode longer than the capacity only the last `capacity` steps are used.
+
+        Returns:
+            The episodes that left.
+        """
+        skip = max(0, len(episode) - self.capacity)
+        length = len(episode) - skip
+        if length == 0:
+            return []
+        with self._lock:
+            left = self._make_room(self.capacity - length)
+            self._window.append(_Held(episode, skip, length))
+            self._end += length
+            self._order.clear()
+        return left
+
+    def sample(self, batch: int, length: int) -> Dict[str, np.ndarray]:
+        """Draw `batch` sequences of `length` steps.
+
+        Up to half of them (at least one) serve steps that were never served, oldest first; the others start
+        anywhere with equal probability.
+
+        Returns:
+            Fresh contiguous arrays: image uint8 [B, T, *image_shape], vector float32 [B, T, N], action float32
+            [B, T, A], reward float32 [B, T], is_first, is_last, is_terminal bool [B, T], and index int64 [B],
+            the position of each first step.
+
+        Raises:
+            InputError: fewer than `length` steps are held.
+        """
+        return self._read(lambda: self._draw(batch, length), length)
+
+    def peek(self, batch: int, length: int, seed: Optional[int] = None) -> Dict[str, np.ndarray]:
+        """Sequences to look at, as `sample` gives them, without a trace in the stream of training samples.
+
+        Args:
+            seed: the same steps give the same sequences; without one they differ from call to call.
+
+        Raises:
+            InputError: fewer than `length` steps are held.
+        """
+        rng = np.random.default_rng(seed)
+        return self._read(
+            lambda: rng.integers(self._start, self._end - length, size=batch, endpoint=True), length)
+
+    @property
+    def start(self) -> int:
+        """Position of the oldest step."""
+        return self._start
+
+    def cursor(self) -> dict:
+        """Where the random stream and the queue of unserved steps are; JSON-friendly."""
+        with self._lock:
+            return {'rng': self._rng.bit_generator.state, 'fresh': self._fresh}
+
+    def restart(self, start: int) -> None:
+        """Forget all episodes; the next one begins at position `start`."""
+        with self._lock:
+            self._start = self._end = self._fresh = start
+            for held in (self._kept, self._window, self._order):
+                held.clear()
+
+    def seek(self, cursor: dict) -> None:
+        """Continue from a cursor, once the episodes held when it was taken are added again."""
+        with self._lock:
+            self._rng.bit_generator.state = cursor['rng']
+            self._fresh = min(max(int(cursor['fresh']), self._start), self._end)
+
+    def _all(self) -> Iterator[_Held]:
+        return itertools.chain(self._kept, self._window)
+
+    def _make_room(self, steps: int) -> List[StoredEpisode]:
+        """Let episodes leave until no more than so many steps are held, or only kept ones."""
+        left = []
+        # Those kept so far come first: their marks may have been taken away.
+        unasked = len(self._kept)
+        while self.steps > steps and (unasked or self._window):
+            oldest = (self._kept if unasked else self._window).popleft()
+            unasked = max(0, unasked - 1)
+            if self._keep(oldest.episode):
+                self._kept.append(oldest)
+            else:
+                left.append(oldest.episode)
+                self._start += oldest.length
+        self._kept.rotate(-unasked)
+        self._fresh = max(self._fresh, self._start)
+        return left
+
+    def _read(self, draw: Callable[[], np.ndarray], length: int) -> Dict[str, np.ndarray]:
+        """Draw and gather; an episode that is lost is left out, and drawn again without it."""
+        with self._lock:
+            while True:
+                if self.steps < length:
+                    raise InputError(
+                        f'replay: a sequence needs {length} steps, the store holds {self.steps}')
+                starts = draw()
+                try:
+                    return self._gather(starts, length)
+                except EpisodeLost as lost:
+                    self._drop(lost.args[0])
+
+    def _drop(self, episode: StoredEpisode) -> None:
+        for part in (self._kept, self._window):
+            for held in [held for held in part if held.episode is episode]:
+                part.remove(held)
+                self._start += held.length
+        self._fresh = max(self._fresh, self._start)
+        self._order.clear()
+
+    def _gather(self, starts: np.ndarray, length: int) -> Dict[str, np.ndarray]:
+        if not self._order:
+            self._order = list(self._all())
+            self._offsets = [0, *itertools.accumulate(held.length for held in self._order)]
+        image = np.empty((len(starts), length, *self._image_shape), np.uint8)
+        rows = np.empty((len(starts), length), self._row_type)
+        for b, offset in enumerate((starts - self._start).tolist()):
+            number = bisect.bisect_right(self._offsets, offset) - 1
+            row, done = offset - self._offsets[number], 0
+            while done < length:
+                held = self._order[number]
+                end = min(length, done + held.length - row)
+                held.episode.read(held.skip + row, image[b, done:end], rows[b, done:end])
+                if row == 0:
+                    rows['is_first'][b, done] = True
+                if row + end - done == held.length:
+                    rows['is_last'][b, end - 1] = True
+                number, row, done = number + 1, 0, end
+        return {'image': image, **{key: rows[key].copy() for key in rows.dtype.names}, 'index': starts}
+
+    def _draw(self, batch: int, length: int) -> np.ndarray:
+        """Positions of the first steps, int64 [batch]."""
+        last = self._end - length
+        starts = self._rng.integers(self._start, last, size=batch, endpoint=True)
+        for k in range(max(1, batch // 2)):
+            if self._fresh >= self._end:
+                break
+            # Near the end the window reaches back over served steps rather than wait for new ones.
+            starts[k] = min(self._fresh, last)
+            self._fresh = int(starts[k]) + length
+        return starts

@@ -1,0 +1,35 @@
+"""Marks on bags that must stay in replay: an empty file `keep` in the bag directory, `NAME.keep` beside a file."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from dreamer_ros.errors import InputError
+
+NAME = 'keep'
+
+
+def is_kept(bag: Path) -> bool:
+    """Whether a bag is marked."""
+    return _mark(bag).exists()
+
+
+def keep(bag: Path, kept: bool = True) -> None:
+    """Mark a bag, or take its mark away.
+
+    Raises:
+        InputError: it is no bag, or its folder can't be written.
+    """
+    bag = Path(bag)
+    if not (bag.is_file() and bag.suffix == '.mcap' or (bag / 'metadata.yaml').exists()):
+        raise InputError(f'{bag}: expected a bag: a directory with metadata.yaml, or an MCAP file')
+    try:
+        if kept:
+            _mark(bag).touch()
+        else:
+            _mark(bag).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f'{bag}: expected a bag that can be marked ({error.strerror})') from error
+
+
+def _mark(bag: Path) -> Path:
+    return bag.with_name(f'{bag.name}.{NAME}') if bag.suffix == '.mcap' and not bag.is_dir() else bag / NAME
