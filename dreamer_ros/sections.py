@@ -73,6 +73,9 @@ class Section:
     def positive(self, key: str, **default: Any) -> Any:
         return self._take(key, 'a number above 0', lambda value: _is_number(value) and value > 0, default)
 
+    def flag(self, key: str, **default: Any) -> bool:
+        return self._take(key, 'true or false', lambda value: isinstance(value, bool), default)
+
     def count(self, key: str, least: int = 1, **default: Any) -> Any:
         return self._take(key, f'a whole number of at least {least}',
                           lambda value: isinstance(value, int) and _is_number(value) and value >= least, default)

@@ -1,4 +1,4 @@
-"""Images of any robot, raw or compressed, to what a policy sees: cropped, resized by area, RGB."""
+"""Images of any robot, raw or compressed, to what a policy sees: cropped, resized, RGB."""
 from __future__ import annotations
 
 import array
@@ -33,16 +33,18 @@ class Crop(NamedTuple):
     height: int
 
 
-def decode_image(message: Any, type_name: str, crop: Optional[Crop], size: Tuple[int, int]) -> np.ndarray:
+def decode_image(
+    message: Any, type_name: str, crop: Optional[Crop], size: Optional[Tuple[int, int]]
+) -> np.ndarray:
     """A sensor_msgs/Image or CompressedImage (JPEG or PNG) as the policy sees it.
 
-    Resizing averages over the area that a pixel covers. Of 16-bit grey the upper 8 bits count, transparency does
-    not. The same bytes give the same pixels on every machine with the same release of Pillow.
+    Resizing averages the pixels whose centres lie in the area of the new one. Of 16-bit grey the upper 8 bits
+    count, transparency does not.
 
     Args:
         type_name: of the message.
         crop: the part that is used; None for all.
-        size: (height, width) of the result.
+        size: (height, width) of the result; None for as it is.
 
     Returns:
         uint8 [height, width, 3]; perhaps read-only.
@@ -59,7 +61,7 @@ def decode_image(message: Any, type_name: str, crop: Optional[Crop], size: Tuple
         image = image.crop((x, y, x + width, y + height))
     if image.mode == 'I;16':
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if (height, width) != size:
+    if size is not None and (height, width) != size:
         image = image.resize((size[1], size[0]), Image.Resampling.BOX)
     pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
@@ -93,6 +95,7 @@ def _from_raw(message: Any) -> Image.Image:
 def _decompress(message: Any) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(memoryview(message.data).cast('B')), formats=('JPEG', 'PNG'))
+        image.load()
         return image if image.mode in ('RGB', 'L', 'I;16') else image.convert('RGB')
     except UnidentifiedImageError:
         raise InputError(f'image: expected JPEG or PNG, got {message.format!r} of {len(message.data)} bytes') from None

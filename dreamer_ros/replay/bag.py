@@ -8,7 +8,7 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import yaml
 from mcap.writer import CompressionType, Writer
@@ -22,6 +22,7 @@ from dreamer_ros.replay.scan import RawTopic, Scan, scan_mcap
 
 # What a crash can lose: about 20 frames of 64x64 RGB.
 CHUNK_BYTES = 256 * 1024
+_YamlLoader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 # Name of the MCAP metadata record that keeps custom_data where a crash can't lose it.
 CUSTOM_DATA = 'dreamer_ros'
 
@@ -88,7 +89,7 @@ class EpisodeWriter:
                 for `recover`, and other bags are untouched.
         """
         with self._telling_disk_errors():
-            self._file.write(topic, cdr, stamp_ns)
+            self._file.write(topic, cdr, stamp_ns, stamp_ns)
 
     def close(self, custom_data: Mapping[str, str]) -> Path:
         """Finish the bag and give it its name.
@@ -157,9 +158,9 @@ class _McapFile:
                 {'offered_qos_profiles': topic.offered_qos, 'topic_type_hash': topic.hash},
             )
 
-    def write(self, topic: str, cdr: bytes, time: int) -> None:
+    def write(self, topic: str, cdr: bytes, time: int, published: int) -> None:
         sequence = self.counts[topic]
-        self._writer.add_message(self._channels[topic], time, cdr, time, sequence)
+        self._writer.add_message(self._channels[topic], time, cdr, published, sequence)
         self.counts[topic] += 1
         self.first_time = time if self.first_time is None else min(self.first_time, time)
         self.last_time = max(self.last_time, time)
@@ -179,6 +180,25 @@ class _McapFile:
         # Closing flushes, which fails again on a full disk.
         with contextlib.suppress(OSError):
             self._stream.close()
+
+
+def read_metadata(path: Path) -> Dict[str, Any]:
+    """`rosbag2_bagfile_information` of a bag directory.
+
+    Raises:
+        InputError: metadata.yaml is missing or not what rosbag2 writes.
+    """
+    file = path / 'metadata.yaml'
+    try:
+        content = yaml.load(file.read_text(encoding='utf-8'), Loader=_YamlLoader)
+    except FileNotFoundError as error:
+        raise InputError(f'{path.name}: metadata.yaml is missing') from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f'{path.name}: metadata.yaml is damaged ({" ".join(str(error).split())})') from error
+    information = content.get('rosbag2_bagfile_information') if isinstance(content, dict) else None
+    if not isinstance(information, dict) or not isinstance(information.get('custom_data') or {}, dict):
+        raise InputError(f'{path.name}: metadata.yaml does not describe a bag')
+    return information
 
 
 def _write_metadata(directory: Path, file: _McapFile, custom_data: Mapping[str, str]) -> None:
@@ -296,7 +316,7 @@ def _recover(path: Path, name: str) -> Path:
     try:
         for scan in scans:
             for message in scan.messages:
-                file.write(message.topic, message.data, message.time)
+                file.write(message.topic, message.data, message.time, message.published)
         file.finish()
     finally:
         file.discard()
@@ -323,6 +343,16 @@ def _tally(scans: Iterable[Scan]) -> Dict[str, str]:
     return {'length': str(len(rewards)), 'return': repr(sum(rewards.values()))} if rewards else {}
 
 
+def bag_files(path: Path) -> List[Path]:
+    """Every file of a bag directory that holds messages, of any storage, in order."""
+    found = [file for pattern in ('*.mcap', '*.db3', '*.mcap.zstd', '*.db3.zstd') for file in path.glob(pattern)]
+    return sorted(found, key=_place)
+
+
 def mcap_files(path: Path) -> List[Path]:
     """MCAP files of a bag directory in order: `NAME_2.mcap` comes before `NAME_10.mcap`."""
-    return sorted(path.glob('*.mcap'), key=lambda file: (len(file.name), file.name))
+    return sorted(path.glob('*.mcap'), key=_place)
+
+
+def _place(file: Path) -> Tuple[int, str]:
+    return len(file.name), file.name

@@ -8,7 +8,7 @@ from typing import Dict, Iterator, List, Optional
 from dreamer_ros.bridge.topics import STEP
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.bag import is_partial, mcap_files
-from dreamer_ros.replay.reading import read_metadata
+from dreamer_ros.replay.bag import read_metadata
 
 
 @dataclasses.dataclass(frozen=True)

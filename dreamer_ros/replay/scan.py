@@ -4,29 +4,95 @@ from __future__ import annotations
 import dataclasses
 import io
 import struct
+from collections import OrderedDict
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Tuple
+from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Tuple, Union
 
 import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, Message, Metadata, Schema
-from mcap.stream_reader import StreamReader, get_chunk_data_stream
+from mcap.records import Channel, Chunk, Metadata, Schema
+from mcap.stream_reader import get_chunk_data_stream
+from mcap.writer import MCAP0_MAGIC
 
 _DAMAGE = (
     McapError, struct.error, ValueError, zstandard.ZstdError, MemoryError, OverflowError, EOFError, KeyError,
 )
+# Of a file whose messages take more than this, the least recently used chunks are read again when needed.
+HELD_BYTES = 256 * 2**20
 _RECORD = struct.Struct('<BQ')    # opcode, length
 _MESSAGE = struct.Struct('<HIQQ')  # channel, sequence, log time, publish time
 
 
 class RawMessage(NamedTuple):
-    """A message as stored: topic, log time in ns, CDR bytes."""
+    """A message as stored: topic, log and publish time in ns, and where its CDR bytes are."""
 
     topic: str
     time: int
-    data: memoryview
+    published: int
+    store: Union[Store, _ChunkStore]
+    start: int
+    end: int
+
+    @property
+    def data(self) -> memoryview:
+        """CDR bytes."""
+        return self.store.data()[self.start:self.end]
+
+
+class Store:
+    """Bytes that messages are parts of, in memory."""
+
+    def __init__(self, data: memoryview):
+        self._data = data
+
+    def data(self) -> memoryview:
+        """All of them."""
+        return self._data
+
+
+class _ChunkStore:
+    """A chunk of a file too large to be held in memory: read again where it has been forgotten."""
+
+    def __init__(self, path: Path, start: int, end: int, recent: _Recent):
+        self._path, self._start, self._end, self._recent = path, start, end, recent
+
+    def data(self) -> memoryview:
+        """Its bytes, decompressed."""
+        return self._recent.get(self)
+
+    def read(self) -> memoryview:
+        """The same from the file."""
+        with self._path.open('rb') as file:
+            file.seek(self._start)
+            chunk = Chunk.read(_fields(file.read(self._end - self._start)))
+        stream, _ = get_chunk_data_stream(chunk, validate_crc=True)
+        return memoryview(stream.read(chunk.uncompressed_size))
+
+
+class _Recent:
+    """The chunks that were used last, within `HELD_BYTES`."""
+
+    def __init__(self):
+        self._chunks: OrderedDict[_ChunkStore, memoryview] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, chunk: _ChunkStore) -> memoryview:
+        """A chunk's bytes."""
+        data = self._chunks.get(chunk)
+        if data is None:
+            return self.add(chunk, chunk.read())
+        self._chunks.move_to_end(chunk)
+        return data
+
+    def add(self, chunk: _ChunkStore, data: memoryview) -> memoryview:
+        """Remember a chunk, forget older ones."""
+        self._chunks[chunk] = data
+        self._bytes += len(data)
+        while self._bytes > HELD_BYTES and len(self._chunks) > 1:
+            self._bytes -= len(self._chunks.popitem(last=False)[1])
+        return data
 
 
 class RawTopic(NamedTuple):
@@ -56,6 +122,12 @@ class Scan:
     damage: List[str]
 
 
+# A message before the name of its topic is known: channel, and what RawMessage holds.
+_Found = Tuple[int, int, int, Union[Store, _ChunkStore], int, int]
+# Records outside of chunks that say something.
+_SMALL = {Opcode.SCHEMA: Schema, Opcode.CHANNEL: Channel, Opcode.METADATA: Metadata}
+
+
 def scan_mcap(path: Path, metadata_name: str) -> Scan:
     """Read every whole chunk of an MCAP file; damage is told, never raised.
 
@@ -68,28 +140,34 @@ def scan_mcap(path: Path, metadata_name: str) -> Scan:
     """
     schemas: Dict[int, Schema] = {}
     channels: Dict[int, Channel] = {}
-    found: List[Tuple[int, int, memoryview]] = []
+    found: List[_Found] = []
     custom_data: Dict[str, str] = {}
     damage: List[str] = []
     size = path.stat().st_size
+    recent = _Recent()
     with path.open('rb') as stream:
         try:
-            # emit_chunks: a chunk that is damaged must not hide those behind it.
-            for record in StreamReader(stream, emit_chunks=True, record_size_limit=size).records:
-                if isinstance(record, Chunk):
+            for opcode, start, end in _records(stream, size):
+                if opcode == Opcode.CHUNK:
+                    chunk = _ChunkStore(path, start, end, recent)
+                    # A chunk that is damaged must not hide those behind it.
                     try:
-                        found += _read_chunk(record, schemas, channels)
+                        data = chunk.read()
+                        found += _read_chunk(data, chunk, schemas, channels)
+                        recent.add(chunk, data)
                     except _DAMAGE as error:
-                        size_of = f'a chunk of {record.uncompressed_size} bytes'
-                        damage.append(f'{size_of} is damaged ({_phrase(error)})')
-                elif isinstance(record, Schema):
-                    schemas.setdefault(record.id, record)
-                elif isinstance(record, Channel):
-                    channels.setdefault(record.id, record)
-                elif isinstance(record, Message):
-                    found.append((record.channel_id, record.log_time, memoryview(record.data)))
-                elif isinstance(record, Metadata) and record.name == metadata_name:
-                    custom_data = dict(record.metadata)
+                        damage.append(f'a chunk at byte {start} is damaged ({_phrase(error)})')
+                elif opcode == Opcode.MESSAGE:
+                    store = Store(memoryview(stream.read(end - start)))
+                    found.append(_message(store.data(), store, 0, end - start))
+                elif opcode in _SMALL:
+                    record = _SMALL[opcode].read(_fields(stream.read(end - start)))
+                    if opcode == Opcode.SCHEMA:
+                        schemas.setdefault(record.id, record)
+                    elif opcode == Opcode.CHANNEL:
+                        channels.setdefault(record.id, record)
+                    elif record.name == metadata_name:
+                        custom_data = dict(record.metadata)
         except _DAMAGE as error:
             damage.append(f'it breaks off at byte {stream.tell()} of {size} ({_phrase(error)})')
     # The summary at the end of the file repeats what a damaged chunk would have said; the first word counts,
@@ -105,28 +183,51 @@ def scan_mcap(path: Path, metadata_name: str) -> Scan:
                 channel.metadata.get('offered_qos_profiles', ''),
                 channel.metadata.get('topic_type_hash', ''),
             )
-    messages = [
-        RawMessage(topics[number].name, time, data) for number, time, data in found if number in topics
-    ]
+    messages = [RawMessage(topics[number].name, *rest) for number, *rest in found if number in topics]
     return Scan({topic.name: topic for topic in topics.values()}, messages, custom_data, damage)
 
 
+def _records(stream: BinaryIO, size: int) -> Iterator[Tuple[int, int, int]]:
+    """Records of a file as (opcode, first byte, byte after), the stream standing at the first."""
+    if stream.read(len(MCAP0_MAGIC)) != MCAP0_MAGIC:
+        raise ValueError('it does not begin as an MCAP file does')
+    opcode = None
+    while opcode != Opcode.FOOTER:
+        head = stream.read(_RECORD.size)
+        if len(head) < _RECORD.size:
+            raise EOFError('the end is missing')
+        opcode, length = _RECORD.unpack(head)
+        start = stream.tell()
+        if length > size - start:
+            raise EOFError('the end of a record is missing')
+        yield opcode, start, start + length
+        stream.seek(start + length)
+    if stream.read(len(MCAP0_MAGIC)) != MCAP0_MAGIC:
+        raise EOFError('the end is missing')
+
+
+def _fields(data: bytes) -> ReadDataStream:
+    return ReadDataStream(io.BytesIO(data))
+
+
+def _message(data: memoryview, store: Union[Store, _ChunkStore], start: int, end: int) -> _Found:
+    number, _, time, published = _MESSAGE.unpack_from(data, start)
+    return number, time, published, store, start + _MESSAGE.size, end
+
+
 def _read_chunk(
-    chunk: Chunk, schemas: Dict[int, Schema], channels: Dict[int, Channel]
-) -> List[Tuple[int, int, memoryview]]:
-    """Messages of a chunk as (channel, log time, CDR bytes); all or, when it is damaged, none."""
-    stream, _ = get_chunk_data_stream(chunk, validate_crc=True)
-    data = memoryview(stream.read(chunk.uncompressed_size))
+    data: memoryview, store: _ChunkStore, schemas: Dict[int, Schema], channels: Dict[int, Channel]
+) -> List[_Found]:
+    """Messages of a chunk; all or, when it is damaged, none."""
     messages = []
     for opcode, start, end in _split(data):
         if opcode == Opcode.MESSAGE:
-            number, _, time, _ = _MESSAGE.unpack_from(data, start)
-            messages.append((number, time, data[start + _MESSAGE.size:end]))
+            messages.append(_message(data, store, start, end))
         elif opcode == Opcode.SCHEMA:
-            schema = Schema.read(ReadDataStream(io.BytesIO(data[start:end])))
+            schema = Schema.read(_fields(data[start:end]))
             schemas.setdefault(schema.id, schema)
         elif opcode == Opcode.CHANNEL:
-            channel = Channel.read(ReadDataStream(io.BytesIO(data[start:end])))
+            channel = Channel.read(_fields(data[start:end]))
             channels.setdefault(channel.id, channel)
     return messages
 

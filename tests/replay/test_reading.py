@@ -118,7 +118,7 @@ def test_incomplete_step_is_dropped_and_splits(tmp_path, rng, topic, reason):
     assert [len(part) for part in found] == [7, 12]
     assert_equal(found[0], episode, slice(0, 7))
     assert_equal(found[1], episode, slice(8, 20))
-    assert reasons(problems) == f'1 of 20 steps dropped: {reason}'
+    assert reasons(problems) == f'1 of 20 steps dropped: {reason} at {(START_NS + 7 * PERIOD_NS) / 1e9:.3f}'
     assert problems[0].steps == 1
 
 

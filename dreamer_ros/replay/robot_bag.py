@@ -1,0 +1,354 @@
+"""Bags of a robot's own topics: what the agent saw and did at each tick, by the robot's contract.
+
+A recorded agent wrote on `step` how old the message of each topic was that it used (`age/<topic>`, ns), so its
+observations come out exactly. In a bag without an agent (teleoperated, or recorded by somebody else) ticks are
+laid at the contract's rate: each observes the newest message of every topic, and the action is the one that the
+command in force until the next tick stands for.
+"""
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from dreamer_ros.bridge.codecs import Step, header_stamp, read_action, read_step
+from dreamer_ros.bridge.commands import Commands
+from dreamer_ros.bridge.contract import RobotContract
+from dreamer_ros.bridge.definitions import decode
+from dreamer_ros.bridge.fields import has_header
+from dreamer_ros.bridge.sensing import Sensed, Sensing
+from dreamer_ros.bridge.topics import ACTION, STEP, Topic
+from dreamer_ros.errors import InputError
+from dreamer_ros.replay.episode import Episode, Problem
+from dreamer_ros.replay.labels import Label, Labels
+from dreamer_ros.replay.recording import Recording
+from dreamer_ros.replay.rows import Row, Rows, Unusable
+from dreamer_ros.replay.scan import RawMessage
+
+AGE = 'age/'  # and the topic's name in the contract: a scalar of `step`
+CLOCKS_DIFFER = 1_000_000_000  # ns; no network is that slow
+IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+
+
+@dataclasses.dataclass
+class Track:
+    """The messages of one topic by stamp.
+
+    Attributes:
+        name: of the topic in the bag.
+        stamps: int64 [n] ns, increasing; when each message counts as measured.
+        messages: as many.
+    """
+
+    name: str
+    type: str
+    stamps: List[int]
+    messages: List[RawMessage]
+
+    def at(self, stamp: int) -> Optional[RawMessage]:
+        """The message of exactly that stamp."""
+        place = bisect.bisect_left(self.stamps, stamp)
+        return self.messages[place] if place < len(self.stamps) and self.stamps[place] == stamp else None
+
+    def before(self, stamp: int) -> int:
+        """How many messages are older than that."""
+        return bisect.bisect_left(self.stamps, stamp)
+
+
+@dataclasses.dataclass
+class RobotTracks:
+    """One robot's messages.
+
+    Attributes:
+        observed: by topic of the contract; topics without messages are left out.
+        command, step, action: None without messages.
+    """
+
+    observed: Dict[str, Track]
+    command: Optional[Track]
+    step: Optional[Track]
+    action: Optional[Track]
+
+
+class Tick:
+    """A step before its messages are decoded: what was used, and what is known of it."""
+
+    __slots__ = ('stamp', 'scalars', 'ages')
+
+    def __init__(self, stamp: int, scalars: Optional[Step], ages: Mapping[str, int]):
+        self.stamp, self.scalars, self.ages = stamp, scalars, ages
+
+
+def robot_episodes(
+    path: Path, recording: Recording, contract: RobotContract, labels: Optional[Labels], problems: List[Problem]
+) -> List[Episode]:
+    """Every robot's episodes in a bag.
+
+    Args:
+        labels: with them, only labelled times become episodes.
+        problems: gets what could not be used.
+
+    Raises:
+        InputError: the bag is of no use at all.
+    """
+    episodes = []
+    for tracks in robot_tracks(path, recording, contract, problems):
+        if tracks.step is not None and labels is None:
+            rows = _recorded(path, tracks, contract)
+        else:
+            rows = _laid(path, tracks, contract, labels, problems)
+        episodes += rows.episodes(recording.custom_data, problems)
+    return episodes
+
+
+def robot_tracks(
+    path: Path, recording: Recording, contract: RobotContract, problems: List[Problem]
+) -> List[RobotTracks]:
+    """Sort the messages of a bag by robot (namespace), topic and stamp.
+
+    Raises:
+        InputError: a topic has another type, or none of the observed topics is there.
+    """
+    wanted = {topic.name: topic for topic in (*contract.topics, contract.command_topic, STEP, ACTION)}
+    place: Dict[str, Tuple[str, Topic]] = {}
+    for name, type_name in recording.types.items():
+        for topic in wanted.values():
+            if name == topic.name or not topic.name.startswith('/') and name.endswith(f'/{topic.name}'):
+                if type_name != topic.type:
+                    raise InputError(f'topic {name}: expected {topic.type}, as {contract.source} says, got {type_name}')
+                place[name] = (name[:-len(topic.name)], topic)
+    found: Dict[str, Dict[str, List[Tuple[int, RawMessage]]]] = defaultdict(lambda: defaultdict(list))
+    names: Dict[Tuple[str, str], str] = {}
+    short: Counter = Counter()
+    by_header = {topic.name: (contract.stamps == 'header' or topic in (STEP, ACTION)) and has_header(topic.type)
+                 for topic in wanted.values()}
+    by_header[contract.command_topic.name] = False  # many leave it empty
+    for message in recording.messages:
+        if message.topic in place:
+            namespace, topic = place[message.topic]
+            try:
+                stamp = header_stamp(message.data) if by_header[topic.name] else message.published
+            except InputError:
+                short[message.topic] += 1
+                continue
+            found[namespace][topic.name].append((stamp, message))
+            names[namespace, topic.name] = message.topic
+    problems += [Problem(path, f'{count} messages on {name} are too short to hold a stamp')
+                 for name, count in short.items()]
+    shared = found.pop('', {}) if len(found) > 1 else {}  # topics with absolute names in the contract
+    robots = []
+    for namespace, topics in found.items():
+        tracks = {
+            name: _track(path, names.get((namespace, name)) or names['', name], wanted[name].type, messages, problems)
+            for name, messages in {**shared, **topics}.items()}
+        observed = {topic.name: tracks[topic.name] for topic in contract.topics if topic.name in tracks}
+        if observed:
+            robots.append(RobotTracks(
+                observed, *(tracks.get(name) for name in (contract.command_topic.name, STEP.name, ACTION.name))))
+    if not robots:
+        topics = ', '.join(sorted({message.topic for message in recording.messages})) or 'no messages'
+        expected = ', '.join(topic.name for topic in contract.topics)
+        raise InputError(f'none of the topics {expected} of {contract.source} are in it, but {topics}')
+    return robots
+
+
+def _track(
+    path: Path, name: str, type_name: str, messages: List[Tuple[int, RawMessage]], problems: List[Problem]
+) -> Track:
+    """In order of stamps; of several messages with one stamp the first counts."""
+    ordered: List[Tuple[int, RawMessage]] = []
+    for stamp, message in sorted(messages, key=lambda item: (item[0], item[1].time)):
+        if not ordered or ordered[-1][0] != stamp:
+            ordered.append((stamp, message))
+    if len(ordered) < len(messages):
+        problems.append(Problem(path, f'{len(messages) - len(ordered)} of {len(messages)} messages on {name} have the '
+                                      'stamp of another one'))
+    return Track(name, type_name, [stamp for stamp, _ in ordered], [message for _, message in ordered])
+
+
+class _Observer:
+    """Feeds the messages of a bag to the contract's Sensing."""
+
+    def __init__(self, tracks: RobotTracks, contract: RobotContract):
+        self._tracks = tracks.observed
+        self._sensing = Sensing(contract)
+        self._fed: Dict[str, int] = dict.fromkeys(self._tracks, 0)
+        self._used: Dict[str, RawMessage] = {}
+        self._bad: Dict[str, str] = {}  # topics whose newest message can not be decoded
+
+    def exactly(self, tick: Tick) -> Sensed:
+        """What the agent saw at a tick.
+
+        Raises:
+            Unusable: a message that it used is missing or damaged.
+        """
+        for topic, age in tick.ages.items():
+            track = self._tracks.get(topic)
+            message = track.at(tick.stamp - age) if track else None
+            if message is None:
+                raise Unusable(f'without the message on {topic} that the agent used')
+            if self._used.get(topic) is message:
+                continue
+            try:
+                self._sensing.receive(topic, decode(message.data, track.type), message.published)
+            except InputError as error:
+                raise Unusable(f'with a damaged message on {topic}') from error
+            self._used[topic] = message
+        return self._observe(tick.stamp)
+
+    def newest(self, stamp: int) -> Sensed:
+        """What the newest messages say that are not newer than that."""
+        for topic, track in self._tracks.items():
+            end = track.before(stamp + 1)
+            start = self._fed[topic]
+            # Joints may come in several messages; of images only the newest is worth decoding.
+            for place in range(max(start, end - 1) if track.type in IMAGES else start, end):
+                message = track.messages[place]
+                try:
+                    self._sensing.receive(topic, decode(message.data, track.type), message.published)
+                    self._bad.pop(topic, None)
+                except InputError:
+                    self._bad[topic] = f'with a damaged message on {topic}'
+            self._fed[topic] = end
+        if self._bad:
+            raise Unusable(next(iter(self._bad.values())))
+        return self._observe(stamp)
+
+    def _observe(self, stamp: int) -> Sensed:
+        sensed = self._sensing.observe(stamp)
+        if sensed.problems:
+            problem = sensed.problems[0]
+            what = {'missing': 'without a message on', 'old': 'with too old a message on',
+                    'ahead': 'with a message from the future on'}.get(problem.kind, 'with a bad message on')
+            raise Unusable(f'{what} {problem.topic}')
+        return sensed
+
+
+def _recorded(path: Path, tracks: RobotTracks, contract: RobotContract) -> Rows:
+    """The steps of a recorded agent."""
+    rows = Rows(path, contract.spec.control_period)
+    observer = _Observer(tracks, contract)
+    size = len(contract.spec.action)
+    for stamp, message in zip(tracks.step.stamps, tracks.step.messages):
+        try:
+            tick = _tick(decode(message.data, STEP.type))
+        except InputError:
+            rows.drop(stamp, Unusable('with bad step scalars'))
+            continue
+        try:
+            sensed = observer.exactly(tick) if tick.ages else observer.newest(stamp)
+            action, frame_id = _answer(tracks.action, stamp, size, tick.scalars.is_last)
+            rows.add(Row(sensed.image, sensed.vector, action, tick.scalars, frame_id))
+        except Unusable as reason:
+            rows.drop(stamp, reason)
+    return rows
+
+
+def _tick(message: Any) -> Tick:
+    scalars = read_step(message)
+    ages = {name[len(AGE):]: int(value) for name, value in zip(message.name, message.position)
+            if name.startswith(AGE) and np.isfinite(value)}
+    return Tick(scalars.stamp, scalars, ages)
+
+
+def _answer(actions: Optional[Track], stamp: int, size: int, is_last: bool) -> Tuple[np.ndarray, str]:
+    """The action of a recorded agent, and who chose it."""
+    message = actions.at(stamp) if actions else None
+    if message is None:
+        if is_last:
+            return np.zeros(size, np.float32), ''
+        raise Unusable('without an action')
+    try:
+        decoded = decode(message.data, ACTION.type)
+        return read_action(decoded, size), decoded.header.frame_id
+    except InputError as error:
+        raise Unusable('with a bad action') from error
+
+
+def _laid(
+    path: Path, tracks: RobotTracks, contract: RobotContract, labels: Optional[Labels], problems: List[Problem]
+) -> Rows:
+    """Steps at the contract's rate, from the first message to the last."""
+    if tracks.command is None:
+        raise InputError(f'no messages on {contract.command_topic.name} are in it, which the actions come from')
+    if labels is None and contract.reward is None:
+        problems.append(Problem(path, f'all rewards are 0: {contract.source} has no reward, and there are no labels'))
+    begin = min(track.stamps[0] for track in tracks.observed.values())
+    end = max(track.stamps[-1] for track in tracks.observed.values())
+    wanted = labels.of(path.stem, begin) if labels else [Label(begin, end + 1, False, ())]
+    if not wanted:
+        raise InputError(f'{labels.source} has no episode of it')
+    rows = Rows(path, contract.spec.control_period)
+    observer = _Observer(tracks, contract)
+    commanded = _Commanded(tracks, contract)
+    for label in wanted:
+        _lay(rows, label, labels is not None, observer, commanded, contract)
+    return rows
+
+
+def _lay(
+    rows: Rows, label: Label, is_labelled: bool, observer: _Observer, commanded: _Commanded, contract: RobotContract
+) -> None:
+    """The steps of a span of time. Without labels it is one after another of what the contract calls an episode."""
+    period = contract.period_ns
+    count = 0  # steps of the episode before this one
+    is_first = True
+    for stamp in range(label.start, label.end + 1, period):
+        ends = is_labelled and stamp + period > label.end
+        try:
+            sensed = observer.newest(stamp)
+            if is_labelled:
+                is_terminal = ends and label.terminal
+                reward = label.reward(stamp, period, ends)
+            elif sensed.reward is None:
+                raise Unusable('without a reward')
+            else:
+                is_terminal, reward = sensed.is_terminal, sensed.reward
+                ends = is_terminal or count == contract.episode_length
+            action = np.zeros(len(contract.spec.action), np.float32) if ends else commanded.until(stamp + period)
+        except Unusable as reason:
+            rows.drop(stamp, reason)
+            count += 1
+            continue
+        scalars = Step(stamp, 0.0 if is_first else float(reward), is_first, ends, is_terminal)
+        rows.add(Row(sensed.image, sensed.vector, action, scalars, 'human'))
+        count = 0 if ends else count + 1
+        is_first = ends
+
+
+class _Commanded:
+    """The actions that recorded commands stand for."""
+
+    def __init__(self, tracks: RobotTracks, contract: RobotContract):
+        self._command = contract.command
+        self._commands = Commands(contract)
+        self._messages = tracks.command.messages
+        # Robots in a simulation count time of their own, which the stamps of their sensors are in.
+        delay = np.median([message.published - stamp for track in tracks.observed.values()
+                           for stamp, message in zip(track.stamps, track.messages)])
+        offset = int(delay) if abs(delay) > CLOCKS_DIFFER else 0
+        self._stamps = [stamp - offset for stamp in tracks.command.stamps]
+
+    def until(self, stamp: int) -> np.ndarray:
+        """The action that comes closest to the command in force just before that time.
+
+        Raises:
+            Unusable: there is none.
+        """
+        place = bisect.bisect_left(self._stamps, stamp) - 1
+        if place < 0:
+            raise Unusable('before the first command')
+        timeout = self._command.controller_timeout
+        if timeout is not None and stamp - self._stamps[place] > timeout * 1e9:
+            if self._command.stop is None:
+                raise Unusable('without a command')
+            return self._commands.action(np.array(self._command.stop))
+        try:
+            message = decode(self._messages[place].data, self._command.type)
+            return self._commands.action(self._commands.decode(message))
+        except InputError as error:
+            raise Unusable('with a bad command') from error

@@ -1,0 +1,126 @@
+"""Steps of a bag on their way to episodes: rows that can be used, and what became of the others."""
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Dict, List
+
+import numpy as np
+
+from dreamer_ros.bridge.codecs import Step, parse_mode
+from dreamer_ros.errors import InputError
+from dreamer_ros.replay.episode import Episode, Problem
+
+# Two steps further apart than so many control periods are not neighbours: something between them is missing.
+GAP_PERIODS = 1.5
+
+
+class Unusable(Exception):
+    """A step can't be used; the message is the reason, the same for all steps with the same trouble."""
+
+
+@dataclasses.dataclass
+class Row:
+    """One usable step: image u8[H, W, C], vector f32[N], action f32[A], and who chose it."""
+
+    __slots__ = ('image', 'vector', 'action', 'step', 'frame_id')
+
+    image: np.ndarray
+    vector: np.ndarray
+    action: np.ndarray
+    step: Step
+    frame_id: str
+
+
+@dataclasses.dataclass
+class _Span:
+    """How often something happened, and when first and last, ns."""
+
+    first: int
+    last: int
+    count: int = 0
+
+    def __str__(self) -> str:
+        when = f'{self.first / 1e9:.3f}'
+        return f'at {when}' if self.count == 1 else f'between {when} and {self.last / 1e9:.3f}'
+
+
+class Rows:
+    """Collects the steps of one robot in order of time.
+
+    Runs are split where an episode begins or ends, and wherever a step is missing, so that neighbours in a run
+    were neighbours in the world.
+
+    Args:
+        path: the bag.
+        period: s, the control period.
+    """
+
+    def __init__(self, path: Path, period: float):
+        self._path = path
+        self._gap_ns = GAP_PERIODS * period * 1e9
+        self._runs: List[List[Row]] = [[]]
+        self._steps = 0
+        self._dropped: Dict[str, _Span] = {}
+        self._gaps: Dict[str, _Span] = {}
+
+    def add(self, row: Row) -> None:
+        """Append a usable step."""
+        self._steps += 1
+        last = self._runs[-1][-1].step if self._runs[-1] else None
+        if last is not None:
+            if row.step.is_first or last.is_last:
+                self._runs.append([])
+            elif row.step.stamp - last.stamp > self._gap_ns:
+                _note(self._gaps, 'gap', last.stamp)
+                self._runs.append([])
+        self._runs[-1].append(row)
+
+    def drop(self, stamp: int, reason: Unusable) -> None:
+        """Leave a step out."""
+        self._steps += 1
+        _note(self._dropped, str(reason), stamp)
+        self._runs.append([])
+
+    def episodes(self, meta: Dict[str, str], problems: List[Problem]) -> List[Episode]:
+        """All runs as episodes; `problems` gets what was left out."""
+        if self._dropped:
+            count = sum(span.count for span in self._dropped.values())
+            ordered = sorted(self._dropped.items(), key=lambda item: -item[1].count)
+            reasons = ', '.join(f'{span.count} {reason} {span}' for reason, span in ordered)
+            problems.append(Problem(self._path, f'{count} of {self._steps} steps dropped: {reasons}', count))
+        for span in self._gaps.values():
+            problems.append(Problem(
+                self._path, f'split at {span.count} gaps longer than {GAP_PERIODS} control periods, {span}'))
+        return [_stack(self._path, run, meta) for run in self._runs if run]
+
+
+def _note(spans: Dict[str, _Span], what: str, stamp: int) -> None:
+    span = spans.setdefault(what, _Span(stamp, stamp))
+    span.last = stamp
+    span.count += 1
+
+
+def _stack(path: Path, rows: List[Row], meta: Dict[str, str]) -> Episode:
+    """Rows to arrays. What the bag does not say of policy and mode, the first action does."""
+    meta = dict(meta)
+    try:
+        mode = parse_mode(rows[0].frame_id)
+        meta.setdefault('mode', mode.kind)
+        if mode.version is not None:
+            meta.setdefault('policy_version', str(mode.version))
+    except InputError:
+        pass  # a bag of another origin, whose actions say nothing of who chose them
+    steps = [row.step for row in rows]
+    return Episode(
+        image=np.stack([row.image for row in rows]),
+        vector=np.stack([row.vector for row in rows]),
+        action=np.stack([row.action for row in rows]),
+        reward=np.array([step.reward for step in steps], np.float32),
+        is_first=np.array([step.is_first for step in steps]),
+        is_last=np.array([step.is_last for step in steps]),
+        is_terminal=np.array([step.is_terminal for step in steps]),
+        stamp=np.array([step.stamp for step in steps], np.int64),
+        meta=meta,
+        path=path,
+    )

@@ -1,0 +1,174 @@
+"""Bags of our own topics: messages aligned by header stamp, and a reason for every step that can't be used."""
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Dict, KeysView, List, Mapping, Set, Tuple
+
+import numpy as np
+
+from dreamer_ros.bridge.codecs import (
+    header_stamp, image_to_array, join_images, read_action, read_step, read_vector,
+)
+from dreamer_ros.bridge.definitions import decode
+from dreamer_ros.bridge.images import COMPRESSED, decode_image
+from dreamer_ros.bridge.topics import ACTION, JOINT_STATES, STEP, images
+from dreamer_ros.errors import InputError
+from dreamer_ros.replay.episode import Episode, Problem
+from dreamer_ros.replay.recording import Recording
+from dreamer_ros.replay.rows import Row, Rows, Unusable
+from dreamer_ros.replay.scan import RawMessage
+from dreamer_ros.spec import RobotSpec
+
+# What image_transport adds to the name of a topic.
+COMPRESSION = '/compressed'
+
+
+class _Robot:
+    """The messages of one robot by topic of the table and header stamp."""
+
+    def __init__(self):
+        self._messages: Dict[str, Dict[int, RawMessage]] = defaultdict(dict)
+        self._doubtful: Set[Tuple[str, int]] = set()
+
+    def add(self, topic: str, message: RawMessage) -> None:
+        """Take a message in; raises InputError if it is too short to hold a stamp."""
+        stamp = header_stamp(message.data)
+        known = self._messages[topic].setdefault(stamp, message)
+        # Lock-step repeats a message that got lost, byte for byte.
+        if known is not message and known.topic == message.topic and known.data != message.data:
+            self._doubtful.add((topic, stamp))
+
+    def stamps(self, topic: str) -> KeysView[int]:
+        """Stamps of a topic's messages."""
+        return self._messages[topic].keys()
+
+    def get(self, topic: str, stamp: int, missing: str) -> RawMessage:
+        """The message of a stamp.
+
+        Raises:
+            Unusable: there is none, which `missing` says, or there are several that differ.
+        """
+        message = self._messages[topic].get(stamp)
+        if message is None:
+            raise Unusable(missing)
+        if (topic, stamp) in self._doubtful:
+            raise Unusable(f'with different messages of one stamp on {topic}')
+        return message
+
+
+def wire_episodes(
+    path: Path, recording: Recording, spec: RobotSpec, problems: List[Problem]
+) -> List[Episode]:
+    """Join the messages of every robot in a bag into episodes.
+
+    Messages belong to the step of their header stamp. A step needs an image of every camera, step scalars, an
+    action (but the last step of an episode does not) and, if the spec names vector inputs, joint states.
+
+    Args:
+        problems: gets what could not be used.
+
+    Raises:
+        InputError: the bag is of no use at all.
+    """
+    episodes = []
+    for robot in _robots(path, recording, spec, problems):
+        rows = Rows(path, spec.control_period)
+        cameras = images(spec.cameras)
+        stamps = sorted(set().union(robot.stamps(STEP.name), *(robot.stamps(topic.name) for topic in cameras)))
+        for stamp in stamps:
+            try:
+                rows.add(_read_row(robot, stamp, spec, recording.types))
+            except Unusable as reason:
+                rows.drop(stamp, reason)
+        episodes += rows.episodes(recording.custom_data, problems)
+        stray = len(robot.stamps(ACTION.name) - set(stamps))
+        if stray:
+            problems.append(Problem(path, f'{stray} actions answer no observation in the bag'))
+    return episodes
+
+
+def _robots(path: Path, recording: Recording, spec: RobotSpec, problems: List[Problem]) -> List[_Robot]:
+    """Sort messages by robot (namespace)."""
+    place: Dict[str, Tuple[str, str]] = {}
+    cameras = images(spec.cameras)
+    for name, type_name in recording.types.items():
+        plain = name[:-len(COMPRESSION)] if name.endswith(COMPRESSION) and type_name == COMPRESSED else name
+        for topic in cameras if plain != name else (*cameras, JOINT_STATES, STEP, ACTION):
+            if plain == topic.name or plain.endswith(f'/{topic.name}'):
+                if plain == name and type_name != topic.type:
+                    raise InputError(f'topic {name}: expected {topic.type}, got {type_name}')
+                place[name] = (plain[:-len(topic.name)], topic.name)
+    robots: Dict[str, _Robot] = defaultdict(_Robot)
+    short: Counter = Counter()
+    # Raw images first: they count where both are there.
+    for compressed in (False, True):
+        for message in recording.messages:
+            if message.topic in place and (recording.types[message.topic] == COMPRESSED) == compressed:
+                namespace, topic = place[message.topic]
+                try:
+                    robots[namespace].add(topic, message)
+                except InputError:
+                    short[message.topic] += 1
+    for name, count in short.items():
+        problems.append(Problem(path, f'{count} messages on {name} are too short to hold a stamp'))
+    found = [robot for robot in robots.values() if robot.stamps(STEP.name)]
+    if not found:
+        topics = ', '.join(sorted({message.topic for message in recording.messages})) or 'no messages'
+        raise InputError(f'no messages on a topic named {STEP.name} are in it, but {topics}')
+    return found
+
+
+def _read_row(robot: _Robot, stamp: int, spec: RobotSpec, types: Mapping[str, str]) -> Row:
+    """Decode the messages of one stamp.
+
+    Raises:
+        Unusable: something is missing or bad.
+        InputError: it comes from another robot, so the whole bag is useless.
+    """
+    several = len(spec.cameras) > 1
+    seen = [robot.get(topic.name, stamp, 'without an image' + (f' of {camera}' if several else ''))
+            for camera, topic in zip(spec.cameras, images(spec.cameras))]
+    scalars = robot.get(STEP.name, stamp, 'without step scalars')
+    try:
+        step = read_step(decode(scalars.data, STEP.type))
+    except InputError as error:
+        raise Unusable('with bad step scalars') from error
+    try:
+        frames = [_frame(message, types[message.topic]) for message in seen]
+    except InputError as error:
+        raise Unusable('with a bad image') from error
+    for frame in frames:
+        if frame.shape[:2] != spec.image_size:
+            raise InputError(f'image: expected {_size(spec.image_size)}, got {_size(frame.shape)}')
+    frame_id = ''
+    if step.is_last and stamp not in robot.stamps(ACTION.name):
+        action = np.zeros(len(spec.action), np.float32)
+    else:
+        answer = robot.get(ACTION.name, stamp, 'without an action')
+        try:
+            message = decode(answer.data, ACTION.type)
+            action = read_action(message, len(message.axes))
+        except InputError as error:
+            raise Unusable('with a bad action') from error
+        if len(action) != len(spec.action):
+            raise InputError(f'action: expected {len(spec.action)} axes, got {len(action)}')
+        frame_id = message.header.frame_id
+    vector = np.zeros(0, np.float32)
+    if spec.vector:
+        joints = robot.get(JOINT_STATES.name, stamp, 'without joint states')
+        try:
+            vector = read_vector(decode(joints.data, JOINT_STATES.type), spec.vector)
+        except InputError as error:
+            raise Unusable('with bad joint states') from error
+    return Row(join_images(frames), vector, action, step, frame_id)
+
+
+def _frame(message: RawMessage, type_name: str) -> np.ndarray:
+    """uint8 [H, W, 3] of an image, raw or compressed."""
+    decoded = decode(message.data, type_name)
+    return decode_image(decoded, type_name, None, None) if type_name == COMPRESSED else image_to_array(decoded)
+
+
+def _size(shape: Tuple[int, ...]) -> str:
+    return f'{shape[1]}x{shape[0]}'
