@@ -20,7 +20,7 @@ _FUNCTIONS: Dict[str, Callable] = {
 }
 _ARGUMENTS = {'min': (2, 99), 'max': (2, 99), 'atan2': (2, 2), 'hypot': (2, 99)}  # the others take 1
 _CONSTANTS = {'pi': math.pi}
-_LONGEST = 1000  # characters; deeper nesting than that allows is not possible either
+_LONGEST, _DEEPEST = 1000, 40  # characters, and parts within parts
 
 
 class Expression:
@@ -44,7 +44,7 @@ class Expression:
             tree = ast.parse(text.strip(), mode='eval').body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise InputError(f'expected a formula, got {text!r} ({error})') from error
-        self._evaluate = self._compile(tree, names)
+        self._evaluate = self._compile(tree, names, _DEEPEST)
 
     def __call__(self, values: Mapping[str, float]) -> float:
         """The formula's value.
@@ -60,10 +60,15 @@ class Expression:
             raise InputError(f'{self.text}: expected a finite value, got {result} for {_listed(values)}')
         return result
 
-    def _compile(self, node: ast.AST, names: Collection[str]) -> Callable[[Mapping[str, float]], Any]:
-        """A function of the values for a part of the formula."""
+    def _compile(
+        self, node: ast.AST, names: Collection[str], levels: int
+    ) -> Callable[[Mapping[str, float]], Any]:
+        """A function of the values for a part of the formula, which may have so many levels."""
+        if not levels:
+            raise InputError(f'expected a formula of at most {_DEEPEST} parts within parts, got {self.text!r}')
+
         def compiled(part: ast.AST) -> Callable:
-            return self._compile(part, names)
+            return self._compile(part, names, levels - 1)
 
         kind = type(getattr(node, 'op', None))
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
