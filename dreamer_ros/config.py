@@ -55,9 +55,16 @@ class ScheduleConfig:
 
 @dataclass
 class ReplayConfig:
-    """The training window of the replay store."""
+    """What sequences are sampled from: the newest steps of the run, and of other folders of bags.
+
+    The limits hold for each folder. A sequence comes from a folder with a probability proportional to its weight;
+    that of the run's own episodes is 1.
+    """
 
     capacity: int = _number(1_000_000, 100)  # agent steps
+    disk_gb: float = _number(0.0, 0.0)  # 10^9 bytes of decoded steps, see replay/cache.py; 0: no limit
+    bags: Tuple[str, ...] = ()  # folders to learn from as well: DIR, or DIR:WEIGHT
+    validation: float = _number(0.1, 0.0, 0.9)  # share of the episodes in `bags` that is held out
 
 
 @dataclass
@@ -273,6 +280,7 @@ class Config:
         data = dataclasses.asdict(self)
         data['env']['image_size'] = list(self.env.image_size)
         data['env']['cameras'] = list(self.env.cameras)
+        data['replay']['bags'] = list(self.replay.bags)
         return data
 
     @classmethod

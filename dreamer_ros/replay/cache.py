@@ -1,6 +1,6 @@
 """Decoded bags in files beside them: a bag is read once, and not again at the next start.
 
-A bag NAME has two files in `.cache/<spec hash>/` of its folder:
+A bag NAME has two files in `.cache/<key>/` of its folder, where the key is the hash of what it is read as:
 
     NAME.json   first line: SHA-256 of the second, which is one JSON object: names, sizes and times of the bag's
                 files and their SHA-256, what reading them had to complain about, and for every episode its length,
@@ -71,13 +71,14 @@ class EpisodeCache:
 
     Args:
         folder: of the bags.
-        spec: what the steps are read as.
+        spec: of the robot.
+        key: names the way bags are read: another one gives files of its own.
         read: reads a bag; never raises.
         problems: gets what happens to the cache.
     """
 
-    def __init__(self, folder: Path, spec: RobotSpec, read: Read, problems: List[Problem]):
-        self._bags, self._folder = folder, folder / FOLDER / spec.hash
+    def __init__(self, folder: Path, spec: RobotSpec, key: str, read: Read, problems: List[Problem]):
+        self._bags, self._folder = folder, folder / FOLDER / key
         self._read, self._problems = read, problems
         self._unwritable = False  # told already
         self._row_type = row_type(len(spec.vector), len(spec.action))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Counter, Dict, List, Optional, Set, Tuple
 import numpy as np
 from mcap.writer import MCAP0_MAGIC
 
+from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.bag import is_partial, mcap_files, recover
 from dreamer_ros.replay.buffer import ReplayBuffer
@@ -38,7 +40,8 @@ class ReplayStore:
     """
 
     def __init__(
-        self, folder: Path, spec: RobotSpec, capacity: int, seed: int = 0, validation: float = 0.0
+        self, folder: Path, spec: RobotSpec, capacity: int, seed: int = 0, validation: float = 0.0,
+        contract: Optional[RobotContract] = None,
     ) -> None:
         """Reads nothing yet.
 
@@ -50,6 +53,7 @@ class ReplayStore:
             seed: of the sampling.
             validation: share of the episodes that is held out. What an episode holds decides, so that it is
                 always the same ones, wherever their bags lie.
+            contract: of the robot in the bags, for bags that do not hold one.
 
         Raises:
             InputError: the folder can't be made.
@@ -57,10 +61,11 @@ class ReplayStore:
         self.folder = Path(folder)
         self.spec = spec
         self.problems: List[Problem] = []
-        self._validation = validation
+        self._validation, self._contract = validation, contract
         self._buffer = self._make_buffer(capacity, seed)
         self.held_out = self._make_buffer(capacity, seed)
-        self._cache = EpisodeCache(self.folder, spec, self._read, self.problems)
+        contract_hash = '-' + hashlib.sha256(contract.text.encode()).hexdigest()[:16] if contract else ''
+        self._cache = EpisodeCache(self.folder, spec, spec.hash + contract_hash, self._read, self.problems)
         self._refreshing = threading.Lock()
         self._looked = self._crowded = False
         self._seen: Set[str] = set()                       # names of bags loaded or refused
@@ -105,6 +110,10 @@ class ReplayStore:
                 self.problems += bag.problems
                 infos += [info for number in range(len(bag.episodes)) if (info := self._add(path, number, bag))]
             return infos
+
+    def can_sample(self, length: int) -> bool:
+        """Whether there are steps for a sequence of this length."""
+        return self.steps >= length
 
     def sample(self, batch: int, length: int) -> Dict[str, np.ndarray]:
         """Draw sequences; see `ReplayBuffer.sample`."""
@@ -195,7 +204,7 @@ class ReplayStore:
 
     def _read(self, path: Path) -> Tuple[List[Episode], List[Problem]]:
         try:
-            return read_episodes(path, self.spec)
+            return read_episodes(path, self.spec, self._contract)
         # Whatever a damaged bag provokes in the readers, it must not end the training.
         except Exception as error:  # noqa: BLE001
             return [], [Problem(path, f'it can not be read ({type(error).__name__}: {error})')]
