@@ -6,6 +6,7 @@ import datetime
 import fcntl
 import os
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
@@ -20,8 +21,13 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.files import sync_folder, write_file
 from dreamer_ros.replay.scan import RawTopic, Scan, scan_mcap
 
-# What a crash can lose: about 20 frames of 64x64 RGB.
+# What a crash can lose: about 20 frames of 64x64 RGB, and never more than a second.
 CHUNK_BYTES = 256 * 1024
+CHUNK_SECONDS = 1.0
+# Then the next file begins: the index of a file stays in memory until its end.
+FILE_BYTES = 2**30
+# Written to the disk at the latest then, so that closing a large file does not take long.
+SYNC_BYTES = 32 * 2**20
 _YamlLoader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 # Name of the MCAP metadata record that keeps custom_data where a crash can't lose it.
 CUSTOM_DATA = 'dreamer_ros'
@@ -29,9 +35,9 @@ CUSTOM_DATA = 'dreamer_ros'
 
 def episode_name(robot: str, number: int, now: datetime.datetime) -> str:
     """Directory name of an episode; names sort by time. `now` carries its time zone."""
-    time = now.astimezone(datetime.timezone.utc)
+    utc = now.astimezone(datetime.timezone.utc)
     who = robot.strip('/').replace('/', '_')
-    return f'{time:%Y%m%dT%H%M%S}.{time.microsecond // 1000:03d}-{who}-{number:06d}'
+    return f'{utc:%Y%m%dT%H%M%S}.{utc.microsecond // 1000:03d}-{who}-{number:06d}'
 
 
 def partial_path(folder: Path, name: str) -> Path:
@@ -42,6 +48,10 @@ def partial_path(folder: Path, name: str) -> Path:
 def is_partial(path: Path) -> bool:
     """Whether a directory is a bag being written, or left by a crash."""
     return path.name.startswith('.') and path.name.endswith('.partial')
+
+
+class BagExists(InputError):
+    """There is a bag of that name."""
 
 
 class EpisodeWriter:
@@ -63,23 +73,28 @@ class EpisodeWriter:
             custom_data: what is known so far; what `close` gets is added.
 
         Raises:
-            InputError: the bag exists, a type is unknown, or the disk refuses.
+            BagExists: there is one of that name.
+            InputError: a type is unknown, or the disk refuses.
         """
         self._path = Path(folder) / name
         self._partial = partial_path(Path(folder), name)
         self._custom_data = dict(custom_data)
         self._lock: Optional[int] = None
-        self._file: Optional[_McapFile] = None
-        raw = []
+        self._files: List[_McapFile] = []
+        self._topics: List[RawTopic] = []
         for topic in topics:
             text, digest = definition(topic.type)
-            raw.append(RawTopic(topic.name, topic.type, text, topic.qos.offered(), digest))
-        if self._path.exists() or self._partial.exists():
-            raise InputError(f'episode bag {self._path}: expected a new name, but it exists')
+            self._topics.append(RawTopic(topic.name, topic.type, text, topic.qos.offered(), digest))
         with self._telling_disk_errors():
-            self._partial.mkdir(parents=True)
+            self._partial.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                if self._path.exists():
+                    raise FileExistsError
+                self._partial.mkdir()  # another process may do so at the same time
+            except FileExistsError:
+                raise BagExists(f'episode bag {self._path}: expected a new name, but it exists') from None
             self._lock = _lock_directory(self._partial, wait=True)
-            self._file = _McapFile(self._partial / f'{name}_0.mcap', raw, self._custom_data)
+            self._begin_file()
 
     def write(self, topic: str, cdr: bytes, stamp_ns: int) -> None:
         """Append a serialised message; `stamp_ns` becomes its log and publish time.
@@ -89,7 +104,10 @@ class EpisodeWriter:
                 for `recover`, and other bags are untouched.
         """
         with self._telling_disk_errors():
-            self._file.write(topic, cdr, stamp_ns, stamp_ns)
+            if self._files[-1].size >= FILE_BYTES:
+                self._files[-1].finish()
+                self._begin_file()
+            self._files[-1].write(topic, cdr, stamp_ns, stamp_ns)
 
     def close(self, custom_data: Mapping[str, str]) -> Path:
         """Finish the bag and give it its name.
@@ -99,8 +117,8 @@ class EpisodeWriter:
         """
         self._custom_data.update(custom_data)
         with self._telling_disk_errors():
-            self._file.finish()
-            _write_metadata(self._partial, self._file, self._custom_data)
+            self._files[-1].finish()
+            _write_metadata(self._partial, self._files, self._custom_data)
             _publish(self._partial, self._path)
         self._release()
         return self._path
@@ -109,9 +127,13 @@ class EpisodeWriter:
         """Throw the bag away. After a failed `write` or `close`, or after `close`, nothing is left to do."""
         if self._lock is None:
             return
-        self._file.discard()
+        self._files[-1].discard()
         shutil.rmtree(self._partial, ignore_errors=True)
         self._release()
+
+    def _begin_file(self) -> None:
+        path = self._partial / f'{self._path.name}_{len(self._files)}.mcap'
+        self._files.append(_McapFile(path, self._topics, self._custom_data))
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -123,8 +145,8 @@ class EpisodeWriter:
         try:
             yield
         except OSError as error:
-            if self._file is not None:
-                self._file.discard()
+            if self._files:
+                self._files[-1].discard()
             self._release()
             raise InputError(
                 f'episode bag {self._path}: writing failed ({error.strerror}); '
@@ -144,7 +166,8 @@ class _McapFile:
         self._stream = path.open('wb')
         # Chunks end where we say (`flush`), because only then they are sure to have left this process.
         self._writer = Writer(self._stream, chunk_size=2**62, compression=CompressionType.ZSTD)
-        self._pending = 0
+        self._pending = self._unsynced = 0
+        self._flushed = time.monotonic()
         self._channels: Dict[str, int] = {}
         self._writer.start(profile='ros2', library='dreamer_ros')
         self._writer.add_metadata(CUSTOM_DATA, dict(custom_data))
@@ -158,16 +181,26 @@ class _McapFile:
                 {'offered_qos_profiles': topic.offered_qos, 'topic_type_hash': topic.hash},
             )
 
-    def write(self, topic: str, cdr: bytes, time: int, published: int) -> None:
+    @property
+    def size(self) -> int:
+        """Bytes that have left this process."""
+        return self._stream.tell()
+
+    def write(self, topic: str, cdr: bytes, stamp: int, published: int) -> None:
         sequence = self.counts[topic]
-        self._writer.add_message(self._channels[topic], time, cdr, published, sequence)
+        self._writer.add_message(self._channels[topic], stamp, cdr, published, sequence)
         self.counts[topic] += 1
-        self.first_time = time if self.first_time is None else min(self.first_time, time)
-        self.last_time = max(self.last_time, time)
+        self.first_time = stamp if self.first_time is None else min(self.first_time, stamp)
+        self.last_time = max(self.last_time, stamp)
         self._pending += len(cdr)
-        if self._pending >= CHUNK_BYTES:
+        now = time.monotonic()
+        if self._pending >= CHUNK_BYTES or now - self._flushed > CHUNK_SECONDS:
             self._writer.flush()
-            self._pending = 0
+            self._unsynced += self._pending
+            self._pending, self._flushed = 0, now
+        if self._unsynced >= SYNC_BYTES:
+            os.fdatasync(self._stream.fileno())
+            self._unsynced = 0
 
     def finish(self) -> None:
         self._writer.finish()
@@ -201,17 +234,16 @@ def read_metadata(path: Path) -> Dict[str, Any]:
     return information
 
 
-def _write_metadata(directory: Path, file: _McapFile, custom_data: Mapping[str, str]) -> None:
+def _write_metadata(directory: Path, files: List[_McapFile], custom_data: Mapping[str, str]) -> None:
     """Write metadata.yaml, version 8: the newest that every ROS 2 since Humble reads."""
-    start = {'nanoseconds_since_epoch': file.first_time or 0}
-    duration = {'nanoseconds': file.last_time - (file.first_time or 0)}
-    total = sum(file.counts.values())
+    start = min((file.first_time for file in files if file.first_time is not None), default=0)
+    counts = sum((file.counts for file in files), Counter())
     information = {
         'version': 8,
         'storage_identifier': 'mcap',
-        'duration': duration,
-        'starting_time': start,
-        'message_count': total,
+        'duration': {'nanoseconds': max(file.last_time for file in files) - start if counts else 0},
+        'starting_time': {'nanoseconds_since_epoch': start},
+        'message_count': sum(counts.values()),
         'topics_with_message_count': [
             {
                 'topic_metadata': {
@@ -221,20 +253,21 @@ def _write_metadata(directory: Path, file: _McapFile, custom_data: Mapping[str, 
                     'offered_qos_profiles': topic.offered_qos,
                     'type_description_hash': topic.hash,
                 },
-                'message_count': file.counts[topic.name],
+                'message_count': counts[topic.name],
             }
-            for topic in file.topics
+            for topic in files[0].topics
         ],
         'compression_format': '',
         'compression_mode': '',
-        'relative_file_paths': [file.path.name],
+        'relative_file_paths': [file.path.name for file in files],
         'files': [
             {
                 'path': file.path.name,
-                'starting_time': dict(start),
-                'duration': dict(duration),
-                'message_count': total,
+                'starting_time': {'nanoseconds_since_epoch': file.first_time or 0},
+                'duration': {'nanoseconds': file.last_time - (file.first_time or 0)},
+                'message_count': sum(file.counts.values()),
             }
+            for file in files
         ],
         'custom_data': {str(key): str(value) for key, value in custom_data.items()},
         'ros_distro': os.environ.get('ROS_DISTRO', 'unknown'),
@@ -325,7 +358,7 @@ def _recover(path: Path, name: str) -> Path:
     for source in sources:
         if source != file.path:
             source.unlink()
-    _write_metadata(path, file, custom_data)
+    _write_metadata(path, [file], custom_data)
     if target != path:
         _publish(path, target)
     return target
