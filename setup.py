@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = 'dreamer_ros'
 
-NODES = ['simulator', 'agent', 'trainer', 'recorder', 'evaluator', 'hardware']
+NODES = ['simulator', 'agent', 'trainer', 'recorder', 'evaluator', 'hardware', 'player', 'resimulator', 'dream_player']
 
 # What a robot needs.
 ROBOT = [

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -181,6 +182,30 @@ def test_an_existing_run_brings_its_task_and_preset(tmp_path):
     assert processes['trainer'].parameters['steps'] == 77777
     with pytest.raises(InputError, match='holds a run of walker_walk, not of cup_catch'):
         scenario('sim_train', {'logdir': str(tmp_path), 'task': 'cup_catch'})
+
+
+def test_replay(tmp_path):
+    bag, output = tmp_path / 'bag', tmp_path / 'out'
+    bag.mkdir()
+    run = scenario('replay', {'bag': str(bag), 'rate': '2', 'policy': 'p.onnx', 'output': str(output)})
+    [process] = run.processes
+    assert (process.executable, process.namespace, process.leads) == ('player', '/replay', True)
+    assert process.parameters == {'bag': str(bag), 'rate': 2.0, 'policy': str(Path('p.onnx').absolute()),
+                                  'output': str(output)}
+    assert 'rate:=2.0' in process.ros_arguments(), 'a number, not text and not a whole number'
+    [process] = scenario('replay', {'bag': str(bag), 'namespace': '/'}).processes
+    assert process.namespace == '/' and process.parameters['output'].endswith(f'replays/{bag.name}')
+    [process] = scenario('replay', {'bag': str(bag), 'mode': 'simulate', 'task': 'x.yaml'}).processes
+    assert process.executable == 'resimulator' and process.parameters['task'] == 'x.yaml'
+    [process] = scenario('replay', {'bag': str(bag), 'mode': 'dream', 'run': 'runs/x'}).processes
+    assert process.executable == 'dream_player' and process.parameters['run'] == 'runs/x'
+    for arguments, message in (({}, 'expected bag:='), ({'bag': str(tmp_path / 'no')}, 'does not exist'),
+                               ({'bag': str(bag), 'rate': '0'}, 'from 0.001'),
+                               ({'bag': str(bag), 'mode': 'dream'}, 'expects run:='),
+                               ({'bag': str(bag), 'task': 'x'}, 'not used in mode play'),
+                               ({'bag': str(bag), 'policy': 'x', 'run': 'y'}, 'expected either')):
+        with pytest.raises(InputError, match=message):
+            scenario('replay', arguments)
 
 
 def test_unknown_scenario_and_malformed_assignment():

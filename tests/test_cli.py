@@ -21,7 +21,7 @@ def dreamer(*words: str, **options) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize('words', [
-    [], ['launch'], ['eval'], ['plot'], ['dream'], ['benchmark'], ['benchmark', 'table'], ['bag'], ['bag', 'info'], ['tasks'], ['presets']])
+    [], ['launch'], ['eval'], ['plot'], ['dream'], ['replay'], ['benchmark'], ['benchmark', 'table'], ['bag'], ['bag', 'info'], ['tasks'], ['presets']])
 def test_every_command_has_help_with_an_example(words, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([*words, '--help'])
@@ -62,6 +62,9 @@ def test_presets_and_tasks(capsys):
     (['eval', '/nonexistent'], '/nonexistent'),
     (['plot', '/nonexistent'], '/nonexistent'),
     (['bag', 'info', '/nonexistent'], '/nonexistent'),
+    (['replay', '/nonexistent'], '/nonexistent'),
+    (['replay', '.', '--dream'], 'mode dream expects run'),
+    (['replay', '.', '--simulate', '--policy', 'x.onnx'], 'not used in mode simulate'),
 ])
 def test_bad_input_is_one_sentence(words, expected):
     with pytest.raises(InputError, match=expected):

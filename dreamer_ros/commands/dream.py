@@ -21,22 +21,14 @@ def add(commands) -> None:
 
 def _dream(arguments) -> int:
     prepare_torch()
-    from dreamer_ros.replay.reading import read_longest
-    from dreamer_ros.training.checkpoint import find_checkpoint
-    from dreamer_ros.training.inspection import film_with_curves, inspect_episode, write_inspection
-    from dreamer_ros.training.learner import Learner
-    bag, checkpoint = Path(arguments.bag), find_checkpoint(arguments.checkpoint)
-    learner = Learner.open(checkpoint)
-    inspection = inspect_episode(learner, read_longest(bag, learner.spec), arguments.context)
-    facts = {
-        'checkpoint': str(checkpoint), 'preset': learner.config.preset, 'updates': learner.updates,
-        'robot': learner.spec.name, 'bag': str(bag)}
+    from dreamer_ros.training.inspection import dream_bag, film_with_curves
+    bag = Path(arguments.bag)
     folder = Path(arguments.output) if arguments.output else Path('dreams') / bag.resolve().name
-    title = f'{learner.spec.name}, {learner.config.preset}, {learner.updates} updates'
-    print('\n'.join(str(path) for path in write_inspection(inspection, folder, title, facts)))
+    inspection, paths = dream_bag(arguments.checkpoint, bag, arguments.context, folder)
+    print('\n'.join(str(path) for path in paths))
     if not arguments.publish:
         return 0
     if inspection.film is None:
-        raise InputError(f'--publish: expected a robot with a camera, {learner.spec.name} has none')
+        raise InputError(f'--publish: expected a robot with a camera, that of {bag} has none')
     from dreamer_ros.nodes.dream_player import play
     return play(film_with_curves(inspection), 1.0 / inspection.period)

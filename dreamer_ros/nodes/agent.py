@@ -12,6 +12,7 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState, Joy
 
+from dreamer_ros import identity
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.bridge.codecs import Mode, Step
 from dreamer_ros.errors import InputError
@@ -29,6 +30,7 @@ from dreamer_ros.spec import RobotSpec
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
 SAY_VERSION = 60.0  # seconds between two lines about new policies: training brings one every few seconds
+SPEC_PATIENCE = 2.0  # seconds without a robot until it is spoken of
 DISCOVERY_TIME = 1.0  # seconds from the first trace of this agent to its first action
 TEMPLATES_LEARNT = 100  # message layouts, among them two for each restart of the simulator
 UNPAIRED_KEPT = 100  # messages of a topic kept while the rest of their observation is on the way
@@ -121,8 +123,13 @@ class Agent:
             self._loader.close()
 
     def _await_spec(self) -> Optional[RobotSpec]:
-        """The robot's spec, or None on stop."""
+        """The robot's spec, or None on stop.
+
+        Bags that `ros2 bag play` plays announce nobody. An agent that was started by hand with a policy file then
+        takes the robot for the one its policy was made for.
+        """
         began = time.monotonic()
+        names_robot = self._policy_file and not identity.launch()
         while not self._stop.is_set():
             spec = self._announcements.take()
             if spec is not None:
@@ -131,7 +138,12 @@ class Agent:
                     f'{len(spec.cameras)} images of {spec.image_size[1]}x{spec.image_size[0]}, '
                     f'{len(spec.vector)} joint values')
                 return spec
-            if time.monotonic() - began > 2.0:
+            if time.monotonic() - began > SPEC_PATIENCE:
+                if names_robot:
+                    spec = PolicyRunner(self._policy_file).spec
+                    self._log.info(f'nobody is on {self._announcements.topic}: expecting the robot of '
+                                   f'{self._policy_file}, {spec.name}')
+                    return spec
                 self._log.info(f'waiting for a simulator or robot on {self._announcements.topic}',
                                throttle_duration_sec=SAY_AGAIN)
             self._inbox.wait(0.1)

@@ -1,8 +1,10 @@
-"""Plays a film on the `dream` topic, for viewers on the ROS network."""
+"""Dream player node: what a world model makes of a recorded episode, as a film on the `dream` topic."""
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 from rclpy.node import Node
@@ -10,7 +12,7 @@ from sensor_msgs.msg import Image
 
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.nodes import qos
-from dreamer_ros.nodes.runtime import run_node
+from dreamer_ros.nodes.runtime import Parameters, run_node
 
 DRAIN = 1.0  # seconds for the last frames to arrive before the publisher is gone
 
@@ -18,6 +20,28 @@ DRAIN = 1.0  # seconds for the last frames to arrive before the publisher is gon
 def play(frames: np.ndarray, fps: float) -> int:
     """Wait for a viewer of `dream` (Ctrl-C ends that), play uint8 [T, H, W, 3] once, return the exit code."""
     return run_node('dream_player', lambda node, stop: _play(node, stop, frames, fps))
+
+
+def _dream(node: Node, stop: threading.Event) -> None:
+    parameters = Parameters(node)
+    run = parameters.text('run', '', 'run directory, or one of its checkpoints')
+    bag = parameters.text('bag', '', 'with an episode of the same robot')
+    context = parameters.integer('context', 5, 'steps that the prediction sees', 1, 10**6)
+    output = parameters.text('output', '', 'folder for the film, the picture and the numbers')
+    parameters.finish()
+    from dreamer_ros.training import process
+    process.prepare()
+    process.configure_torch(process.pick_threads(robots=0))
+    from dreamer_ros.training.inspection import dream_bag, film_with_curves
+    inspection, paths = dream_bag(run, Path(bag), context, Path(output))
+    print('\n'.join(str(path) for path in paths), flush=True)
+    if inspection.film is not None:
+        _play(node, stop, film_with_curves(inspection), 1.0 / inspection.period)
+
+
+def main() -> int:
+    """Entry point of `ros2 run dreamer_ros dream_player`."""
+    return run_node('dream_player', _dream)
 
 
 def _play(node: Node, stop: threading.Event, frames: np.ndarray, fps: float) -> None:
@@ -36,3 +60,7 @@ def _play(node: Node, stop: threading.Event, frames: np.ndarray, fps: float) -> 
         if stop.wait(max(0.0, begin + (number + 1) / fps - time.monotonic())):
             return
     stop.wait(DRAIN)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,6 +1,7 @@
 """Life of a node's process: start, stop on signals, parameters that say what they expect."""
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import Callable, Optional, Sequence
@@ -14,8 +15,15 @@ from rclpy.signals import SignalHandlerOptions
 
 from dreamer_ros.errors import InputError, run_main
 
+ENDING = (signal.SIGINT, signal.SIGTERM)
+# Python's own signal handler writes there, whatever its threads are doing.
+_numbers = os.pipe()
+for _end in _numbers:
+    os.set_blocking(_end, False)
 
-def run_node(name: str, body: Callable[[Node, threading.Event], Optional[int]]) -> int:
+
+def run_node(name: str, body: Callable[[Node, threading.Event], Optional[int]],
+             make: Callable[[str], Node] = Node) -> int:
     """Run the main function of a process that is one node, between `rclpy.init` and shutdown.
 
     SIGINT and SIGTERM only set the event: the ROS context stays alive, so that `body` can still save and
@@ -24,22 +32,37 @@ def run_node(name: str, body: Callable[[Node, threading.Event], Optional[int]]) 
     Args:
         name: of the node, unless it is remapped.
         body: gets the fresh node and the stop event, works until the event is set; returns the exit code.
+        make: makes the node of its name.
 
     Returns:
         Exit code; 2 after an InputError, which is printed as one line.
     """
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         signal.signal(number, lambda *_: stop.set())
+    signal.set_wakeup_fd(_numbers[1], warn_on_full_buffer=False)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        node = Node(name)
+
+    def serve() -> Optional[int]:
+        node = make(name)
         try:
-            return run_main(lambda: body(node, stop))
+            return body(node, stop)
         finally:
             node.destroy_node()
+    try:
+        return run_main(serve)
     finally:
         rclpy.try_shutdown()
+
+
+def terminating() -> str:
+    """The name of the signal that asked this process to end, once; '' if none did. From any thread, at once, while
+    the stop event is set only when the main thread gets to it."""
+    try:
+        numbers = os.read(_numbers[0], 100)
+    except BlockingIOError:
+        return ''
+    return next((signal.Signals(number).name for number in numbers if number in ENDING), '')
 
 
 class Parameters:
@@ -71,6 +94,13 @@ class Parameters:
         """A whole number from `low` to `high`, both included."""
         return self._declare(name, default, Parameter.Type.INTEGER, description, f'from {low} to {high}',
                              [IntegerRange(from_value=low, to_value=high, step=1)])
+
+    def number(self, name: str, default: float, description: str, low: float, high: float) -> float:
+        """A number from `low` to `high`, both included."""
+        value = self._declare(name, default, Parameter.Type.DOUBLE, description, f'from {low:g} to {high:g}')
+        if not low <= value <= high:
+            self._refuse(name, f'a number from {low:g} to {high:g}', value)
+        return value
 
     def integers(self, name: str, default: Sequence[int], description: str, low: int, high: int) -> tuple:
         """As many whole numbers as the default has, each from `low` to `high`."""

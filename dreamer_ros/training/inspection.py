@@ -4,7 +4,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple, Union
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
 from dreamer_ros.replay.episode import Episode
+from dreamer_ros.replay.reading import read_longest
+from dreamer_ros.training.checkpoint import find_checkpoint
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.plots import save_figure
 from dreamer_ros.training.video import HEIGHT, write_video
@@ -80,6 +82,25 @@ def inspect_episode(learner: Learner, episode: Episode, context: int = 5) -> Epi
             numbers[name] = discounted_returns(
                 episode.reward, imagination.discount, last, imagination.include_start)
     return EpisodeInspection(context, learner.spec.control_period, numbers, film)
+
+
+def dream_bag(run: Union[str, Path], bag: Path, context: int, folder: Path) -> Tuple[EpisodeInspection, List[Path]]:
+    """Have the agent of a run, or of one of its checkpoints, inspect the longest episode of a bag.
+
+    Returns:
+        What came of it, and the files written into `folder`.
+
+    Raises:
+        InputError: no such checkpoint, no episode of its robot, or the folder cannot be written.
+    """
+    checkpoint = find_checkpoint(run)
+    learner = Learner.open(checkpoint)
+    inspection = inspect_episode(learner, read_longest(bag, learner.spec), context)
+    facts = {
+        'checkpoint': str(checkpoint), 'preset': learner.config.preset, 'updates': learner.updates,
+        'robot': learner.spec.name, 'bag': str(bag)}
+    title = f'{learner.spec.name}, {learner.config.preset}, {learner.updates} updates'
+    return inspection, write_inspection(inspection, folder, title, facts)
 
 
 def squared_error(truth: np.ndarray, made: np.ndarray) -> np.ndarray:

@@ -28,8 +28,10 @@ PATIENCE = 60.0  # seconds; only a failing test waits that long
 class NodeProcess:
     """One node as `dreamer launch` starts it; stdout and stderr go to `log`."""
 
-    def __init__(self, executable: str, log: Path, preexec=None, **parameters):
+    def __init__(self, executable: str, log: Path, preexec=None, remap=None, **parameters):
         command = [sys.executable, '-m', f'dreamer_ros.nodes.{executable}', '--ros-args', '-r', f'__ns:={NAMESPACE}']
+        for source, target in (remap or {}).items():
+            command += ['-r', f'{source}:={target}']
         for name, value in parameters.items():
             command += ['-p', f'{name}:={value}']
         self.log = log
@@ -66,9 +68,9 @@ def start(ros_domain, tmp_path):
     """start('simulator', seed=3) runs a node; all are ended after the test."""
     started: List[NodeProcess] = []
 
-    def start(executable: str, preexec=None, **parameters) -> NodeProcess:
+    def start(executable: str, preexec=None, remap=None, **parameters) -> NodeProcess:
         log = tmp_path / f'{len(started)}-{executable}.log'
-        started.append(NodeProcess(executable, log, preexec, **parameters))
+        started.append(NodeProcess(executable, log, preexec, remap, **parameters))
         return started[-1]
 
     yield start

@@ -16,6 +16,22 @@ from dreamer_ros.bridge.codecs import image_to_array
 from dreamer_ros.nodes.dream_player import play
 
 
+def test_a_node_dreams_a_bag(start, peer, tmp_path):
+    """As `replay.launch.py mode:=dream` starts it."""
+    from dreamer_ros.training.learner import Learner
+    from tests.training.test_trainer import CONFIG, ROBOT, write_bags
+    Learner(CONFIG, ROBOT, 'cpu').save(tmp_path / 'checkpoints' / '000000001' / 'learner')
+    (tmp_path / 'checkpoints' / 'latest').write_text('000000001\n')
+    write_bags(tmp_path / 'episodes', [1])
+    [bag] = (tmp_path / 'episodes').glob('2*')
+    seen = []
+    kept = peer.node.create_subscription(Image, 'dream', seen.append, 10)
+    player = start('dream_player', run=tmp_path, bag=bag, output=tmp_path / 'out')
+    peer.until(lambda: player.ended, 'the end of the film')
+    assert player.wait() == 0 and len(seen) == 21 and kept.topic_name == '/sim0/dream'
+    assert {path.name for path in (tmp_path / 'out').iterdir()} == {'dream.json', 'dream.png', 'dream.mp4'}
+
+
 def test_a_viewer_that_comes_late_sees_the_whole_film(ros_domain, rng):
     frames, seen, done = rng.integers(0, 256, (6, 32, 96, 3), np.uint8), [], threading.Event()
 

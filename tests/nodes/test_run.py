@@ -13,6 +13,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from dreamer_ros.bridge import topics
 from dreamer_ros.replay.reading import read_episodes
+from dreamer_ros.replay.resimulation import resimulate
 from dreamer_ros.spec import RobotSpec
 
 PERIOD = 80_000_000
@@ -73,6 +74,9 @@ def test_every_step_is_recorded_once(start, peer, tmp_path):
     assert all(len(stamps_by_topic(bag)['/sim0/step']) == 51 for bag in found[:-1])
     assert list(folder.glob('.*')) == []
 
+    origins = [resimulate(bag) for bag in (found[0], found[2])]
+    assert all(result.exact and result.steps == 51 for result in origins), [each.report() for each in origins]
+    assert [result.origin.episode for result in origins] == [0, 2]
     spec = RobotSpec.from_json(custom_data(found[0])['spec'], found[0].name)
     episodes, problems = read_episodes(found[0], spec)
     assert not problems and len(episodes) == 1 and episodes[0].is_last[-1] and episodes[0].is_first[0]

@@ -1,0 +1,215 @@
+"""Player node: a bag's observations on ROS topics again, at their pace, and a policy that watches them."""
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Dict, Iterable, Optional
+
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Joy
+
+from dreamer_ros.bridge import codecs, topics
+from dreamer_ros.bridge.codecs import Mode
+from dreamer_ros.errors import InputError
+from dreamer_ros.nodes import qos
+from dreamer_ros.nodes.announcement import announcement
+from dreamer_ros.nodes.runtime import Parameters, run_node
+from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.replay.opening import OpenBag, Stored
+from dreamer_ros.replay.reading import read_episodes
+from dreamer_ros.viewing.shadow import Shadow
+
+DISCOVERY_TIME = 1.0  # seconds for subscribers that are there already to find the publishers
+CLOCK_PERIOD = 0.02   # seconds between two messages of /clock while nothing else is due
+DRAIN_TIME = 0.5      # seconds for the last messages to arrive before the publishers are gone
+SAY_AGAIN = 5.0       # seconds between two lines about the same trouble
+UNPLAYED = ('/clock', '/rosout', '/parameter_events')  # of the recording's own nodes
+# What was commanded moves nothing once more: it is published below this name, beside its own topic.
+RECORDED = 'recorded'
+SHADOW = 'shadow'
+
+
+class Player:
+    """Publishes the messages of a bag as they were recorded, byte for byte, below the node's own namespace.
+
+    `/sim0/step` of the bag becomes `/replay/sim0/step` for a node in the namespace `/replay`. Actions and commands
+    never go to their own topics, where a robot might listen, but to `<namespace>/recorded/…`; those of a policy
+    in shadow to `<namespace>/shadow/action`. /clock follows the times of recording.
+
+    Args:
+        node: a fresh node; its parameters are declared here.
+        stop: ends `run`.
+
+    Raises:
+        InputError: a bad parameter, bag or policy.
+    """
+
+    def __init__(self, node: Node, stop: threading.Event):
+        self._node, self._stop = node, stop
+        self._log = node.get_logger()
+        parameters = Parameters(node)
+        bag = parameters.text('bag', '', 'directory of the bag')
+        self._rate = parameters.number('rate', 1.0, 'times the recorded pace', 0.001, 1000.0)
+        policy = parameters.text('policy', '', 'ONNX file of a policy to run in shadow; empty for none')
+        self._output = Path(parameters.text('output', '', "for shadow.json and shadow.png; empty for the node's folder"))
+        self._wait_for_subscribers = parameters.integer(
+            'wait_for_subscribers', 0, 'that one of the topics must have before the first message', 0, 100)
+        parameters.finish()
+        if not bag:
+            raise InputError(f'{node.get_fully_qualified_name()}: parameter bag: expected a bag, got none')
+        self._bag = OpenBag(Path(bag).expanduser())
+        for problem in self._bag.problems:
+            self._log.warning(str(problem))
+        self._shadow = self._open_shadow(policy) if policy else None
+        self._publishers = self._advertise()
+        self._clocks = qos.publisher(node, topics.CLOCK)
+        self._time = 0
+
+    def run(self) -> None:
+        """Play the bag once.
+
+        Raises:
+            InputError: the bag is damaged, or somebody else publishes /clock.
+        """
+        if self._await_subscribers():
+            self._play()
+        self._stop.wait(DRAIN_TIME)
+        if self._shadow is not None:
+            self._report()
+
+    # Before the first message
+
+    def _open_shadow(self, policy: str) -> Shadow:
+        contract, spec = self._bag.contract, self._bag.spec()
+        runner = PolicyRunner(policy, None if contract else spec)
+        if contract is not None:
+            contract.check(runner.spec)
+        episodes, problems = read_episodes(self._bag.path, spec)
+        for problem in problems[len(self._bag.problems):]:
+            self._log.warning(str(problem))
+        if not episodes:
+            raise InputError(f'bag {self._bag.path}: expected an episode to run a policy in, found none')
+        robots = self._bag.robots()
+        if len(robots) > 1:
+            raise InputError(f'bag {self._bag.path}: expected one robot to run a policy for, got {", ".join(robots)}')
+        self._policy, self._runner = policy, runner
+        place = f'{robots[0].strip("/")}/{SHADOW}' if robots and robots[0] != '/' else SHADOW
+        self._shadow_actions = qos.publisher(
+            self._node, dataclasses.replace(topics.ACTION, name=f'{place}/{topics.ACTION.name}'))
+        return Shadow(runner, episodes)
+
+    def _advertise(self) -> Dict[str, Publisher]:
+        """Publishers by the topics' recorded names."""
+        contract = self._bag.contract
+        commands = {f'{robot}{topics.ACTION.name}' for robot in self._bag.robots()}
+        if contract is not None:
+            commands |= {robot + contract.command_topic.name for robot in self._bag.robots()}
+            commands.add('/' + contract.command_topic.name.strip('/'))
+        publishers = {}
+        for name, topic in self._bag.topics.items():
+            if name in UNPLAYED:
+                continue
+            path, _, leaf = name.strip('/').rpartition('/')
+            place = '/'.join(part for part in (path, RECORDED, leaf) if part) if name in commands else name.strip('/')
+            try:
+                publishers[name] = qos.publisher(self._node, dataclasses.replace(topic, name=place))
+            except (ImportError, AttributeError):
+                self._log.warning(f'{name}: not played, its type {topic.type} is not installed')
+        if 'spec' in self._bag.custom_data and contract is None:
+            # A latched fact that recorders keep beside the messages.
+            self._specs = []
+            for robot in self._bag.robots():
+                if f'{robot}{topics.SPEC.name}' not in self._bag.topics:
+                    name = f'{robot}{topics.SPEC.name}'.strip('/')
+                    self._specs.append(qos.publisher(self._node, dataclasses.replace(topics.SPEC, name=name)))
+                    self._specs[-1].publish(announcement(self._bag.spec()))
+        return publishers
+
+    def _await_subscribers(self) -> bool:
+        """True when the wanted ones are there, False on stop."""
+        began = time.monotonic()
+        while not self._stop.wait(0.05):
+            others = self._node.count_publishers(topics.CLOCK.name) - 1
+            if others > 0:
+                raise InputError(f'topic {topics.CLOCK.name}: expected no other publisher while a bag is played, got '
+                                 f'{others}; time would run backwards for whoever listens')
+            matched = max((publisher.get_subscription_count() for publisher in self._publishers.values()), default=0)
+            if time.monotonic() - began >= DISCOVERY_TIME:
+                if matched >= self._wait_for_subscribers:
+                    return True
+                self._log.info(f'waiting for {self._wait_for_subscribers} subscribers of a topic, {matched} there',
+                               throttle_duration_sec=SAY_AGAIN)
+        return False
+
+    # Playing
+
+    def _play(self) -> None:
+        start, seconds = self._bag.start, (self._bag.end - self._bag.start) / 1e9
+        self._log.info(f'{self._bag.path.name}: {seconds:.1f} s at {self._rate:g} times their pace')
+        began = time.monotonic()
+        for stamp, messages in itertools.groupby(self._bag.messages(self._publishers), key=lambda stored: stored.time):
+            due = began + (stamp - start) / 1e9 / self._rate
+            while (left := due - time.monotonic()) > 0:
+                if self._stop.wait(min(left, CLOCK_PERIOD)):
+                    return
+                if left > CLOCK_PERIOD:
+                    self._tell_time(start + int((time.monotonic() - began) * self._rate * 1e9))
+            if self._stop.is_set():
+                return
+            self._tell_time(stamp)
+            self._publish(messages)
+            self._step_shadow(stamp)
+        self._step_shadow(None)
+
+    def _publish(self, messages: Iterable[Stored]) -> None:
+        for stored in messages:
+            self._publishers[stored.topic].publish(stored.data)
+
+    def _tell_time(self, nanoseconds: int) -> None:
+        """/clock never stands at 0 and never goes back, however the messages of a bag are ordered."""
+        if nanoseconds > self._time:
+            self._time = nanoseconds
+            message = Clock()
+            codecs.fill_stamp(message.clock, nanoseconds)
+            self._clocks.publish(message)
+
+    def _step_shadow(self, now: Optional[int]) -> None:
+        """Let the policy act at every step up to a time, or at all that are left."""
+        shadow = self._shadow
+        while shadow is not None and (stamp := shadow.next_stamp) <= (float('inf') if now is None else now):
+            if stamp == float('inf'):
+                return
+            message = Joy()
+            codecs.fill_action(message, shadow.step(), stamp, Mode('evaluate', self._runner.version))
+            self._shadow_actions.publish(message)
+
+    def _report(self) -> None:
+        comparison = self._shadow.comparison()
+        folder = self._output
+        facts = {
+            'bag': str(self._bag.path), 'policy': self._policy, 'version': self._runner.version,
+            'robot': self._runner.spec.name, 'rate': self._rate}
+        written = [comparison.write(folder, facts)]
+        try:
+            title = f'{self._bag.path.name}: policy {self._runner.version} in shadow, deterministic'
+            written.append(comparison.plot(folder / 'shadow.png', title))
+        except ModuleNotFoundError as error:
+            self._log.warning(f"no plot, {error.name} is not installed: pip install 'dreamer_ros[view]'")
+        print(f'policy {self._runner.version} in shadow, {len(comparison.stamps)} steps, its action minus the recorded:')
+        print(comparison.table())
+        print('\n'.join(str(path) for path in written), flush=True)
+
+
+def main() -> int:
+    """Entry point of `ros2 run dreamer_ros player`."""
+    return run_node('player', lambda node, stop: Player(node, stop).run())
+
+
+if __name__ == '__main__':
+    sys.exit(main())

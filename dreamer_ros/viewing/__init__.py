@@ -1,0 +1,1 @@
+"""Recorded episodes for people's eyes: films, plots, time lines."""
