@@ -14,6 +14,9 @@ import numpy as np
 from dreamer_ros.errors import InputError
 
 STEP_NAMES = ('reward', 'is_first', 'is_last', 'is_terminal')
+# A robot's step also tells, per topic of its contract, how old the message was that the agent used: nanoseconds
+# from its stamp to the step's; NaN where none had come.
+AGE_PREFIX = 'age/'
 # Channels per pixel, and the order that makes them RGB.
 ENCODINGS = {'rgb8': (3, (0, 1, 2)), 'bgr8': (3, (2, 1, 0)), 'mono8': (1, (0, 0, 0))}
 # Larger numbers become infinite in training, NaN compares as not smaller.

@@ -66,14 +66,15 @@ class Timings:
         self._durations[name].append(seconds)
 
     def summary(self) -> Dict[str, str]:
-        """Rate in Hz, median and 99th percentile of each part in ms since the last call; then start anew."""
+        """Rate in Hz; median, 99th percentile and maximum of each part in ms since the last call; then start anew."""
         durations, elapsed = self._durations, time.monotonic() - self._since
         self._clear()
         values = {'rate [Hz]': f'{len(durations[self._names[0]]) / elapsed:.1f}'}
         for name, seconds in durations.items():
             if seconds:
                 median, high = np.percentile(seconds, [50, 99]) * 1e3
-                values.update({f'{name} p50 [ms]': f'{median:.3f}', f'{name} p99 [ms]': f'{high:.3f}'})
+                values.update({f'{name} p50 [ms]': f'{median:.3f}', f'{name} p99 [ms]': f'{high:.3f}',
+                               f'{name} max [ms]': f'{max(seconds) * 1e3:.3f}'})
         return values
 
     def _clear(self) -> None:

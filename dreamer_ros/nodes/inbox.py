@@ -7,7 +7,7 @@ lets the executor serve everything else (services, parameters, rare topics) at a
 from __future__ import annotations
 
 import time
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.executors import SingleThreadedExecutor
@@ -21,7 +21,7 @@ from dreamer_ros.nodes import qos
 HOUSEKEEPING_PERIOD = 0.025  # seconds between two turns of the executor (0.2 ms each)
 
 
-class _TakenByHand(CallbackGroup):
+class TakenByHand(CallbackGroup):
     """Keeps the executor off the subscriptions, but not off their events (incompatible QoS warnings)."""
 
     def can_execute(self, entity) -> bool:
@@ -49,7 +49,7 @@ class Inbox:
 
     def __init__(self, node: Node):
         self._node = node
-        self._group = _TakenByHand()
+        self._group = TakenByHand()
         self._subscriptions: List[Subscription] = []
         self._wait_set: Optional[Any] = None
         self._executor = SingleThreadedExecutor(context=node.context)
@@ -69,6 +69,11 @@ class Inbox:
         """The oldest message that waits, or None."""
         taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
         return None if taken is None else taken[0]
+
+    def take_with_info(self, subscription: Subscription) -> Optional[Tuple[Any, Dict[str, Any]]]:
+        """The oldest message that waits and what the middleware says of it (`source_timestamp` in ns and, where it
+        can, `publisher_gid` and `publication_sequence_number`), or None."""
+        return subscription.handle.take_message(subscription.msg_type, subscription.raw)
 
     def take_publication_time(self, subscription: Subscription) -> Optional[int]:
         """Take the oldest message that waits; when it was published, in nanoseconds, or None without one."""

@@ -1,0 +1,311 @@
+"""A policy on a robot: everything between the robot's topics and its command, made, started and halted."""
+from __future__ import annotations
+
+import gc
+import time
+from typing import Callable, Dict, Iterator, Optional
+
+from rclpy.node import Node
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import Bool, Header
+
+from dreamer_ros.bridge import codecs, topics
+from dreamer_ros.bridge.contract import RobotContract
+from dreamer_ros.bridge.fields import has_header
+from dreamer_ros.bridge.topics import QoS, Topic
+from dreamer_ros.errors import InputError
+from dreamer_ros.nodes import diagnostics, qos
+from dreamer_ros.nodes.announcement import announcement
+from dreamer_ros.nodes.control import LATE, Behaviour, Control, StepPublisher
+from dreamer_ros.nodes.diagnostics import Diagnostics
+from dreamer_ros.nodes.guard import Guard
+from dreamer_ros.nodes.inbox import TakenByHand
+from dreamer_ros.nodes.inputs import Inputs
+from dreamer_ros.nodes.policies import Policies
+from dreamer_ros.nodes.runtime import terminating
+from dreamer_ros.nodes.watchdog import Advance, Check, Deadline, Gate, Watchdog
+from dreamer_ros.policy.manifest import Manifest
+
+ROUNDS = 8            # of the watchdog per control period
+LONGEST_ROUND = 0.01  # seconds between two of them
+FROZEN = 0.6          # of a period without a beat: the process counts as frozen
+CLOCK_PATIENCE = 0.5  # of a period in which ROS time must advance
+STOPS = 5             # before the agent falls silent: a single message may be lost
+STOP_GAP = 0.02       # seconds between them
+POSE_TIME = 10.0      # seconds at most to reach the pose that is the stop
+HEARTBEAT = 0.1       # seconds
+
+
+class Deployment:
+    """Ready to command on construction, commands between `start` and `halt`.
+
+    Args:
+        node: that publishes and subscribes.
+        contract: of the robot.
+        behaviour: how the policy is played.
+        manifest: of the first policy; None to begin without one.
+        complain: gets a sentence about what keeps going wrong, from any thread.
+
+    Raises:
+        InputError: the policy cannot be used on this robot, or not in this way.
+
+    Attributes:
+        policies: which one plays.
+        executor_deadline: to be kept by whoever runs the node's callbacks while this is active.
+    """
+
+    def __init__(self, node: Node, contract: RobotContract, behaviour: Behaviour, manifest: Optional[Manifest],
+                 complain: Callable[[str], None]):
+        self._node, self.contract = node, contract
+        self._sim_time = node.get_parameter('use_sim_time').value
+        self._check_stamps()
+        self.policies = Policies(contract, behaviour.seed)
+        command = contract.command_topic
+        # It starts while the policy is loaded.
+        self._guard = Guard(
+            contract, Topic(node.resolve_topic_name(command.name), command.type, command.qos), FROZEN * self.period)
+        self._publishers = []
+        try:
+            if manifest is not None:
+                self.policies.load(manifest)
+            if not self._guard.wait():
+                raise InputError('expected the guard process to start; its error is above')
+        except BaseException:
+            self._guard.close()
+            self.policies.close()
+            raise
+        self._publishers = [qos.publisher(node, command) for _ in range(2)]
+        self._gate = Gate(contract, *(publisher.publish for publisher in self._publishers), self._time_ns)
+        self._inputs = Inputs(node, contract, self._time_ns)
+        self._estop = EmergencyStop(node, contract.estop)
+        self._clock = ClockWatch(node) if self._sim_time else None
+        self._overdue = Deadline(f'no command within {LATE:.0%} of a control period after its tick: inference takes '
+                                 'too long')
+        self.executor_deadline = Deadline('the executor is stuck in a callback')
+        self._steps = StepPublisher(node, contract)
+        self._control = Control(contract, self._inputs, self.policies, self._gate, self._steps, behaviour,
+                                self._time_ns, self._overdue, complain)
+        self._watchdog: Optional[Watchdog] = None
+        self._armed = False
+        self._enabled = True
+        self._ending = ''  # name of the signal that came
+        self._specs = qos.publisher(node, topics.SPEC)
+        self._specs.publish(announcement(contract.spec))
+        self._heartbeats = node.create_publisher(Header, '~/heartbeat', 10)
+        self._next_heartbeat = 0.0
+        self._diagnostics = Diagnostics(node, 'robot', contract.name, self._report)
+        # What lives until here lives on: the collector need not look at it in the middle of a tick.
+        gc.collect()
+        gc.freeze()
+
+    @property
+    def period(self) -> float:
+        """Seconds between two commands."""
+        return 1.0 / self.contract.rate
+
+    @property
+    def active(self) -> bool:
+        """Between `start` and `halt`."""
+        return self._watchdog is not None
+
+    @property
+    def version(self) -> str:
+        """Of the policy that plays, for people."""
+        runner = self.policies.current
+        return 'none' if runner is None else f'version {runner.version}'
+
+    def start(self) -> None:
+        """Permit commands."""
+        self._armed = True
+        self._overdue.set(time.monotonic() + self.period)
+        # Its first round is over when the gate opens: a pressed emergency stop is known before any command.
+        self._watchdog = Watchdog(self._gate, min(self.period / ROUNDS, LONGEST_ROUND), self._checks(), self._beat)
+        self._set_enabled(self._enabled)
+        self._gate.open()
+        self._control.start()
+
+    def halt(self) -> str:
+        """Stop the robot and fall silent; returns a sentence about what was done until then."""
+        self._gate.hold('inactive', 'deactivated')
+        self._control.close()
+        for _ in range(STOPS):
+            self._gate.stop()
+            time.sleep(STOP_GAP)
+        reached = time.monotonic() + POSE_TIME
+        while not self._gate.stopped and time.monotonic() < reached:
+            time.sleep(STOP_GAP)  # the watchdog repeats the stop
+        self._gate.close()
+        self._armed = False
+        self._watchdog.close()
+        self._watchdog = None
+        self._beat()
+        for name in self._gate.reasons:
+            self._gate.release(name)
+        control = self._control
+        stops = ', '.join(f'{name} {count}' for name, count in self._gate.stops.items())
+        return (f'stopped the robot and fell silent after {control.played} steps in {control.episodes} episodes; '
+                f'{control.overruns} overruns; stops: {stops}; policy {self.version}')
+
+    def close(self) -> None:
+        """Give everything back; after `halt`."""
+        self._guard.close()
+        self.policies.close()
+        self._inputs.close()
+        self._estop.close()
+        if self._clock:
+            self._clock.close()
+        self._steps.close()
+        for publisher in (*self._publishers, self._specs, self._heartbeats):
+            self._node.destroy_publisher(publisher)
+
+    def enable(self, enabled: bool) -> None:
+        """Let the policy command, or stop the robot and keep it stopped.
+
+        Raises:
+            InputError: the emergency stop is pressed.
+        """
+        if enabled and self._estop.pressed():
+            raise InputError(f'expected the emergency stop on {self._estop.topic} to be released first')
+        self._set_enabled(enabled)
+        self._gate.release('pause')
+
+    def end_episode(self) -> None:
+        """End the running episode.
+
+        Raises:
+            InputError: none is running.
+        """
+        if not self._control.playing:
+            raise InputError('expected a running episode')
+        self._control.end_episode()
+
+    def events(self) -> Iterator[str]:
+        """Sentences about stops since the last call."""
+        while self._gate.events:
+            reason = self._gate.events.popleft()
+            yield f'stopped: {reason}' if reason else 'commands again'
+
+    def waiting(self) -> str:
+        """What commands wait for, if anything."""
+        return '; '.join(self._gate.reasons.values()) if self.active else ''
+
+    def tick_diagnostics(self) -> None:
+        """Once in a while; publishes at 1 Hz."""
+        self._diagnostics.tick()
+
+    # On the watchdog's thread
+
+    def _checks(self) -> Dict[str, Check]:
+        checks = {'estop': self._check_estop, 'signal': self._check_signal, 'overdue': self._overdue,
+                  'stale': self._inputs.overdue, 'executor': self.executor_deadline, 'guard': self._check_guard}
+        if self._clock:
+            checks['clock'] = Advance(self._clock.read, CLOCK_PATIENCE * self.period, '/clock does not advance')
+        return checks
+
+    def _check_estop(self, now: float) -> str:
+        if not self._estop.pressed():
+            return ''
+        # ISO 13850: to reset an emergency stop must not start anything.
+        reason = f'emergency stop on {self._estop.topic}'
+        self._gate.hold('estop', reason)
+        self._set_enabled(False)
+        return reason
+
+    def _check_signal(self, now: float) -> str:
+        self._ending = self._ending or terminating()
+        return self._ending
+
+    def _check_guard(self, now: float) -> str:
+        return '' if self._guard.alive else 'the guard process ended: restart the agent'
+
+    def _beat(self) -> None:
+        self._guard.beat(self._armed, self._time_ns() - time.time_ns(), self._gate.values)
+        now = time.monotonic()
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + HEARTBEAT
+            state = 'inactive' if not self._armed else 'stopped' if self._gate.reasons else 'commanding'
+            self._heartbeats.publish(Header(stamp=self._node.get_clock().now().to_msg(), frame_id=state))
+
+    # The rest
+
+    def _set_enabled(self, enabled: bool) -> None:
+        self._enabled = enabled
+        if enabled:
+            self._gate.release('enable')
+        else:
+            self._gate.hold('enable', 'not enabled; call ~/enable')
+
+    def _time_ns(self) -> int:
+        """ROS time."""
+        return self._node.get_clock().now().nanoseconds
+
+    def _check_stamps(self) -> None:
+        if self._sim_time:
+            for topic in self.contract.topics:
+                if self.contract.stamps != 'header' or not has_header(topic.type):
+                    raise InputError(f'{self.contract.source}: {topic.name}: expected messages with header stamps, '
+                                     'since use_sim_time is set')
+
+    def _report(self) -> diagnostics.Report:
+        control, gate = self._control, self._gate
+        values = {
+            **control.timings.summary(), 'policy version': self.version, 'steps': control.played,
+            'episodes': control.episodes, 'overruns': control.overruns, 'observations dropped': self._inputs.dropped,
+            'observations repeated': self._inputs.repeated, 'commands limited': control.limited,
+            'stops': sum(gate.stops.values())}
+        if self.waiting():
+            return diagnostics.ERROR, self.waiting(), values
+        if self.policies.problem:
+            return diagnostics.WARN, self.policies.problem, values
+        return diagnostics.OK, 'commanding' if self.active else 'inactive', values
+
+
+class EmergencyStop:
+    """The latched e-stop topic, taken by hand so that no executor can delay it.
+
+    Two subscriptions, because a latched one is deaf to publishers that do not latch, such as `ros2 topic pub`, and
+    the other one to what was said before it was there.
+    """
+
+    def __init__(self, node: Node, topic: str):
+        self._node = node
+        group = TakenByHand()
+        kinds = (QoS(depth=1, transient_local=True), QoS(depth=10, reliable=False))
+        self._subscriptions = [
+            node.create_subscription(Bool, topic, lambda message: None, qos.profile(kind), callback_group=group)
+            for kind in kinds]
+        self._pressed = False
+        self.topic = self._subscriptions[0].topic_name
+
+    def pressed(self) -> bool:
+        """What was said last."""
+        for subscription in self._subscriptions:
+            while (taken := subscription.handle.take_message(Bool, False)) is not None:
+                self._pressed = taken[0].data
+        return self._pressed
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+
+
+class ClockWatch:
+    """Simulated time as it comes in, taken by hand: ROS time itself waits for the executor."""
+
+    def __init__(self, node: Node):
+        self._node = node
+        self._subscription = node.create_subscription(
+            Clock, topics.CLOCK.name, lambda message: None, qos.profile(QoS(depth=1, reliable=False)),
+            callback_group=TakenByHand())
+        self._now = 0
+
+    def read(self) -> int:
+        """Nanoseconds; 0 before the first message."""
+        while (taken := self._subscription.handle.take_message(Clock, False)) is not None:
+            self._now = codecs.stamp_to_ns(taken[0].clock)
+        return self._now
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._node.destroy_subscription(self._subscription)

@@ -1,0 +1,47 @@
+"""When to act: at the contract's rate on a steady clock, shortly after the camera has seen something new."""
+from __future__ import annotations
+
+import time
+from typing import Optional
+
+STEER = 0.02  # of a period: how much longer or shorter one may be
+GAIN = 0.1  # of the distance to the wished phase, corrected per tick
+MARGIN = 0.1  # of a period: how old the newest observation should be at a tick, for those that come late
+
+
+class Metronome:
+    """Ticks of one period each, which drift towards the phase of the observations.
+
+    A free-running clock would meet images that are anything between fresh and a whole period old. Each period
+    is made a little longer or shorter instead, until ticks come a margin after the images. With a camera of
+    another rate the corrections cancel out and the ticks stay where they are.
+
+    Args:
+        period: seconds.
+        now: monotonic seconds of the first tick.
+    """
+
+    def __init__(self, period: float, now: float):
+        self.period = period
+        self.next = now
+
+    def wait(self) -> float:
+        """Sleep until the next tick; its time, in monotonic seconds. Ticks that were missed are left out."""
+        now = time.monotonic()
+        if now < self.next:
+            time.sleep(self.next - now)
+        tick = self.next
+        late = max(0.0, time.monotonic() - tick)
+        if late >= self.period:  # suspended or overrun: begin anew, or a burst of ticks would follow
+            tick += late
+        self.next = tick + self.period
+        return tick
+
+    def steer(self, age: Optional[float]) -> None:
+        """Correct the next tick; `age` in seconds is how long the newest observation had waited at this one."""
+        if age is None:
+            return
+        # The newest may also be one that the tick just missed: half a period around the wish.
+        error = (age - MARGIN * self.period + 0.5 * self.period) % self.period - 0.5 * self.period
+        limit = STEER * self.period
+        self.next -= min(max(GAIN * error, -limit), limit)

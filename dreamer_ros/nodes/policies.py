@@ -1,0 +1,88 @@
+"""Which policy a robot plays: the newest that proved itself, or the one before it after a rollback."""
+from __future__ import annotations
+
+import threading
+from typing import Optional
+
+from dreamer_ros.bridge.contract import RobotContract
+from dreamer_ros.errors import InputError
+from dreamer_ros.policy.loader import PolicyLoader, load
+from dreamer_ros.policy.manifest import Manifest
+from dreamer_ros.policy.runner import PolicyRunner
+
+
+class Policies:
+    """Verifies policies for a robot beside the running one. Callable from every thread.
+
+    The control loop reads `current` once per tick, so that a new version begins between two steps.
+
+    Args:
+        contract: of the robot; a policy it does not fit, or with a key one that is not signed, is refused.
+        seed: of the exploration noise.
+
+    Attributes:
+        current: what plays; None as long as there is none.
+        problem: one sentence about the newest refusal; '' when the newest policy plays.
+    """
+
+    def __init__(self, contract: RobotContract, seed: int):
+        self._contract, self._seed = contract, seed
+        self._loader = PolicyLoader(contract.spec, seed, contract.check)
+        self._lock = threading.Lock()
+        self._previous: Optional[PolicyRunner] = None
+        self.current: Optional[PolicyRunner] = None
+        self.problem = ''
+
+    def close(self) -> None:
+        """Load no more."""
+        self._loader.close()
+
+    def load(self, manifest: Manifest) -> None:
+        """Play this one; returns when it is ready.
+
+        Raises:
+            InputError: it is not for this robot, not whole, or not signed.
+        """
+        self._authenticate(manifest)
+        self._play(load(manifest, self._contract.spec, self._seed, self._contract.check))
+
+    def offer(self, manifest: Manifest) -> None:
+        """Load this one in the background and play it when it is ready; `poll` tells.
+
+        Raises:
+            InputError: it is not signed as the contract demands.
+        """
+        self._authenticate(manifest)
+        self._loader.submit(manifest)
+
+    def poll(self) -> bool:
+        """Whether a policy began to play or was refused since the last call; see `current` and `problem`."""
+        problem = self._loader.poll_problem()
+        if problem is not None:
+            self.problem = problem
+        runner = self._loader.poll()
+        if runner is not None:
+            self._play(runner)
+        return runner is not None or problem is not None
+
+    def rollback(self) -> PolicyRunner:
+        """Play the version before again; the next new one is played as usual.
+
+        Raises:
+            InputError: there is none.
+        """
+        with self._lock:
+            if self._previous is None:
+                raise InputError('rollback: expected an earlier policy, but none was played before')
+            self.current, self._previous = self._previous, self.current
+            return self.current
+
+    def _authenticate(self, manifest: Manifest) -> None:
+        if self._contract.public_key:
+            from dreamer_ros.policy.signing import verify
+            verify(manifest, self._contract.public_key)
+
+    def _play(self, runner: PolicyRunner) -> None:
+        with self._lock:
+            self._previous, self.current = self.current, runner
+            self.problem = ''

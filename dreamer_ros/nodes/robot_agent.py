@@ -1,0 +1,288 @@
+"""Robot agent: a lifecycle node that plays a policy on a robot through its contract, and stops it when in doubt.
+
+configure loads contract and policy, verifies and warms up; activate permits commands; deactivate stops the robot
+and falls silent. README.md lists what stops the robot, how fast, and what no software here can do.
+"""
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Optional
+
+from rclpy.executors import ConditionReachedException, ShutdownException, SingleThreadedExecutor, TimeoutException
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from dreamer_ros.bridge import topics
+from dreamer_ros.bridge.contract import load_contract
+from dreamer_ros.errors import InputError
+from dreamer_ros.nodes import qos
+from dreamer_ros.nodes.control import Behaviour
+from dreamer_ros.nodes.deployment import Deployment
+from dreamer_ros.nodes.runtime import Parameters, run_node
+from dreamer_ros.policy.loader import find_manifest
+from dreamer_ros.policy.manifest import Manifest
+
+SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
+TURN = 0.02      # seconds that the executor waits for something to do
+STALLED = 0.5    # of a control period that a callback may take while the robot is commanded
+UNCONFIGURED, FINALIZED = 1, 4  # lifecycle_msgs/msg/State
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class RobotAgent(LifecycleNode):
+    """See the module.
+
+    Args:
+        name: of the node.
+
+    Raises:
+        InputError: a bad parameter.
+
+    Attributes:
+        autostart: configure and activate as soon as that is possible.
+        deployment: of the policy on the robot; None unless configured.
+        refusal: why it could not be configured.
+    """
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self._log = self.get_logger()
+        parameters = Parameters(self)
+        self._robot = parameters.text('robot', '', 'robot contract: a YAML file, or the name of a robot of sim/')
+        self._policy = parameters.text(
+            'policy', '', 'ONNX file or manifest to play; empty: what the trainer offers on the topic `policy`')
+        self.autostart = parameters.flag('autostart', True, 'configure and activate at once')
+        self._training = 'train' == parameters.text(
+            'mode', 'evaluate', 'evaluate: deterministic; train: explore, at random until there is a policy',
+            ('evaluate', 'train'))
+        self._evaluate_every = parameters.integer(
+            'evaluate_every', 10, 'mode train: every how many episodes one is deterministic, 0 for never', 0, 10**6)
+        self._episode_length = parameters.integer(
+            'episode_length', -1, "steps of an episode; 0 for no end, -1 for the contract's", -1, 10**9)
+        self._pause = parameters.flag('pause', False, 'stop after every episode until ~/enable true')
+        self._seed = parameters.integer('seed', 0, 'of random actions and exploration', 0, 2**31 - 1)
+        parameters.finish()
+        if not self._robot:
+            raise InputError(f'{self.get_fully_qualified_name()}: parameter robot: expected a contract, got none')
+        self.deployment: Optional[Deployment] = None
+        self.refusal: Optional[InputError] = None
+        self._offered: Optional[Manifest] = None
+        self._complaint = ''
+        self.create_subscription(
+            qos.message_type(topics.POLICY), topics.POLICY.name, self._on_manifest, qos.profile(topics.LATCHED))
+        self.create_service(SetBool, '~/enable', self._on_enable)
+        self.create_service(Trigger, '~/rollback', self._on_rollback)
+        self.create_service(Trigger, '~/end_episode', self._on_end_episode)
+
+    @property
+    def state(self) -> int:
+        """Of the lifecycle."""
+        return self._state_machine.current_state[0]
+
+    def patience(self) -> float:
+        """Seconds that a callback may take now."""
+        active = self.deployment is not None and self.deployment.active
+        return STALLED * self.deployment.period if active else float('inf')
+
+    # Transitions
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load contract and policy, verify and warm up."""
+        try:
+            contract = load_contract(self._robot)
+            length = contract.episode_length if self._episode_length < 0 else self._episode_length
+            manifest = find_manifest(self._policy) if self._policy else self._offered
+            if manifest is None and not self._training:
+                raise InputError(f'expected a policy {self._lacking()}')
+            self.deployment = Deployment(
+                self, contract, Behaviour(self._training, self._evaluate_every, length or 0, self._pause, self._seed),
+                manifest, self._complain)
+        except InputError as error:
+            self.refusal = error
+            self._log.error(str(error))
+            return FAILURE
+        self._log.info(f'{contract.name} at {contract.rate:g} Hz; policy {self.deployment.version}')
+        return SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Permit commands."""
+        self.deployment.start()
+        self._log.info('active: the robot may move')
+        return SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop the robot, then command nothing."""
+        self.halt()
+        return SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget contract and policy."""
+        self.halt()
+        if self.deployment is not None:
+            self.deployment.close()
+            self.deployment = None
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop the robot and end."""
+        return self.on_cleanup(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """A transition failed: stop the robot, begin anew."""
+        self._log.error(f'a transition from the state {state.label} failed')
+        return self.on_cleanup(state)
+
+    def halt(self) -> None:
+        """Stop the robot, if it was commanded."""
+        if self.deployment is not None and self.deployment.active:
+            self._log.info(self.deployment.halt())
+
+    # For the main loop
+
+    def try_start(self) -> None:
+        """Configure and activate, or say what is missing.
+
+        Raises:
+            InputError: it will not become possible by waiting.
+        """
+        if self._lacking():
+            self._log.info(f'waiting for a policy {self._lacking()}', throttle_duration_sec=SAY_AGAIN)
+            return
+        if self.trigger_configure() is SUCCESS:
+            self.autostart = False
+            self.trigger_activate()
+        elif self._policy or self._offered is None:
+            raise self.refusal or InputError('expected to be configured; the reason is above')
+        else:
+            self._offered = None  # the trainer may have a better one
+
+    def housekeeping(self) -> None:
+        """Say what happened, take over policies that are ready, report."""
+        complaint, self._complaint = self._complaint, ''
+        if complaint:
+            self._log.error(complaint, throttle_duration_sec=SAY_AGAIN)
+        deployment = self.deployment
+        if deployment is None:
+            return
+        for sentence in deployment.events():
+            self._log.warning(sentence)
+        if deployment.waiting():
+            self._log.info(f'waiting: {deployment.waiting()}', throttle_duration_sec=SAY_AGAIN, skip_first=True)
+        if deployment.policies.poll():
+            if deployment.policies.problem:
+                self._refuse(deployment.policies.problem)
+            else:
+                self._log.info(f'policy {deployment.version}')
+        deployment.tick_diagnostics()
+
+    def _lacking(self) -> str:
+        """Where a policy has to come from before there can be anything; '' when there is one, or none is needed."""
+        if self._policy or self._training or self._offered:
+            return ''
+        return f'on {self.resolve_topic_name(topics.POLICY.name)}: is the trainer running?'
+
+    def _complain(self, sentence: str) -> None:
+        """From the control loop, which must not wait for a terminal."""
+        self._complaint = sentence
+
+    def _refuse(self, problem: str) -> None:
+        playing = self.deployment is not None and self.deployment.policies.current is not None
+        self._log.error(f'{problem}; keeping {self.deployment.version}' if playing else problem)
+
+    # Topics and services
+
+    def _on_manifest(self, message: String) -> None:
+        if self._policy:
+            return
+        try:
+            self._offered = Manifest.from_json(
+                message.data, f'topic {self.resolve_topic_name(topics.POLICY.name)}')
+            if self.deployment is not None:
+                self.deployment.policies.offer(self._offered)
+        except InputError as error:
+            self._refuse(str(error))
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        def enable(deployment: Deployment) -> str:
+            deployment.enable(request.data)
+            return 'enabled' if request.data else 'stopped'
+        return self._answer(response, enable)
+
+    def _on_rollback(self, _, response: Trigger.Response) -> Trigger.Response:
+        def rollback(deployment: Deployment) -> str:
+            sentence = f'policy version {deployment.policies.rollback().version}'
+            self._log.info(f'rolled back to {sentence}')
+            return sentence
+        return self._answer(response, rollback)
+
+    def _on_end_episode(self, _, response: Trigger.Response) -> Trigger.Response:
+        def end(deployment: Deployment) -> str:
+            deployment.end_episode()
+            return 'the episode ends'
+        return self._answer(response, end)
+
+    def _answer(self, response, act):
+        """Let `act` do what a service is for; an InputError is the answer that says why not."""
+        try:
+            if self.deployment is None:
+                raise InputError('expected the agent to be configured')
+            response.success, response.message = True, act(self.deployment)
+        except InputError as error:
+            response.success, response.message = False, str(error)
+        return response
+
+
+class WatchedExecutor(SingleThreadedExecutor):
+    """Tells the watchdog for how long a callback has been running.
+
+    Args:
+        agent: whose callbacks it runs.
+    """
+
+    def __init__(self, agent: RobotAgent):
+        super().__init__()
+        self._agent = agent
+        self.add_node(agent)
+
+    def turn(self, timeout: float) -> None:
+        """Run one callback, after waiting for it up to `timeout` seconds."""
+        try:
+            handler, _, _ = self.wait_for_ready_callbacks(timeout)
+        except (TimeoutException, ShutdownException, ConditionReachedException):
+            return
+        deployment = self._agent.deployment
+        if deployment is not None:
+            deployment.executor_deadline.set(time.monotonic() + self._agent.patience())
+        handler()
+        if deployment is not None:
+            deployment.executor_deadline.set(float('inf'))
+        handler.result()  # raises what the callback raised
+
+
+def body(agent: RobotAgent, stop: threading.Event) -> None:
+    """Serve until the event is set, or the lifecycle ends."""
+    executor = WatchedExecutor(agent)
+    try:
+        while not stop.is_set() and agent.state != FINALIZED:
+            executor.turn(TURN)
+            agent.housekeeping()
+            if agent.autostart and agent.state == UNCONFIGURED:
+                agent.try_start()
+    finally:
+        agent.halt()
+        if agent.deployment is not None:
+            agent.deployment.close()
+        executor.shutdown()
+
+
+def main() -> int:
+    """Entry point of `ros2 run dreamer_ros robot_agent`."""
+    return run_node('agent', body, RobotAgent)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""A robot of topics alone for tests: a camera process that can be made to fail, and ears for its commands.
+
+`python -m tests.nodes.robot RATE` publishes images and joint states in /robot; lines on its standard input change
+what it does, see `Camera`.
+"""
+from __future__ import annotations
+
+import array
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional
+
+import numpy as np
+import rclpy
+from geometry_msgs.msg import Twist
+from rclpy.client import Client
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Bool, Int64, String
+from std_srvs.srv import SetBool
+
+from dreamer_ros.bridge import codecs, topics
+from dreamer_ros.bridge.contract import RobotContract
+from dreamer_ros.nodes import qos
+from dreamer_ros.nodes.inbox import TakenByHand
+
+NAMESPACE = '/robot'
+CONTRACT = """
+name: tiny
+rate: {rate}
+max_age: {max_age}
+image_size: [32, 32]
+cameras:
+  camera: {{topic: camera/image_raw, type: sensor_msgs/msg/Image}}
+vector:
+  - {{name: wheel/velocity, topic: joint_states, type: sensor_msgs/msg/JointState, field: 'velocity[wheel]'}}
+command:
+  topic: cmd_vel
+  type: geometry_msgs/msg/Twist
+  axes:
+    - {{name: forward, field: linear.x, limits: [-2, 2], unit: m/s}}
+    - {{name: turn, field: angular.z, limits: [-1, 1], unit: rad/s}}
+  stop: zero
+{more}
+"""
+
+
+def write_contract(path: Path, rate: float = 20.0, more: str = '') -> RobotContract:
+    """A contract, also in a file; observations may be two periods old."""
+    text = CONTRACT.format(rate=rate, max_age=2.0 / rate, more=more)
+    path.write_text(text)
+    return RobotContract.from_text(text, str(path))
+
+
+def write_policy(path: Path, contract: RobotContract, version: int = 1, policy=None):
+    """An untrained policy for the robot; returns its manifest."""
+    from dreamer_ros.policy.export import export  # torch: not in the camera's process
+    from tests.policy.tiny import tiny_policy
+    policy = policy or tiny_policy(contract.spec, seed=version)
+    return export(policy, contract.spec, path, dict(system='tiny', preset='tiny', step=version, version=version))
+
+
+class Camera:
+    """The process of camera and encoders, which the test may freeze, silence or upset."""
+
+    def __init__(self, rate: float, clock: bool = False):
+        self._process = subprocess.Popen(
+            [sys.executable, '-m', 'tests.nodes.robot', str(rate), 'clock' if clock else ''], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True)
+
+    def tell(self, word: str) -> int:
+        """Change what it does: `pause` (images stop), `nan_image`, `nan_state` (its numbers are none),
+        `clock_pause`, each undone by `sane`.
+
+        Returns:
+            Nanoseconds of system time: of the first message that is affected, or for a pause of the last one before.
+        """
+        self._process.stdin.write(word + '\n')
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def close(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+
+class Command(NamedTuple):
+    """A Twist as it came; `sent` and `received` in ns of system time."""
+
+    forward: float
+    turn: float
+    sent: int
+    received: int
+
+    @property
+    def is_stop(self) -> bool:
+        return self.forward == 0.0 and self.turn == 0.0
+
+
+class Ears:
+    """Hears the commands of /robot, on a thread of its own."""
+
+    def __init__(self, domain: int):
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        self.node = Node('ears', namespace=NAMESPACE, context=self._context)
+        group = TakenByHand()
+        self._subscription = self.node.create_subscription(Twist, 'cmd_vel', lambda message: None, QoSProfile(depth=1000), callback_group=group)
+        self._images = self.node.create_subscription(
+            Image, 'camera/image_raw', lambda message: None, QoSProfile(depth=1), raw=True,
+            callback_group=group)
+        self._began = self.node.create_subscription(Int64, 'began', lambda message: None, QoSProfile(depth=10), callback_group=group)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._clients: Dict[str, Client] = {}
+        self.commands: List[Command] = []
+        self.image_stamp = 0  # of the newest image, ns
+        self.began = 0  # when a fault of the faulty agent began, ns
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+        self._estops = self.node.create_publisher(Bool, 'estop', qos.profile(topics.LATCHED))
+        self._faults = self.node.create_publisher(String, 'fault', 10)
+        self._policies = self.node.create_publisher(String, 'policy', qos.profile(topics.LATCHED))
+
+    def _listen(self) -> None:
+        while not self._ending.wait(0.001):
+            while (taken := self._images.handle.take_message(Image, True)) is not None:
+                self.image_stamp = codecs.header_stamp(taken[0])
+            while (taken := self._began.handle.take_message(Int64, False)) is not None:
+                self.began = taken[0].data
+            while (taken := self._subscription.handle.take_message(Twist, False)) is not None:
+                twist, info = taken
+                self.commands.append(Command(
+                    twist.linear.x, twist.angular.z, info['source_timestamp'], info['received_timestamp']))
+
+    def press(self, pressed: bool) -> None:
+        """The emergency stop."""
+        self._estops.publish(Bool(data=pressed))
+
+    def enable(self, enabled: bool = True) -> None:
+        """The agent's service."""
+        self.call(SetBool, 'enable', SetBool.Request(data=enabled))
+
+    def call(self, kind, name: str, request, timeout: float = 30.0):
+        """The answer of one of the agent's services."""
+        client = self._clients.get(name) or self._clients.setdefault(
+            name, self.node.create_client(kind, f'agent/{name}'))
+        assert client.wait_for_service(timeout), f'no service agent/{name}'
+        future = client.call_async(request)
+        self._executor.spin_until_future_complete(future, timeout_sec=timeout)
+        return future.result()
+
+    def ask_for(self, fault: str) -> int:
+        """A fault of the faulty agent, see `faulty.py`; the moment it began, in ns."""
+        self.began = 0
+        self._faults.publish(String(data=fault))
+        end = time.monotonic() + 5.0
+        while not self.began and time.monotonic() < end:
+            time.sleep(0.001)
+        return self.began
+
+    def offer(self, manifest) -> None:
+        """A policy, as a trainer does."""
+        self._policies.publish(String(data=manifest.to_json()))
+
+    def first_stop(self, after: int, timeout: float = 5.0) -> Optional[Command]:
+        """The first stop received after a system time in ns, and after which only stops came for 0.1 s."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            later = [command for command in list(self.commands) if command.received >= after]
+            moving = max((number for number, command in enumerate(later) if not command.is_stop), default=-1)
+            stops = later[moving + 1:]
+            if stops and time.time_ns() - stops[0].received > 100_000_000:
+                return stops[0]
+            time.sleep(0.002)
+        return None
+
+    def moving(self, timeout: float = 30.0, count: int = 5) -> bool:
+        """Whether the newest `count` commands come to be none that stops."""
+        end = time.monotonic() + timeout
+        since = time.time_ns()
+        while time.monotonic() < end:
+            newest = [command for command in self.commands[-count:] if command.received > since]
+            if len(newest) == count and not any(command.is_stop for command in newest):
+                return True
+            time.sleep(0.005)
+        return False
+
+    def silent(self, seconds: float) -> bool:
+        """Whether nothing comes any more."""
+        count = len(self.commands)
+        time.sleep(seconds)
+        return len(self.commands) == count
+
+    def close(self) -> None:
+        self._ending.set()
+        self._thread.join()
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+
+def _camera(rate: float, clock: bool) -> None:
+    rclpy.init()
+    node = Node('camera', namespace=NAMESPACE)
+    images, joints = qos.publisher(node, topics.IMAGE), qos.publisher(node, topics.JOINT_STATES)
+    clocks = qos.publisher(node, topics.CLOCK)
+    image, joint, random = Image(), JointState(), np.random.default_rng(0)
+    pixels = random.integers(0, 256, (32, 32, 3), np.uint8)
+    word, ticks, image_stamp, clock_stamp = 'sane', 0, 0, 0
+    awaiting = False  # somebody waits for the first message that is affected
+    following = time.monotonic()
+    clocks_per_image = 4 if clock else 1
+    while True:
+        following += 1.0 / rate / clocks_per_image
+        while (left := following - time.monotonic()) > 0:
+            if select.select([sys.stdin], [], [], left)[0]:
+                word = sys.stdin.readline().strip()
+                if not word:
+                    return
+                awaiting = word.startswith('nan')
+                if not awaiting:
+                    print(clock_stamp if word == 'clock_pause' else image_stamp, flush=True)
+        now = time.time_ns()
+        if clock and word != 'clock_pause':
+            message = Clock()
+            codecs.fill_stamp(message.clock, now)
+            clocks.publish(message)
+            clock_stamp = now
+        ticks += 1
+        if ticks % clocks_per_image:
+            continue
+        codecs.fill_joint_state(joint, ['wheel'], np.zeros(1), np.full(1, np.nan if word == 'nan_state' else 0.5), now)
+        joints.publish(joint)
+        if word != 'pause':
+            pixels[0, 0] = ticks % 256
+            codecs.fill_image(image, pixels, now)
+            if word == 'nan_image':
+                image.encoding, image.step = '32FC1', 4 * 32
+                image.data = array.array('B', np.full((32, 32), np.nan, np.float32).tobytes())
+            images.publish(image)
+            image_stamp = now
+        if awaiting:
+            awaiting = False
+            print(now, flush=True)
+
+
+if __name__ == '__main__':
+    _camera(float(sys.argv[1]), sys.argv[2] == 'clock')
