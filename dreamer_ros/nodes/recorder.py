@@ -17,14 +17,17 @@ from sensor_msgs.msg import JointState, Joy
 
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.bridge.codecs import Mode, Step
+from dreamer_ros.bridge.contract import load_contract
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import diagnostics
 from dreamer_ros.nodes.alignment import AlignedStep, StepAligner
 from dreamer_ros.nodes.announcement import Announcements
 from dreamer_ros.nodes.diagnostics import Diagnostics
+from dreamer_ros.nodes.disk import DiskGuard
 from dreamer_ros.nodes.inbox import Inbox
+from dreamer_ros.nodes.robot_recorder import RobotRecorder
 from dreamer_ros.nodes.runtime import Parameters, run_node
-from dreamer_ros.replay.bag import EpisodeWriter, episode_name
+from dreamer_ros.replay.bag import EpisodeWriter, episode_mode, new_episode
 from dreamer_ros.spec import RobotSpec
 
 # Places among the recorded topics.
@@ -90,12 +93,8 @@ class Episode:
 
     @property
     def mode(self) -> str:
-        """What chose the actions: random, explore, evaluate or human. An episode counts as random or evaluate
-        only if all of it was; otherwise the most frequent of the others names it."""
-        if len(self._modes) <= 1:
-            return next(iter(self._modes), 'random')
-        others = [kind for kind, _ in self._modes.most_common() if kind not in ('evaluate', 'random')]
-        return others[0] if others else 'explore'
+        """See `episode_mode`."""
+        return episode_mode(self._modes)
 
     def summary(self) -> str:
         """For the log."""
@@ -104,29 +103,21 @@ class Episode:
 
 
 class Recorder:
-    """Writes what a robot, its simulator and its agent say, one bag per episode.
+    """Writes what a simulator and its agent say, one bag per episode.
 
     Args:
-        node: a fresh node; its parameters are declared here.
+        node: fresh; its parameters are declared.
         stop: ends `run`, which then saves the open episode as it is.
-
-    Raises:
-        InputError: a bad parameter.
+        folder: of the bags.
+        robot: part of their names; '' for the namespace or task.
+        episodes: keep so many whole ones and nothing else; 0 for everything that is played.
+        disk: stops the recording before the disk is full.
     """
 
-    def __init__(self, node: Node, stop: threading.Event):
-        self._node, self._stop = node, stop
+    def __init__(self, node: Node, stop: threading.Event, folder: Path, robot: str, episodes: int, disk: DiskGuard):
+        self._node, self._stop, self._folder, self._disk = node, stop, folder, disk
+        self._robot, self._wanted = robot, episodes
         self._log = node.get_logger()
-        parameters = Parameters(node)
-        folder = parameters.text('folder', '', 'where the bags go; created if missing')
-        self._robot = parameters.text('robot', '', "part of the bags' names; empty for the namespace or task")
-        self._wanted = parameters.integer(
-            'episodes', 0, 'keep so many whole episodes and nothing else; 0: everything that is played', 0, 10**6)
-        parameters.finish()
-        if not folder:
-            raise InputError(f'{node.get_fully_qualified_name()}: parameter folder: expected a folder, got none')
-        self._folder = Path(folder).expanduser()
-
         self._inbox = Inbox(node)
         self._announcements = Announcements(self._inbox)
         self._simulations = self._inbox.subscribe(topics.SIMULATION, topics.SIMULATION.qos)
@@ -140,13 +131,14 @@ class Recorder:
         """Record until the stop event is set.
 
         Raises:
-            InputError: the disk refuses; or another robot came to these topics.
+            InputError: the disk refuses or is nearly full; or another robot came to these topics.
         """
         self._diagnostics = Diagnostics(self._node, 'recording', self._robot, self._report)
         try:
             while not self._stop.is_set():
                 self._inbox.wait(0.1)
                 self._turn()
+                self._disk.check()
                 self._diagnostics.tick()
                 self._stop.wait(BATCHING)
             self._drain()
@@ -246,8 +238,8 @@ class Recorder:
 
     def _open_episode(self, first_stamp: int) -> Episode:
         spec = self._spec
-        name = episode_name(self._robot, self._episodes, datetime.datetime.now(datetime.timezone.utc))
-        writer = EpisodeWriter(self._folder, name, self._topics, {
+        now = datetime.datetime.now(datetime.timezone.utc)
+        writer = new_episode(self._folder, self._robot, self._episodes, now, self._topics, {
             'task': spec.name, 'robot': self._robot, 'spec': spec.to_json(), 'spec_hash': spec.hash,
             **self._origin(first_stamp)})
         self._episodes += 1
@@ -279,7 +271,30 @@ class Recorder:
 
 def main() -> int:
     """Entry point of `ros2 run dreamer_ros recorder`."""
-    return run_node('recorder', lambda node, stop: Recorder(node, stop).run())
+    return run_node('recorder', _record)
+
+
+def _record(node: Node, stop: threading.Event) -> None:
+    parameters = Parameters(node)
+    folder = parameters.text('folder', '', 'where the bags go; created if missing')
+    robot = parameters.text('robot', '', "part of the bags' names; empty for the namespace or the robot's name")
+    contract = parameters.text(
+        'contract', '', 'robot contract (a YAML file, or the name of a robot of sim/) whose topics are recorded; '
+        'empty: a simulator that announces itself on `spec`')
+    episodes = parameters.integer(
+        'episodes', 0, 'without contract: keep so many whole episodes and nothing else; 0: everything that is played',
+        0, 10**6)
+    disk = DiskGuard.declared(parameters, Path(folder).expanduser())
+    parameters.finish()
+    if not folder:
+        raise InputError(f'{node.get_fully_qualified_name()}: parameter folder: expected a folder, got none')
+    if contract and episodes:
+        raise InputError(f'{node.get_fully_qualified_name()}: parameter episodes: expected none with a contract')
+    place = Path(folder).expanduser()
+    if contract:
+        RobotRecorder(node, stop, load_contract(contract), place, robot, disk).run()
+    else:
+        Recorder(node, stop, place, robot, episodes, disk).run()
 
 
 if __name__ == '__main__':

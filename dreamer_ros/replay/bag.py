@@ -50,6 +50,15 @@ def is_partial(path: Path) -> bool:
     return path.name.startswith('.') and path.name.endswith('.partial')
 
 
+def episode_mode(modes: Counter) -> str:
+    """What chose the actions of an episode: random, explore, evaluate or human. It counts as random or
+    evaluate only if all of it was; otherwise the most frequent of the others names it."""
+    if len(modes) <= 1:
+        return next(iter(modes), 'random')
+    others = [kind for kind, _ in modes.most_common() if kind not in ('evaluate', 'random')]
+    return others[0] if others else 'explore'
+
+
 class BagExists(InputError):
     """There is a bag of that name."""
 
@@ -152,6 +161,23 @@ class EpisodeWriter:
                 f'episode bag {self._path}: writing failed ({error.strerror}); '
                 'this episode is cut here, earlier ones are untouched'
             ) from error
+
+
+def new_episode(
+    folder: Path, robot: str, number: int, now: datetime.datetime, topics: Iterable[Topic],
+    custom_data: Mapping[str, str]
+) -> EpisodeWriter:
+    """Begin an episode's bag under the first free name from that number on: others may record to the folder, too.
+
+    Raises:
+        InputError: see EpisodeWriter.
+    """
+    topics = list(topics)
+    while True:
+        try:
+            return EpisodeWriter(folder, episode_name(robot, number, now), topics, custom_data)
+        except BagExists:
+            number += 1
 
 
 class _McapFile:

@@ -71,13 +71,17 @@ def embedded_contract(custom_data: Dict[str, str]) -> Optional[RobotContract]:
     text = custom_data.get('contract')
     if text is None:
         return None
-    if contract_digest(text) != custom_data.get('contract_sha256'):
+    if _digest(text) != custom_data.get('contract_sha256'):
         raise InputError('the robot contract in it is damaged: its hash does not fit')
     return RobotContract.from_text(text, 'contract in custom_data')
 
 
-def contract_digest(text: str) -> str:
-    """What stands beside a contract in a bag, since nothing else tells a damaged number in it."""
+def contract_data(contract: RobotContract) -> Dict[str, str]:
+    """A contract as it stands in custom_data: with its hash, since nothing else tells a damaged number in it."""
+    return {'contract': contract.text, 'contract_sha256': _digest(contract.text)}
+
+
+def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 

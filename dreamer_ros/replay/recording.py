@@ -69,7 +69,7 @@ def load_recording(path: Path, problems: List[Problem]) -> Recording:
         except zstandard.ZstdError as error:
             damage = [f'it can not be decompressed ({error})']
         problems += [Problem(path, f'{file.name}: {sentence}') for sentence in damage]
-    if information.get('compression_mode') == 'MESSAGE':
+    if str(information.get('compression_mode')).upper() == 'MESSAGE':
         _decompress_messages(path, recording, problems)
     recording.custom_data.update(
         (str(key), str(value)) for key, value in (information.get('custom_data') or {}).items())

@@ -11,7 +11,7 @@ import bisect
 import dataclasses
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -30,7 +30,9 @@ from dreamer_ros.replay.rows import Row, Rows, Unusable
 from dreamer_ros.replay.scan import RawMessage
 
 AGE = 'age/'  # and the topic's name in the contract: a scalar of `step`
+SILENCE = 10_000_000_000  # ns without a message of any topic: ticks are not tried one by one
 CLOCKS_DIFFER = 1_000_000_000  # ns; no network is that slow
+STRAY = 60_000_000_000  # ns from its neighbours: a stamp that can't be right
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 
 
@@ -64,10 +66,12 @@ class RobotTracks:
     """One robot's messages.
 
     Attributes:
+        namespace: of the robot, `/` at its end; '' for none.
         observed: by topic of the contract; topics without messages are left out.
         command, step, action: None without messages.
     """
 
+    namespace: str
     observed: Dict[str, Track]
     command: Optional[Track]
     step: Optional[Track]
@@ -95,14 +99,20 @@ def robot_episodes(
     Raises:
         InputError: the bag is of no use at all.
     """
-    episodes = []
+    return [
+        episode for _, rows in robot_rows(path, recording, contract, labels, problems)
+        for episode in rows.episodes(recording.custom_data, problems)]
+
+
+def robot_rows(
+    path: Path, recording: Recording, contract: RobotContract, labels: Optional[Labels], problems: List[Problem]
+) -> Iterator[Tuple[RobotTracks, Rows]]:
+    """Every robot's messages and steps; see `robot_episodes`."""
     for tracks in robot_tracks(path, recording, contract, problems):
         if tracks.step is not None and labels is None:
-            rows = _recorded(path, tracks, contract)
+            yield tracks, _recorded(path, tracks, contract)
         else:
-            rows = _laid(path, tracks, contract, labels, problems)
-        episodes += rows.episodes(recording.custom_data, problems)
-    return episodes
+            yield tracks, _laid(path, tracks, contract, labels, problems)
 
 
 def robot_tracks(
@@ -137,6 +147,9 @@ def robot_tracks(
                 continue
             found[namespace][topic.name].append((stamp, message))
             names[namespace, topic.name] = message.topic
+    for topics in found.values():
+        for name, messages in topics.items():
+            topics[name] = _with_sound_stamps(path, name, messages, problems)
     problems += [Problem(path, f'{count} messages on {name} are too short to hold a stamp')
                  for name, count in short.items()]
     shared = found.pop('', {}) if len(found) > 1 else {}  # topics with absolute names in the contract
@@ -148,12 +161,27 @@ def robot_tracks(
         observed = {topic.name: tracks[topic.name] for topic in contract.topics if topic.name in tracks}
         if observed:
             robots.append(RobotTracks(
-                observed, *(tracks.get(name) for name in (contract.command_topic.name, STEP.name, ACTION.name))))
+                namespace, observed, *(tracks.get(name) for name in (contract.command_topic.name, STEP.name, ACTION.name))))
     if not robots:
         topics = ', '.join(sorted({message.topic for message in recording.messages})) or 'no messages'
         expected = ', '.join(topic.name for topic in contract.topics)
         raise InputError(f'none of the topics {expected} of {contract.source} are in it, but {topics}')
     return robots
+
+
+def _with_sound_stamps(
+    path: Path, name: str, messages: List[Tuple[int, RawMessage]], problems: List[Problem]
+) -> List[Tuple[int, RawMessage]]:
+    """Without those whose stamp lies far from where their neighbours' do, measured by their publication."""
+    if len(messages) < 3:
+        return messages
+    delays = np.array([message.published - stamp for stamp, message in messages], np.float64)
+    neighbours = np.lib.stride_tricks.sliding_window_view(np.pad(delays, 2, mode='reflect'), 5)
+    sound = np.abs(delays - np.median(neighbours, axis=1)) < STRAY
+    if not sound.all():
+        problems.append(Problem(path, f'{(~sound).sum()} of {len(messages)} messages on {name} have stamps that are '
+                                      f'more than {STRAY // 10**9} s off'))
+    return [entry for entry, is_sound in zip(messages, sound) if is_sound]
 
 
 def _track(
@@ -176,6 +204,7 @@ class _Observer:
     def __init__(self, tracks: RobotTracks, contract: RobotContract):
         self._tracks = tracks.observed
         self._sensing = Sensing(contract)
+        self._stamps = sorted(stamp for track in self._tracks.values() for stamp in track.stamps)
         self._fed: Dict[str, int] = dict.fromkeys(self._tracks, 0)
         self._used: Dict[str, RawMessage] = {}
         self._bad: Dict[str, str] = {}  # topics whose newest message can not be decoded
@@ -199,6 +228,13 @@ class _Observer:
                 raise Unusable(f'with a damaged message on {topic}') from error
             self._used[topic] = message
         return self._observe(tick.stamp)
+
+    def silent_until(self, stamp: int) -> int:
+        """When the next message comes, where the last one came long before; else the same stamp."""
+        place = bisect.bisect_right(self._stamps, stamp)
+        if place == len(self._stamps) or place and stamp - self._stamps[place - 1] < SILENCE:
+            return stamp
+        return self._stamps[place]
 
     def newest(self, stamp: int) -> Sensed:
         """What the newest messages say that are not newer than that."""
@@ -242,7 +278,7 @@ def _recorded(path: Path, tracks: RobotTracks, contract: RobotContract) -> Rows:
         try:
             sensed = observer.exactly(tick) if tick.ages else observer.newest(stamp)
             action, frame_id = _answer(tracks.action, stamp, size, tick.scalars.is_last)
-            rows.add(Row(sensed.image, sensed.vector, action, tick.scalars, frame_id))
+            rows.add(Row(sensed.image, sensed.vector, action, tick.scalars, frame_id, sensed.ages))
         except Unusable as reason:
             rows.drop(stamp, reason)
     return rows
@@ -297,7 +333,14 @@ def _lay(
     period = contract.period_ns
     count = 0  # steps of the episode before this one
     is_first = True
-    for stamp in range(label.start, label.end + 1, period):
+    stamp = label.start - period
+    while (stamp := stamp + period) <= label.end:
+        silent = (observer.silent_until(stamp) - stamp) // period
+        if silent > 0:
+            last = stamp + (min(silent, (label.end - stamp) // period + 1) - 1) * period
+            rows.drop(stamp, Unusable('without any message'), last, (last - stamp) // period + 1)
+            stamp = last
+            continue
         ends = is_labelled and stamp + period > label.end
         try:
             sensed = observer.newest(stamp)
@@ -315,7 +358,7 @@ def _lay(
             count += 1
             continue
         scalars = Step(stamp, 0.0 if is_first else float(reward), is_first, ends, is_terminal)
-        rows.add(Row(sensed.image, sensed.vector, action, scalars, 'human'))
+        rows.add(Row(sensed.image, sensed.vector, action, scalars, 'human', sensed.ages))
         count = 0 if ends else count + 1
         is_first = ends
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Mapping, NamedTuple, Optional
 
 import numpy as np
 
@@ -19,17 +19,16 @@ class Unusable(Exception):
     """A step can't be used; the message is the reason, the same for all steps with the same trouble."""
 
 
-@dataclasses.dataclass
-class Row:
-    """One usable step: image u8[H, W, C], vector f32[N], action f32[A], and who chose it."""
-
-    __slots__ = ('image', 'vector', 'action', 'step', 'frame_id')
+class Row(NamedTuple):
+    """One usable step: image u8[H, W, C], vector f32[N], action f32[A], who chose it, and of a robot with a
+    contract the ages of the messages that were used, ns by topic."""
 
     image: np.ndarray
     vector: np.ndarray
     action: np.ndarray
     step: Step
     frame_id: str
+    ages: Mapping[str, int] = {}
 
 
 @dataclasses.dataclass
@@ -76,11 +75,12 @@ class Rows:
                 self._runs.append([])
         self._runs[-1].append(row)
 
-    def drop(self, stamp: int, reason: Unusable) -> None:
-        """Leave a step out."""
-        self._steps += 1
-        _note(self._dropped, str(reason), stamp)
-        self._runs.append([])
+    def drop(self, stamp: int, reason: Unusable, last: Optional[int] = None, count: int = 1) -> None:
+        """Leave a step out, or `count` steps until `last`."""
+        self._steps += count
+        _note(self._dropped, str(reason), stamp, last, count)
+        if self._runs[-1]:
+            self._runs.append([])
 
     def episodes(self, meta: Dict[str, str], problems: List[Problem]) -> List[Episode]:
         """All runs as episodes; `problems` gets what was left out."""
@@ -92,13 +92,18 @@ class Rows:
         for span in self._gaps.values():
             problems.append(Problem(
                 self._path, f'split at {span.count} gaps longer than {GAP_PERIODS} control periods, {span}'))
-        return [_stack(self._path, run, meta) for run in self._runs if run]
+        return [_stack(self._path, run, meta) for run in self.runs]
+
+    @property
+    def runs(self) -> List[List[Row]]:
+        """Steps in a row, no run empty."""
+        return [run for run in self._runs if run]
 
 
-def _note(spans: Dict[str, _Span], what: str, stamp: int) -> None:
+def _note(spans: Dict[str, _Span], what: str, stamp: int, last: Optional[int] = None, count: int = 1) -> None:
     span = spans.setdefault(what, _Span(stamp, stamp))
-    span.last = stamp
-    span.count += 1
+    span.last = stamp if last is None else last
+    span.count += count
 
 
 def _stack(path: Path, rows: List[Row], meta: Dict[str, str]) -> Episode:

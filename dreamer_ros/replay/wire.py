@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Dict, KeysView, List, Mapping, Set, Tuple
+from typing import Dict, Iterator, KeysView, List, Mapping, Set, Tuple
 
 import numpy as np
 
@@ -24,10 +24,15 @@ from dreamer_ros.spec import RobotSpec
 COMPRESSION = '/compressed'
 
 
-class _Robot:
-    """The messages of one robot by topic of the table and header stamp."""
+class WireRobot:
+    """The messages of one robot by topic of the table and header stamp.
 
-    def __init__(self):
+    Args:
+        namespace: of the robot, `/` at its end; '' for none.
+    """
+
+    def __init__(self, namespace: str):
+        self.namespace = namespace
         self._messages: Dict[str, Dict[int, RawMessage]] = defaultdict(dict)
         self._doubtful: Set[Tuple[str, int]] = set()
 
@@ -71,7 +76,15 @@ def wire_episodes(
     Raises:
         InputError: the bag is of no use at all.
     """
-    episodes = []
+    return [
+        episode for _, rows in wire_rows(path, recording, spec, problems)
+        for episode in rows.episodes(recording.custom_data, problems)]
+
+
+def wire_rows(
+    path: Path, recording: Recording, spec: RobotSpec, problems: List[Problem]
+) -> Iterator[Tuple[WireRobot, Rows]]:
+    """Every robot's messages and steps; see `wire_episodes`."""
     for robot in _robots(path, recording, spec, problems):
         rows = Rows(path, spec.control_period)
         cameras = images(spec.cameras)
@@ -81,14 +94,13 @@ def wire_episodes(
                 rows.add(_read_row(robot, stamp, spec, recording.types))
             except Unusable as reason:
                 rows.drop(stamp, reason)
-        episodes += rows.episodes(recording.custom_data, problems)
         stray = len(robot.stamps(ACTION.name) - set(stamps))
         if stray:
             problems.append(Problem(path, f'{stray} actions answer no observation in the bag'))
-    return episodes
+        yield robot, rows
 
 
-def _robots(path: Path, recording: Recording, spec: RobotSpec, problems: List[Problem]) -> List[_Robot]:
+def _robots(path: Path, recording: Recording, spec: RobotSpec, problems: List[Problem]) -> List[WireRobot]:
     """Sort messages by robot (namespace)."""
     place: Dict[str, Tuple[str, str]] = {}
     cameras = images(spec.cameras)
@@ -99,7 +111,7 @@ def _robots(path: Path, recording: Recording, spec: RobotSpec, problems: List[Pr
                 if plain == name and type_name != topic.type:
                     raise InputError(f'topic {name}: expected {topic.type}, got {type_name}')
                 place[name] = (plain[:-len(topic.name)], topic.name)
-    robots: Dict[str, _Robot] = defaultdict(_Robot)
+    robots: Dict[str, WireRobot] = {}
     short: Counter = Counter()
     # Raw images first: they count where both are there.
     for compressed in (False, True):
@@ -107,7 +119,7 @@ def _robots(path: Path, recording: Recording, spec: RobotSpec, problems: List[Pr
             if message.topic in place and (recording.types[message.topic] == COMPRESSED) == compressed:
                 namespace, topic = place[message.topic]
                 try:
-                    robots[namespace].add(topic, message)
+                    robots.setdefault(namespace, WireRobot(namespace)).add(topic, message)
                 except InputError:
                     short[message.topic] += 1
     for name, count in short.items():
@@ -119,7 +131,7 @@ def _robots(path: Path, recording: Recording, spec: RobotSpec, problems: List[Pr
     return found
 
 
-def _read_row(robot: _Robot, stamp: int, spec: RobotSpec, types: Mapping[str, str]) -> Row:
+def _read_row(robot: WireRobot, stamp: int, spec: RobotSpec, types: Mapping[str, str]) -> Row:
     """Decode the messages of one stamp.
 
     Raises:
