@@ -7,8 +7,10 @@ from typing import Dict, Iterator, List, Optional
 
 from dreamer_ros.bridge.topics import STEP
 from dreamer_ros.errors import InputError
+from dreamer_ros.replay.align import align
 from dreamer_ros.replay.bag import is_partial, mcap_files
 from dreamer_ros.replay.bag import read_metadata
+from dreamer_ros.spec import RobotSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +20,7 @@ class BagInfo:
     Attributes:
         name: directory name.
         steps: messages on the step topic; None if there is no such topic.
+        missing: how many more steps its duration has room for; None if the bag does not tell.
         total_reward: return of the episode, if its recorder noted it.
         mode, policy_version: who acted, as noted by the recorder; '' if not.
         duration: seconds from the first to the last message.
@@ -34,6 +37,7 @@ class BagInfo:
     duration: float = 0.0
     messages: Dict[str, int] = dataclasses.field(default_factory=dict)
     size: int = 0
+    missing: Optional[int] = None
     problem: str = ''
 
     @property
@@ -103,29 +107,31 @@ def _describe(bag: Path) -> BagInfo:
         duration=duration,
         messages=messages,
         size=size,
+        missing=_missing(custom_data, steps, duration),
     )
+
+
+def _missing(custom_data: Dict[str, str], steps: List[int], duration: float) -> Optional[int]:
+    """Of a bag with the steps of one robot that says how often it acts."""
+    try:
+        period = RobotSpec.from_json(custom_data['spec'], 'custom_data').control_period
+        return max(0, round(duration / period) + 1 - steps[0]) if len(steps) == 1 else None
+    except (InputError, KeyError, TypeError):
+        return None
 
 
 def format_table(rows: List[BagInfo]) -> str:
     """Rows as aligned text: a line per bag, then the messages by topic and the totals."""
-    header = ('bag', 'steps', 'return', 'mode', 'policy', 'seconds', 'steps/s', 'KiB')
+    header = ('bag', 'steps', 'missing', 'return', 'mode', 'policy', 'seconds', 'steps/s', 'KiB')
     table = [header] + [
         (
-            row.name, _number(row.steps, '.0f'), _number(row.total_reward, '.2f'), row.mode or '-',
+            row.name, _number(row.steps, '.0f'), _number(row.missing, '.0f'), _number(row.total_reward, '.2f'), row.mode or '-',
             row.policy_version or '-', f'{row.duration:.1f}', _number(row.rate, '.1f'),
             f'{row.size / 1024:.0f}',
         )
         for row in rows
     ]
-    widths = [max(len(line[k]) for line in table) for k in range(len(header))]
-    # Names and modes align left, numbers right.
-    lines = [
-        '  '.join(
-            cell.ljust(width) if k in (0, 3) else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(line, widths))
-        ).rstrip()
-        for line in table
-    ]
+    lines = align(table, left=(0, 4))  # names and modes; numbers right
     for k, row in enumerate(rows, start=1):
         if row.problem:
             lines[k] += f'  ({row.problem})'

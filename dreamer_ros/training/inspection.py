@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple, Union
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dreamer_ros.errors import InputError
@@ -16,14 +15,12 @@ from dreamer_ros.replay.episode import Episode
 from dreamer_ros.replay.reading import read_longest
 from dreamer_ros.training.checkpoint import find_checkpoint
 from dreamer_ros.training.learner import Learner
-from dreamer_ros.training.plots import save_figure
-from dreamer_ros.training.video import HEIGHT, write_video
+from dreamer_ros.viewing.figures import WithCursor, new_figure, save_figure
+from dreamer_ros.viewing.video import HEIGHT, write_video
 
 COLUMNS = ('truth', 'reconstruction', 'prediction')
 STRIP = 10  # moments in the picture's film strip
 PANEL = 150  # pixels of height per curve panel
-DPI = 100
-CURSOR = np.array([214, 39, 40], np.uint8)
 
 
 @dataclasses.dataclass
@@ -144,7 +141,7 @@ def write_inspection(
         numbers = {name: [float(value) for value in values] for name, values in inspection.numbers.items()}
         facts = {**facts, 'context': inspection.context, 'steps': len(inspection.numbers['reward'])}
         write_file(paths[0], json.dumps({**facts, **numbers}, indent=1) + '\n')
-        save_figure(_picture(inspection, title), paths[1], dpi=DPI)
+        save_figure(_picture(inspection, title), paths[1])
         if inspection.film is not None:
             frames = film_with_curves(inspection)
             paths.append(write_video(folder / 'dream.mp4', frames, 1.0 / inspection.period))
@@ -155,25 +152,18 @@ def write_inspection(
 
 def film_with_curves(inspection: EpisodeInspection) -> np.ndarray:
     """The film enlarged, its curves below it with a cursor at the step shown; uint8 [T, H, W, 3], even sizes."""
-    length, height, width = inspection.film.shape[:3]
+    height, width = inspection.film.shape[1:3]
     scale = -(-HEIGHT // height)
     panels = _panels(inspection)
-    figure = _figure(width * scale, PANEL * len(panels) + 30)
+    figure = new_figure(width * scale, PANEL * len(panels) + 30)
     for column, name in enumerate(COLUMNS):
         figure.text((column + 0.5) / len(COLUMNS), 0.995, name, ha='center', va='top', fontsize='small')
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     _draw(inspection, panels, axes)
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 25 / (PANEL * len(panels) + 30)))
-    figure.canvas.draw()
-    curves = np.asarray(figure.canvas.buffer_rgba())[..., :3]
-    columns = np.rint(axes[0].transData.transform([(t, 0.0) for t in range(length)])[:, 0]).astype(int)
-    top = len(curves) - round(axes[0].bbox.y1)
-    bottom = len(curves) - round(axes[-1].bbox.y0)
-    frames = np.empty((length, height * scale + len(curves), width * scale, 3), np.uint8)
-    for t, frame in enumerate(frames):
-        frame[:height * scale] = inspection.film[t].repeat(scale, 0).repeat(scale, 1)
-        frame[height * scale:] = curves
-        frame[height * scale + top:height * scale + bottom, columns[t]:columns[t] + 2] = CURSOR
+    curves = WithCursor(figure, axes)
+    frames = np.stack([np.concatenate([frame.repeat(scale, 0).repeat(scale, 1), curves.at(t)])
+                       for t, frame in enumerate(inspection.film)])
     return frames[:, :frames.shape[1] // 2 * 2, :frames.shape[2] // 2 * 2]
 
 
@@ -194,12 +184,6 @@ def _panels(inspection: EpisodeInspection) -> list:
     return [(label, curves) for label, curves in _CURVES if all(name in numbers for name, *_ in curves)]
 
 
-def _figure(width: int, height: int) -> Figure:
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout='constrained')
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _draw(inspection: EpisodeInspection, panels: list, axes) -> None:
     for axis, (label, curves) in zip(axes, panels):
         for name, meaning, colour, line in curves:
@@ -216,7 +200,7 @@ def _picture(inspection: EpisodeInspection, title: str) -> Figure:
     """A film strip over the curves."""
     panels = _panels(inspection)
     strips = inspection.film is not None
-    figure = _figure(1000, 40 + 2 * PANEL * len(panels) + 360 * strips)
+    figure = new_figure(1000, 40 + 2 * PANEL * len(panels) + 360 * strips)
     figure.suptitle(title, fontsize='medium')
     axes = figure.subplots(
         len(panels) + strips, 1, squeeze=False, height_ratios=[360] * strips + [2 * PANEL] * len(panels))[:, 0]

@@ -40,8 +40,8 @@ def test_describe(run):
 def test_table(run):
     text = format_table(describe(run))
     lines = text.splitlines()
-    assert lines[0].split() == ['bag', 'steps', 'return', 'mode', 'policy', 'seconds', 'steps/s', 'KiB']
-    assert lines[2].split()[:7] == ['a', '26', '2.00', 'random', '-', '2.0', '12.5']
+    assert lines[0].split() == ['bag', 'steps', 'missing', 'return', 'mode', 'policy', 'seconds', 'steps/s', 'KiB']
+    assert lines[2].split()[:8] == ['a', '26', '0', '2.00', 'random', '-', '2.0', '12.5']
     assert 'metadata.yaml is missing' in lines[3]
     assert '37  /sim0/step' in text
     assert '4 bags, 37 steps' in lines[-1] and 'returns 2.00 to 4.50, mean 3.25' in lines[-1]
