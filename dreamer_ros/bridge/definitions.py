@@ -1,17 +1,20 @@
-"""Message definitions and type hashes by name, from public ROS interfaces, without a ROS installation."""
+"""Message definitions and type hashes by name: public ROS interfaces, and packages that are installed here."""
 from __future__ import annotations
 
 import functools
 import os
 import struct
+import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from rosbags.interfaces import Nodetype
 from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import read_text
 
 
 class Definition(NamedTuple):
@@ -33,16 +36,44 @@ def typestore() -> Any:
     return get_typestore(getattr(Stores, name, Stores.ROS2_KILTED))
 
 
+def _register(type_name: str) -> None:
+    """Make a type of an installed package known, and those that it is made of.
+
+    Raises:
+        InputError: there is no such .msg file, or it is none.
+    """
+    package, _, name = type_name.partition('/msg/')
+    prefixes = [*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix]
+    files = [Path(prefix, 'share', package, 'msg', f'{name}.msg') for prefix in prefixes if prefix]
+    file = next((file for file in files if name.isalnum() and file.is_file()), None)
+    if file is None:
+        raise InputError(f'message type {type_name}: expected a type of the common ROS 2 interfaces, or of a package '
+                         'in a sourced workspace')
+    try:
+        types = get_types_from_msg(read_text(file), type_name)
+        _, fields = types[type_name]
+        for _, (kind, content) in fields:
+            if kind in (Nodetype.ARRAY, Nodetype.SEQUENCE):
+                (kind, content), _ = content
+            if kind is Nodetype.NAME:
+                definition(content)
+        typestore().register(types)
+    except (TypesysError, ValueError) as error:
+        raise InputError(f'message type {type_name}: {file} does not define it ({error})') from error
+
+
 @functools.lru_cache(maxsize=None)
 def definition(type_name: str) -> Definition:
     """Look up a type such as `sensor_msgs/msg/Image`.
 
+    Types of other packages come from their .msg files, where a ROS workspace that has them is sourced.
+
     Raises:
-        InputError: the type is not a known ROS interface.
+        InputError: the type is not known.
     """
     store = typestore()
     if type_name not in store.fielddefs:
-        raise InputError(f'message type {type_name}: expected a type of the common ROS 2 interfaces')
+        _register(type_name)
     text, _ = store.generate_msgdef(type_name, ros_version=2)
     return Definition(text, store.hash_rihs01(type_name))
 
@@ -73,7 +104,7 @@ def encode(message: Any, type_name: str) -> bytes:
 
 
 def blank_message(type_name: str) -> Any:
-    """A message as ROS initialises it, zeros and empty lists, for `encode`.
+    """A message of zeros and empty lists, for `encode`.
 
     Raises:
         InputError: the type is not a known ROS interface.

@@ -137,7 +137,7 @@ def test_the_quadruped_falls_and_is_set_up_again(start, peer):
     assert driver.newest('camera/image_raw').height == 96 and standing.image.shape == spec.image_shape
     assert standing.vector.shape == (len(spec.vector),) and not standing.is_terminal
     for number in range(100):
-        seen = driver.drive([1, -1, 1, -1, 1, -1] * 2 if number % 2 else [-1, 1, 1, 1, -1, -1] * 2, 0.2)
+        driver.drive([1, -1, 1, -1, 1, -1] * 2 if number % 2 else [-1, 1, 1, 1, -1, -1] * 2, 0.2)
         if any(message.data for _, message in driver.received['over']):
             break
     peer.until(lambda: not driver.newest('over').data, 'a new start')
