@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import collections
 import threading
-from typing import Deque, Dict, Optional, Tuple
+from typing import Deque, Dict, Optional, Tuple, Union
 
 import numpy as np
 
+from dreamer_ros.replay.mix import ReplayMix
 from dreamer_ros.replay.store import ReplayStore
 
 
@@ -16,7 +17,7 @@ class Prefetcher:
     An error of the store is raised by `next`. Use as a context manager or call `close`.
     """
 
-    def __init__(self, store: ReplayStore, batch: int, length: int, depth: int = 2) -> None:
+    def __init__(self, store: Union[ReplayStore, ReplayMix], batch: int, length: int, depth: int = 2) -> None:
         """Start sampling as `store.sample(batch, length)` does; the store must hold enough steps."""
         self._store, self._batch, self._length, self._depth = store, batch, length, depth
         self._ready: Deque[Tuple[dict, Dict[str, np.ndarray]]] = collections.deque()

@@ -47,19 +47,23 @@ class Metrics:
     Every line has `step` (env steps), `agent_steps`, `updates` and `time` (seconds of wall time since the
     run's first step, over all its sessions); what else it has depends on what happened, an
     episode or some updates.
+
+    Args:
+        offline: no steps are collected, so TensorBoard gets its scalars over updates, as a run `offline`.
     """
 
-    def __init__(self, run: Path):
+    def __init__(self, run: Path, offline: bool = False):
+        self._offline = offline
         path = run / FILE
         torn = path.exists() and path.stat().st_size and path.read_bytes()[-1:] != b'\n'
         self._file = open(path, 'a')
         if torn:  # a crash left half a line
             self._file.write('\n')
-        self._writer = SummaryWriter(str(run / 'tensorboard'))
+        self._writer = SummaryWriter(str(run / 'tensorboard' / 'offline' if offline else run / 'tensorboard'))
 
     def write(self, *, step: int, agent_steps: int, updates: int, time: float,
               **values: Union[float, str]) -> None:
-        """Write one line; numbers also become TensorBoard scalars over env steps."""
+        """Write one line; numbers also become TensorBoard scalars."""
         line = {'step': step, 'agent_steps': agent_steps, 'updates': updates, 'time': round(time, 3)}
         for key, value in values.items():
             if isinstance(value, str):
@@ -67,7 +71,7 @@ class Metrics:
                 continue
             # JSON has no NaN
             line[key] = float(f'{value:.6g}') if math.isfinite(value) else None
-            self._writer.add_scalar(key, value, step)
+            self._writer.add_scalar(key, value, updates if self._offline else step)
         self._file.write(json.dumps(line) + '\n')
         self._file.flush()
 

@@ -18,29 +18,39 @@ SERIES = (
     ('return_explore', 'exploration', 'tab:blue', False),
     ('return_evaluate', 'evaluation (deterministic)', 'tab:orange', True),
 )
+HELD_OUT = (
+    ('validation_prediction_error', 'predicted from actions', 'tab:green', True),
+    ('validation_reconstruction_error', 'seen', '0.6', False),
+)
+RETURN_LABEL, HELD_OUT_LABEL = 'episode return', 'squared error of held-out images'
 SMOOTHING = 5  # episodes of a running mean
 
 
 def plot_run(run: Union[str, Path]) -> Path:
-    """Draw <run>/curve.png: episode returns over env steps and over wall time.
+    """Draw <run>/curve.png: episode returns over env steps and over wall time, and the error of held-out episodes.
 
     Raises:
-        InputError: the run has no metrics with a finished episode.
+        InputError: the run has no metrics of either.
     """
     run = Path(run)
     lines = read_metrics(run)
-    if not any(key in line for line in lines for key, *_ in SERIES):
+    panels = [
+        (label, series, unit) for label, series, unit in (
+            (RETURN_LABEL, SERIES, 'step'), (HELD_OUT_LABEL, HELD_OUT, 'updates'))
+        if any(key in line for line in lines for key, *_ in series)]
+    if not panels:
         raise InputError(
             f'run {run}: expected finished episodes in {run / FILE}, got {len(lines)} other lines')
-    figure, axes = _figure('episode return')
-    for axis, unit, scale in axes:
-        for key, name, colour, curve in SERIES:
-            x, y = _series(lines, unit, key)
-            if len(x):
-                axis.plot(x * scale, y, '.', color=colour, alpha=1.0 if curve else 0.35, label=name)
-            if curve and len(x) > 1:
-                axis.plot(x * scale, _running_mean(y), '-', color=colour)
-    axes[0][0].legend(fontsize='small')
+    figure, rows = _figure(*((label, unit) for label, _, unit in panels))
+    for (_, series, _), axes in zip(panels, rows):
+        for axis, unit, scale in axes:
+            for key, name, colour, curve in series:
+                x, y = _series(lines, unit, key)
+                if len(x):
+                    axis.plot(x * scale, y, '.', color=colour, alpha=1.0 if curve else 0.35, label=name)
+                if curve and len(x) > 1:
+                    axis.plot(x * scale, _running_mean(y), '-', color=colour)
+        axes[0][0].legend(fontsize='small')
     figure.suptitle(run.resolve().name, fontsize='medium')
     return save_figure(figure, run / 'curve.png')
 
@@ -51,7 +61,7 @@ def plot_comparison(runs: Sequence[Path], path: Path) -> Path:
     Raises:
         InputError: a run has no evaluation episode.
     """
-    figure, axes = _figure('return of deterministic episodes')
+    figure, (axes,) = _figure(('return of deterministic episodes', 'step'))
     for run in runs:
         lines = read_metrics(run)
         for axis, unit, scale in axes:
@@ -64,16 +74,22 @@ def plot_comparison(runs: Sequence[Path], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def _figure(ylabel: str) -> Tuple[Figure, tuple]:
-    """A figure over env steps and over wall time; per axis: itself, the metrics' unit, the factor to the label's."""
-    figure = Figure(figsize=(10, 4), layout='constrained')
+def _figure(*rows: Tuple[str, str]) -> Tuple[Figure, list]:
+    """A figure with a row per label and unit of the metrics, over that unit and over wall time.
+
+    Returns:
+        the figure, and of each row its axes: itself, the metrics' unit, the factor to the label's.
+    """
+    figure = Figure(figsize=(10, 4 * len(rows)), layout='constrained')
     FigureCanvasAgg(figure)
-    steps_axis, time_axis = figure.subplots(1, 2, sharey=True)
-    steps_axis.set(xlabel='env steps', ylabel=ylabel)
-    time_axis.set(xlabel='wall time [min]')
-    for axis in (steps_axis, time_axis):
-        axis.grid(alpha=0.3)
-    return figure, ((steps_axis, 'step', 1.0), (time_axis, 'time', 1 / 60))
+    axes = figure.subplots(len(rows), 2, sharey='row', squeeze=False)
+    for (label, unit), (over_unit, over_time) in zip(rows, axes):
+        over_unit.set(xlabel={'step': 'env steps'}.get(unit, unit), ylabel=label)
+        over_time.set(xlabel='wall time [min]')
+        for axis in (over_unit, over_time):
+            axis.grid(alpha=0.3)
+    return figure, [
+        ((over_unit, unit, 1.0), (over_time, 'time', 1 / 60)) for (_, unit), (over_unit, over_time) in zip(rows, axes)]
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 120) -> Path:

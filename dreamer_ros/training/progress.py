@@ -16,7 +16,7 @@ RATE_WINDOW = 30.0  # seconds that rates are averaged over
 
 @dataclasses.dataclass
 class Status:
-    """One look at a run; `step` and `budget` are env steps."""
+    """One look at a run; `step` and `budget` are env steps, but budget is updates where learning is offline."""
 
     step: int
     budget: int
@@ -25,7 +25,14 @@ class Status:
     episodes: int = 0
     last_return: Optional[float] = None
     evaluation_return: Optional[float] = None
+    validation_error: Optional[float] = None  # of predicted images, held out
     waiting: str = ''  # what for; '' when it does not wait
+    offline: bool = False  # no steps are collected
+
+    @property
+    def done(self) -> float:
+        """Part of the budget that is used up."""
+        return (self.updates if self.offline else self.step) / self.budget
 
 
 class Bar:
@@ -83,7 +90,7 @@ class Progress(Bar):
         while len(self._history) > 2 and self._history[1][0] < now - RATE_WINDOW:
             self._history.popleft()
         if self.due():
-            self.show(status.step / status.budget, self._describe(status))
+            self.show(status.done, self._describe(status))
 
     def rates(self, status: Status) -> Tuple[float, float, float]:
         """Env steps, frames and updates per second over the last half minute."""
@@ -96,14 +103,18 @@ class Progress(Bar):
 
     def _describe(self, status: Status) -> str:
         steps, frames, updates = self.rates(status)
-        parts = [f'{status.step}/{status.budget} env steps', f'{status.episodes} episodes']
+        done, unit = (status.updates, 'updates') if status.offline else (status.step, 'env steps')
+        parts = [f'{done}/{status.budget} {unit}', f'{status.episodes} episodes']
         if status.last_return is not None:
             parts.append(f'return {status.last_return:.1f}')
         if status.evaluation_return is not None:
             parts.append(f'evaluation {status.evaluation_return:.1f}')
-        parts += [f'{updates:.2f} updates/s', f'{frames:.1f} frames/s']
-        if steps > 0:
-            parts.append(f'{duration((status.budget - status.step) / steps)} left')
+        if status.validation_error is not None:
+            parts.append(f'held-out error {status.validation_error:.2g}')
+        parts += [f'{updates:.2f} updates/s', *([] if status.offline else [f'{frames:.1f} frames/s'])]
+        rate = updates if status.offline else steps
+        if rate > 0:
+            parts.append(f'{duration((status.budget - done) / rate)} left')
         if status.waiting:
             parts.append(f'waiting for {status.waiting}')
         return ', '.join(parts)

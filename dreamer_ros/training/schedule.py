@@ -53,3 +53,24 @@ class Schedule:
         # One more, so that a step is always allowed when no update is due, however many updates it brings.
         ahead = math.floor((updates + SLACK_UPDATES) * self.steps_per_update) + 1
         return min(self.budget, self.prefill + ahead)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfflineSchedule:
+    """The same for learning from bags alone: no steps are collected, and all updates are due at once.
+
+    Attributes:
+        updates: of the whole run.
+    """
+
+    updates: int
+    prefill: int = 0
+    budget: int = 0
+
+    def updates_due(self, collected: int) -> int:
+        """All of them."""
+        return self.updates
+
+    def steps_allowed(self, updates: int) -> int:
+        """None."""
+        return 0

@@ -7,14 +7,15 @@ import queue
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Tuple
 
+from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import Exporter
 from dreamer_ros.replay.episode import EpisodeInfo
+from dreamer_ros.replay.mix import ReplayMix, open_replay
 from dreamer_ros.replay.prefetch import Prefetcher
-from dreamer_ros.replay.store import ReplayStore
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.metrics import Losses, Metrics, check_finite, read_metrics
@@ -22,7 +23,8 @@ from dreamer_ros.training.plots import plot_run
 from dreamer_ros.training.progress import Progress, Status
 from dreamer_ros.training.robots import Robots
 from dreamer_ros.training.run import RunDirectory
-from dreamer_ros.training.schedule import Schedule
+from dreamer_ros.training.schedule import OfflineSchedule, Schedule
+from dreamer_ros.training.validation import held_out_errors
 from dreamer_ros.training.video import dream_video, episode_video
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 REFRESH_PERIOD = 0.5    # seconds between two looks for new bags
 DREAM_PERIOD = 30.0     # seconds between two dreams, while somebody watches
 DREAM_BATCH = 3
+VALIDATION_BATCH = 16
 HEADSTART = 64          # steps ahead that are granted while there is nothing to learn from yet
 LAST_BAGS = 3.0         # seconds
 PATIENCE = 2.0          # seconds without new steps before it is called waiting
@@ -47,37 +50,43 @@ class Trainer:
         config, spec: resolved; the run directory was checked against them.
         run: open.
         robots: where steps come from.
-        env_steps: budget of the whole run, earlier sessions included.
+        env_steps: budget of the whole run, earlier sessions included; None learns from bags alone.
         free_running: update all the time instead of at the replay ratio, and grant nothing.
         device, seed: for the learner.
         stop: ends the session early, with everything saved.
         progress: for people.
         team: processes that share each update with this one.
+        updates: budget of the whole run instead, when it learns from bags alone.
+        contract: of the robot in the folders that the config names, for bags that do not hold one.
 
     Attributes:
         status: what it does; read by other threads for diagnostics.
     """
 
-    def __init__(self, config: Config, spec: RobotSpec, run: RunDirectory, robots: Robots, env_steps: int,
+    def __init__(self, config: Config, spec: RobotSpec, run: RunDirectory, robots: Robots, env_steps: Optional[int],
                  free_running: bool, device: str, seed: int, stop: threading.Event, progress: Progress,
-                 team: Optional[Team] = None):
+                 team: Optional[Team] = None, updates: int = 0, contract: Optional[RobotContract] = None):
         self._config, self._spec, self._run, self._robots = config, spec, run, robots
         self._free_running, self._stop, self._progress = free_running, stop, progress
-        self._schedule = Schedule.make(config.schedule, env_steps, spec.action_repeat)
+        self._offline = env_steps is None
+        self._schedule = OfflineSchedule(updates) if self._offline else Schedule.make(
+            config.schedule, env_steps, spec.action_repeat)
         self._learner = Learner(config, spec, device, seed, team)
-        self._store = ReplayStore(run.episodes, spec, config.replay.capacity, seed)
+        self._store = open_replay(run.episodes, config.replay, spec, config.schedule.length, seed, contract)
         self._exporter = Exporter(self._learner.policy, spec)
         self._prefetcher: Optional[Prefetcher] = None
         self._losses = Losses()
         self._checkpoint_requests: 'queue.SimpleQueue[_Request]' = queue.SimpleQueue()
         self._problems_told = 0
-        self._stored = 0             # agent steps of all bags ever loaded in this run
-        self._episodes = 0
+        self._stored = 0             # agent steps of all bags that this run has recorded
+        self._episodes = 0           # and how many those are
+        self._offline_updates = 0    # updates of this run that were made from bags alone
         self._evaluation = ''        # bag of the latest evaluation episode
         self._elapsed = 0.0          # seconds of earlier sessions
         self._began: Optional[float] = None
         self._saved_updates = 0
-        self.status = Status(step=0, budget=self._schedule.budget * spec.action_repeat, frames=0, updates=0)
+        budget = updates if self._offline else self._schedule.budget * spec.action_repeat
+        self.status = Status(step=0, budget=budget, frames=0, updates=0, offline=self._offline)
 
     def train(self) -> None:
         """Train until the budget is used up or the stop event is set; then save, plot and film.
@@ -88,12 +97,12 @@ class Trainer:
         """
         with _telling_full_disks(self._run.path):
             self._restore()
-            self._metrics = Metrics(self._run.path)
-            watcher = _Watcher(self._store)
+            self._metrics = Metrics(self._run.path, self._offline)
+            self._watcher = _Watcher(self._store)
             try:
-                self._loop(watcher)
+                self._loop()
             finally:
-                watcher.close()
+                self._watcher.close()
                 if self._prefetcher:
                     self._prefetcher.close()
                 with contextlib.suppress(OSError):  # a full disk was told already
@@ -123,6 +132,7 @@ class Trainer:
         if state:
             self._stored, self._episodes = state['stored'], state['episodes']
             self._evaluation = state['evaluation']
+            self._offline_updates = state.get('offline_updates', 0)  # older checkpoints have none
             self.status.last_return, self.status.evaluation_return = state['returns']
             self._store.load_state_dict(state['store'])
             self._saved_updates = self._learner.updates
@@ -144,7 +154,7 @@ class Trainer:
             self._progress.note('wrote ' + ', '.join(made))
 
     def _plot(self) -> Optional[Path]:
-        return plot_run(self._run.path) if self._episodes else None
+        return plot_run(self._run.path) if self._episodes or self.status.validation_error is not None else None
 
     def _film_evaluation(self) -> Optional[Path]:
         if not self._evaluation:
@@ -160,17 +170,21 @@ class Trainer:
 
     # The loop
 
-    def _loop(self, watcher: _Watcher) -> None:
+    def _loop(self) -> None:
         schedule, learner = self._config.schedule, self._learner
         version = self._run.newest_policy_version()
         if learner.updates:
             version = self._publish(version + 1)
         # What was recorded since the checkpoint counts before anything is granted or due.
-        while not (self._stop.is_set() or watcher.looked.wait(0.1)):
+        while not (self._stop.is_set() or self._watcher.looked.wait(0.1)):
             self._look(self._stored, 'the replay to be loaded')
+        if self._offline:
+            self._take_episodes()
+            self._check_replay()
+            self._began = time.monotonic()
         last_checkpoint, last_dream, idle_since = time.monotonic(), 0.0, time.monotonic()
         while not self._stop.is_set():
-            self._take_episodes(watcher)
+            self._take_episodes()
             collected = self._stored + self._robots.live_steps()
             if collected > 0 and self._began is None and self._robots.live_steps():
                 self._began = time.monotonic()
@@ -178,7 +192,8 @@ class Trainer:
             finished = collected >= self._schedule.budget
             self._grant(collected)
             due = self._schedule.updates_due(collected)
-            if learnable and (learner.updates < due or (self._free_running and not finished)):
+            made = self._paid_updates()
+            if learnable and (made < due or (self._free_running and not finished)):
                 idle_since = time.monotonic()
                 self._look(collected, LEARNING)
                 self._update()
@@ -190,7 +205,7 @@ class Trainer:
                     last_dream = time.monotonic()
                     samples = self._store.peek(1, schedule.length)
                     self._robots.show_dream(learner.dream(samples)[0])
-            elif finished and (learnable or learner.updates >= due):
+            elif finished and (learnable or made >= due):
                 break
             else:
                 self._look(collected, self._reason(collected, learnable, time.monotonic() - idle_since))
@@ -200,28 +215,38 @@ class Trainer:
                 if learner.updates > self._saved_updates:
                     self._save()
             self._answer_requests()
-        self._await_last_bags(watcher)
+        self._await_last_bags()
         if learner.updates:
             # Also when stopped: the last policy and the last checkpoint belong together.
             self._publish(version + 1)
             self._save()
         self._look(self._stored + self._robots.live_steps(), '')
 
-    def _await_last_bags(self, watcher: _Watcher) -> None:
+    def _await_last_bags(self) -> None:
         """Give the recorders a moment to close the last episodes, for the curve and the video."""
         deadline = time.monotonic() + LAST_BAGS
-        self._take_episodes(watcher)
+        self._take_episodes()
         while self._robots.live_steps() and not self._stop.is_set() and time.monotonic() < deadline:
             self._stop.wait(0.05)
-            self._take_episodes(watcher)
+            self._take_episodes()
 
     def _can_sample(self) -> bool:
-        return self._store.steps >= self._config.schedule.length
+        return self._store.can_sample(self._config.schedule.length)
+
+    def _check_replay(self) -> None:
+        if not (self._can_sample() or self._stop.is_set()):
+            raise InputError(
+                f'bags: expected an episode of {self._spec.name} with the {self._config.schedule.length} steps of a '
+                f'sequence, got {self._store.steps} steps in {self._store.episodes} episodes')
+
+    def _paid_updates(self) -> int:
+        """Updates that the schedule asked for: those of robots' steps do not count what bags alone have taught."""
+        return self._learner.updates - (0 if self._offline else self._offline_updates)
 
     def _grant(self, collected: int) -> None:
         if self._free_running:
             return
-        steps = self._schedule.steps_allowed(self._learner.updates) - collected
+        steps = self._schedule.steps_allowed(self._paid_updates()) - collected
         if self._store.steps + self._robots.ended_steps() < self._config.schedule.length:
             # Nothing can be learnt before a first episode ends, however short the prefill is.
             steps = max(steps, HEADSTART)
@@ -232,9 +257,12 @@ class Trainer:
             schedule = self._config.schedule
             self._prefetcher = Prefetcher(self._store, schedule.batch, schedule.length)
         self._losses.add(self._learner.update(self._prefetcher.next()))
+        self._offline_updates += self._offline
 
-    def _take_episodes(self, watcher: _Watcher) -> None:
-        for info in watcher.take():
+    def _take_episodes(self) -> None:
+        for info in self._watcher.take():
+            if info.path.parent != self._run.episodes:
+                continue  # not of this run
             steps = max(0, info.steps - 1)
             self._robots.stored(info)
             self._stored += steps
@@ -273,11 +301,13 @@ class Trainer:
     def _save(self) -> Path:
         # Before the first batch there is no prefetcher, and nothing was sampled either.
         sampler = self._prefetcher or self._store
-        state = {
-            'stored': self._stored, 'episodes': self._episodes, 'evaluation': self._evaluation,
-            'returns': [self.status.last_return, self.status.evaluation_return],
-            'store': sampler.state_dict(),
-        }
+        with self._watcher.still:  # what is in the store is counted, or a resumed run would never count it
+            self._take_episodes()
+            state = {
+                'stored': self._stored, 'episodes': self._episodes, 'evaluation': self._evaluation,
+                'returns': [self.status.last_return, self.status.evaluation_return],
+                'offline_updates': self._offline_updates, 'store': sampler.state_dict(),
+            }
         path = self._run.save_checkpoint(self._learner.updates, self._learner.save, state)
         self._saved_updates = self._learner.updates
         return path
@@ -290,11 +320,20 @@ class Trainer:
 
     def _log_losses(self, collected: int) -> None:
         means = self._losses.take_means()
+        means.update(self._validate())
         steps, frames, updates = self._progress.rates(self.status)
         self._write(collected, **means, env_steps_per_second=steps, frames_per_second=frames,
                     updates_per_second=updates, replay_steps=float(self._store.steps))
         check_finite(means, f'update {self._learner.updates}',
                      f'; the checkpoints in {self._run.checkpoints} are from before')
+
+    def _validate(self) -> Dict[str, float]:
+        length = self._config.schedule.length
+        if not self._store.can_validate(length):
+            return {}
+        errors = held_out_errors(self._learner, self._store.validation(VALIDATION_BATCH, length))
+        self.status.validation_error = errors.get('validation_prediction_error')
+        return errors
 
     def _write(self, agent_steps: int, **values) -> None:
         self._metrics.write(
@@ -307,7 +346,8 @@ class Trainer:
     def _look(self, collected: int, activity: str) -> None:
         status = self.status
         status.step, status.frames = collected * self._spec.action_repeat, collected
-        status.updates, status.episodes = self._learner.updates, self._episodes
+        status.updates = self._learner.updates
+        status.episodes = self._store.episodes if self._offline else self._episodes
         status.waiting = '' if activity == LEARNING else activity
         self._progress.update(status)
 
@@ -334,11 +374,13 @@ class _Watcher:
 
     Attributes:
         looked: set when the folder was gone through once.
+        still: while held, no episode enters the store, and all that have can be taken.
     """
 
-    def __init__(self, store: ReplayStore):
+    def __init__(self, store: ReplayMix):
         self._store = store
         self.looked = threading.Event()
+        self.still = threading.Lock()
         self._found: 'queue.SimpleQueue[EpisodeInfo]' = queue.SimpleQueue()
         self._error: Optional[BaseException] = None
         self._closed = threading.Event()
@@ -366,8 +408,9 @@ class _Watcher:
     def _work(self) -> None:
         try:
             while True:
-                for info in self._store.refresh():
-                    self._found.put(info)
+                with self.still:
+                    for info in self._store.refresh():
+                        self._found.put(info)
                 self.looked.set()
                 if self._closed.wait(REFRESH_PERIOD):
                     return
