@@ -96,6 +96,7 @@ class _Bag:
     def __init__(self, writer: EpisodeWriter, sources: List[_Source], requested: bool):
         self.writer = writer
         self.requested = requested
+        self.first_step = 0  # its stamp
         self.regularity = {source.name: Regularity(source.late_after) for source in sources}
         self.closes_at = math.inf  # monotonic seconds
         self.begun = time.monotonic()
@@ -257,14 +258,15 @@ class RobotRecorder:
         except InputError as error:
             self._log.warning(f'{self._steps.name}: left out: {error}', throttle_duration_sec=SAY_AGAIN)
             return
+        self._last_step = message.stamp
         if self._bag is None or not self._bag.requested:
             if step.is_first:
                 if self._bag is not None:
                     self._close()
                 self._open(requested=False)
+                self._bag.first_step = message.stamp
             elif self._bag is None or self._bag.closes_at < math.inf:
                 return  # began before this recorder did, or after the end
-        self._last_step = message.stamp
         self._bag.note_step(step)
         self._write(self._steps, message, lost)
         if step.is_last and not self._bag.requested:
@@ -274,7 +276,7 @@ class RobotRecorder:
         """Write the actions whose steps are written."""
         while self._unanswered and self._unanswered[0].stamp <= self._last_step:
             message = self._unanswered.popleft()
-            if self._bag is None:
+            if self._bag is None or message.stamp < self._bag.first_step:
                 continue
             self._write(self._actions, message, 0)
             try:

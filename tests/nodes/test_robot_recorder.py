@@ -1,0 +1,213 @@
+"""A robot's own topics on their way to bags: by episode, on request, and what is told of them."""
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+import yaml
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rosbags.rosbag2 import Reader
+from std_srvs.srv import Trigger
+
+from dreamer_ros.bridge import topics
+from dreamer_ros.bridge.commands import Commands
+from dreamer_ros.nodes import qos
+from dreamer_ros.replay.reading import read_episodes
+from tests.nodes.conftest import NAMESPACE, PATIENCE
+from tests.replay.robot_bags import START, TINY, action_cdr, contract, sensors, step_cdr
+
+PERIOD = 0.1
+
+
+class Robot:
+    """Camera, encoders, range finder and agent of the tiny robot; what it sends is remembered by topic."""
+
+    def __init__(self, peer, rng):
+        self._peer, self._rng = peer, rng
+        tiny = contract()
+        best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._publishers = {
+            topic.name: peer.node.create_publisher(
+                qos.message_type(topic), topic.name,
+                best_effort if topic.name == 'camera/image_raw' else qos.profile(topics.SENSOR))
+            for topic in (*tiny.topics, tiny.command_topic, topics.STEP)}
+        self._publishers['action'] = peer._actions
+        # What a message without a stamp was sent at is known to whoever receives it.
+        self._published = []
+        peer.node.create_subscription(
+            qos.message_type(tiny.topics[-1]), 'range',
+            lambda message, info: self._published.append(info['source_timestamp']), 100)
+        self._stock = {topic: list(entries) for topic, entries in sensors(rng, 30.0).items()}
+        self.sent = {name: [] for name in self._publishers}
+        self.seen = []  # image, both vector inputs and action of each step
+
+    def until_heard(self, *names):
+        for name in names:
+            self._peer.until(
+                lambda: self._publishers[name].get_subscription_count() > (name == 'range'), f'a recorder of {name}')
+
+    def send(self, name, cdr):
+        self.sent[name].append(bytes(cdr))
+        self._publishers[name].publish(bytes(cdr))
+
+    def sense(self, count=3):
+        """A few messages of each sensor; returns the newest by topic: (stamp, value)."""
+        newest = {}
+        for topic in ('camera/image_raw', 'joint_states', 'range'):
+            for _ in range(count):
+                entry = self._stock[topic].pop(0)
+                stamp = time.time_ns()
+                cdr = bytearray(entry.cdr)
+                if topic != 'range':
+                    cdr[4:12] = np.array(divmod(stamp, 10**9), np.uint32).tobytes()
+                self.send(topic, cdr)
+                newest[topic] = stamp, entry.value
+                self._peer.spin(0.004)
+        self._peer.until(lambda: len(self._published) == len(self.sent['range']), 'hearing the range finder')
+        newest['range'] = self._published[-1], newest['range'][1]
+        return newest
+
+    def step(self, is_first, is_last):
+        newest = self.sense()
+        stamp = time.time_ns()
+        ages = {topic: stamp - measured for topic, (measured, _) in newest.items()}
+        action = self._rng.uniform(-1, 1, 2).astype(np.float32)
+        self.send('step', step_cdr(stamp, 0.25, (is_first, is_last, False), ages))
+        self.send('action', action_cdr(stamp, action))
+        self._peer.spin(0.01)
+        self.seen.append((*(newest[topic][1] for topic in ('camera/image_raw', 'joint_states', 'range')), action))
+
+
+@pytest.fixture
+def robot(peer, rng):
+    return Robot(peer, rng)
+
+
+@pytest.fixture
+def recorder(start, tmp_path):
+    path = tmp_path / 'tiny.yaml'
+    path.write_text(TINY)
+    return start('recorder', contract=path, folder=tmp_path / 'bags')
+
+
+def bags(folder):
+    return sorted(path for path in folder.glob('[!.]*'))
+
+
+def custom_data(bag):
+    return yaml.safe_load((bag / 'metadata.yaml').read_text())['rosbag2_bagfile_information']['custom_data']
+
+
+def call(peer, name):
+    client = peer.node.create_client(Trigger, f'{NAMESPACE}/recorder/{name}')
+    assert client.wait_for_service(PATIENCE)
+    future = client.call_async(Trigger.Request())
+    peer.until(future.done, f'an answer of {name}')
+    return future.result()
+
+
+def test_episodes_as_their_agent_saw_them(robot, recorder, peer, tmp_path):
+    folder = tmp_path / 'bags'
+    robot.until_heard('camera/image_raw', 'joint_states', 'range', 'cmd_vel', 'step', 'action')
+    robot.step(False, False)  # of an episode that began before
+    robot.sense()
+    before = len(robot.seen)
+    for k in range(12):
+        robot.step(k == 0, k == 11)
+    peer.until(lambda: len(bags(folder)) == 1, 'the first bag')
+    for k in range(5):
+        robot.step(k == 0, False)
+    peer.spin(0.3)
+    assert recorder.stop() == 0
+    first, second = bags(folder)
+    assert list(folder.glob('.*')) == []
+
+    tiny = contract()
+    [episode], problems = read_episodes(first, tiny.spec)
+    assert not problems and episode.complete and len(episode) == 12
+    expected = robot.seen[before:]
+    images, wheel, distance, actions = zip(*expected[:12])
+    np.testing.assert_array_equal(episode.image, images)
+    np.testing.assert_array_equal(episode.vector, np.float32([wheel, distance]).T)
+    np.testing.assert_array_equal(episode.action, actions)
+    [rest], _ = read_episodes(second, tiny.spec)
+    assert len(rest) == 5 and not rest.is_last.any(), 'the open episode is saved as it is'
+
+    data = custom_data(first)
+    assert data['contract'] == TINY and data['length'] == '12' and float(data['return']) == 3.0
+    assert data['mode'] == 'explore' and data['policy_version'] == '3' and data['robot'] == 'sim0'
+    report = json.loads(data['report'])
+    assert report['/sim0/step'] == {'messages': 12, 'rate': report['/sim0/step']['rate']}
+    assert report['/sim0/camera/image_raw']['messages'] >= 36
+    # An independent reader: every byte that was sent while the episode ran, in order, once.
+    found = {name: [] for name in robot.sent}
+    with Reader(first) as reader:
+        for connection, _, cdr in reader.messages():
+            found[connection.topic[len('/sim0/'):]].append(cdr)
+        offered = {entry.topic: entry.ext.offered_qos_profiles[0].reliability.name for entry in reader.connections}
+    assert offered['/sim0/camera/image_raw'] == 'BEST_EFFORT' and offered['/sim0/joint_states'] == 'RELIABLE'
+    for name, messages in found.items():
+        if name != 'cmd_vel':
+            place = [strip(cdr) for cdr in robot.sent[name]].index(strip(messages[0]))
+            assert [strip(cdr) for cdr in messages] == [
+                strip(cdr) for cdr in robot.sent[name][place:place + len(messages)]], name
+    assert f'{first.name}: 12 steps, return 3.0' in recorder.output
+    assert 'nothing came on /sim0/cmd_vel' in recorder.output
+
+
+def strip(cdr):
+    """Without the padding that a middleware may add or drop at the end."""
+    return bytes(cdr).rstrip(b'\0')
+
+
+def test_on_request(robot, recorder, peer, tmp_path):
+    folder = tmp_path / 'bags'
+    robot.until_heard('camera/image_raw', 'joint_states', 'range')
+    answer = call(peer, 'stop')
+    assert not answer.success and 'no bag' in answer.message
+    answer = call(peer, 'start')
+    assert answer.success and str(folder) in answer.message
+    assert not call(peer, 'start').success
+    for _ in range(10):
+        robot.sense()
+        robot.send('cmd_vel', Commands(contract()).encode(np.zeros(2), START))
+    robot.step(True, True)  # an episode does not end it
+    peer.spin(0.4)
+    robot.sense(1)
+    peer.spin(0.1)
+    assert call(peer, 'stop').success
+    peer.until(lambda: len(bags(folder)) == 1, 'the bag')
+    call(peer, 'start')
+    robot.sense()
+    peer.spin(0.1)
+    recorder.send(signal.SIGTERM)
+    assert recorder.wait() == 0
+    first, second = bags(folder)
+    with Reader(first) as reader:
+        counts = {connection.topic: connection.msgcount for connection in reader.connections}
+    assert counts['/sim0/camera/image_raw'] == 34 and counts['/sim0/cmd_vel'] == 10 and counts['/sim0/step'] == 1
+    with Reader(second) as reader:
+        assert reader.message_count >= 9
+
+
+def test_a_disk_that_is_nearly_full_ends_it_cleanly(robot, peer, start, tmp_path):
+    """It looks once a second; here from the beginning there is too little."""
+    path = tmp_path / 'tiny.yaml'
+    path.write_text(TINY)
+    recorder = start('recorder', contract=path, folder=tmp_path / 'bags', disk_reserve=10**9)
+    assert recorder.wait() == 2
+    assert 'MB are free, less than the disk_reserve of 1000000000 MB; recording stops here' in recorder.output
+    assert 'Traceback' not in recorder.output and not (tmp_path / 'bags').exists()
+
+
+@pytest.mark.parametrize('parameters, complaint', [
+    (dict(contract='/nowhere.yaml', folder='x'), '/nowhere.yaml: expected a text file'),
+    (dict(contract='rover', folder='x', episodes=3), 'parameter episodes: expected none with a contract'),
+    (dict(contract='rover'), 'parameter folder: expected a folder'),
+])
+def test_parameters_that_do_not_fit(start, parameters, complaint):
+    process = start('recorder', **parameters)
+    assert process.wait() == 2 and complaint in process.output
