@@ -271,3 +271,29 @@ def test_crashes_are_forgiven_per_process_and_minute():
     verdict, sentence = rules.decide(first, -11)
     assert verdict is Verdict.FAILED and 'signal 11, for the 4th time' in sentence
     assert rules.decide(first, -11)[0] is Verdict.RESTART  # a minute later
+
+
+def test_record(tmp_path):
+    [process] = scenario('record', {'robot': 'rover', 'folder': str(tmp_path)}).processes
+    assert (process.executable, process.namespace, process.leads) == ('recorder', '/rover', True)
+    assert process.parameters == {'folder': str(tmp_path), 'disk_reserve': 1000, 'contract': 'rover'}
+    contract = tmp_path / 'mine.yaml'
+    contract.write_text((share('sim', 'rover', 'robot.yaml')).read_text())
+    pair = scenario('record', {'robot': f'rover {contract}', 'namespace': '/ b', 'disk_reserve': '5'}).processes
+    assert [process.namespace for process in pair] == ['/', '/b'] and not any(process.leads for process in pair)
+    assert [process.parameters['contract'] for process in pair] == ['rover', str(contract)]
+    twins = scenario('record', {'robot': 'rover', 'namespace': 'a b c'}).processes
+    assert [process.namespace for process in twins] == ['/a', '/b', '/c']
+    [simulator] = scenario('record', {'namespace': 'sim0'}).processes
+    assert 'contract' not in simulator.parameters
+
+
+@pytest.mark.parametrize('arguments, complaint', [
+    ({}, 'expected robot:='),
+    ({'robot': 'rover rover'}, 'a namespace of its own'),
+    ({'robot': 'rover rover', 'namespace': 'a b c'}, 'as many namespaces as robots, got 3 and 2'),
+    ({'robot': 'nobody'}, 'expected a contract file'),
+])
+def test_record_of_nothing(arguments, complaint):
+    with pytest.raises(InputError, match=complaint):
+        scenario('record', arguments)
