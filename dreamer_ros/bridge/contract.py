@@ -111,6 +111,7 @@ class Command:
         axes: A of them, in the order of the action unless there are choices.
         choices: of a robot with discrete actions: name -> f64[A]; empty for any other.
         stop: f64[A] in the units of the axes, or None to hold what was commanded last.
+        stop_at_once: without regard to rate limits: to zero, not to a pose.
         frame_id: of the header, where the type has one.
         qos: of the publisher.
         controller_timeout: s without a command after which the robot's own controller stops it; None where it
@@ -122,6 +123,7 @@ class Command:
     axes: Tuple[Axis, ...]
     choices: Mapping[str, Tuple[float, ...]]
     stop: Optional[Tuple[float, ...]]
+    stop_at_once: bool
     frame_id: str
     qos: QoS
     controller_timeout: Optional[float]
@@ -293,7 +295,7 @@ class _Reader:
 
     def __init__(self, text: str, source: str):
         top = parse_yaml(text, source)
-        self._types: Dict[str, str] = {}  # of each observed topic
+        self._types: Dict[str, str] = {}  # of each topic
         self._max_age = float(top.positive('max_age'))
         cameras = tuple(self._camera(name, section) for name, section in top.sections('cameras').items())
         vector = tuple(self._input(section) for section in top.items('vector'))
@@ -342,9 +344,12 @@ class _Reader:
             definition(type_name)
         except InputError as error:
             section.refuse('type', error)
+        self._only_type(section, topic, type_name)
+        return topic, type_name, float(section.positive('max_age', default=self._max_age))
+
+    def _only_type(self, section: Section, topic: str, type_name: str) -> None:
         if self._types.setdefault(topic, type_name) != type_name:
             section.fail('type', f'{self._types[topic]}, as elsewhere for {topic}', type_name)
-        return topic, type_name, float(section.positive('max_age', default=self._max_age))
 
     def _source(self, section: Section, default: Optional[float] = None) -> Source:
         topic, type_name, max_age = self._observed(section)
@@ -406,6 +411,7 @@ class _Reader:
     def _command(self, section: Section) -> Command:
         topic = self._topic(section)
         type_name = section.choice('type', tuple(COMMAND_FIELDS))
+        self._only_type(section, topic, type_name)
         axes = tuple(self._axis(axis, type_name) for axis in section.items('axes'))
         if not axes:
             section.fail('axes', 'at least one', [])
@@ -414,12 +420,20 @@ class _Reader:
             section.fail('axes', 'different names', names)
         qos = section.section('qos')
         timeout = section.positive('controller_timeout', default=None)
+        stop, at_once = self._stop(section, axes)
         command = Command(
-            topic, type_name, axes, self._choices(section, axes), self._stop(section, axes),
-            section.text('frame_id', default=''),
-            QoS(depth=qos.count('depth', default=1),
-                reliable=qos.choice('reliability', ('reliable', 'best_effort'), default='reliable') == 'reliable'),
-            None if timeout is None else float(timeout))
+            topic=topic,
+            type=type_name,
+            axes=axes,
+            choices=self._choices(section, axes),
+            stop=stop,
+            stop_at_once=at_once,
+            frame_id=section.text('frame_id', default=''),
+            qos=QoS(
+                depth=qos.count('depth', default=1),
+                reliable='reliable' == qos.choice(
+                    'reliability', ('reliable', 'best_effort'), default='reliable')),
+            controller_timeout=None if timeout is None else float(timeout))
         qos.finish()
         section.finish()
         self._check_fields(command, section)
@@ -481,17 +495,17 @@ class _Reader:
                 section.fail(axis.name, f'a value within its limits {list(axis.limits)}', value)
         return pose
 
-    def _stop(self, section: Section, axes: Tuple[Axis, ...]) -> Optional[Tuple[float, ...]]:
-        """`zero`, `hold` or `{axis: value}`."""
+    def _stop(self, section: Section, axes: Tuple[Axis, ...]) -> Tuple[Optional[Tuple[float, ...]], bool]:
+        """`zero`, `hold` or `{axis: value}`: the values, and whether they are for at once."""
         if not section.is_text('stop'):
-            return self._pose(section.section('stop'), axes)
+            return self._pose(section.section('stop'), axes), False
         stop = section.choice('stop', ('zero', 'hold'))
         for axis in axes:
             if stop == 'zero' and not axis.limits[0] <= 0 <= axis.limits[1]:
                 section.fail('stop', f'another, because 0 is not within the limits of {axis.name}', stop)
             if stop == 'hold' and axis.feedback is None:
                 section.fail('stop', f'feedback of {axis.name}, which says where to hold it', 'none')
-        return None if stop == 'hold' else (0.0,) * len(axes)
+        return (None, False) if stop == 'hold' else ((0.0,) * len(axes), True)
 
     def _public_key(self, top: Section) -> Optional[str]:
         key = top.text('public_key', default=None)

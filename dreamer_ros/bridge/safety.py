@@ -39,7 +39,7 @@ class Safety:
         self._rate = np.array([axis.rate_limit for axis in command.axes])
         self._period = 1 / contract.rate
         self._stop = None if command.stop is None else np.array(command.stop)
-        self._at_once = self._stop is not None and not self._stop.any()
+        self._at_once = command.stop_at_once
         self._last: Optional[np.ndarray] = self._stop
         self._time: Optional[float] = None
 

@@ -169,7 +169,10 @@ class Sensing:
             return None
         age = (tick_ns - slot.stamp) / 1e9
         if age > max_age:
-            problems[topic] = Problem(topic, 'old', f'{age:.3f} s old, expected at most {max_age:g} s{reason}')
+            detail = f'{age:.3f} s old, expected at most {max_age:g} s{reason}'
+            if slot.stamp == 0:
+                detail = 'its header holds no stamp; with `stamps: receive` the contract needs none'
+            problems[topic] = Problem(topic, 'old', detail)
             return None
         if age < -max_age:
             problems[topic] = Problem(topic, 'ahead', f'stamped {-age:.3f} s in the future; the clocks of robot and '

@@ -85,12 +85,15 @@ class Hardware:
         """Simulate until the stop event is set."""
         self._log.info(f'{self._contract.name}: {self._environment.spec.name} on {self._received.topic_name}, '
                        f'{1 / self._period:g} control steps per second')
-        tick = time.monotonic()
         try:
             self._set_up()
+            tick = time.monotonic()
             while not self._stop.is_set():
                 self._publish()
-                tick = max(tick + self._period, time.monotonic())
+                tick += self._period
+                if (late := time.monotonic() - tick) > self._period:
+                    tick += late
+                    self._log.warning(f'{late:.3f} s too slow for real time', throttle_duration_sec=SAY_AGAIN)
                 self._wait(tick)
                 self._advance()
         finally:
@@ -108,9 +111,11 @@ class Hardware:
 
     def _wait(self, tick: float) -> None:
         """Until then, take commands and answer services."""
-        while (left := tick - time.monotonic()) > 0 and not self._stop.is_set():
-            self._inbox.wait(left)
+        while True:
+            self._inbox.wait(max(0.0, tick - time.monotonic()))
             self._take_command()
+            if time.monotonic() >= tick or self._stop.is_set():
+                return
 
     def _take_command(self) -> None:
         message = self._inbox.take_latest(self._received)

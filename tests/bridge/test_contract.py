@@ -72,6 +72,7 @@ def test_further_keys():
     ({'vector__0__field': 'position'}, r'vector\[0\].field: position: expected an element of a list'),
     ({'vector__0__type': 'sensor_msgs/msg/Joint'}, r'vector\[0\].type: message type sensor_msgs/msg/Joint'),
     ({'vector__0__topic': 'imu'}, r'vector\[3\].type: expected sensor_msgs/msg/JointState, as elsewhere for imu'),
+    ({'vector__0__topic': 'command'}, 'command.type: expected sensor_msgs/msg/JointState, as elsewhere for command'),
     ({'vector__1__clip': [5, -5]}, r'vector\[1\].clip: expected \[low, high\]'),
     ({'vector__1__scale': 'two'}, r'vector\[1\].scale: expected a number'),
     ({'vector__1__name': 'shoulder'}, 'vector: expected different names'),

@@ -25,7 +25,7 @@ def anything(rng) -> np.ndarray:
     return values
 
 
-@pytest.mark.parametrize('stop', ['hold', 'zero', {'shoulder': 1.0, 'elbow': 0.5}])
+@pytest.mark.parametrize('stop', ['hold', 'zero', {'shoulder': 1.0, 'elbow': 0.5}, {'shoulder': 0, 'elbow': 0}])
 def test_whatever_comes_in(stop, rng):
     """10,000 commands and stops at random times, in bursts and after pauses, with clocks that stand still."""
     safety = Safety(contract(command__stop=stop))

@@ -120,6 +120,9 @@ def test_a_message_without_some_joints_is_left_out(fill):
 
 
 def test_receive_stamps(fill, pixels):
+    sensing = Sensing(contract())
+    sensing.receive('wrist/image_raw', image(0, pixels), T)
+    assert 'stamps: receive' in str(sensing.observe(T).problems[0])
     sensing = Sensing(contract(stamps='receive'))
     assert sensing.receive('wrist/image_raw', image(3, pixels), T) == T
     assert sensing.observe(T + 1).ages == {'wrist/image_raw': 1}
