@@ -207,6 +207,7 @@ class VaeConfig:
     free_nats: float = _number(0.5, 0.0)  # per latent dimension; below it the KL costs nothing more
     target: str = _choice('image', 'thumbnail', default='image')  # what z must predict; see nets/vae.py
     images: int = _number(100, 0)  # of a batch that V trains on, drawn at random; 0 takes all
+    updates: int = _number(0, 0)  # after which V stays as it is, so that M and C have a fixed world; 0: it never does
 
 
 @dataclass
@@ -229,6 +230,7 @@ class ControllerConfig:
     decay: float = _number(0.01, 0.0)  # times the mean squared weight, taken off the fitness
     horizon: int = _number(500, 1)  # agent steps of a dream
     first: float = _number(1.0, 0.0, 1.0)  # share of dreams that begin as episodes do; the others at replayed states
+    begin: int = _number(0, 0)  # updates before the first generation: until M is worth dreaming in
     every: int = _number(1, 0)  # updates between two generations; 0 leaves evolution to `dreamer evolve`
     exploration_noise: float = _number(0.0, 0.0)  # std of Gaussian noise added while collecting
 

@@ -36,14 +36,14 @@ class WorldModels(Agent):
     The paper's own tasks are won by surviving, so its dreams need only the prediction of `done`. Tasks with
     rewards need those too: a head on [z_t, h_t] predicts the reward that came with z_t.
 
-    The paper trains V, then M, then C. Here all three go on training as data come in, the paper's iterative
-    variant in small steps: M learns from codes that V gives now, z sampled anew in every batch, and after an
-    update C's distribution takes one generation of CMA-ES in dreams.
+    The paper trains V, then M, then C. Here they train while data come in, the paper's iterative variant in small
+    steps: M learns from codes that V gives now, z sampled anew in every batch, and after an update C's
+    distribution takes one generation of CMA-ES in dreams. `vae.updates` and `controller.begin` put them in the
+    paper's order.
 
     Args:
         config: the run's config.
         spec: the robot.
-
     """
 
     def __init__(self, config: Config, spec: RobotSpec):
@@ -66,6 +66,12 @@ class WorldModels(Agent):
 
     def loss(self, batch: Batch) -> Tuple[Tensor, Dict[str, Tensor]]:
         """V's loss on images of the batch plus M's on its sequences; M's gradient stops at the codes."""
+        if 0 < self.config.vae.updates <= int(self.updates):
+            with torch.no_grad():
+                z = self.sample_codes(batch.image)
+            total, metrics = self.memory_loss(z, batch)
+            metrics['model_loss'] = total.detach()
+            return total, metrics
         images, count = flatten_time(batch.image), self.config.vae.images
         chosen = images[torch.randint(len(images), (count,), device=images.device)] if count else images
         code = self.vae.encode(chosen)
@@ -116,8 +122,8 @@ class WorldModels(Agent):
         """One generation of C every `controller.every` updates."""
         self.updates += 1
         self._keep_first_images(batch)
-        every = self.config.controller.every
-        if not every or int(self.updates) % every:
+        settings, updates = self.config.controller, int(self.updates)
+        if not settings.every or updates % settings.every or updates <= settings.begin:
             return {}
         return self.evolve(batch, self.config.memory.temperature)
 

@@ -79,17 +79,20 @@ class Optimizer:
                 self.inner[name] = torch.optim.Adam(group, eps=config.eps, foreach=True)
 
     def step(self, *names: str) -> Dict[str, Tensor]:
-        """Apply the gradients that the named groups hold (all without a name), then drop them.
+        """Apply the gradients that the named groups hold (all without a name), then drop them. A group whose
+        training is over has none, and rests.
 
         Returns:
             gradient norms by group.
         """
         norms = {}
         for name in names or self.inner:
+            group, = self.inner[name].param_groups
+            if all(parameter.grad is None for parameter in group['params']):
+                continue
             self.steps[name] += 1
             warmup = self.config.warmup
             factor = min(1.0, self.steps[name] / warmup) if warmup else 1.0
-            group, = self.inner[name].param_groups
             group['lr'] = self.rates[name] * factor
             if self.config.kind == 'adam':
                 limit = self.config.clip

@@ -18,7 +18,7 @@ SMALL = ('env.image_size=32', 'conv.depth=2', 'mlp.units=9', 'vae.latent=3', 'me
 
 
 def config(*overrides):
-    return load_preset('world_models_cpu', (*SMALL, *overrides))
+    return load_preset('world_models_cpu', (*SMALL, 'controller.begin=0', *overrides))
 
 
 def agent(*overrides, seed=0):
@@ -233,8 +233,24 @@ def test_learner_evolves_every_few_updates(seed):
     assert not never.agent.controller.weight.any()
 
 
-def test_resume_continues_bit_for_bit(tmp_path, seed):
-    first, second = (Learner(config('controller.every=2'), robot(), 'cpu', s) for s in (seed, seed + 1))
+def test_v_rests_and_c_begins_when_told(seed):
+    trained = Learner(config('vae.updates=2', 'controller.begin=3', 'controller.every=1'), robot(), 'cpu', seed)
+    v, m, evolved = [], [], []
+    for k in range(5):
+        metrics = trained.update(samples(k))
+        v.append(torch.nn.utils.parameters_to_vector(trained.agent.vae.parameters()).detach())
+        m.append(torch.nn.utils.parameters_to_vector(trained.agent.memory.parameters()).detach())
+        evolved.append('dream_fitness' in metrics)
+        assert ('vae_loss' in metrics) == ('vae_grad_norm' in metrics) == (k < 2)
+    assert [torch.equal(a, b) for a, b in zip(v, v[1:])] == [False, True, True, True]
+    assert not any(torch.equal(a, b) for a, b in zip(m, m[1:]))
+    assert evolved == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize('overrides', [[], ['vae.updates=1']])
+def test_resume_continues_bit_for_bit(tmp_path, seed, overrides):
+    first, second = (
+        Learner(config('controller.every=2', *overrides), robot(), 'cpu', s) for s in (seed, seed + 1))
     for k in range(3):
         first.update(samples(k))
     first.save(tmp_path / 'checkpoint')
