@@ -41,7 +41,7 @@ AFTER = 0.25          # seconds after its last step: the action that answers it,
 LOOK = 0.5            # seconds between two looks for publishers
 SAY_AGAIN = 5.0       # seconds between two lines about the same trouble
 # Deep enough for half a second; images are large.
-IMAGE_DEPTH, DEPTH = 30, 1000
+IMAGE_DEPTH, DEPTH = 15, 1000
 
 
 class _Message(NamedTuple):
