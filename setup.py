@@ -29,6 +29,11 @@ SIMULATION = [
         'absl-py', 'dm-env', 'dm-tree', 'glfw', 'lxml', 'protobuf', 'pyparsing', 'requests', 'scipy', 'tqdm')),
 ]
 
+FIGURES = [
+    'matplotlib>=3.7',      # curves of runs and of bags
+    'imageio-ffmpeg>=0.4.9',  # encodes videos
+]
+
 SIGNING = [
     'cryptography>=40',     # ed25519
 ]
@@ -54,9 +59,13 @@ EXTRAS = {
         'onnx>=1.15',           # writes policies
         'safetensors>=0.4',     # checkpoints without pickle
         'tensorboard>=2.14',    # metrics in a browser
-        'matplotlib>=3.7',      # learning curves
-        'imageio-ffmpeg>=0.4.9',  # encodes videos
+        *FIGURES,
         'tqdm>=4.65',           # the progress bar
+    ],
+    # Looking at bags: `dreamer bag plot`, `dreamer bag video` and `dreamer view`.
+    'view': [
+        *FIGURES,
+        'rerun-sdk>=0.39,<1',   # the viewer; 170 MB, and needs NumPy 2
     ],
     # The model-free agent that `dreamer benchmark` compares with.
     'baselines': BASELINES,

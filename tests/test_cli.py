@@ -21,7 +21,7 @@ def dreamer(*words: str, **options) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize('words', [
-    [], ['launch'], ['eval'], ['plot'], ['dream'], ['replay'], ['benchmark'], ['benchmark', 'table'], ['bag'], ['bag', 'info'], ['tasks'], ['presets']])
+    [], ['launch'], ['eval'], ['plot'], ['dream'], ['replay'], ['benchmark'], ['benchmark', 'table'], ['bag'], ['bag', 'info'], ['bag', 'video'], ['bag', 'plot'], ['view'], ['tasks'], ['presets']])
 def test_every_command_has_help_with_an_example(words, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([*words, '--help'])
@@ -62,6 +62,8 @@ def test_presets_and_tasks(capsys):
     (['eval', '/nonexistent'], '/nonexistent'),
     (['plot', '/nonexistent'], '/nonexistent'),
     (['bag', 'info', '/nonexistent'], '/nonexistent'),
+    (['bag', 'plot', '/nonexistent'], '/nonexistent'),
+    (['bag', 'video', '/nonexistent'], '/nonexistent'),
     (['replay', '/nonexistent'], '/nonexistent'),
     (['replay', '.', '--dream'], 'mode dream expects run'),
     (['replay', '.', '--simulate', '--policy', 'x.onnx'], 'not used in mode simulate'),
@@ -78,7 +80,8 @@ def test_an_error_is_one_line_and_exit_code_2():
 
 
 @pytest.mark.parametrize('package, words, extra', [
-    ('dm_control', ['tasks'], 'sim'), ('matplotlib', ['plot', '{run}'], 'train')])
+    ('dm_control', ['tasks'], 'sim'), ('torch', ['dream', '{run}', '--bag', '{run}'], 'train'),
+    ('matplotlib', ['plot', '{run}'], 'view'), ('rerun', ['view', '{run}'], 'view')])
 def test_a_missing_extra_is_named(package, words, extra, tmp_path):
     (tmp_path / 'metrics.jsonl').write_text('{}\n')
     words = [word.format(run=tmp_path) for word in words]

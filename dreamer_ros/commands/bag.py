@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dreamer_ros.commands import looking
 from dreamer_ros.commands.options import command
 
 
@@ -10,12 +11,15 @@ def add(commands) -> None:
     bag = commands.add_parser('bag', help='look into episode bags',
                               epilog='example: dreamer bag info runs/cartpole_swingup-cpu-20260131-120000')
     bag_commands = bag.add_subparsers(metavar='COMMAND', required=True)
-    info = command(bag_commands, 'info', _bag_info, 'list the episodes in a bag or a folder of bags',
-                   'dreamer bag info runs/cartpole_swingup-cpu-20260131-120000')
-    info.add_argument('path', metavar='PATH', help='a bag, a folder of bags, or a run directory')
+    looking.add(bag_commands)
+    keep = command(bag_commands, 'keep', _bag_keep, 'mark bags that must stay in replay when the oldest leave',
+                   'dreamer bag keep runs/cartpole_swingup-cpu-20260131-120000/episodes/EPISODE')
+    keep.add_argument('paths', metavar='BAG', nargs='+', help='directory of a bag, or an MCAP file')
+    keep.add_argument('--undo', action='store_true', help='take the marks away')
 
 
-def _bag_info(arguments) -> int:
-    from dreamer_ros.replay.info import describe, format_table
-    print(format_table(describe(Path(arguments.path))))
+def _bag_keep(arguments) -> int:
+    from dreamer_ros.replay.keep import keep
+    for path in arguments.paths:
+        keep(Path(path), not arguments.undo)
     return 0

@@ -107,16 +107,16 @@ class Player:
     def _advertise(self) -> Dict[str, Publisher]:
         """Publishers by the topics' recorded names."""
         contract = self._bag.contract
-        commands = {f'{robot}{topics.ACTION.name}' for robot in self._bag.robots()}
-        if contract is not None:
-            commands |= {robot + contract.command_topic.name for robot in self._bag.robots()}
-            commands.add('/' + contract.command_topic.name.strip('/'))
+        commands = [topics.ACTION] if contract is None else [topics.ACTION, contract.command_topic]
         publishers = {}
         for name, topic in self._bag.topics.items():
             if name in UNPLAYED:
                 continue
             path, _, leaf = name.strip('/').rpartition('/')
-            place = '/'.join(part for part in (path, RECORDED, leaf) if part) if name in commands else name.strip('/')
+            commanded = any(
+                topic.type == command.type and f'/{name.strip("/")}'.endswith(f'/{command.name.strip("/")}')
+                for command in commands)
+            place = '/'.join(part for part in (path, RECORDED, leaf) if part) if commanded else name.strip('/')
             try:
                 publishers[name] = qos.publisher(self._node, dataclasses.replace(topic, name=place))
             except (ImportError, AttributeError):

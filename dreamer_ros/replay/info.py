@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from dreamer_ros.bridge.topics import STEP
 from dreamer_ros.errors import InputError
@@ -47,23 +47,35 @@ class BagInfo:
             return None
         return (self.steps - 1) / self.duration
 
+    def to_dict(self) -> Dict[str, Any]:
+        """JSON-ready."""
+        return {**dataclasses.asdict(self), 'rate': self.rate}
+
 
 def describe(path: Path) -> List[BagInfo]:
-    """Describe a bag, every bag of a folder (of folders), or those in `episodes/` and `evaluation/` of a run.
+    """Describe every bag that `bags_in` finds.
+
+    Raises:
+        InputError: there is none.
+    """
+    return [_describe(bag) for bag in bags_in(Path(path))]
+
+
+def bags_in(path: Path) -> List[Path]:
+    """A bag itself, every bag of a folder (of folders), or those in `episodes/` and `evaluation/` of a run.
 
     Raises:
         InputError: there is no such directory, or no bag in it.
     """
-    path = Path(path)
     if not path.is_dir():
         raise InputError(f'{path}: expected a bag, a folder of bags or a run, but it does not exist')
     if (path / 'metadata.yaml').exists() or mcap_files(path):
-        return [_describe(path)]
+        return [path]
     folders = [path / name for name in ('episodes', 'evaluation') if (path / name).is_dir()] or [path]
-    rows = [_describe(bag) for folder in folders for bag in _bags(folder)]
-    if not rows:
+    bags = [bag for folder in folders for bag in _bags(folder)]
+    if not bags:
         raise InputError(f'{path}: expected bags in it, found none')
-    return rows
+    return bags
 
 
 def _bags(folder: Path) -> Iterator[Path]:
@@ -112,7 +124,9 @@ def _describe(bag: Path) -> BagInfo:
 
 
 def _missing(custom_data: Dict[str, str], steps: List[int], duration: float) -> Optional[int]:
-    """Of a bag with the steps of one robot that says how often it acts."""
+    """Of a bag with the steps of one robot that says how often it acts, and nothing beside them."""
+    if 'contract' in custom_data:
+        return None
     try:
         period = RobotSpec.from_json(custom_data['spec'], 'custom_data').control_period
         return max(0, round(duration / period) + 1 - steps[0]) if len(steps) == 1 else None
@@ -125,8 +139,8 @@ def format_table(rows: List[BagInfo]) -> str:
     header = ('bag', 'steps', 'missing', 'return', 'mode', 'policy', 'seconds', 'steps/s', 'KiB')
     table = [header] + [
         (
-            row.name, _number(row.steps, '.0f'), _number(row.missing, '.0f'), _number(row.total_reward, '.2f'), row.mode or '-',
-            row.policy_version or '-', f'{row.duration:.1f}', _number(row.rate, '.1f'),
+            row.name, _number(row.steps, '.0f'), _number(row.missing, '.0f'), _number(row.total_reward, '.2f'),
+            row.mode or '-', row.policy_version or '-', f'{row.duration:.1f}', _number(row.rate, '.1f'),
             f'{row.size / 1024:.0f}',
         )
         for row in rows

@@ -57,7 +57,8 @@ class OpenBag:
         except OSError as error:
             raise InputError(f'bag {self.path}: expected a bag that can be read ({error})') from error
         if not recording.messages:
-            raise InputError(f'bag {self.path}: expected messages in it, found none')
+            reason = f' ({self.problems[0].reason})' if self.problems else ''
+            raise InputError(f'bag {self.path}: expected messages in it, found none{reason}')
         self._messages = sorted(recording.messages, key=operator.attrgetter('time'))
         self.start, self.end = self._messages[0].time, self._messages[-1].time
         offered = self._offered()

@@ -1,0 +1,90 @@
+"""A bag's rewards, actions and senses over time, as a picture."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from dreamer_ros.frames import side_by_side
+from dreamer_ros.viewing.figures import new_figure, save_figure
+from dreamer_ros.viewing.look import Look
+
+WIDTH = 1200
+PANEL = 190  # pixels of height per panel
+STRIP = 8    # images over the panels
+LEGEND = 12  # names at most; more curves than that have none
+UNITS = {'position': 'position [rad, m]', 'velocity': 'velocity [rad/s, m/s]', 'input': 'inputs'}
+
+
+class Panel(NamedTuple):
+    """Curves by name, float64[T] each; `held` values last until the next step."""
+
+    label: str
+    curves: Dict[str, np.ndarray]
+    held: bool = False
+
+
+def panels(look: Look, number: int) -> List[Panel]:
+    """What there is to draw of an episode."""
+    episode = look.episodes[number]
+    reward = episode.reward.astype(np.float64)
+    drawn = [
+        Panel('reward', {'reward': reward}),
+        Panel('return', {'return': np.cumsum(reward)}),
+        Panel('action', dict(zip(look.spec.action, episode.action.astype(np.float64).T)), held=True)]
+    return drawn + [Panel(UNITS[group], columns) for group, columns in look.senses[number].items()]
+
+
+def draw(axes: Sequence[Axes], drawn: Sequence[Panel], seconds: np.ndarray, named: bool = True) -> None:
+    """Draw an episode's panels, one below the other; `named` adds their legends."""
+    for axis, panel in zip(axes, drawn):
+        for place, (name, values) in enumerate(panel.curves.items()):
+            colour = f'C{place % 10}'
+            style = {'drawstyle': 'steps-post'} if panel.held else {}
+            axis.plot(seconds, values, color=colour, linewidth=1, label=name if named else None, **style)
+        axis.set_ylabel(panel.label, fontsize='small')
+        axis.tick_params(labelsize='small')
+        axis.grid(alpha=0.3)
+        if named and 1 < len(panel.curves) <= LEGEND:
+            axis.legend(fontsize='x-small', loc='center left', bbox_to_anchor=(1.0, 0.5))
+
+
+def plot_bag(look: Look, path: Path) -> Path:
+    """Draw all episodes of a bag on one time axis, with some of its images above; returns the PNG's path.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    drawn = [panels(look, number) for number in range(len(look.episodes))]
+    rows = max(drawn, key=len)
+    strip = bool(look.spec.cameras)
+    figure = new_figure(WIDTH, 60 + PANEL * len(rows) + PANEL * strip)
+    figure.suptitle(look.title(), fontsize='medium')
+    axes = figure.subplots(len(rows) + strip, 1, squeeze=False)[:, 0]
+    if strip:
+        _draw_strip(look, axes[0])
+    curves = axes[strip:]
+    for axis in curves[1:]:
+        axis.sharex(curves[0])
+    for number, each in enumerate(drawn):
+        seconds = look.seconds(number)
+        draw(curves, each, seconds, named=number == 0)
+        for axis in curves if number else ():
+            axis.axvline(seconds[0], color='0.6', linewidth=1)
+    curves[-1].set_xlabel('time [s]', fontsize='small')
+    return save_figure(figure, path)
+
+
+def _draw_strip(look: Look, axis: Axes) -> None:
+    """Images at equal distances over all steps."""
+    steps = [(number, k) for number, episode in enumerate(look.episodes) for k in range(len(episode))]
+    chosen = [steps[place] for place in np.linspace(0, len(steps) - 1, STRIP).round().astype(int)]
+    images = [side_by_side(look.episodes[number].image[k]) for number, k in chosen]
+    axis.imshow(np.concatenate(images, 1), interpolation='nearest')
+    width = images[0].shape[1]
+    axis.set_xticks([(place + 0.5) * width for place in range(STRIP)],
+                    [f'{look.seconds(number)[k]:.1f} s' for number, k in chosen])
+    axis.set_yticks([])
+    axis.tick_params(length=0, labelsize='small')

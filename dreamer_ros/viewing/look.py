@@ -1,0 +1,94 @@
+"""A bag's episodes with everything that people want to see of them."""
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import numpy as np
+
+from dreamer_ros.bridge.codecs import header_stamp
+from dreamer_ros.bridge.definitions import decode
+from dreamer_ros.bridge.topics import JOINT_STATES
+from dreamer_ros.errors import InputError
+from dreamer_ros.replay.episode import Episode
+from dreamer_ros.replay.opening import OpenBag
+from dreamer_ros.replay.reading import read_episodes
+from dreamer_ros.spec import RobotSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """One bag.
+
+    Attributes:
+        spec: of the robot.
+        episodes: in order of time, at least one.
+        senses: numbers per episode beside the images, by group (`position`, `velocity`, `input`) and name:
+            float64[T], NaN where the bag has none. Joint states, or a robot contract's inputs.
+        problems: why some of the bag is not there.
+    """
+
+    path: Path
+    spec: RobotSpec
+    episodes: Tuple[Episode, ...]
+    senses: Tuple[Dict[str, Dict[str, np.ndarray]], ...]
+    problems: Tuple[str, ...]
+
+    def seconds(self, number: int) -> np.ndarray:
+        """Of an episode's steps since the first step of the bag."""
+        return (self.episodes[number].stamp - self.episodes[0].stamp[0]) / 1e9
+
+    def title(self) -> str:
+        """For people."""
+        returns = ', '.join(f'{episode.total_reward:.2f}' for episode in self.episodes[:3])
+        more = ', …' if len(self.episodes) > 3 else ''
+        meta = self.episodes[0].meta
+        actor = meta.get('mode', '') + (f' {meta["policy_version"]}' if meta.get('policy_version') else '')
+        return f'{self.path.name}: {self.spec.name}, {f"{actor}, " if actor else ""}return {returns}{more}'
+
+
+def look(path: Path) -> Look:
+    """Read a bag to look at it.
+
+    Raises:
+        InputError: it does not say whose it is, or holds no episode that can be used.
+    """
+    bag = OpenBag(path)
+    spec = bag.spec()
+    episodes, problems = read_episodes(bag.path, spec)
+    if not episodes:
+        raise InputError(f'bag {path}: expected an episode of {spec.name}, but '
+                         f'{problems[0].reason if problems else "found none"}')
+    if bag.contract is not None:
+        senses = [_inputs(episode, spec) for episode in episodes]
+    else:
+        senses = _joint_states(bag, episodes)
+    return Look(bag.path.resolve(), spec, tuple(episodes), tuple(senses), tuple(problem.reason for problem in problems))
+
+
+def _inputs(episode: Episode, spec: RobotSpec) -> Dict[str, Dict[str, np.ndarray]]:
+    columns = dict(zip(spec.vector, episode.vector.astype(np.float64).T))
+    return {'input': columns} if columns else {}
+
+
+def _joint_states(bag: OpenBag, episodes: List[Episode]) -> List[Dict[str, Dict[str, np.ndarray]]]:
+    """Positions and velocities of every joint, whether the agent saw them or not."""
+    topics = [f'{robot}{JOINT_STATES.name}' for robot in bag.robots()]
+    messages = {}
+    for message in bag.messages(topics):
+        try:
+            messages.setdefault(header_stamp(message.data), decode(message.data, JOINT_STATES.type))
+        except InputError:
+            continue  # what cannot be read was told when the episodes were
+    senses = []
+    for episode in episodes:
+        found: Dict[str, Dict[str, np.ndarray]] = {'position': {}, 'velocity': {}}
+        for k, stamp in enumerate(episode.stamp.tolist()):
+            joints = messages.get(stamp)
+            for group, columns in found.items():
+                values = () if joints is None else getattr(joints, group)
+                for name, value in zip(() if joints is None else joints.name, values):
+                    columns.setdefault(name, np.full(len(episode), np.nan))[k] = value
+        senses.append({group: columns for group, columns in found.items() if columns})
+    return senses

@@ -1,0 +1,93 @@
+"""What is in one bag, told from its messages."""
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from dreamer_ros import cli
+from dreamer_ros.errors import InputError
+from dreamer_ros.replay.contents import read_contents
+from tests.replay import robot_bags
+from tests.replay.bags import PERIOD_NS, START_NS, cdr_messages, random_episode, write_raw
+
+
+@pytest.fixture
+def bag(tmp_path, rng):
+    """Two episodes of one robot, the second one with a hole and cut at its end; returns both, too."""
+    first = random_episode(rng, 20)
+    second = random_episode(rng, 15, START_NS + 30 * PERIOD_NS, last=False)
+    hole = {int(stamp) for stamp in second.stamp[5:8]}
+    rows = cdr_messages(first) + [row for row in cdr_messages(second) if row[2] not in hole]
+    return write_raw(tmp_path, 'two', rows), first, second
+
+
+def test_episodes_and_topics(bag):
+    path, first, second = bag
+    contents = read_contents(path)
+    whole, cut = contents.episodes
+    assert (whole.robot, whole.steps, whole.missing) == ('sim0', 20, 0)
+    assert whole.total_reward == pytest.approx(first.total_reward)
+    assert whole.state == ('terminal' if first.is_terminal[-1] else 'whole')
+    assert whole.actors == {'policy/7/explore': 19}
+    assert (cut.steps, cut.missing, cut.state) == (12, 3, 'cut at the end')
+    assert cut.total_reward == pytest.approx(np.delete(second.reward, [5, 6, 7]).sum(dtype=np.float64))
+    assert cut.start == pytest.approx(second.stamp[0] / 1e9)
+    topics = {topic.name: topic.regularity for topic in contents.topics}
+    assert len(topics) == 5 and all(topic.messages == 32 for topic in topics.values())
+    assert topics['/sim0/step'].gaps == 2, 'the hole, and the pause between the episodes'
+    assert topics['/sim0/step'].longest_gap == pytest.approx(11 * PERIOD_NS / 1e9)
+    assert contents.problems == ()
+
+
+def test_command(bag, capsys):
+    path, first, _ = bag
+    assert cli.main(['bag', 'info', str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert '2 episodes' in printed and f'{first.total_reward:.2f}' in printed and 'cut at the end' in printed
+    assert cli.main(['bag', 'info', str(path), '--json']) == 0
+    [told] = json.loads(capsys.readouterr().out)
+    assert [episode['steps'] for episode in told['episodes']] == [20, 12]
+    assert told['topics']['/sim0/action']['messages'] == 32
+    # a folder: what the recorders noted, or everything
+    assert cli.main(['bag', 'info', str(path.parent), '--json']) == 0
+    [told] = json.loads(capsys.readouterr().out)
+    assert told['steps'] == 32 and 'episodes' not in told
+    (path.parent / 'empty').mkdir()
+    assert cli.main(['bag', 'info', str(path.parent), '--json', '--full']) == 0
+    damaged, told = sorted(json.loads(capsys.readouterr().out), key=lambda each: 'episodes' in each)
+    assert len(told['episodes']) == 2 and 'empty' in damaged['problems'][0]
+
+
+def test_a_robot_with_a_contract(tmp_path, rng):
+    agent = robot_bags.played(rng, robot_bags.sensors(rng, 4.0), 30)
+    contents = read_contents(robot_bags.write_robot_bag(tmp_path, 'bag', agent.rows, robot_bags.contract()))
+    [episode] = contents.episodes
+    assert (episode.steps, episode.missing, episode.state) == (30, 0, 'whole')
+    assert episode.total_reward == pytest.approx(sum(agent.rewards))
+    rates = {topic.name: topic.regularity.rate for topic in contents.topics}
+    assert rates['/robot/camera/image_raw'] == pytest.approx(30, rel=0.05)
+    assert rates['/robot/cmd_vel'] == pytest.approx(10, rel=0.05)
+
+
+def test_a_robot_that_nobody_but_a_human_drove(tmp_path, rng):
+    """No `step` in the bag: ticks are laid by the contract."""
+    agent = robot_bags.played(rng, robot_bags.sensors(rng, 4.0), 30)
+    rows = [row for row in agent.rows if row[0] not in ('step', 'action')]
+    contents = read_contents(robot_bags.write_robot_bag(tmp_path, 'bag', rows, robot_bags.contract()))
+    [episode] = contents.episodes
+    assert episode.steps > 20 and episode.actors == {}
+
+
+def test_a_damaged_bag_says_so(bag):
+    path, _, _ = bag
+    [file] = path.glob('*.mcap')
+    data = file.read_bytes()
+    file.write_bytes(data[:-100])
+    contents = read_contents(path)
+    assert len(contents.episodes) == 2 and 'problem: ' in contents.table()
+    assert any('breaks off' in problem for problem in contents.problems)
+    file.write_bytes(b'nothing')
+    with pytest.raises(InputError, match='expected messages in it.*does not begin as an MCAP'):
+        read_contents(path)
