@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = 'dreamer_ros'
 
-NODES = ['simulator', 'agent', 'robot_agent', 'trainer', 'recorder', 'evaluator', 'hardware', 'player', 'resimulator', 'dream_player']
+NODES = ['simulator', 'agent', 'robot_agent', 'trainer', 'offline_trainer', 'recorder', 'evaluator', 'hardware', 'player', 'resimulator', 'dream_player']
 
 # What a robot needs.
 ROBOT = [
@@ -16,7 +16,7 @@ ROBOT = [
     'mcap>=1.6',            # writes and reads episode bags
     'zstandard>=0.20',      # compresses them
     'rosbags>=0.11',        # message definitions and type hashes; foreign bags
-    'pillow>=9.4',          # decodes and resizes camera images
+    'pillow>=9.0',          # decodes and resizes camera images
 ]
 
 SIMULATION = [

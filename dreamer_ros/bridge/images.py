@@ -62,7 +62,7 @@ def decode_image(
     if image.mode == 'I;16':
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if size is not None and (height, width) != size:
-        image = image.resize((size[1], size[0]), Image.Resampling.BOX)
+        image = image.resize((size[1], size[0]), Image.BOX)
     pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
 
