@@ -26,6 +26,7 @@ from dreamer_ros.replay.reading import read_episodes
 from dreamer_ros.viewing.shadow import Shadow
 
 DISCOVERY_TIME = 1.0  # seconds for subscribers that are there already to find the publishers
+CHECK_PERIOD = 1.0    # seconds between two looks for somebody else's /clock
 CLOCK_PERIOD = 0.02   # seconds between two messages of /clock while nothing else is due
 DRAIN_TIME = 0.5      # seconds for the last messages to arrive before the publishers are gone
 SAY_AGAIN = 5.0       # seconds between two lines about the same trouble
@@ -70,6 +71,7 @@ class Player:
         self._publishers = self._advertise()
         self._clocks = qos.publisher(node, topics.CLOCK)
         self._time = 0
+        self._next_check = 0.0
 
     def run(self) -> None:
         """Play the bag once.
@@ -135,10 +137,7 @@ class Player:
         """True when the wanted ones are there, False on stop."""
         began = time.monotonic()
         while not self._stop.wait(0.05):
-            others = self._node.count_publishers(topics.CLOCK.name) - 1
-            if others > 0:
-                raise InputError(f'topic {topics.CLOCK.name}: expected no other publisher while a bag is played, got '
-                                 f'{others}; time would run backwards for whoever listens')
+            self._refuse_other_clocks()
             matched = max((publisher.get_subscription_count() for publisher in self._publishers.values()), default=0)
             if time.monotonic() - began >= DISCOVERY_TIME:
                 if matched >= self._wait_for_subscribers:
@@ -146,6 +145,12 @@ class Player:
                 self._log.info(f'waiting for {self._wait_for_subscribers} subscribers of a topic, {matched} there',
                                throttle_duration_sec=SAY_AGAIN)
         return False
+
+    def _refuse_other_clocks(self) -> None:
+        others = self._node.count_publishers(topics.CLOCK.name) - 1
+        if others > 0:
+            raise InputError(f'topic {topics.CLOCK.name}: expected no other publisher while a bag is played, got '
+                             f'{others}; time would run backwards for whoever listens')
 
     # Playing
 
@@ -173,6 +178,9 @@ class Player:
 
     def _tell_time(self, nanoseconds: int) -> None:
         """/clock never stands at 0 and never goes back, however the messages of a bag are ordered."""
+        if time.monotonic() > self._next_check:  # discovery may be slow
+            self._next_check = time.monotonic() + CHECK_PERIOD
+            self._refuse_other_clocks()
         if nanoseconds > self._time:
             self._time = nanoseconds
             message = Clock()
