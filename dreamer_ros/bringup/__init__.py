@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from typing import Dict, Mapping, Sequence, Tuple
 
-from dreamer_ros.bringup import bags, recording, simulation
+from dreamer_ros.bringup import bags, recording, robot, simulation
 from dreamer_ros.bringup.parts import Argument, Scenario
 from dreamer_ros.errors import InputError
 
@@ -16,6 +16,7 @@ from dreamer_ros.errors import InputError
 SCENARIOS = {
     'sim_train': (simulation.SIM_TRAIN_ARGUMENTS, simulation.sim_train),
     'sim_eval': (simulation.SIM_EVAL_ARGUMENTS, simulation.sim_eval),
+    'deploy': (robot.DEPLOY_ARGUMENTS, robot.deploy),
     'record': (recording.RECORD_ARGUMENTS, recording.record),
     'replay': (bags.REPLAY_ARGUMENTS, bags.replay),
 }
