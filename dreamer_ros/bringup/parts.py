@@ -55,6 +55,7 @@ class Process:
         environment: variables set unless the user's environment has them already.
         leads: the scenario is over when this process exits with 0; it owns the terminal.
         patience: seconds it may take to end when asked to, and what it does in that time.
+        node: name of the node; '' for that of the executable.
     """
 
     executable: str
@@ -64,11 +65,12 @@ class Process:
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     leads: bool = False
     patience: Tuple[float, str] = (5.0, 'shutting down')
+    node: str = ''
 
     @property
     def name(self) -> str:
         """Node name."""
-        return self.executable
+        return self.node or self.executable
 
     @property
     def label(self) -> str:

@@ -175,8 +175,8 @@ class Control:
         self._judge(sensed)
         if sensed.reward_problems:
             self._complain(f'reward counted as 0: {"; ".join(map(str, sensed.reward_problems))}')
-        if self._gate.reasons:
-            self._stopped(sensed)
+        if self._gate.reasons and not (self.playing and self._passing(sensed)):
+            self._end_episode(sensed)
             return
         if not self._started:
             self._gate.start(sensed.feedback)  # InputError: stands where it may not
@@ -192,9 +192,14 @@ class Control:
         limited = self._gate.command(action, ticket)
         late = time.monotonic() > due
         self.overruns += late
-        if limited is None:
-            self._mode = mode
-            self._stopped(sensed)
+        self._mode = mode
+        if limited is None:  # held back: what is learnt from is the stop
+            self._stops += 1
+            self._gate.stop()  # whoever holds may not have come to it yet
+            if self._passing(sensed):
+                self._step(sensed, self._gate.action(self._gate.values))
+            else:
+                self._end_episode(sensed)
             return
         if limited.refused:
             self._gate.hold('action', f'the action of {mode} is not finite: {action.tolist()}')
@@ -206,7 +211,6 @@ class Control:
         if limited.clamped or limited.slowed:
             self.limited += 1
             action = self._gate.action(limited.values)  # what is learnt from is what was done
-        self._mode = mode
         self._stops = 0
         self._step(sensed, action)
 
@@ -216,14 +220,10 @@ class Control:
         self._length += 1
         self.played += 1
 
-    def _stopped(self, sensed: Sensed) -> None:
-        """Something keeps the robot stopped at this tick: what is learnt from it is the stop."""
-        self._stops += 1
-        passing = self._stops <= PASSING and PASSING_REASONS.issuperset(self._gate.reasons)
-        if self.playing and passing and not sensed.problems:
-            self._step(sensed, self._gate.action(self._gate.values))
-        else:
-            self._end_episode(sensed)
+    def _passing(self, sensed: Sensed) -> bool:
+        """Whether what holds the robot is no end of the episode."""
+        return (self._stops <= PASSING and not sensed.problems
+                and PASSING_REASONS.issuperset(self._gate.reasons))
 
     def _judge(self, sensed: Sensed) -> None:
         """Hold the robot for as long as the observation is nothing to act upon."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import gc
 import time
-from typing import Callable, Dict, Iterator, Optional
+from typing import Callable, Dict, List, Optional
 
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
@@ -179,11 +179,9 @@ class Deployment:
             raise InputError('expected a running episode')
         self._control.end_episode()
 
-    def events(self) -> Iterator[str]:
-        """Sentences about stops since the last call."""
-        while self._gate.events:
-            reason = self._gate.events.popleft()
-            yield f'stopped: {reason}' if reason else 'commands again'
+    def stops(self) -> List[str]:
+        """Why the robot was stopped since the last call, stop by stop."""
+        return [self._gate.events.popleft() for _ in range(len(self._gate.events))]
 
     def waiting(self) -> str:
         """What commands wait for, if anything."""

@@ -70,7 +70,7 @@ class Guard:
             values: f64[A] of the last command; where a stop begins.
         """
         try:
-            os.write(self._pipe, _BEAT.pack(armed, ahead) + np.asarray(values, np.float64).tobytes())
+            os.write(self._pipe, pack(armed, ahead, values))
         except BlockingIOError:
             pass  # it was suspended: what it has not read says as much as one beat more
         except BrokenPipeError:
@@ -81,6 +81,11 @@ class Guard:
         os.close(self._pipe)
         os.close(self._ready)
         self._process.wait()
+
+
+def pack(armed: bool, ahead: int, values: np.ndarray) -> bytes:
+    """A beat as it travels, see `Guard.beat`."""
+    return _BEAT.pack(armed, ahead) + np.asarray(values, np.float64).tobytes()
 
 
 def main() -> int:

@@ -5,10 +5,11 @@ and falls silent. README.md lists what stops the robot, how fast, and what no so
 """
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
-from typing import Optional
+from typing import Dict, Optional, Tuple
 
 from rclpy.executors import ConditionReachedException, ShutdownException, SingleThreadedExecutor, TimeoutException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -72,6 +73,7 @@ class RobotAgent(LifecycleNode):
         self.refusal: Optional[InputError] = None
         self._offered: Optional[Manifest] = None
         self._complaint = ''
+        self._said: Dict[str, Tuple[float, int]] = {}  # about stops: when, and how many there were since
         self.create_subscription(
             qos.message_type(topics.POLICY), topics.POLICY.name, self._on_manifest, qos.profile(topics.LATCHED))
         self.create_service(SetBool, '~/enable', self._on_enable)
@@ -168,8 +170,8 @@ class RobotAgent(LifecycleNode):
         deployment = self.deployment
         if deployment is None:
             return
-        for sentence in deployment.events():
-            self._log.warning(sentence)
+        for reason in deployment.stops():
+            self._say_stop(reason)
         if deployment.waiting():
             self._log.info(f'waiting: {deployment.waiting()}', throttle_duration_sec=SAY_AGAIN, skip_first=True)
         if deployment.policies.poll():
@@ -178,6 +180,16 @@ class RobotAgent(LifecycleNode):
             else:
                 self._log.info(f'policy {deployment.version}')
         deployment.tick_diagnostics()
+
+    def _say_stop(self, reason: str) -> None:
+        """Each kind of stop once in a while: on a busy computer there may be many."""
+        kind, now = re.sub(r'[\d.]+', '', reason), time.monotonic()
+        said, unsaid = self._said.get(kind, (-SAY_AGAIN, 0))
+        if now - said < SAY_AGAIN:
+            self._said[kind] = said, unsaid + 1
+            return
+        self._said[kind] = now, 0
+        self._log.warning(f'stopped: {reason}' + (f' ({unsaid} more such stops before)' if unsaid else ''))
 
     def _lacking(self) -> str:
         """Where a policy has to come from before there can be anything; '' when there is one, or none is needed."""

@@ -33,8 +33,7 @@ class Gate:
 
     Attributes:
         stops: how often the robot was stopped, by name of what held first.
-        events: why the robot was stopped, and '' where commands may pass again, for whoever logs it: a stop must
-            not wait for a terminal.
+        events: why the robot was stopped, for whoever logs it: a stop must not wait for a terminal.
         values: f64[A], what the robot was told last, in the units of the contract; NaN where nothing yet.
     """
 
@@ -121,8 +120,7 @@ class Gate:
 
     def release(self, name: str) -> None:
         """The trouble of that name is over."""
-        if self._reasons.pop(name, None) is not None and self._live and not self._reasons:
-            self.events.append('')
+        self._reasons.pop(name, None)
 
     def stop(self) -> None:
         """Publish the stop command."""

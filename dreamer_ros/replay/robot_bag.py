@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from dreamer_ros.bridge.codecs import Step, header_stamp, read_action, read_step
+from dreamer_ros.bridge.codecs import AGE_PREFIX, Step, header_stamp, read_action, read_step
 from dreamer_ros.bridge.commands import Commands
 from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.bridge.definitions import decode
@@ -29,7 +29,6 @@ from dreamer_ros.replay.recording import Recording
 from dreamer_ros.replay.rows import Row, Rows, Unusable
 from dreamer_ros.replay.scan import RawMessage
 
-AGE = 'age/'  # and the topic's name in the contract: a scalar of `step`
 SILENCE = 10_000_000_000  # ns without a message of any topic: ticks are not tried one by one
 CLOCKS_DIFFER = 1_000_000_000  # ns; no network is that slow
 STRAY = 60_000_000_000  # ns from its neighbours: a stamp that can't be right
@@ -286,8 +285,8 @@ def _recorded(path: Path, tracks: RobotTracks, contract: RobotContract) -> Rows:
 
 def _tick(message: Any) -> Tick:
     scalars = read_step(message)
-    ages = {name[len(AGE):]: int(value) for name, value in zip(message.name, message.position)
-            if name.startswith(AGE) and np.isfinite(value)}
+    ages = {name[len(AGE_PREFIX):]: int(value) for name, value in zip(message.name, message.position)
+            if name.startswith(AGE_PREFIX) and np.isfinite(value)}
     return Tick(scalars.stamp, scalars, ages)
 
 

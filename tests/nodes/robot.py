@@ -165,6 +165,12 @@ class Ears:
         self._executor.spin_until_future_complete(future, timeout_sec=timeout)
         return future.result()
 
+    def spin(self, seconds: float) -> None:
+        """Run callbacks of `node`."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+
     def ask_for(self, fault: str) -> int:
         """A fault of the faulty agent, see `faulty.py`; the moment it began, in ns."""
         self.began = 0

@@ -1,0 +1,123 @@
+"""Scenarios on robots: play a policy."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Tuple
+
+import yaml
+
+from dreamer_ros.bridge.contract import RobotContract, load_contract
+from dreamer_ros.bringup.parts import ONE_THREAD, Argument, Process, Scenario, whole
+from dreamer_ros.errors import InputError
+from dreamer_ros.files import write_file
+from dreamer_ros.paths import share
+from dreamer_ros.policy.loader import find_manifest, load
+from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training.run import default_logdir
+
+STOPPING = (15.0, 'stopping the robot')
+SIMULATED_AGE = 3  # control periods that observations of a simulated robot may be old, at least:
+SIMULATED_AGE_SECONDS = 0.1
+
+_FLAG = ('true', 'false')
+
+DEPLOY_ARGUMENTS = (
+    Argument('policy', '', 'ONNX file, manifest, or name of a released policy in models/; default: what a trainer '
+             'offers on /policy'),
+    Argument('robot', '', 'robot contract: a YAML file, or the name of a robot of sim/; default: a simulated robot as '
+             'the policy knows it'),
+    Argument('hardware', 'auto', 'whether a simulator stands in for the robot; auto: if there is no contract',
+             choices=('auto', *_FLAG)),
+    Argument('task', '', 'what the stand-in simulates; default: what the policy was trained for'),
+    Argument('namespace', '', "of the robot's topics; default: its name"),
+    Argument('autostart', 'true', 'activate at once; false: wait for `ros2 lifecycle`', lambda text: text == 'true',
+             choices=_FLAG),
+    Argument('seed', '0', "of the stand-in's initial states", whole(0), 'a whole number from 0'),
+)
+
+
+def deploy(policy: str, robot: str, hardware: str, task: str, namespace: str, autostart: bool, seed: int) -> Scenario:
+    if not policy and not robot:
+        raise InputError('deploy: expected policy:=<ONNX file>, robot:=<contract>, or both')
+    path = _policy_path(policy) if policy else None
+    spec = load(find_manifest(path)).spec if path else None
+    folder = default_logdir(Path(robot).stem if robot else spec.name, 'deploy').absolute()
+    if robot:
+        contract = load_contract(robot)
+        source = robot if not Path(robot).suffix else str(Path(robot).expanduser().absolute())
+    else:
+        contract, source = _simulated(spec, folder)
+    if spec:
+        contract.check(spec)
+    place = '/' + (namespace or contract.name).strip('/')
+    agent = {'robot': source, 'autostart': autostart}
+    if path:
+        agent['policy'] = str(path)
+    processes = []
+    if hardware == 'true' or (hardware == 'auto' and not robot):
+        task = task or (spec.name if spec else '')
+        if not task:
+            raise InputError('deploy: expected task:=<what the stand-in simulates>')
+        processes.append(Process(
+            'hardware', place, {'task': task, 'robot': source, 'seed': seed}, environment=ONE_THREAD))
+    processes.append(Process(
+        'robot_agent', place, agent, (('policy', '/policy'),), ONE_THREAD, leads=True, patience=STOPPING,
+        node='agent'))
+    return Scenario('deploy', tuple(processes), folder)
+
+
+def _policy_path(policy: str) -> Path:
+    path = Path(policy).expanduser().absolute()
+    if path.suffix in ('.onnx', '.json'):
+        return path
+    known = sorted(file.stem for file in share('models').glob('*.onnx'))
+    if policy not in known:
+        raise InputError(f'policy:={policy}: expected an ONNX file, a manifest, or one of the released policies: '
+                         f'{", ".join(known) or "none are installed"}')
+    return share('models', f'{policy}.onnx')
+
+
+def _simulated(spec: RobotSpec, folder: Path) -> Tuple[RobotContract, str]:
+    """The contract of a simulated robot as a policy knows it, and its file."""
+    path = folder / 'robot.yaml'
+    contract = RobotContract.from_text(simulated_contract(spec), str(path))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(path, contract.text)
+    return contract, str(path)
+
+
+def simulated_contract(spec: RobotSpec) -> str:
+    """YAML of a contract that has the spec: images, joint states, and a controller that takes the actions' units.
+
+    Raises:
+        InputError: a spec that says too little, that of discrete actions.
+    """
+    if spec.discrete:
+        raise InputError(f'deploy: {spec.name} has discrete actions, so that only a contract can say what they do: '
+                         'expected robot:=<contract>')
+    topics = [f'{"camera" if number == 0 else name}/image_raw' for number, name in enumerate(spec.cameras)]
+    middle = [(low + high) / 2 for low, high in zip(spec.action_low, spec.action_high)]
+    centred = not any(middle)
+    contract = {
+        'name': spec.name,
+        'rate': 1 / spec.control_period,
+        'max_age': max(SIMULATED_AGE * spec.control_period, SIMULATED_AGE_SECONDS),
+        **({'image_size': list(spec.image_size)} if spec.cameras else {}),
+        'cameras': {name: {'topic': topic, 'type': 'sensor_msgs/msg/Image'} for name, topic in zip(spec.cameras, topics)},
+        'vector': [_joint(name) for name in spec.vector],
+        'command': {
+            'topic': 'commands', 'type': 'std_msgs/msg/Float64MultiArray',
+            'axes': [{'name': name, 'field': f'data[{number}]', 'limits': [low, high]} for number, (name, low, high)
+                     in enumerate(zip(spec.action, spec.action_low, spec.action_high))],
+            'stop': 'zero' if centred else dict(zip(spec.action, middle)),
+        },
+    }
+    return yaml.safe_dump({key: value for key, value in contract.items() if value != {} and value != []},
+                          sort_keys=False)
+
+
+def _joint(name: str) -> dict:
+    """The input called `<joint>/position` or `<joint>/velocity`."""
+    joint, _, quantity = name.rpartition('/')
+    return {'name': name, 'topic': 'joint_states', 'type': 'sensor_msgs/msg/JointState',
+            'field': f'{quantity}[{joint}]'}

@@ -1,0 +1,7 @@
+"""Play a policy on a robot through its contract, or on a simulated one."""
+from dreamer_ros.ros_launch import launch_description
+
+
+def generate_launch_description():
+    """See `ros2 launch dreamer_ros deploy.launch.py --show-args`."""
+    return launch_description('deploy')

@@ -1,0 +1,219 @@
+"""The robot agent on a robot of topics: its life, its policies, what it records, and what stops the robot."""
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image, JointState, Joy
+from std_msgs.msg import Header, String
+from std_srvs.srv import Trigger
+
+from dreamer_ros.bridge import codecs, topics
+from dreamer_ros.bridge.sensing import Sensing
+from dreamer_ros.nodes import qos
+from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.spec import RobotSpec
+from tests.nodes.faults import CLOCK, CORRUPT, FAULTS, inject, scene
+from tests.nodes.robot import write_contract, write_policy
+
+RATE = 20.0
+# Periods until the stop; the suite also runs on machines that are busy with other things. bench_faults is strict.
+PATIENCE = 6.0
+
+
+@pytest.fixture
+def robot(ros_domain, tmp_path):
+    with scene(tmp_path, ros_domain, RATE) as made:
+        yield made
+        print(made.log.read_text())
+
+
+def inject_and_check(robot, kinds):
+    outcomes = [inject(robot, kind) for kind in kinds]
+    print(outcomes)
+    assert all(outcome.periods is not None and outcome.periods < PATIENCE for outcome in outcomes), outcomes
+
+
+def test_what_stops_the_robot_while_the_agent_lives_on(robot):
+    inject_and_check(robot, [kind for kind in FAULTS if kind not in ('SIGTERM', 'SIGINT', 'agent killed (SIGKILL)')])
+    robot.ready()
+    for sentence in ('camera/image_raw: 0.', 'expected encoding', 'expected a finite value, got nan',
+                     'is not finite', 'no command within', 'the executor is stuck', 'emergency stop on /robot/estop'):
+        assert sentence in robot.log.read_text(), sentence
+    robot.agent.send_signal(signal.SIGINT)
+    assert robot.agent.wait(30) == 0
+    assert robot.ears.silent(0.3) and robot.ears.commands[-1].is_stop
+    assert 'stopped the robot and fell silent after' in robot.log.read_text()
+
+
+def test_a_paused_clock_stops_the_robot(ros_domain, tmp_path):
+    with scene(tmp_path, ros_domain, RATE, clock=True) as robot:
+        inject_and_check(robot, [CLOCK])
+
+
+@pytest.mark.parametrize('kind', ['SIGTERM', 'agent killed (SIGKILL)'])
+def test_a_robot_whose_agent_ends_is_stopped(robot, kind):
+    robot.ready()
+    began = FAULTS[kind](robot)
+    stop = robot.ears.first_stop(began)
+    assert stop is not None and stop.received - began < PATIENCE * robot.period
+    code = robot.agent.wait(30)
+    assert code == (0 if kind == 'SIGTERM' else -signal.SIGKILL)
+    time.sleep(1.0)  # the guard's last stops
+    assert robot.ears.silent(0.5) and robot.ears.commands[-1].is_stop
+
+
+def test_policies_of_a_trainer(robot):
+    """Signed ones play, swapped between two steps; others are refused; a rollback brings the one before."""
+    outcome = inject(robot, CORRUPT)
+    assert outcome.periods == 0.0
+    ears, manifests = robot.ears, robot.manifests
+    assert modes(ears) == {'policy/1/evaluate'}
+    ears.offer(write_policy(robot.folder / 'unsigned.onnx', robot.contract, version=3))
+    wait_for(lambda: 'expected a signature by the key' in robot.log.read_text())
+    ears.offer(manifests[2])
+    wait_for(lambda: 'policy version 2' in robot.log.read_text())
+    robot.ready()
+    assert modes(ears) == {'policy/2/evaluate'}
+    assert ears.call(Trigger, 'rollback', Trigger.Request()).message == 'policy version 1'
+    assert modes(ears) == {'policy/1/evaluate'}
+    assert 'keeping version 1' in robot.log.read_text()
+
+
+def test_life(ros_domain, tmp_path):
+    """By the services of its lifecycle; nothing is commanded unless it is active."""
+    with scene(tmp_path, ros_domain, RATE, autostart=False) as robot:
+        ears = robot.ears
+
+        def change(transition):
+            request = ChangeState.Request(transition=Transition(id=transition))
+            return ears.call(ChangeState, 'change_state', request).success
+
+        def state():
+            return ears.call(GetState, 'get_state', GetState.Request()).current_state.id
+        assert state() == State.PRIMARY_STATE_UNCONFIGURED
+        assert change(Transition.TRANSITION_CONFIGURE) and ears.silent(0.3)
+        ears.press(True)
+        time.sleep(0.2)
+        assert change(Transition.TRANSITION_ACTIVATE)
+        time.sleep(0.5)
+        assert ears.commands and all(command.is_stop for command in ears.commands), 'the emergency stop came before'
+        ears.press(False)
+        time.sleep(0.2)
+        assert all(command.is_stop for command in ears.commands), 'releasing it starts nothing'
+        ears.enable()
+        robot.ready()
+        ears.enable(False)
+        assert ears.first_stop(time.time_ns() - 10**9)
+        ears.enable()
+        robot.ready()
+        assert change(Transition.TRANSITION_DEACTIVATE)
+        assert ears.commands[-1].is_stop and ears.silent(0.3)
+        assert change(Transition.TRANSITION_ACTIVATE)
+        robot.ready()
+        assert change(Transition.TRANSITION_DEACTIVATE) and change(Transition.TRANSITION_CLEANUP)
+        (tmp_path / 'robot.yaml').write_text('name: 3')
+        assert not change(Transition.TRANSITION_CONFIGURE)
+        assert f'{tmp_path}/robot.yaml: ' in robot.log.read_text()
+        assert state() == State.PRIMARY_STATE_UNCONFIGURED
+        assert change(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+        assert robot.agent.wait(30) == 0
+
+
+def test_what_is_recorded_is_what_the_agent_saw(robot):
+    """From the robot's own topics, `step` and `action` alone, the policy gives the same actions again."""
+    heard = {'camera/image_raw': {}, 'joint_states': {}}
+    steps, actions, specs, beats = [], {}, [], []
+    node, ears = robot.ears.node, robot.ears
+
+    def keep(topic):
+        return lambda message: heard[topic].__setitem__(codecs.stamp_to_ns(message.header.stamp), message)
+    many = QoSProfile(depth=1000)
+    node.create_subscription(Image, 'camera/image_raw', keep('camera/image_raw'), many)
+    node.create_subscription(JointState, 'joint_states', keep('joint_states'), many)
+    node.create_subscription(JointState, 'step', steps.append, many)
+    node.create_subscription(
+        Joy, 'action', lambda message: actions.__setitem__(codecs.stamp_to_ns(message.header.stamp), message), many)
+    node.create_subscription(String, 'spec', specs.append, qos.profile(topics.LATCHED))
+    node.create_subscription(Header, 'agent/heartbeat', beats.append, many)
+    robot.ready()
+    ears.spin(1.0)
+    assert ears.call(Trigger, 'end_episode', Trigger.Request()).success
+    ears.spin(2.0)
+    assert RobotSpec.from_json(json.dumps({**json.loads(specs[0].data)}), 'spec').hash == robot.contract.spec.hash
+    assert beats[-1].frame_id == 'commanding'
+
+    sensing, runner = Sensing(robot.contract), PolicyRunner(robot.folder / 'policy_1.onnx')
+    compared, begun = 0, False
+    for message in steps:
+        step, values = codecs.read_step(message), dict(zip(message.name, message.position))
+        begun |= step.is_first
+        begun &= step.stamp in actions
+        if not begun:
+            continue
+        used = {topic: step.stamp - int(values[codecs.AGE_PREFIX + topic]) for topic in heard}
+        if any(stamp not in heard[topic] for topic, stamp in used.items()):
+            begun = False  # before this node listened
+            continue
+        for topic, stamp in used.items():
+            sensing.receive(topic, heard[topic][stamp], stamp)
+        sensed = sensing.observe(step.stamp)
+        assert not sensed.problems
+        action = np.array(actions[step.stamp].axes)
+        if step.is_last:
+            assert not action.any()
+            begun = False
+            continue
+        expected = runner.act(sensed.image, sensed.vector, step.is_first, explore=False)
+        late = not action.any()  # such a tick was stopped, which is what was recorded
+        assert late or np.abs(action - expected).max() < 1e-6
+        compared += 1
+    print('compared', compared, 'steps')
+    assert compared > RATE
+    played = [codecs.read_step(message) for message in steps]
+    assert any(step.is_last for step in played) and all(np.diff([step.stamp for step in played]) > 0)
+
+
+def test_refusals(ros_domain, tmp_path):
+    contract = write_contract(tmp_path / 'robot.yaml')
+    other = write_contract(tmp_path / 'other.yaml', rate=50.0)
+    write_policy(tmp_path / 'other.onnx', other)
+
+    def run(*parameters):
+        command = [sys.executable, '-m', 'dreamer_ros.nodes.robot_agent', '--ros-args']
+        for parameter in parameters:
+            command += ['-p', parameter]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        return done.stderr.splitlines()[-1]
+    assert run() == 'error: /agent: parameter robot: expected a contract, got none'
+    assert run(f'robot:={contract.source}', f'policy:={tmp_path}/other.onnx') == (
+        f'error: {contract.source}: rate: expected 50, as for tiny, got 20')
+    keyed = write_contract(tmp_path / 'keyed.yaml', rate=50.0, more=f"public_key: '{'ab' * 32}'")
+    assert f'expected a signature by the key {"ab" * 32}, got none' in run(
+        f'robot:={keyed.source}', f'policy:={tmp_path}/other.onnx')
+
+
+def modes(ears):
+    """Who chose the actions of the next half second."""
+    heard = []
+    subscription = ears.node.create_subscription(Joy, 'action', heard.append, QoSProfile(depth=10))
+    ears.spin(0.5)
+    ears.node.destroy_subscription(subscription)
+    return {message.header.frame_id for message in heard}
+
+
+def wait_for(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, 'it did not happen'
+        time.sleep(0.01)
+

@@ -1,0 +1,223 @@
+"""Gate, watchdog, guard and metronome by themselves."""
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from dreamer_ros.bridge.contract import RobotContract
+from dreamer_ros.bridge.definitions import decode
+from dreamer_ros.nodes import guard
+from dreamer_ros.nodes.metronome import MARGIN, Metronome
+from dreamer_ros.nodes.watchdog import Advance, Deadline, Gate, Watchdog
+from tests.nodes.robot import CONTRACT
+
+TWIST = 'geometry_msgs/msg/Twist'
+ACTION = np.array([0.5, -0.5], np.float32)
+
+
+@pytest.fixture
+def contract():
+    return RobotContract.from_text(CONTRACT.format(rate=100, max_age=1, more=''), 'robot.yaml')
+
+
+class Wire:
+    """What a gate publishes: 'stop' or the speeds, in order."""
+
+    def __init__(self, contract):
+        self.sent = []
+        self.gate = Gate(contract, self._note, self._note, time.time_ns)
+        self.gate.open()
+
+    def _note(self, cdr):
+        twist = decode(cdr, TWIST)
+        speeds = twist.linear.x, twist.angular.z
+        self.sent.append('stop' if speeds == (0, 0) else speeds)
+
+
+@pytest.fixture
+def wire(contract):
+    return Wire(contract)
+
+
+def test_gate_passes_until_it_is_held_by_anybody(wire):
+    gate = wire.gate
+    assert gate.command(ACTION, gate.ticket()).values.tolist() == [1.0, -0.5]
+    gate.hold('one', 'a')
+    gate.hold('two', 'b')
+    gate.hold('one', 'again')
+    assert gate.command(ACTION, gate.ticket()) is None
+    gate.release('one')
+    assert gate.command(ACTION, gate.ticket()) is None and gate.reasons == {'two': 'b'}
+    gate.release('two')
+    assert gate.command(ACTION, gate.ticket()) is not None
+    assert wire.sent == [(1.0, -0.5), 'stop', 'stop', (1.0, -0.5)]
+    assert gate.stops == {'one': 1} and list(gate.events) == ['a']
+
+
+def test_a_command_older_than_a_stop_does_not_pass(wire):
+    ticket = wire.gate.ticket()
+    wire.gate.hold('late', 'inference')
+    wire.gate.release('late')
+    assert wire.gate.command(ACTION, ticket) is None and wire.sent == ['stop']
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_an_action_that_is_not_finite_is_never_published(wire, value):
+    limited = wire.gate.command(np.array([0.5, value], np.float32), wire.gate.ticket())
+    assert limited.refused and wire.sent == []
+
+
+def test_nothing_is_published_by_a_closed_gate(wire):
+    wire.gate.close()
+    wire.gate.hold('one', 'a')
+    wire.gate.repeat(time.monotonic() + 10)
+    assert wire.gate.command(ACTION, wire.gate.ticket()) is None and wire.sent == []
+
+
+def test_a_stop_does_not_wait_for_a_command_that_hangs_in_the_middleware(contract):
+    began, go_on, stops = threading.Event(), threading.Event(), []
+
+    def hang(cdr):
+        began.set()
+        go_on.wait(10)
+    gate = Gate(contract, hang, lambda cdr: stops.append(time.monotonic()), time.time_ns)
+    gate.open()
+    thread = threading.Thread(target=lambda: gate.command(ACTION, gate.ticket()))
+    thread.start()
+    try:
+        began.wait(10)
+        asked = time.monotonic()
+        gate.hold('one', 'a')
+        assert stops and stops[0] - asked < 1.0
+    finally:
+        go_on.set()
+        thread.join()
+
+
+def test_watchdog_holds_repeats_and_releases(wire):
+    deadline, beats = Deadline('too late'), []
+    deadline.set(time.monotonic() + 0.05)
+    watchdog = Watchdog(wire.gate, 0.001, {'late': deadline}, lambda: beats.append(time.monotonic()))
+    try:
+        assert wire.gate.command(ACTION, wire.gate.ticket()) is not None
+        wait_for(lambda: wire.sent.count('stop') >= 3)  # once per period of 10 ms
+        assert wire.gate.reasons == {'late': 'too late'}
+        deadline.set(float('inf'))
+        wait_for(lambda: not wire.gate.reasons)
+        assert len(beats) > 10
+    finally:
+        watchdog.close()
+
+
+def test_a_check_that_fails_stops_the_robot(wire):
+    def check(now):
+        raise ZeroDivisionError('oops')
+    watchdog = Watchdog(wire.gate, 0.001, {'broken': check}, lambda: None)
+    assert wire.sent == ['stop'] and 'ZeroDivisionError: oops' in wire.gate.reasons['broken']
+    watchdog.close()
+
+
+def test_advance():
+    value = [5]
+    check = Advance(lambda: value[0], 0.5, 'stands still')
+    assert not check(10.0) and not check(10.4) and check(10.6) == 'stands still'
+    value[0] = 6
+    assert not check(10.7) and not check(11.1) and check(11.3)
+
+
+def wait_for(condition):
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, 'it did not happen'
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def watched(contract):
+    """(beat, the guard's stops, close) of a guard that runs in a thread."""
+    reading, writing = os.pipe()
+    stops = []
+    thread = threading.Thread(target=guard.watch, args=(contract, reading, 0.1, lambda cdr: stops.append(cdr)))
+    thread.start()
+    opened = [writing]
+
+    def beat(armed, values=(1.0, 0.5)):
+        os.write(writing, guard.pack(armed, 0, np.array(values)))
+
+    def close():
+        if opened:
+            os.close(opened.pop())
+            thread.join()
+    yield beat, stops, close
+    close()
+    os.close(reading)
+
+
+def test_guard_stops_a_robot_whose_agent_freezes_or_dies(watched):
+    beat, stops, close = watched
+    for _ in range(20):
+        beat(True)
+        time.sleep(0.02)
+    assert not stops
+    wait_for(lambda: len(stops) > 3)  # silence
+    twist = decode(stops[0], TWIST)
+    assert twist.linear.x == twist.angular.z == 0
+    beat(True)
+    count = len(stops)
+    close()  # death
+    assert len(stops) > count + 10
+
+
+def test_guard_leaves_a_robot_alone_that_is_not_commanded(watched):
+    beat, stops, close = watched
+    beat(True)
+    beat(False)
+    time.sleep(0.3)
+    close()
+    assert not stops
+
+
+def test_guard_goes_to_the_pose_that_is_the_stop_no_faster_than_allowed():
+    text = CONTRACT.format(rate=100, max_age=1, more='').replace('stop: zero', 'stop: {forward: -1, turn: 0}').replace(
+        'unit: m/s', 'rate_limit: 10')
+    contract = RobotContract.from_text(text, 'robot.yaml')
+    reading, writing = os.pipe()
+    os.write(writing, guard.pack(True, 0, np.array([1.0, 0.0])))
+    os.close(writing)
+    speeds = []
+    guard.watch(contract, reading, 1.0, lambda cdr: speeds.append(decode(cdr, TWIST).linear.x))
+    os.close(reading)
+    assert speeds[-1] == -1 and np.diff([1.0, *speeds]).min() > -0.11
+
+
+@pytest.mark.parametrize('offset', [0.0, 0.3, 0.5, 0.7, 0.99])
+def test_metronome_comes_to_tick_a_margin_after_the_images(offset):
+    period, metronome = 0.02, Metronome(0.02, 100.0)
+    ages = []
+    for _ in range(600):
+        tick = metronome.next
+        metronome.next += period
+        ages.append((tick - offset * period) % period)
+        metronome.steer(ages[-1])
+    assert max(abs(age / period - MARGIN) for age in ages[-100:]) < 0.02
+
+
+def test_metronome_keeps_its_rate_with_a_camera_of_another(rng):
+    period, metronome = 0.02, Metronome(0.02, 100.0)
+    for _ in range(5000):
+        metronome.next += period
+        metronome.steer(metronome.next % (1 / 30))
+    assert abs((metronome.next - 100.0) / (5000 * period) - 1) < 0.005
+
+
+def test_metronome_leaves_out_what_it_missed():
+    metronome = Metronome(0.01, time.monotonic())
+    first = metronome.wait()
+    time.sleep(0.055)
+    late = metronome.wait()
+    following = metronome.wait()
+    assert late - first > 0.05 and following - late == pytest.approx(0.01)
