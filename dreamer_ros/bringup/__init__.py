@@ -16,6 +16,7 @@ from dreamer_ros.errors import InputError
 SCENARIOS = {
     'sim_train': (simulation.SIM_TRAIN_ARGUMENTS, simulation.sim_train),
     'sim_eval': (simulation.SIM_EVAL_ARGUMENTS, simulation.sim_eval),
+    'offline_train': (offline.OFFLINE_TRAIN_ARGUMENTS, offline.offline_train),
     'deploy': (robot.DEPLOY_ARGUMENTS, robot.deploy),
     'record': (recording.RECORD_ARGUMENTS, recording.record),
     'replay': (bags.REPLAY_ARGUMENTS, bags.replay),

@@ -24,8 +24,8 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import BinaryIO, Callable, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -277,9 +277,9 @@ def _fill(file: int, array: np.ndarray, offset: int) -> None:
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A file under a temporary name, which gets its own when it is whole."""
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix='.')
+    partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
     try:
-        with os.fdopen(handle, 'wb') as stream:
+        with open(partial, 'xb') as stream:
             yield stream
         os.replace(partial, path)
     except BaseException:

@@ -104,6 +104,11 @@ class ReplayMix:
         """Episodes to sample from, counting the parts of a split one."""
         return sum(store.episodes for store in self._stores)
 
+    @property
+    def held_out_episodes(self) -> int:
+        """Episodes for validation."""
+        return sum(store.held_out.episodes for store in self._stores)
+
     def refresh(self) -> List[EpisodeInfo]:
         """Take bags that appeared since the last call."""
         infos = []

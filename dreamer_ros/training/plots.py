@@ -1,16 +1,15 @@
 """The learning curve of a run as a picture."""
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import List, Sequence, Tuple, Union
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.training.metrics import FILE, read_metrics
+from dreamer_ros.viewing.figures import new_figure, save_figure
 
 SERIES = (
     # key in the metrics, label, colour, whether it is the curve or its background
@@ -22,7 +21,6 @@ HELD_OUT = (
     ('validation_prediction_error', 'predicted from actions', 'tab:green', True),
     ('validation_reconstruction_error', 'seen', '0.6', False),
 )
-RETURN_LABEL, HELD_OUT_LABEL = 'episode return', 'squared error of held-out images'
 SMOOTHING = 5  # episodes of a running mean
 
 
@@ -35,21 +33,22 @@ def plot_run(run: Union[str, Path]) -> Path:
     run = Path(run)
     lines = read_metrics(run)
     panels = [
-        (label, series, unit) for label, series, unit in (
-            (RETURN_LABEL, SERIES, 'step'), (HELD_OUT_LABEL, HELD_OUT, 'updates'))
+        (label, series, unit, smoothing) for label, series, unit, smoothing in (
+            ('episode return', SERIES, 'step', SMOOTHING),
+            ('squared error of held-out images', HELD_OUT, 'updates', 1))
         if any(key in line for line in lines for key, *_ in series)]
     if not panels:
         raise InputError(
             f'run {run}: expected finished episodes in {run / FILE}, got {len(lines)} other lines')
-    figure, rows = _figure(*((label, unit) for label, _, unit in panels))
-    for (_, series, _), axes in zip(panels, rows):
+    figure, rows = _figure(*((label, unit) for label, _, unit, _ in panels))
+    for (_, series, _, smoothing), axes in zip(panels, rows):
         for axis, unit, scale in axes:
             for key, name, colour, curve in series:
                 x, y = _series(lines, unit, key)
                 if len(x):
                     axis.plot(x * scale, y, '.', color=colour, alpha=1.0 if curve else 0.35, label=name)
                 if curve and len(x) > 1:
-                    axis.plot(x * scale, _running_mean(y), '-', color=colour)
+                    axis.plot(x * scale, _running_mean(y, smoothing), '-', color=colour)
         axes[0][0].legend(fontsize='small')
     figure.suptitle(run.resolve().name, fontsize='medium')
     return save_figure(figure, run / 'curve.png')
@@ -80,8 +79,7 @@ def _figure(*rows: Tuple[str, str]) -> Tuple[Figure, list]:
     Returns:
         the figure, and of each row its axes: itself, the metrics' unit, the factor to the label's.
     """
-    figure = Figure(figsize=(10, 4 * len(rows)), layout='constrained')
-    FigureCanvasAgg(figure)
+    figure = new_figure(1200, 480 * len(rows), dpi=120)
     axes = figure.subplots(len(rows), 2, sharey='row', squeeze=False)
     for (label, unit), (over_unit, over_time) in zip(rows, axes):
         over_unit.set(xlabel={'step': 'env steps'}.get(unit, unit), ylabel=label)
@@ -92,23 +90,15 @@ def _figure(*rows: Tuple[str, str]) -> Tuple[Figure, list]:
         ((over_unit, unit, 1.0), (over_time, 'time', 1 / 60)) for (_, unit), (over_unit, over_time) in zip(rows, axes)]
 
 
-def save_figure(figure: Figure, path: Path, dpi: int = 120) -> Path:
-    """Write a PNG, whole or not at all; returns its path."""
-    partial = path.with_name(f'.{path.stem}.partial.png')
-    figure.savefig(partial, dpi=dpi)
-    os.replace(partial, path)
-    return path
-
-
 def _series(lines: List[dict], unit: str, key: str) -> Tuple[np.ndarray, np.ndarray]:
     points = [(line[unit], line[key]) for line in lines if line.get(key) is not None]
     array = np.array(points, np.float64).reshape(-1, 2)
     return array[:, 0], array[:, 1]
 
 
-def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Mean of each value and up to SMOOTHING - 1 before it."""
+def _running_mean(values: np.ndarray, window: int = SMOOTHING) -> np.ndarray:
+    """Mean of each value and up to `window` - 1 before it."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - SMOOTHING)
+    starts = np.maximum(0, ends - window)
     return (sums[ends] - sums[starts]) / (ends - starts)

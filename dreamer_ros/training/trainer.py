@@ -180,7 +180,7 @@ class Trainer:
             self._look(self._stored, 'the replay to be loaded')
         if self._offline:
             self._take_episodes()
-            self._check_replay()
+            self._tell_replay()
             self._began = time.monotonic()
         last_checkpoint, last_dream, idle_since = time.monotonic(), 0.0, time.monotonic()
         while not self._stop.is_set():
@@ -233,11 +233,14 @@ class Trainer:
     def _can_sample(self) -> bool:
         return self._store.can_sample(self._config.schedule.length)
 
-    def _check_replay(self) -> None:
+    def _tell_replay(self) -> None:
+        """What bags alone have brought."""
+        found = f'{self._store.steps} steps in {self._store.episodes} episodes'
         if not (self._can_sample() or self._stop.is_set()):
             raise InputError(
                 f'bags: expected an episode of {self._spec.name} with the {self._config.schedule.length} steps of a '
-                f'sequence, got {self._store.steps} steps in {self._store.episodes} episodes')
+                f'sequence, got {found}')
+        self._progress.note(f'learning from {found}, {self._store.held_out_episodes} episodes are held out')
 
     def _paid_updates(self) -> int:
         """Updates that the schedule asked for: those of robots' steps do not count what bags alone have taught."""

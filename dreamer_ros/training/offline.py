@@ -1,0 +1,144 @@
+"""Learning from bags alone: which robot they are of, what learns from them, and the session itself."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from pathlib import Path
+from typing import Iterator, Optional, Sequence
+
+from dreamer_ros.bridge.contract import RobotContract, load_contract
+from dreamer_ros.config import Config, load_preset
+from dreamer_ros.errors import InputError
+from dreamer_ros.files import read_text
+from dreamer_ros.replay.bag import read_metadata
+from dreamer_ros.replay.mix import bag_folder
+from dreamer_ros.replay.reading import embedded_contract
+from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training import process
+from dreamer_ros.training.run import RunDirectory, default_logdir
+from dreamer_ros.training.schedule import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class OfflineRun:
+    """What to learn, from what, and where it goes.
+
+    Attributes:
+        contract: of the robot, for bags that do not hold one.
+        updates: of the whole run, earlier sessions included.
+    """
+
+    config: Config
+    spec: RobotSpec
+    contract: Optional[RobotContract]
+    folder: Path
+    updates: int
+
+
+def plan(
+    bags: Sequence[str], robot: str = '', preset: str = '', logdir: str = '', updates: Optional[int] = None,
+    validation: Optional[float] = None, overrides: Sequence[str] = (),
+) -> OfflineRun:
+    """Check everything that can be checked before anything is loaded.
+
+    Args:
+        bags: folders of bags, each `DIR` or `DIR:WEIGHT`; none takes those of an existing run.
+        robot: contract of the robot, for bags that say nothing of theirs.
+        preset: '' for that of an existing run, else `cpu`.
+        logdir: run directory, continued if it exists; '' makes one.
+        updates: None for as many as the preset makes online.
+        validation: share of the episodes that is held out; None for the preset's.
+        overrides: section.key=value, on top of the preset.
+
+    Raises:
+        InputError: something of it does not fit.
+    """
+    saved = Path(logdir).expanduser().absolute() if logdir else None
+    resumed = saved is not None and (saved / 'config.yaml').exists()
+    preset = preset or (str(saved / 'config.yaml') if resumed else 'cpu')
+    overrides = list(overrides)
+    folders = [bag_folder(text) for text in bags]
+    if folders:  # absolute, so that the run can be continued from anywhere
+        overrides.append(f'replay.bags={json.dumps([f"{path}:{weight:g}" for path, weight in folders])}')
+    if validation is not None:
+        overrides.append(f'replay.validation={validation}')
+    contract = load_contract(robot) if robot else None
+    if contract is not None:
+        spec = contract.spec
+    elif resumed:
+        spec = RobotSpec.from_json(read_text(saved / 'spec.json'), str(saved / 'spec.json'))
+    elif folders:
+        spec = find_spec([path for path, _ in folders])
+    else:
+        raise InputError('bags: expected folders of bags to learn from, got none')
+    config = load_preset(preset, (*overrides, *([] if resumed else _senses(spec))))
+    if updates is None:
+        online = Schedule.make(config.schedule, config.schedule.steps, spec.action_repeat)
+        updates = online.updates_due(online.budget)
+    folder = saved or default_logdir(spec.name, config.preset).absolute()
+    return OfflineRun(config, spec, contract, folder, updates)
+
+
+def find_spec(folders: Sequence[Path]) -> RobotSpec:
+    """The robot of the first bag that names one.
+
+    Raises:
+        InputError: no bag does.
+    """
+    for data in _custom_data(folders):
+        try:
+            contract = embedded_contract(data)
+            if contract is not None:
+                return contract.spec
+            return RobotSpec.from_json(data['spec'], 'custom_data')
+        except (InputError, KeyError):
+            continue
+    raise InputError(
+        f'bags: expected a bag that names its robot in {", ".join(map(str, folders))}, found none; tell by a contract '
+        'which robot it was (robot)')
+
+
+def _custom_data(folders: Sequence[Path]) -> Iterator[dict]:
+    for folder in folders:
+        for bag in sorted(folder.iterdir()):
+            if (bag / 'metadata.yaml').exists():
+                try:
+                    data = read_metadata(bag).get('custom_data') or {}
+                except InputError:
+                    continue
+                yield {str(key): str(value) for key, value in data.items()}
+
+
+def _senses(spec: RobotSpec) -> Iterator[str]:
+    """Overrides that have an agent perceive what the bags hold, also when it goes on with a simulator."""
+    yield f'env.inputs={"both" if spec.cameras and spec.vector else "image" if spec.cameras else "vector"}'
+    if spec.cameras:
+        yield f'env.image_size={json.dumps(spec.image_size)}'
+        yield f'env.cameras={json.dumps([] if spec.cameras == ("camera",) else spec.cameras)}'
+    yield f'env.action_repeat={{"default": {spec.action_repeat}}}'
+
+
+def train(run: OfflineRun, device: str, learners: int, seed: int, stop: threading.Event) -> None:
+    """Learn until the updates are made or the event is set.
+
+    Raises:
+        InputError: the folder, the device or the bags do not fit.
+    """
+    process.check_learners(run.config, learners)
+    process.prepare()
+    from dreamer_ros.training.parallel import form
+    threads = process.pick_threads(robots=0, learners=learners)
+    process.configure_learner(threads, run.config.schedule.overlap)
+    with form(learners, threads) as team:
+        from dreamer_ros.training.progress import Progress
+        from dreamer_ros.training.robots import Robots
+        from dreamer_ros.training.trainer import Trainer
+        directory = RunDirectory(run.folder, run.config, run.spec)
+        try:
+            Trainer(
+                run.config, run.spec, directory, Robots(), env_steps=None, free_running=False, device=device,
+                seed=seed, stop=stop, progress=Progress(), team=team, updates=run.updates, contract=run.contract,
+            ).train()
+        finally:
+            directory.close()

@@ -1,0 +1,7 @@
+"""Learn from bags alone, without a simulator; `sim_train.launch.py logdir:=…` goes on from there."""
+from dreamer_ros.ros_launch import launch_description
+
+
+def generate_launch_description():
+    """See `ros2 launch dreamer_ros offline_train.launch.py --show-args`."""
+    return launch_description('offline_train')

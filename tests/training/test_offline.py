@@ -1,0 +1,196 @@
+"""Learning from bags alone: what is planned from arguments, the session, and going on with a robot."""
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from dreamer_ros.config import load_preset
+from dreamer_ros.errors import InputError
+from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.training import trainer as trainer_module
+from dreamer_ros.training.learner import Learner
+from dreamer_ros.training.metrics import read_metrics
+from dreamer_ros.training.offline import find_spec, plan
+from dreamer_ros.training.plots import plot_run
+from dreamer_ros.training.progress import Progress
+from dreamer_ros.training.robots import Robots
+from dreamer_ros.training.run import RunDirectory, latest_policy
+from dreamer_ros.training.schedule import Schedule
+from dreamer_ros.training.trainer import Trainer
+from dreamer_ros.training.validation import CONTEXT, held_out_errors
+from tests.replay import bags
+from tests.training.test_trainer import CONFIG, ROBOT, STEPS, Walking, write_bags
+
+
+@pytest.fixture
+def preset(tmp_path):
+    """The small config as a file, for another robot: that of the bags is taken from them."""
+    config = dataclasses.replace(CONFIG, env=dataclasses.replace(CONFIG.env, image_size=(64, 64)))
+    path = tmp_path / 'small.yaml'
+    path.write_text(config.to_yaml())
+    return str(path)
+
+
+def learn(run, stop=None):
+    directory, output = RunDirectory(run.folder, run.config, run.spec), io.StringIO()
+    try:
+        trainer = Trainer(
+            run.config, run.spec, directory, Robots(), env_steps=None, free_running=False, device='cpu', seed=0,
+            stop=stop or threading.Event(), progress=Progress(output), updates=run.updates, contract=run.contract)
+        trainer.train()
+    finally:
+        directory.close()
+    return trainer, output.getvalue()
+
+
+def test_a_plan_takes_the_robot_from_the_bags(tmp_path, preset):
+    write_bags(tmp_path / 'run' / 'episodes', range(2))
+    run = plan([f'{tmp_path}/run:0.5'], preset=preset, logdir=str(tmp_path / 'new'), validation=0.3,
+               overrides=['schedule.batch=2'])
+    assert run.spec == ROBOT and run.folder == tmp_path / 'new' and run.contract is None
+    config = run.config
+    assert config.env.image_size == (32, 32) and config.env.inputs == 'image' and config.env.cameras == ()
+    assert config.action_repeat_for('test') == ROBOT.action_repeat and config.schedule.batch == 2
+    assert config.replay.bags == (f'{tmp_path}/run/episodes:0.5',) and config.replay.validation == 0.3
+    online = Schedule.make(config.schedule, config.schedule.steps, ROBOT.action_repeat)
+    assert run.updates == online.updates_due(online.budget) > 1000
+
+
+@pytest.mark.parametrize('spec', [bags.TWO_CAMERAS, bags.BLIND], ids=['two cameras', 'no camera'])
+def test_a_plan_perceives_what_the_bags_hold(tmp_path, rng, spec):
+    spec = dataclasses.replace(spec, image_size=(32, 48) if spec.cameras else (0, 0))
+    bags.write_episode(tmp_path / 'bags', 'bag', bags.random_episode(rng, 5, spec=spec), spec=spec)
+    run = plan([str(tmp_path / 'bags')], overrides=['loss.representation=reconstruction'])
+    assert run.spec == spec
+    Learner(run.config, run.spec, 'cpu')  # the networks fit
+
+
+def test_bad_plans_are_told(tmp_path, rng, preset):
+    with pytest.raises(InputError, match='folders of bags to learn from, got none'):
+        plan([])
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(InputError, match='names its robot in .*empty, found none; tell by a contract'):
+        plan([str(tmp_path / 'empty')])
+    write_bags(tmp_path / 'bags', [0])
+    with pytest.raises(InputError, match='unknown key replay.bgs'):
+        plan([str(tmp_path / 'bags')], preset=preset, overrides=['replay.bgs=1'])
+    run = plan([str(tmp_path / 'bags')], preset=preset, logdir=str(tmp_path / 'run'), updates=5,
+               overrides=['schedule.length=64'])
+    with pytest.raises(InputError, match='with the 64 steps of a sequence, got 21 steps in 1 episodes'):
+        learn(run)
+
+
+def test_a_contract_tells_the_robot_of_bags_that_do_not(tmp_path, rng):
+    bags.write_raw(tmp_path, 'bag', bags.cdr_messages(bags.random_episode(rng, 5)), {'spec': '', 'spec_hash': ''})
+    with pytest.raises(InputError, match='names its robot'):
+        find_spec([tmp_path])
+    run = plan([str(tmp_path)], robot='rover')
+    assert run.spec.name == 'rover' and run.contract is not None
+
+
+def test_learns_from_bags_and_goes_on_with_a_robot(tmp_path, preset):
+    write_bags(tmp_path / 'a', range(30, 45))
+    write_bags(tmp_path / 'b', range(50, 60), mode='random')
+    run = plan([f'{tmp_path}/a', f'{tmp_path}/b:3'], preset=preset, logdir=str(tmp_path / 'run'), updates=15,
+               validation=0.4)
+    trainer, output = learn(run)
+    assert trainer.status.updates == 15 and trainer.status.done == 1.0
+    assert 'episodes are held out' in output and '/15 updates' in output
+    lines = read_metrics(run.folder)
+    assert [line['updates'] for line in lines] == [5, 10, 15] and {line['step'] for line in lines} == {0}
+    errors = [line['validation_prediction_error'] for line in lines]
+    assert all(0.0 < error < 1.0 for error in errors) and 'validation_reward_error' in lines[0]
+    assert not any(f'return_{mode}' in line for line in lines for mode in ('random', 'explore', 'evaluate'))
+    assert list((run.folder / 'tensorboard' / 'offline').iterdir())
+    for name in ('curve.png', 'dream.mp4'):
+        assert (run.folder / name).stat().st_size
+    assert PolicyRunner(latest_policy(run.folder), ROBOT).metadata['updates'] == '15'
+
+    # continued from its own config, without naming the folders again
+    again = plan([], logdir=str(run.folder), updates=20)
+    assert again.config.replay == run.config.replay and again.spec == ROBOT
+    trainer, output = learn(again)
+    assert '15 updates' in output and trainer.status.updates == 20
+    held_out = trainer._store.held_out_episodes
+    assert 0 < held_out < 25 and trainer._store.episodes == 25 - held_out
+
+    # with a robot: its steps alone count for the schedule, and the folders stay in the replay
+    config = load_preset(str(run.folder / 'config.yaml'), ('schedule.prefill=20',))
+    directory, output = RunDirectory(run.folder, config, ROBOT), io.StringIO()
+    robot = Walking(directory.episodes)
+    try:
+        trainer = Trainer(config, ROBOT, directory, robot, 4 * STEPS * ROBOT.action_repeat, False, 'cpu', 0,
+                          threading.Event(), Progress(output))
+        trainer.train()
+    finally:
+        directory.close()
+    assert 'resuming at 0 env steps, 20 updates' in output.getvalue()
+    assert robot.walked == 4 * STEPS and trainer.status.step == 4 * STEPS * ROBOT.action_repeat
+    assert trainer.status.updates == 20 + (4 * STEPS - 20) * 16 // 32
+    assert trainer._store.episodes == 25 - held_out + 4 and trainer._store.held_out_episodes == held_out
+    lines = read_metrics(run.folder)
+    assert [line['step'] for line in lines if 'return_explore' in line] == [80, 160, 240, 320]
+    assert plot_run(run.folder).stat().st_size
+
+
+def test_held_out_errors_are_those_of_held_out_steps_alone(monkeypatch, rng):
+    """Against a slow obvious mean, with a model that predicts what we say."""
+    batch, length = 6, 12
+    samples = {
+        'image': rng.integers(0, 256, (batch, length, 32, 32, 3), np.uint8),
+        'reward': rng.normal(size=(batch, length)).astype(np.float32),
+        'is_first': rng.random((batch, length)) < 0.1,
+    }
+    made = {name: rng.integers(0, 256, samples['image'].shape, np.uint8) for name in ('prediction', 'reconstruction')}
+    rewards = rng.normal(size=(batch, length)).astype(np.float32)
+
+    class Model:
+        class agent:
+            @staticmethod
+            def inspect(batch, context):
+                assert context == CONTEXT
+                return type('Seen', (), {
+                    **{name: torch.from_numpy(film) for name, film in made.items()},
+                    'predicted_reward': torch.from_numpy(rewards)})
+
+        @staticmethod
+        def to_batch(samples):
+            return samples
+
+    sums, count = {'prediction': 0.0, 'reconstruction': 0.0, 'reward': 0.0}, 0
+    for b in range(batch):
+        for t in range(CONTEXT, length):
+            if samples['is_first'][b, t]:
+                break
+            count += 1
+            for name, film in made.items():
+                difference = (film[b, t].astype(float) - samples['image'][b, t].astype(float)) / 255
+                sums[name] += (difference ** 2).mean()
+            sums['reward'] += float(rewards[b, t] - samples['reward'][b, t]) ** 2
+    errors = held_out_errors(Model, samples)
+    assert errors == pytest.approx({f'validation_{name}_error': total / count for name, total in sums.items()}, rel=1e-5)
+    samples['is_first'][:, CONTEXT] = True
+    assert held_out_errors(Model, samples) == {}
+
+
+def test_held_out_episodes_reach_no_update(tmp_path, preset, monkeypatch):
+    write_bags(tmp_path / 'a', range(30, 40))
+    run = plan([f'{tmp_path}/a'], preset=preset, logdir=str(tmp_path / 'run'), updates=20, validation=0.5)
+    trained, validated = set(), set()
+    update, errors = Learner.update, trainer_module.held_out_errors
+
+    def note(into, samples):
+        into |= {image.tobytes() for image in samples['image'].reshape(-1, 32 * 32 * 3)}
+
+    monkeypatch.setattr(Learner, 'update', lambda learner, samples: note(trained, samples) or update(learner, samples))
+    monkeypatch.setattr(trainer_module, 'held_out_errors',
+                        lambda learner, samples: note(validated, samples) or errors(learner, samples))
+    learn(run)
+    assert len(trained) > 50 and len(validated) > 20 and not trained & validated
+    assert json.loads((run.folder / 'metrics.jsonl').read_text().splitlines()[-1])['updates'] == 20
