@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from typing import Dict, Mapping, Sequence, Tuple
 
-from dreamer_ros.bringup import bags, recording, robot, simulation
+from dreamer_ros.bringup import bags, offline, recording, robot, simulation
 from dreamer_ros.bringup.parts import Argument, Scenario
 from dreamer_ros.errors import InputError
 
