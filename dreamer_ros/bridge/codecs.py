@@ -137,6 +137,9 @@ def read_vector(msg: Any, names: Sequence[str]) -> np.ndarray:
     values = dict(zip((f'{name}/position' for name in msg.name), msg.position))
     values.update(zip((f'{name}/velocity' for name in msg.name), msg.velocity))
     missing = [name for name in names if name not in values]
+    if missing:  # a number that is not of a joint stands as a position of its own name
+        values.update(zip(msg.name, msg.position))
+        missing = [name for name in names if name not in values]
     if missing:
         raise InputError(f'joint_states: expected {", ".join(missing)}, got {", ".join(values) or "nothing"}')
     vector = np.array([values[name] for name in names], np.float64)

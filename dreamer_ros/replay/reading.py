@@ -40,7 +40,7 @@ def read_episodes(
             contract.check(spec)
             episodes = robot_episodes(path, recording, contract, labels, problems)
         else:
-            _check_spec(recording.custom_data, spec)
+            check_spec(recording.custom_data, spec)
             episodes = wire_episodes(path, recording, spec, problems)
     except InputError as error:
         return [], [*problems, Problem(path, str(error))]
@@ -85,7 +85,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_spec(custom_data: Dict[str, str], spec: RobotSpec) -> None:
+def check_spec(custom_data: Dict[str, str], spec: RobotSpec) -> None:
     """Refuse a bag that says it is of another robot."""
     found = custom_data.get('spec_hash')
     if found is None or found == spec.hash:

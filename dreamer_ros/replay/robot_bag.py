@@ -354,7 +354,7 @@ def _lay(
             action = np.zeros(len(contract.spec.action), np.float32) if ends else commanded.until(stamp + period)
         except Unusable as reason:
             rows.drop(stamp, reason)
-            count += 1
+            count += not is_first
             continue
         scalars = Step(stamp, 0.0 if is_first else float(reward), is_first, ends, is_terminal)
         rows.add(Row(sensed.image, sensed.vector, action, scalars, 'human', sensed.ages))

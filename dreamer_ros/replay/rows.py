@@ -84,6 +84,12 @@ class Rows:
 
     def episodes(self, meta: Dict[str, str], problems: List[Problem]) -> List[Episode]:
         """All runs as episodes; `problems` gets what was left out."""
+        problems += self.problems()
+        return [_stack(self._path, run, meta) for run in self.runs]
+
+    def problems(self) -> List[Problem]:
+        """What was left out, and why."""
+        problems = []
         if self._dropped:
             count = sum(span.count for span in self._dropped.values())
             ordered = sorted(self._dropped.items(), key=lambda item: -item[1].count)
@@ -92,7 +98,7 @@ class Rows:
         for span in self._gaps.values():
             problems.append(Problem(
                 self._path, f'split at {span.count} gaps longer than {GAP_PERIODS} control periods, {span}'))
-        return [_stack(self._path, run, meta) for run in self.runs]
+        return problems
 
     @property
     def runs(self) -> List[List[Row]]:

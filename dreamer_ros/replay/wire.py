@@ -61,6 +61,10 @@ class WireRobot:
             raise Unusable(f'with different messages of one stamp on {topic}')
         return message
 
+    def at(self, stamp: int) -> List[RawMessage]:
+        """All messages of a step."""
+        return [messages[stamp] for messages in self._messages.values() if stamp in messages]
+
 
 def wire_episodes(
     path: Path, recording: Recording, spec: RobotSpec, problems: List[Problem]

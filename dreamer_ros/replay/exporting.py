@@ -1,0 +1,34 @@
+"""Episode bags to files of other tools: what `dreamer bag export` does."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterator, List, Tuple
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.replay.arrays import ARRAYS, write_arrays
+from dreamer_ros.replay.episode import Problem
+from dreamer_ros.replay.importing import recorded_spec
+from dreamer_ros.replay.reading import read_episodes
+from dreamer_ros.replay.recording import load_recording
+
+
+def export_arrays(bag: Path, folder: Path) -> Iterator[Tuple[Path, int, List[Problem]]]:
+    """Write every episode of a bag as an .npz file, see `arrays`.
+
+    Yields:
+        The file, its steps, and what of the bag could not be used.
+
+    Raises:
+        InputError: the bag holds no episode, or a file can't be written.
+    """
+    spec = recorded_spec(bag, load_recording(bag, []), folder)
+    episodes, problems = read_episodes(bag, spec)
+    if not episodes:
+        raise InputError(f'{bag}: expected an episode, but {problems[-1].reason if problems else "it is empty"}')
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, episode in enumerate(episodes):
+        name = bag.stem if bag.suffix == '.mcap' else bag.name
+        path = folder / (f'{name}{ARRAYS}' if len(episodes) == 1 else f'{name}-{number:03d}{ARRAYS}')
+        write_arrays(path, episode, spec)
+        yield path, len(episode), problems
+        problems = []
