@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import threading
 
 import numpy as np
@@ -121,9 +122,12 @@ def test_threads_do_not_mix_their_commands():
             if set(message.data.tolist()) != {value}:
                 mixed.append(message.data)
 
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
     threads = [threading.Thread(target=encode, args=(float(value),)) for value in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    sys.setswitchinterval(interval)
     assert not mixed
