@@ -6,13 +6,11 @@ from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.training.plots import save_figure
 from dreamer_ros.training.published import METHODS, Points, Published, interpolate
 from dreamer_ros.training.results import FILE, Results, Run
+from dreamer_ros.viewing.figures import new_figure, save_figure
 
 MISSING = '–'
 OUR_COLOURS, PUBLISHED_COLOURS = colormaps['Dark2'], colormaps['tab10']
@@ -138,8 +136,7 @@ class Comparison:
         return paths
 
     def _plot(self, tasks: Sequence[str], title: str, path: Path) -> Path:
-        figure = Figure(figsize=(7.5, 4.5), layout='constrained')
-        FigureCanvasAgg(figure)
+        figure = new_figure(900, 540, dpi=120)
         axis = figure.subplots()
         axis.set(title=title, xlabel='env steps', ylabel='return')
         axis.grid(alpha=0.3)

@@ -13,12 +13,10 @@ from typing import Callable, List, Sequence
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from dreamer_ros.files import write_file
 from dreamer_ros.training.evolution import Simulators, open_world_models
-from dreamer_ros.training.plots import save_figure
+from dreamer_ros.viewing.figures import new_figure, save_figure
 
 FILE, PICTURE = 'temperature.json', 'temperature.png'
 
@@ -81,8 +79,7 @@ def _line(row: dict) -> str:
 
 def plot(result: dict, path: Path) -> Path:
     """Draw both scores over the temperature, with one standard deviation over episodes."""
-    figure = Figure(figsize=(6, 4), layout='constrained')
-    FigureCanvasAgg(figure)
+    figure = new_figure(720, 480, dpi=120)
     axis = figure.subplots()
     temperatures = [row['temperature'] for row in result['rows']]
     for key, colour in (('dream', 'tab:purple'), ('simulator', 'tab:orange')):

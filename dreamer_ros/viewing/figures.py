@@ -12,13 +12,12 @@ from matplotlib.figure import Figure
 
 from dreamer_ros.errors import InputError
 
-DPI = 100
 CURSOR = np.array([214, 39, 40], np.uint8)
 
 
-def new_figure(width: int, height: int) -> Figure:
-    """A figure of so many pixels, without any window."""
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout='constrained')
+def new_figure(width: int, height: int, dpi: int = 100) -> Figure:
+    """A figure of so many pixels, without any window; more dots per inch make larger letters."""
+    figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi, layout='constrained')
     FigureCanvasAgg(figure)
     return figure
 
@@ -32,7 +31,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     partial = path.with_name(f'.{path.stem}.partial.png')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, dpi=DPI)
+        figure.savefig(partial, dpi=figure.dpi)
         os.replace(partial, path)
     except OSError as error:
         raise InputError(f'{path}: expected a file that can be written ({error})') from error
