@@ -36,7 +36,7 @@ class Scene:
         public_key = public_key or (folder / 'public').read_text()
         (folder / 'public').write_text(public_key)
         self._key = load_key(folder / 'key')
-        self.contract = write_contract(folder / 'robot.yaml', rate, f"public_key: '{public_key}'")
+        self.contract = write_contract(folder / 'robot.yaml', rate, more=f"public_key: '{public_key}'")
         self.manifests = {}
         for version in (1, 2):
             path = folder / f'policy_{version}.onnx'

@@ -1,6 +1,6 @@
 """A robot of topics alone for tests: a camera process that can be made to fail, and ears for its commands.
 
-`python -m tests.nodes.robot RATE` publishes images and joint states in /robot; lines on its standard input change
+`python -m tests.nodes.robot RATE SIZE CLOCK` publishes images and joint states in /robot; lines on its standard input change
 what it does, see `Camera`.
 """
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import rclpy
@@ -37,7 +37,7 @@ CONTRACT = """
 name: tiny
 rate: {rate}
 max_age: {max_age}
-image_size: [32, 32]
+image_size: [{size}, {size}]
 cameras:
   camera: {{topic: camera/image_raw, type: sensor_msgs/msg/Image}}
 vector:
@@ -53,9 +53,14 @@ command:
 """
 
 
-def write_contract(path: Path, rate: float = 20.0, more: str = '') -> RobotContract:
-    """A contract, also in a file; observations may be two periods old."""
-    text = CONTRACT.format(rate=rate, max_age=2.0 / rate, more=more)
+def contract_text(rate: float = 20.0, max_age: float = 0.0, size: int = 32, more: str = '') -> str:
+    """A contract; observations may be `max_age` seconds old, 0 for two periods."""
+    return CONTRACT.format(rate=rate, max_age=max_age or 2.0 / rate, size=size, more=more)
+
+
+def write_contract(path: Path, rate: float = 20.0, **options) -> RobotContract:
+    """The same in a file, see `contract_text`."""
+    text = contract_text(rate, **options)
     path.write_text(text)
     return RobotContract.from_text(text, str(path))
 
@@ -71,9 +76,9 @@ def write_policy(path: Path, contract: RobotContract, version: int = 1, policy=N
 class Camera:
     """The process of camera and encoders, which the test may freeze, silence or upset."""
 
-    def __init__(self, rate: float, clock: bool = False):
+    def __init__(self, rate: float, clock: bool = False, size: int = 32):
         self._process = subprocess.Popen(
-            [sys.executable, '-m', 'tests.nodes.robot', str(rate), 'clock' if clock else ''], stdin=subprocess.PIPE,
+            [sys.executable, '-m', 'tests.nodes.robot', str(rate), str(size), 'clock' if clock else ''], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True)
 
     def tell(self, word: str) -> int:
@@ -124,6 +129,9 @@ class Ears:
             Image, 'camera/image_raw', lambda message: None, QoSProfile(depth=1), raw=True,
             callback_group=group)
         self._began = self.node.create_subscription(Int64, 'began', lambda message: None, QoSProfile(depth=10), callback_group=group)
+        self._steps = self.node.create_subscription(
+            JointState, 'step', lambda message: None, QoSProfile(depth=1000), callback_group=group)
+        self.steps: List[Tuple[int, float]] = []  # stamp, and age of its image, ns
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._clients: Dict[str, Client] = {}
@@ -141,6 +149,10 @@ class Ears:
         while not self._ending.wait(0.001):
             while (taken := self._images.handle.take_message(Image, True)) is not None:
                 self.image_stamp = codecs.header_stamp(taken[0])
+            while (taken := self._steps.handle.take_message(JointState, False)) is not None:
+                message = taken[0]
+                ages = dict(zip(message.name, message.position))
+                self.steps.append((codecs.stamp_to_ns(message.header.stamp), ages['age/camera/image_raw']))
             while (taken := self._began.handle.take_message(Int64, False)) is not None:
                 self.began = taken[0].data
             while (taken := self._subscription.handle.take_message(Twist, False)) is not None:
@@ -221,13 +233,13 @@ class Ears:
         rclpy.shutdown(context=self._context)
 
 
-def _camera(rate: float, clock: bool) -> None:
+def _camera(rate: float, size: int, clock: bool) -> None:
     rclpy.init()
     node = Node('camera', namespace=NAMESPACE)
     images, joints = qos.publisher(node, topics.IMAGE), qos.publisher(node, topics.JOINT_STATES)
     clocks = qos.publisher(node, topics.CLOCK)
     image, joint, random = Image(), JointState(), np.random.default_rng(0)
-    pixels = random.integers(0, 256, (32, 32, 3), np.uint8)
+    pixels = random.integers(0, 256, (size, size, 3), np.uint8)
     word, ticks, image_stamp, clock_stamp = 'sane', 0, 0, 0
     awaiting = False  # somebody waits for the first message that is affected
     following = time.monotonic()
@@ -257,8 +269,8 @@ def _camera(rate: float, clock: bool) -> None:
             pixels[0, 0] = ticks % 256
             codecs.fill_image(image, pixels, now)
             if word == 'nan_image':
-                image.encoding, image.step = '32FC1', 4 * 32
-                image.data = array.array('B', np.full((32, 32), np.nan, np.float32).tobytes())
+                image.encoding, image.step = '32FC1', 4 * size
+                image.data = array.array('B', np.full((size, size), np.nan, np.float32).tobytes())
             images.publish(image)
             image_stamp = now
         if awaiting:
@@ -267,4 +279,4 @@ def _camera(rate: float, clock: bool) -> None:
 
 
 if __name__ == '__main__':
-    _camera(float(sys.argv[1]), sys.argv[2] == 'clock')
+    _camera(float(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == 'clock')

@@ -13,7 +13,7 @@ from dreamer_ros.bridge.definitions import decode
 from dreamer_ros.nodes import guard
 from dreamer_ros.nodes.metronome import MARGIN, Metronome
 from dreamer_ros.nodes.watchdog import Advance, Deadline, Gate, Watchdog
-from tests.nodes.robot import CONTRACT
+from tests.nodes.robot import contract_text
 
 TWIST = 'geometry_msgs/msg/Twist'
 ACTION = np.array([0.5, -0.5], np.float32)
@@ -21,7 +21,7 @@ ACTION = np.array([0.5, -0.5], np.float32)
 
 @pytest.fixture
 def contract():
-    return RobotContract.from_text(CONTRACT.format(rate=100, max_age=1, more=''), 'robot.yaml')
+    return RobotContract.from_text(contract_text(100), 'robot.yaml')
 
 
 class Wire:
@@ -182,7 +182,7 @@ def test_guard_leaves_a_robot_alone_that_is_not_commanded(watched):
 
 
 def test_guard_goes_to_the_pose_that_is_the_stop_no_faster_than_allowed():
-    text = CONTRACT.format(rate=100, max_age=1, more='').replace('stop: zero', 'stop: {forward: -1, turn: 0}').replace(
+    text = contract_text(100).replace('stop: zero', 'stop: {forward: -1, turn: 0}').replace(
         'unit: m/s', 'rate_limit: 10')
     contract = RobotContract.from_text(text, 'robot.yaml')
     reading, writing = os.pipe()
