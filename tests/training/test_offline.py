@@ -4,12 +4,17 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 
+from dreamer_ros.bringup import scenario
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.runner import PolicyRunner
@@ -194,3 +199,55 @@ def test_held_out_episodes_reach_no_update(tmp_path, preset, monkeypatch):
     learn(run)
     assert len(trained) > 50 and len(validated) > 20 and not trained & validated
     assert json.loads((run.folder / 'metrics.jsonl').read_text().splitlines()[-1])['updates'] == 20
+
+
+def test_the_scenario_starts_one_process(tmp_path, preset):
+    write_bags(tmp_path / 'a', [0])
+    arguments = {'bags': f'{tmp_path}/a:2', 'preset': preset, 'logdir': str(tmp_path / 'run'), 'updates': '7',
+                 'validation': '0.25', 'overrides': 'schedule.batch=2'}
+    description = scenario('offline_train', arguments)
+    [process] = description.processes
+    assert process.leads and description.folder == tmp_path / 'run' and description.then is None
+    assert process.parameters == {
+        'bags': [f'{tmp_path}/a:2'], 'preset': preset, 'logdir': str(tmp_path / 'run'), 'updates': 7,
+        'validation': 0.25, 'robot': '', 'device': 'auto', 'learners': 1, 'seed': 0,
+        'overrides': ['schedule.batch=2']}
+    for wrong, words in (({'bags': f'{tmp_path}/none'}, 'found none'), ({'validation': '1'}, 'from 0 to 0.9'),
+                         ({'updates': '0'}, 'from 1'), ({'robot': 'nobody'}, 'expected a contract')):
+        with pytest.raises(InputError, match=words):
+            scenario('offline_train', {**arguments, **wrong})
+
+
+def run_process(*words, until=None):
+    """Run `dreamer WORDS`; with `until`, press Ctrl-C once that file is there. Returns the output."""
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'dreamer_ros.cli', *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while until and not until.exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        if until:
+            process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0 and 'Traceback' not in output, output
+    return output
+
+
+def test_the_command_interrupted_and_continued(tmp_path, preset):
+    write_bags(tmp_path / 'a', range(4))
+    run = tmp_path / 'run'
+    run_process('train', '--bags', str(tmp_path / 'a'), '--preset', preset, '--logdir', str(run), '--updates', '100000',
+                until=run / 'policies' / 'latest.json')
+    assert (run / 'checkpoints' / 'latest').exists() and (run / 'dream.mp4').exists()
+    assert 'resuming at 0 env steps' in run_process('train', '--logdir', str(run), '--updates', '10')
+
+
+def test_the_scenario_runs(tmp_path, preset, ros_domain):
+    write_bags(tmp_path / 'a', range(4))
+    output = run_process('launch', 'offline_train', f'bags:={tmp_path}/a', f'preset:={preset}', 'updates:=10',
+                         f'logdir:={tmp_path}/run')
+    assert 'offline_train has finished' in output and latest_policy(tmp_path / 'run').exists()
