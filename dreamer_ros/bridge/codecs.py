@@ -14,6 +14,8 @@ import numpy as np
 from dreamer_ros.errors import InputError
 
 STEP_NAMES = ('reward', 'is_first', 'is_last', 'is_terminal')
+# And the name of an action: scalars by which a simulator in real time tells what it applied to arrive at a step.
+APPLIED = 'applied/'
 # A robot's step also tells, per topic of its contract, how old the message was that the agent used: nanoseconds
 # from its stamp to the step's; NaN where none had come.
 AGE_PREFIX = 'age/'

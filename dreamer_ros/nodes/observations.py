@@ -1,6 +1,7 @@
 """Publishes a simulator's observations: what the agent waits for first, the rest while it thinks."""
 from __future__ import annotations
 
+import array
 from typing import Optional, Sequence, Tuple
 
 import numpy as np
@@ -13,10 +14,12 @@ from dreamer_ros.nodes import qos
 from dreamer_ros.nodes.template import MessageTemplate
 
 
-def step_template() -> MessageTemplate:
-    """Layout of `step`; its array holds the values of `codecs.STEP_NAMES`, f64[4]."""
+def step_template(actions: Sequence[str] = ()) -> MessageTemplate:
+    """Layout of `step`; its array holds the values of `codecs.STEP_NAMES` and of the actions applied, f64[4 + A]."""
     message = JointState()
     codecs.fill_step(message, codecs.Step(0, 0.0, False, False, False))
+    message.name = [*message.name, *(codecs.APPLIED + name for name in actions)]
+    message.position = array.array('d', bytes(8 * len(message.name)))
     return MessageTemplate(message, ['position'], tail=8)
 
 
@@ -51,10 +54,13 @@ class ObservationPublisher:
         node: that publishes.
         cameras: `simulation.rendering.CameraModel` of each: width, height, K.
         spec: RobotSpec; with vector inputs, joint_states belong to what the agent waits for.
+        tells_actions: `step` says which action led there: in real time it is not always the answer to the step
+            before.
     """
 
-    def __init__(self, node: Node, cameras, spec):
-        self._step_template = step_template()
+    def __init__(self, node: Node, cameras, spec, tells_actions: bool):
+        self._step_template = step_template(spec.action if tells_actions else ())
+        self._applied = np.zeros(len(spec.action) if tells_actions else 0)
         frames = ('camera', *spec.cameras[1:])
         self._images = [
             (qos.publisher(node, topic), image_template(camera.height, camera.width, frame))
@@ -78,8 +84,11 @@ class ObservationPublisher:
         """How many subscribers of `step` are connected."""
         return self._steps.get_subscription_count()
 
-    def publish(self, observation, stamp: int) -> None:
-        """Publish an Observation as seen at `stamp` (nanoseconds), /clock first."""
+    def publish(self, observation, stamp: int, applied: Optional[np.ndarray] = None) -> None:
+        """Publish an Observation as seen at `stamp` (nanoseconds), /clock first; `applied`: f[A], the action that led
+        there, if actions are told."""
+        if applied is not None and len(self._applied):
+            self._applied = np.zeros_like(self._applied) if observation.is_first else applied
         self._clocks.publish(self._clock_template.write(stamp))
         self._last = observation, stamp
         self.publish_again()
@@ -88,7 +97,8 @@ class ObservationPublisher:
         """Publish the last observation, stamp and all."""
         observation, stamp = self._last
         self._steps.publish(self._step_template.write(stamp, np.array((
-            observation.reward, observation.is_first, observation.is_last, observation.is_terminal))))
+            observation.reward, observation.is_first, observation.is_last, observation.is_terminal,
+            *self._applied), np.float64)))
         if self._joints_first:
             self._publish_joints(observation, stamp)
         for number, (publisher, template) in enumerate(self._images):

@@ -95,7 +95,7 @@ class Simulator:
         self._environment = environment.make(
             task, image_size=image_size, action_repeat=repeat, seed=seed, render=render,
             inputs=inputs, cameras=[name for name in cameras if name], episode_length=length or None)
-        self._origin = Origin.of(self._environment, task, seed, render, self._realtime)
+        self._origin = Origin.of(self._environment, task, seed, render)
 
     def _connect(self, node: Node) -> None:
         spec = self._environment.spec
@@ -106,7 +106,7 @@ class Simulator:
         self._paces = self._inbox.subscribe(topics.PACE, topics.LATCHED)
         self._spec_publisher = OnlyPublisher(node, self._inbox, topics.SPEC, announcement(spec))
         self._origins = qos.publisher(node, topics.SIMULATION)
-        self._publisher = ObservationPublisher(node, self._environment.cameras, spec)
+        self._publisher = ObservationPublisher(node, self._environment.cameras, spec, tells_actions=self._realtime)
         node.create_service(Trigger, '~/reset', self._on_reset)
         node.create_service(SetBool, '~/pause', self._on_pause)
         self._diagnostics = Diagnostics(node, 'simulation', spec.name, self._report)
@@ -263,14 +263,14 @@ class Simulator:
         began = time.perf_counter()
         observation = self._advance(action, stamp)
         simulated = time.perf_counter()
-        self._publish(observation, stamp)
+        self._publish(observation, stamp, action)
         self._timings.add('simulation', simulated - began)
         self._timings.add('publication', time.perf_counter() - simulated)
 
-    def _publish(self, observation: environment.Observation, stamp: int) -> None:
+    def _publish(self, observation: environment.Observation, stamp: int, applied: Optional[np.ndarray] = None) -> None:
         self._observation = observation
         self._sent.append(stamp)
-        self._publisher.publish(observation, stamp)
+        self._publisher.publish(observation, stamp, applied)
 
     def _idle(self, seconds: float) -> None:
         """Report, wait for a message, answer services."""

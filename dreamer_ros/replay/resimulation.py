@@ -8,7 +8,9 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from dreamer_ros.bridge.codecs import STEP_NAMES, header_stamp, image_to_array, join_images, read_action, read_step
+from dreamer_ros.bridge.codecs import (
+    APPLIED, STEP_NAMES, Step, header_stamp, image_to_array, join_images, read_action, read_step,
+)
 from dreamer_ros.bridge.definitions import decode
 from dreamer_ros.bridge.topics import ACTION, JOINT_STATES, STEP, images
 from dreamer_ros.errors import InputError
@@ -134,12 +136,13 @@ def resimulate(bag: Path, task: Optional[str] = None) -> Resimulation:
 
 @dataclasses.dataclass
 class _Recorded:
-    """Messages of a step."""
+    """A step: its messages, what it was answered with, and what led there, where the simulator told."""
 
-    step: Any
+    step: Step
     image: np.ndarray
     joints: Any
     action: Optional[np.ndarray]
+    applied: Optional[np.ndarray]
 
 
 def _read_steps(bag: OpenBag, spec: RobotSpec, first_stamp: int) -> List[_Recorded]:
@@ -159,13 +162,14 @@ def _read_steps(bag: OpenBag, spec: RobotSpec, first_stamp: int) -> List[_Record
         if lacking:
             raise InputError(f'bag {bag.path}: expected a whole episode, but its step {len(steps)} lacks '
                              f'{", ".join(lacking)}')
-        step = read_step(decode(messages[STEP.name], STEP.type))
+        scalars = decode(messages[STEP.name], STEP.type)
+        step = read_step(scalars)
         action = None
         if ACTION.name in messages:
             action = read_action(decode(messages[ACTION.name], ACTION.type), len(spec.action))
         frames = [image_to_array(decode(messages[topic.name], topic.type)) for topic in images(spec.cameras)]
         joints = decode(messages[JOINT_STATES.name], JOINT_STATES.type)
-        steps.append(_Recorded(step, join_images(frames), joints, action))
+        steps.append(_Recorded(step, join_images(frames), joints, action, _applied(scalars, spec)))
     period = round(spec.control_period * 1e9)
     stamps = [recorded.step.stamp for recorded in steps]
     if stamps[0] != first_stamp or not steps[0].step.is_first:
@@ -178,6 +182,12 @@ def _read_steps(bag: OpenBag, spec: RobotSpec, first_stamp: int) -> List[_Record
     return steps
 
 
+def _applied(scalars: Any, spec: RobotSpec) -> Optional[np.ndarray]:
+    values = dict(zip(scalars.name, scalars.position))
+    names = [APPLIED + name for name in spec.action]
+    return np.array([values[name] for name in names]) if all(name in values for name in names) else None
+
+
 def _remarks(environment: Environment, spec: RobotSpec, origin: Origin) -> List[str]:
     remarks = []
     if environment.spec.hash != spec.hash:
@@ -187,8 +197,6 @@ def _remarks(environment: Environment, spec: RobotSpec, origin: Origin) -> List[
         remarks.append(f'recorded with mujoco {origin.mujoco}, simulated with {mujoco_version()}')
     elif origin.world != environment.model_digest():
         remarks.append(f'the model of {origin.task} is not the one that was recorded (its files, or dm_control, changed)')
-    if origin.realtime:
-        remarks.append('recorded in real time: the actions that the simulator held are not those that are recorded')
     return remarks
 
 
@@ -199,7 +207,7 @@ def _compare(
     observation = environment.reset(origin.episode)
     for number, recorded in enumerate(steps):
         if number:
-            action = steps[number - 1].action
+            action = steps[number - 1].action if recorded.applied is None else recorded.applied
             if action is None:
                 raise InputError(f'bag {bag}: expected an action for every step, step {number - 1} has none')
             if observation.is_last:

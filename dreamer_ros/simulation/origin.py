@@ -17,7 +17,6 @@ class Origin:
 
     Attributes:
         task, seed, render, episode_length: as for `make`.
-        realtime: actions were held until the next one came, so that those recorded are not those applied.
         world: `Environment.model_digest`.
         mujoco: version of the physics.
         episode: number since the simulator started; with the seed it gives the initial state.
@@ -27,16 +26,14 @@ class Origin:
     seed: int
     render: str
     episode_length: int
-    realtime: bool
     world: str
     mujoco: str
     episode: int = 0
 
     @classmethod
-    def of(cls, environment: Environment, task: str, seed: int, render: str, realtime: bool) -> Origin:
+    def of(cls, environment: Environment, task: str, seed: int, render: str) -> Origin:
         """Of a fresh environment, before its first reset."""
-        return cls(task, seed, render, environment.episode_length, realtime, environment.model_digest(),
-                   mujoco_version())
+        return cls(task, seed, render, environment.episode_length, environment.model_digest(), mujoco_version())
 
     def to_json(self, stamp: int) -> str:
         """As on the topic `simulation`; `stamp` is that of the episode's first observation, nanoseconds."""

@@ -93,6 +93,19 @@ def test_every_step_is_recorded_once(start, peer, tmp_path):
     assert custom_data(found[0])['mode'] == 'random' and custom_data(found[0])['robot'] == 'sim0'
 
 
+def test_real_time_can_be_simulated_again(start, peer, tmp_path, rng):
+    """An agent that is always a step late: what the simulator applied is not what the bag's actions answer."""
+    start('recorder', folder=tmp_path)
+    start('simulator', mode='realtime', wait_for_subscribers=2, **{**SIMULATOR, 'episode_length': 160})
+    step, late = peer.next_step(), 0
+    for _ in range(22):
+        peer.answer(step.stamp - PERIOD if late else step.stamp, rng.uniform(-1, 1, 1))
+        step, late = peer.next_step(step), late + 1
+    peer.until(lambda: bags(tmp_path), 'the first bag')
+    result = resimulate(bags(tmp_path)[0])
+    assert result.exact and result.steps == 21, result.report()
+
+
 def test_kill_and_restart(start, peer, tmp_path):
     """kill -9 of the agent and of the simulator: a new one goes on, and every bag is sound."""
     folder = tmp_path / 'bags'

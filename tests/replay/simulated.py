@@ -49,7 +49,7 @@ def simulated_bag(
     if not policy.exists():
         export(tiny_policy(spec, seed=1), spec, policy, dict(system='tiny', preset='tiny', step=7, version=7))
     runner = PolicyRunner(policy, spec)
-    origin = Origin.of(environment, task, seed, 'fast', False)
+    origin = Origin.of(environment, task, seed, 'fast')
     writer = EpisodeWriter(folder, name, [topic.within('sim0') for topic in topics.PER_STEP], {
         'task': spec.name, 'robot': 'sim0', 'spec': spec.to_json(), 'spec_hash': spec.hash})
     observation, stamp, total, length = environment.reset(EPISODE), START, 0.0, 0
