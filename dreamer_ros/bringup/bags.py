@@ -17,8 +17,8 @@ def _rate(text: str) -> float:
 
 REPLAY_ARGUMENTS = (
     Argument('bag', '', 'the bag to replay: a directory with metadata.yaml'),
-    Argument('mode', 'play', 'play: its messages on topics again, and a policy in shadow if there is one; simulate: its '
-             'actions into the simulator, and compare; dream: the world model of a run predicts it',
+    Argument('mode', 'play', 'play: its messages on topics again, and a policy in shadow if there is one; simulate: '
+             'its actions into the simulator, and compare; dream: the world model of a run predicts it',
              choices=('play', 'simulate', 'dream')),
     Argument('rate', '1.0', 'mode play: times the recorded pace', _rate, 'a number from 0.001 to 1000'),
     Argument('policy', '', 'mode play: ONNX file of a policy whose actions are compared with the recorded ones'),

@@ -13,8 +13,8 @@ from dreamer_ros.errors import InputError
 def add(bag_commands) -> None:
     info = command(bag_commands, 'info', _info, 'list the episodes in a bag or a folder of bags',
                    'dreamer bag info runs/cartpole_swingup-cpu-20260131-120000')
-    info.add_argument('path', metavar='PATH', help='a bag, all of whose messages are read; or a folder of bags or a run '
-                      'directory, of which only what the recorders noted')
+    info.add_argument('path', metavar='PATH', help='a bag, all of whose messages are read; or a folder of bags or a '
+                      'run directory, of which only what the recorders noted')
     info.add_argument('--full', action='store_true', help='read all messages of the bags in a folder, too')
     info.add_argument('--json', action='store_true', help='for programs')
     video = command(bag_commands, 'video', _video, 'film a bag, its rewards and actions below the images',

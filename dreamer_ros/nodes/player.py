@@ -58,7 +58,7 @@ class Player:
         bag = parameters.text('bag', '', 'directory of the bag')
         self._rate = parameters.number('rate', 1.0, 'times the recorded pace', 0.001, 1000.0)
         policy = parameters.text('policy', '', 'ONNX file of a policy to run in shadow; empty for none')
-        self._output = Path(parameters.text('output', '', "for shadow.json and shadow.png; empty for the node's folder"))
+        self._output = Path(parameters.text('output', '', 'folder for shadow.json and shadow.png'))
         self._wait_for_subscribers = parameters.integer(
             'wait_for_subscribers', 0, 'that one of the topics must have before the first message', 0, 100)
         parameters.finish()
@@ -209,7 +209,7 @@ class Player:
             written.append(comparison.plot(folder / 'shadow.png', title))
         except ModuleNotFoundError as error:
             self._log.warning(f"no plot, {error.name} is not installed: pip install 'dreamer_ros[view]'")
-        print(f'policy {self._runner.version} in shadow, {len(comparison.stamps)} steps, its action minus the recorded:')
+        print(f'policy {self._runner.version} in shadow, {len(comparison.stamps)} steps: its action minus the recorded')
         print(comparison.table())
         print('\n'.join(str(path) for path in written), flush=True)
 

@@ -196,7 +196,7 @@ def _remarks(environment: Environment, spec: RobotSpec, origin: Origin) -> List[
     if origin.mujoco != mujoco_version():
         remarks.append(f'recorded with mujoco {origin.mujoco}, simulated with {mujoco_version()}')
     elif origin.world != environment.model_digest():
-        remarks.append(f'the model of {origin.task} is not the one that was recorded (its files, or dm_control, changed)')
+        remarks.append(f'the model of {origin.task} is not the one that was recorded: its files or dm_control changed')
     return remarks
 
 

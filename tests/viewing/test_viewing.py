@@ -130,8 +130,8 @@ def table(rrd, entity, home) -> list:
         [shutil.which('rerun') or 'rerun', 'rrd', 'print', '-vvv', '--entity', entity, str(rrd)], check=True,
         stdout=subprocess.PIPE, text=True, env={**os.environ, 'HOME': str(home), 'XDG_CONFIG_HOME': str(home)}).stdout
     rows = re.findall(r'┆ (\d+) +┆ (\S+) ┆ \[+([^\]…]*)', printed)
-    return [(int(step), int(np.datetime64(stamp, 'ns').astype(np.int64)), [float(x) for x in re.findall(r'[^, ]+', values)])
-            for step, stamp, values in rows]
+    return [(int(step), int(np.datetime64(stamp, 'ns').astype(np.int64)),
+             [float(value) for value in re.findall(r'[^, ]+', values)]) for step, stamp, values in rows]
 
 
 def test_time_line(bag, tmp_path, capsys):
