@@ -29,8 +29,8 @@ class NodeProcess:
     """One node as `dreamer launch` starts it; stdout and stderr go to `log`."""
 
     def __init__(self, executable: str, log: Path, preexec=None, remap=None, **parameters):
-        command = [sys.executable, '-m', f'dreamer_ros.nodes.{executable}', '--ros-args', '-r', f'__ns:={NAMESPACE}']
-        for source, target in (remap or {}).items():
+        command = [sys.executable, '-m', f'dreamer_ros.nodes.{executable}', '--ros-args']
+        for source, target in {'__ns': NAMESPACE, **(remap or {})}.items():
             command += ['-r', f'{source}:={target}']
         for name, value in parameters.items():
             command += ['-p', f'{name}:={value}']

@@ -189,3 +189,33 @@ def test_a_robot_with_a_contract(start, peer, tmp_path, rng):
     np.testing.assert_array_equal(np.float32(result['shadow']), expected)
     np.testing.assert_array_equal(np.float32(result['recorded']), agent.actions[:-1])
     assert result['stamp'] == agent.stamps[:-1]
+
+
+def test_a_bag_played_into_a_robot_agent(start, peer, tmp_path, rng):
+    """The agent of a robot acts upon replayed observations in the bag's time; its commands go nowhere else."""
+    from dreamer_ros.policy.export import export
+    from tests.policy.tiny import tiny_policy
+    # Without the range finder, whose messages have no stamp that would tell their age in the bag's time.
+    lines = robot_bags.TINY.splitlines(keepends=True)
+    robot = robot_bags.contract(''.join(line for line in lines if 'Float64' not in line))
+    (tmp_path / 'tiny.yaml').write_text(robot.text)
+    policy = tmp_path / 'p.onnx'
+    agent_rows = robot_bags.played(rng, robot_bags.sensors(rng, 5.0), 40).rows
+    bag = robot_bags.write_robot_bag(tmp_path, 'bag', agent_rows, robot_bags.contract())
+    export(tiny_policy(robot.spec), robot.spec, policy, dict(system='tiny', preset='tiny', step=4, version=4))
+    commands, answers, moved = [], [], []
+    kept = [peer.node.create_subscription(Twist, '/sim0/robot/shadow/cmd_vel', commands.append, 10),
+            peer.node.create_subscription(Joy, '/sim0/robot/shadow/action', answers.append, 10),
+            peer.node.create_subscription(Twist, '/sim0/robot/cmd_vel', moved.append, 10)]
+    agent = start('robot_agent', robot=tmp_path / 'tiny.yaml', policy=policy, use_sim_time=True, remap={
+        '__ns': '/sim0/robot', 'cmd_vel': 'shadow/cmd_vel', 'action': 'shadow/action'})
+    peer.until(lambda: 'the robot may move' in agent.output, 'activation')
+    player = start('player', bag=bag, wait_for_subscribers=1)
+    peer.until(lambda: player.ended, 'the end of the bag')
+    assert player.wait() == 0 and len(kept) == 3
+    stamps = [codecs.stamp_to_ns(answer.header.stamp) for answer in answers]
+    opened = OpenBag(bag)
+    assert len(stamps) > 10 and np.all(np.diff(stamps) > 0)
+    assert opened.start <= stamps[0] and stamps[-1] <= opened.end
+    assert {answer.header.frame_id for answer in answers} == {'policy/4/evaluate'}
+    assert any(command.linear.x for command in commands) and moved == []
