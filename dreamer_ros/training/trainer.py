@@ -216,6 +216,8 @@ class Trainer:
                     self._save()
             self._answer_requests()
         self._await_last_bags()
+        if self._offline and learner.updates > self._saved_updates and learner.updates % schedule.log_every:
+            self._log_losses(self._stored)  # how well the last policy's model predicts
         if learner.updates:
             # Also when stopped: the last policy and the last checkpoint belong together.
             self._publish(version + 1)
