@@ -4,10 +4,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from dreamer_ros.commands.options import command
+from dreamer_ros.errors import InputError
 
 
 def add(commands) -> None:
-    policy = commands.add_parser('policy', help='sign policies, and check them',
+    policy = commands.add_parser('policy', help='check, sign and shrink policies',
                                  epilog='example: dreamer policy sign policy.onnx --key team.key')
     group = policy.add_subparsers(metavar='COMMAND', required=True)
 
@@ -26,6 +27,14 @@ def add(commands) -> None:
     verify.add_argument('policy', metavar='POLICY', help='ONNX file, or its manifest')
     verify.add_argument('--key', metavar='PUBLIC', help='public key, as `dreamer policy keygen` printed it')
 
+    quantize = command(group, 'quantize', _quantize, 'write a variant of a policy with 8-bit weights, and say how much '
+                       'its actions differ; whether it keeps the return, `dreamer launch sim_eval` tells',
+                       'dreamer policy quantize policy.onnx --bags runs/cartpole_swingup-cpu-20260131-120000/episodes')
+    quantize.add_argument('policy', metavar='POLICY', type=Path, help='ONNX file')
+    quantize.add_argument('--output', metavar='FILE', type=Path, help='default: <name>_int8.onnx beside it')
+    quantize.add_argument('--bags', metavar='PATH', type=Path,
+                          help='bag or folder of bags with observations to compare on; default: images of noise')
+
 
 def _keygen(arguments) -> None:
     from dreamer_ros.policy.signing import generate_key
@@ -42,6 +51,29 @@ def _sign(arguments) -> None:
     path = Path(manifest.uri)
     write_file(manifest_path(path), sign(manifest.at(path.name), key).to_json() + '\n')
     print(f'{manifest_path(path)}: signed by {public_key(key)}')
+
+
+def _quantize(arguments) -> None:
+    from dreamer_ros.policy.quantize import difference, quantize
+    source = arguments.policy
+    target = arguments.output or source.with_name(f'{source.stem}_int8.onnx')
+    manifest = quantize(source, target)
+    gap = difference(source, target, _episodes(arguments.bags, source) if arguments.bags else ())
+    seen = 'recorded observations' if arguments.bags else 'images of noise'
+    print(f'{target}: {manifest.size / 1e6:.2f} MB instead of {source.stat().st_size / 1e6:.2f} MB; over {gap.steps} '
+          f'{seen} its actions differ by {gap.mean:.4f} on average, {gap.largest:.4f} at most (of a range of 2)')
+
+
+def _episodes(bags: Path, policy: Path):
+    """Episodes of a bag, or of the bags of a folder."""
+    from dreamer_ros.policy.runner import PolicyRunner
+    from dreamer_ros.replay.reading import read_episodes
+    spec = PolicyRunner(policy).spec
+    paths = [bags] if (bags / 'metadata.yaml').exists() else sorted(file.parent for file in bags.glob('*/metadata.yaml'))
+    if not paths:
+        raise InputError(f'{bags}: expected a bag, or a folder of bags')
+    for path in paths:
+        yield from read_episodes(path, spec)[0]
 
 
 def _verify(arguments) -> None:

@@ -79,34 +79,39 @@ def step(preset: str, steps: int) -> dict:
         if process.wait():
             raise RuntimeError(f'the policy step of {preset} could not be measured')
         result = json.loads((Path(folder) / 'result.json').read_text())
-    runner, eager = result['runner'], result['eager']
+    runner, eager, small = result['runner'], result['eager'], result['int8']
     verdict = 'at most half' if runner['median'] <= eager['median'] / 2 else 'more than half'
     tail = 'under' if runner['p99'] < 2 * runner['median'] else 'over'
-    print(f'{preset}, one step, median / p99 / max of {runner["n"]}: runner {shown(runner)}; eager PyTorch '
-          f'{shown(eager)}; {verdict} of it, p99 {tail} twice the median', flush=True)
+    print(f'{preset}, one step, median / p99 / max of {runner["n"]}: runner {shown(runner)}, with 8-bit weights '
+          f'{shown(small)}; eager PyTorch {shown(eager)}; {verdict} of it, p99 {tail} twice the median', flush=True)
     return result
 
 
 def measure_step(preset: str, steps: int, folder: str) -> None:
     import torch
 
+    from dreamer_ros.policy.quantize import quantize
     from dreamer_ros.policy.runner import PolicyRunner
     torch.set_num_threads(1)
     contract = write_contract(Path(folder) / 'robot.yaml', 50.0, size=SIZE)
     policy = export_policy(preset, contract, Path(folder) / 'policy.onnx')
-    runner = PolicyRunner(Path(folder) / 'policy.onnx', seed=0)
+    quantize(Path(folder) / 'policy.onnx', Path(folder) / 'int8.onnx')
+    runners = {'runner': PolicyRunner(Path(folder) / 'policy.onnx', seed=0),
+               'int8': PolicyRunner(Path(folder) / 'int8.onnx', seed=0)}
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (64, SIZE, SIZE, 3), np.uint8)
     vector = np.zeros(1, np.float32)
     state = torch.zeros(1, policy.state_size)
-    times = {'runner': [], 'eager': []}
     with torch.no_grad():
         for turn in range(TURNS + 1):
-            for number in range(steps // TURNS):
-                image = images[number % len(images)]
-                began = time.perf_counter()
-                runner.act(image, vector, number == 0, explore=True)
-                times['runner'].append(time.perf_counter() - began)
+            if turn < 2:  # the first one warms up
+                times = {name: [] for name in (*runners, 'eager')}
+            for name, runner in runners.items():
+                for number in range(steps // TURNS):
+                    image = images[number % len(images)]
+                    began = time.perf_counter()
+                    runner.act(image, vector, number == 0, explore=True)
+                    times[name].append(time.perf_counter() - began)
             for number in range(steps // TURNS):
                 image = images[number % len(images)]
                 began = time.perf_counter()
@@ -115,8 +120,6 @@ def measure_step(preset: str, steps: int, folder: str) -> None:
                                        torch.tensor([number == 0]), state, noise)
                 action[0].numpy()
                 times['eager'].append(time.perf_counter() - began)
-            if turn == 0:  # warm now
-                times = {'runner': [], 'eager': []}
     result = {name: percentiles(1e3 * np.array(values)) for name, values in times.items()}
     (Path(folder) / 'result.json').write_text(json.dumps({'preset': preset, **result}))
 

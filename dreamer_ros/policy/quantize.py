@@ -1,0 +1,115 @@
+"""A policy with 8-bit weights: a third of the size, and faster where memory is what an inference waits for."""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import Iterable, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.files import write_file
+from dreamer_ros.policy.manifest import GOLDEN_STEPS, Manifest, golden_inputs
+from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.replay.episode import Episode
+
+OPERATORS = ['MatMul', 'Gemm']  # convolutions are few weights that are used often: they stay as they are
+
+
+class Difference(NamedTuple):
+    """Between the actions of two policies that see the same, in units of half an action's range."""
+
+    steps: int
+    mean: float
+    largest: float
+
+
+def quantize(source: Path, target: Path) -> Manifest:
+    """Write the int8 variant of a policy file: weights of its linear layers as int8, their inputs quantised on the
+    way (onnxruntime's dynamic quantisation).
+
+    Raises:
+        InputError: the source is no policy of ours, or is one already.
+    """
+    runner = PolicyRunner(source)
+    if 'quantized' in runner.metadata:
+        raise InputError(f'policy {source}: expected one with float weights, got {runner.metadata["quantized"]}')
+    with tempfile.TemporaryDirectory() as folder:
+        folded, quantized = Path(folder, 'folded.onnx'), Path(folder, 'quantized.onnx')
+        _fold(source, folded)
+        level = logging.getLogger().level
+        logging.getLogger().setLevel(logging.ERROR)  # it recommends a preprocessing, which is the folding
+        try:
+            # 7 bits: with 8, processors without VNNI instructions overflow.
+            quantize_dynamic(folded, quantized, op_types_to_quantize=OPERATORS, weight_type=QuantType.QInt8,
+                             reduce_range=True)
+        finally:
+            logging.getLogger().setLevel(level)
+        model = onnx.load(str(quantized))
+    metadata = {**runner.metadata, 'quantized': 'int8'}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, metadata)
+    golden = dataclasses.replace(runner.golden, action=_golden_actions(model, runner))
+    onnx.helper.set_model_props(model, {**metadata, 'golden': json.dumps(golden.to_dict())})
+    data = model.SerializeToString()
+    write_file(target.absolute(), data)
+    return Manifest(runner.version, str(target.absolute()), hashlib.sha256(data).hexdigest(), len(data),
+                    runner.spec.hash, runner.spec.control_period, golden)
+
+
+def difference(one: Path, other: Path, episodes: Iterable[Episode] = (), steps: int = 200) -> Difference:
+    """How much two policies differ in what they do, deterministically, each with its own memory.
+
+    Args:
+        episodes: recorded observations to show them; without any, images of noise.
+        steps: how many observations.
+    """
+    left, right = PolicyRunner(one, seed=0), PolicyRunner(other, seed=0)
+    gaps = []
+    for image, vector, is_first in _observations(left, episodes, steps):
+        actions = [runner.act(image, vector, is_first, explore=False) for runner in (left, right)]
+        gaps.append(np.abs(actions[0] - actions[1]).max())
+    return Difference(len(gaps), float(np.mean(gaps)), float(np.max(gaps)))
+
+
+def _observations(runner: PolicyRunner, episodes: Iterable[Episode], steps: int):
+    shown = 0
+    for episode in episodes:
+        for k in range(min(len(episode.reward), steps - shown)):
+            yield episode.image[k], episode.vector[k], bool(episode.is_first[k])
+            shown += 1
+    for k in range(steps if not shown else 0):
+        inputs = golden_inputs(k, 0, runner.spec, 0)
+        yield inputs['image'][0], inputs['vector'][0], k == 0
+
+
+def _fold(source: Path, target: Path) -> None:
+    """Compute what is constant in a graph: exported parameters are transposed and cast by it each time."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(source), options, providers=['CPUExecutionProvider'])
+
+
+def _golden_actions(model: onnx.ModelProto, runner: PolicyRunner):
+    """What the model answers to the golden inputs of a runner's policy, GOLDEN_STEPS rows."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+    sizes = {node.name: node.shape[1:] for node in session.get_inputs()}
+    state, rows = np.zeros((1, *sizes['state']), np.float32), []
+    for step in range(GOLDEN_STEPS):
+        inputs = golden_inputs(runner.golden.seed, step, runner.spec, sizes['noise'][0])
+        given = {name: value for name, value in {**inputs, 'state': state}.items() if name in sizes}
+        action, state = session.run(['action', 'next_state'], given)
+        rows.append(tuple(action[0].tolist()))
+    return tuple(rows)
