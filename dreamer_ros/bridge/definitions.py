@@ -29,6 +29,10 @@ class Definition(NamedTuple):
     hash: str
 
 
+# Bytes that may follow a message.
+SLACK = 16
+
+
 @functools.lru_cache(maxsize=None)
 def typestore() -> Any:
     """The types of the sourced ROS distribution, or of the newest supported one."""
@@ -81,7 +85,7 @@ def definition(type_name: str) -> Definition:
 def decode(cdr: bytes, type_name: str) -> Any:
     """Deserialise a message without rclpy.
 
-    Bytes after the message are ignored: `serialize_message` of rclpy often returns a few too many.
+    A few bytes after the message are ignored: `serialize_message` of rclpy often returns too many.
 
     Raises:
         InputError: the bytes are not such a message.
@@ -92,9 +96,11 @@ def decode(cdr: bytes, type_name: str) -> Any:
     msgdef = store.get_msgdef(type_name)
     read = msgdef.deserialize_cdr_le if cdr[1] else msgdef.deserialize_cdr_be
     try:
-        message, _ = read(cdr[4:], 0, msgdef.cls, store)
+        message, end = read(cdr[4:], 0, msgdef.cls, store)
     except (struct.error, ValueError, SerdeError, AssertionError, IndexError, MemoryError) as error:
         raise InputError(f'{type_name}: {len(cdr)} bytes do not hold a whole message ({error})') from error
+    if len(cdr) - 4 - end > SLACK:
+        raise InputError(f'{type_name}: expected {end} bytes, as such a message takes, got {len(cdr) - 4}')
     return message
 
 

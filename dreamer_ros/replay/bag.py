@@ -29,6 +29,8 @@ FILE_BYTES = 2**30
 # Written to the disk at the latest then, so that closing a large file does not take long.
 SYNC_BYTES = 32 * 2**20
 _YamlLoader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+# Key of custom_data that tells what was lost when the bag was recovered.
+DAMAGE = 'damage'
 # Name of the MCAP metadata record that keeps custom_data where a crash can't lose it.
 CUSTOM_DATA = 'dreamer_ros'
 
@@ -368,6 +370,9 @@ def _recover(path: Path, name: str) -> Path:
     if target != path and target.exists():
         raise InputError(f'episode bag {path}: {target.name} exists already')
     custom_data = {**scans[0].custom_data, **_tally(scans), 'recovered': 'true'}
+    damage = _damage(path, scans)
+    if damage:
+        custom_data[DAMAGE] = '; '.join([*filter(None, [custom_data.get(DAMAGE)]), *damage])
     topics: Dict[str, RawTopic] = {}
     for scan in scans:
         topics.update(scan.topics)
@@ -388,6 +393,17 @@ def _recover(path: Path, name: str) -> Path:
     if target != path:
         _publish(path, target)
     return target
+
+
+def _damage(path: Path, scans: List[Scan]) -> List[str]:
+    """What is lost, one phrase each."""
+    damage = [sentence for scan in scans for sentence in scan.damage]
+    with contextlib.suppress(InputError, FileNotFoundError):
+        expected = read_metadata(path).get('message_count')
+        found = sum(len(scan.messages) for scan in scans)
+        if expected != found:
+            damage.append(f'{found} of {expected} messages are whole')
+    return damage
 
 
 def _tally(scans: Iterable[Scan]) -> Dict[str, str]:

@@ -11,11 +11,13 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import zstandard
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay.bag import CUSTOM_DATA, bag_files, read_metadata
+from dreamer_ros.replay.bag import CUSTOM_DATA, DAMAGE, bag_files, read_metadata
 from dreamer_ros.replay.episode import Problem
 from dreamer_ros.replay.scan import RawMessage, Store, scan_mcap
 
 ZSTD = '.zstd'
+# How the problem begins that `recover` has dealt with.
+RECOVERED = 'recovered from damage'
 # No message is larger: what claims to be is damaged.
 LARGEST_MESSAGE = 2**30
 
@@ -73,6 +75,8 @@ def load_recording(path: Path, problems: List[Problem]) -> Recording:
         _decompress_messages(path, recording, problems)
     recording.custom_data.update(
         (str(key), str(value)) for key, value in (information.get('custom_data') or {}).items())
+    if DAMAGE in recording.custom_data:
+        problems.append(Problem(path, f'{RECOVERED}: {recording.custom_data[DAMAGE]}'))
     expected = information.get('message_count')
     if isinstance(expected, int) and expected != len(recording.messages):
         problems.append(Problem(path, f'{len(recording.messages)} of {expected} messages are whole'))
@@ -114,7 +118,7 @@ def _add_sqlite(file: Path, recording: Recording) -> List[str]:
                     topics[number] = (str(name), str(kind))
             for row in database.execute('SELECT topic_id, timestamp, data FROM messages ORDER BY id'):
                 rows.append(row)
-    except (sqlite3.Error, MemoryError, OverflowError) as error:
+    except (sqlite3.Error, ValueError, MemoryError, OverflowError) as error:
         damage.append(f'it breaks off after {len(rows)} messages ({error})')
     strange = 0
     for number, time, data in rows:

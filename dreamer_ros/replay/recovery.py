@@ -7,7 +7,7 @@ from typing import Iterator, List, Tuple
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.bag import bag_files, is_partial, mcap_files, recover
 from dreamer_ros.replay.episode import Problem
-from dreamer_ros.replay.recording import load_recording
+from dreamer_ros.replay.recording import RECOVERED, load_recording
 
 
 def recover_all(path: Path) -> Iterator[Tuple[Path, str, bool]]:
@@ -37,6 +37,7 @@ def _recovered(bag: Path) -> Tuple[str, bool]:
     damage: List[Problem] = []
     try:
         messages = len(load_recording(bag, damage).messages)
+        damage = [problem for problem in damage if not problem.reason.startswith(RECOVERED)]
         if not is_partial(bag) and not damage:
             return f'is whole, {messages} messages', True
         if not mcap_files(bag) and bag_files(bag):

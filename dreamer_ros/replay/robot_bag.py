@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from dreamer_ros.bridge.codecs import AGE_PREFIX, Step, header_stamp, read_action, read_step
+from dreamer_ros.bridge.codecs import AGE_PREFIX, Step, header_stamp, read_step
 from dreamer_ros.bridge.commands import Commands
 from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.bridge.definitions import decode
@@ -26,7 +26,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.replay.episode import Episode, Problem
 from dreamer_ros.replay.labels import Label, Labels
 from dreamer_ros.replay.recording import Recording
-from dreamer_ros.replay.rows import Row, Rows, Unusable
+from dreamer_ros.replay.rows import Row, Rows, Unusable, recorded_action
 from dreamer_ros.replay.scan import RawMessage
 
 SILENCE = 10_000_000_000  # ns without a message of any topic: ticks are not tried one by one
@@ -41,7 +41,7 @@ class Track:
 
     Attributes:
         name: of the topic in the bag.
-        stamps: int64 [n] ns, increasing; when each message counts as measured.
+        stamps: ns, in order; when each message counts as measured.
         messages: as many.
     """
 
@@ -50,10 +50,9 @@ class Track:
     stamps: List[int]
     messages: List[RawMessage]
 
-    def at(self, stamp: int) -> Optional[RawMessage]:
-        """The message of exactly that stamp."""
-        place = bisect.bisect_left(self.stamps, stamp)
-        return self.messages[place] if place < len(self.stamps) and self.stamps[place] == stamp else None
+    def at(self, stamp: int) -> List[RawMessage]:
+        """The messages of exactly that stamp: at most one, or those of several publishers."""
+        return self.messages[self.before(stamp):self.before(stamp + 1)]
 
     def before(self, stamp: int) -> int:
         """How many messages are older than that."""
@@ -186,14 +185,17 @@ def _with_sound_stamps(
 def _track(
     path: Path, name: str, type_name: str, messages: List[Tuple[int, RawMessage]], problems: List[Problem]
 ) -> Track:
-    """In order of stamps; of several messages with one stamp the first counts."""
+    """In order of stamps, repeats of a message left out."""
     ordered: List[Tuple[int, RawMessage]] = []
+    doubtful = 0
     for stamp, message in sorted(messages, key=lambda item: (item[0], item[1].time)):
         if not ordered or ordered[-1][0] != stamp:
             ordered.append((stamp, message))
-    if len(ordered) < len(messages):
-        problems.append(Problem(path, f'{len(messages) - len(ordered)} of {len(messages)} messages on {name} have the '
-                                      'stamp of another one'))
+        elif ordered[-1][1].data != message.data:
+            ordered.append((stamp, message))
+            doubtful += 1
+    if doubtful:
+        problems.append(Problem(path, f'{doubtful} of {len(messages)} messages on {name} have the stamp of another one'))
     return Track(name, type_name, [stamp for stamp, _ in ordered], [message for _, message in ordered])
 
 
@@ -216,16 +218,19 @@ class _Observer:
         """
         for topic, age in tick.ages.items():
             track = self._tracks.get(topic)
-            message = track.at(tick.stamp - age) if track else None
-            if message is None:
+            messages = track.at(tick.stamp - age) if track else []
+            if not messages:
                 raise Unusable(f'without the message on {topic} that the agent used')
-            if self._used.get(topic) is message:
+            if len(messages) > 1 and track.type in IMAGES:
+                raise Unusable(f'with different messages of one stamp on {topic}')
+            if self._used.get(topic) is messages[-1]:
                 continue
             try:
-                self._sensing.receive(topic, decode(message.data, track.type), message.published)
+                for message in messages:  # joints may come from several publishers; it takes what has the right ones
+                    self._sensing.receive(topic, decode(message.data, track.type), message.published)
             except InputError as error:
                 raise Unusable(f'with a damaged message on {topic}') from error
-            self._used[topic] = message
+            self._used[topic] = messages[-1]
         return self._observe(tick.stamp)
 
     def silent_until(self, stamp: int) -> int:
@@ -269,6 +274,9 @@ def _recorded(path: Path, tracks: RobotTracks, contract: RobotContract) -> Rows:
     observer = _Observer(tracks, contract)
     size = len(contract.spec.action)
     for stamp, message in zip(tracks.step.stamps, tracks.step.messages):
+        if len(tracks.step.at(stamp)) > 1:
+            rows.drop(stamp, Unusable('with different step scalars of one stamp'))
+            continue
         try:
             tick = _tick(decode(message.data, STEP.type))
         except InputError:
@@ -292,16 +300,19 @@ def _tick(message: Any) -> Tick:
 
 def _answer(actions: Optional[Track], stamp: int, size: int, is_last: bool) -> Tuple[np.ndarray, str]:
     """The action of a recorded agent, and who chose it."""
-    message = actions.at(stamp) if actions else None
-    if message is None:
-        if is_last:
-            return np.zeros(size, np.float32), ''
-        raise Unusable('without an action')
+    messages = actions.at(stamp) if actions else []
+    if not messages and is_last:
+        return np.zeros(size, np.float32), ''
+    if len(messages) != 1:
+        raise Unusable('with different actions of one stamp' if messages else 'without an action')
+    [message] = messages
     try:
-        decoded = decode(message.data, ACTION.type)
-        return read_action(decoded, size), decoded.header.frame_id
+        action, frame_id = recorded_action(message)
     except InputError as error:
         raise Unusable('with a bad action') from error
+    if len(action) != size:
+        raise Unusable(f'with an action of {len(action)} axes instead of {size}')
+    return action, frame_id
 
 
 def _laid(

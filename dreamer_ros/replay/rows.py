@@ -3,16 +3,20 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Dict, List, Mapping, NamedTuple, Optional
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from dreamer_ros.bridge.codecs import Step, parse_mode
+from dreamer_ros.bridge.codecs import Step, parse_mode, read_action
+from dreamer_ros.bridge.definitions import decode
+from dreamer_ros.bridge.topics import ACTION
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.episode import Episode, Problem
+from dreamer_ros.replay.scan import RawMessage
 
 # Two steps further apart than so many control periods are not neighbours: something between them is missing.
 GAP_PERIODS = 1.5
+ROUNDING = 1e-5  # by which an action may be beyond 1
 
 
 class Unusable(Exception):
@@ -104,6 +108,19 @@ class Rows:
     def runs(self) -> List[List[Row]]:
         """Steps in a row, no run empty."""
         return [run for run in self._runs if run]
+
+
+def recorded_action(message: RawMessage) -> Tuple[np.ndarray, str]:
+    """f32[A] of a message on `action`, and who chose it.
+
+    Raises:
+        InputError: it is damaged, or holds what no agent says.
+    """
+    decoded = decode(message.data, ACTION.type)
+    action = read_action(decoded, len(decoded.axes))
+    if len(action) and np.abs(decoded.axes).max() > 1 + ROUNDING:
+        raise InputError(f'action: expected axes in [-1, 1], got {list(decoded.axes)}')
+    return action, decoded.header.frame_id
 
 
 def _note(spans: Dict[str, _Span], what: str, stamp: int, last: Optional[int] = None, count: int = 1) -> None:

@@ -8,7 +8,7 @@ from typing import Dict, Iterator, KeysView, List, Mapping, Set, Tuple
 import numpy as np
 
 from dreamer_ros.bridge.codecs import (
-    header_stamp, image_to_array, join_images, read_action, read_step, read_vector,
+    header_stamp, image_to_array, join_images, read_step, read_vector,
 )
 from dreamer_ros.bridge.definitions import decode
 from dreamer_ros.bridge.images import COMPRESSED, decode_image
@@ -16,7 +16,7 @@ from dreamer_ros.bridge.topics import ACTION, JOINT_STATES, STEP, images
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.episode import Episode, Problem
 from dreamer_ros.replay.recording import Recording
-from dreamer_ros.replay.rows import Row, Rows, Unusable
+from dreamer_ros.replay.rows import Row, Rows, Unusable, recorded_action
 from dreamer_ros.replay.scan import RawMessage
 from dreamer_ros.spec import RobotSpec
 
@@ -35,14 +35,25 @@ class WireRobot:
         self.namespace = namespace
         self._messages: Dict[str, Dict[int, RawMessage]] = defaultdict(dict)
         self._doubtful: Set[Tuple[str, int]] = set()
+        self._otherwise_timed: Set[Tuple[str, int]] = set()
+        self._count = 0
 
     def add(self, topic: str, message: RawMessage) -> None:
         """Take a message in; raises InputError if it is too short to hold a stamp."""
         stamp = header_stamp(message.data)
+        self._count += 1
+        if message.time != stamp:
+            self._otherwise_timed.add((topic, stamp))
         known = self._messages[topic].setdefault(stamp, message)
         # Lock-step repeats a message that got lost, byte for byte.
         if known is not message and known.topic == message.topic and known.data != message.data:
             self._doubtful.add((topic, stamp))
+
+    def check_times(self) -> None:
+        """In bags of our own recorder a message was recorded at its stamp. The few of which that is not true have
+        a wrong one."""
+        if len(self._otherwise_timed) < self._count / 2:
+            self._doubtful |= self._otherwise_timed
 
     def stamps(self, topic: str) -> KeysView[int]:
         """Stamps of a topic's messages."""
@@ -58,7 +69,7 @@ class WireRobot:
         if message is None:
             raise Unusable(missing)
         if (topic, stamp) in self._doubtful:
-            raise Unusable(f'with different messages of one stamp on {topic}')
+            raise Unusable(f'with a doubtful stamp on {topic}')
         return message
 
     def at(self, stamp: int) -> List[RawMessage]:
@@ -128,6 +139,8 @@ def _robots(path: Path, recording: Recording, spec: RobotSpec, problems: List[Pr
                     short[message.topic] += 1
     for name, count in short.items():
         problems.append(Problem(path, f'{count} messages on {name} are too short to hold a stamp'))
+    for robot in robots.values():
+        robot.check_times()
     found = [robot for robot in robots.values() if robot.stamps(STEP.name)]
     if not found:
         topics = ', '.join(sorted({message.topic for message in recording.messages})) or 'no messages'
@@ -139,8 +152,7 @@ def _read_row(robot: WireRobot, stamp: int, spec: RobotSpec, types: Mapping[str,
     """Decode the messages of one stamp.
 
     Raises:
-        Unusable: something is missing or bad.
-        InputError: it comes from another robot, so the whole bag is useless.
+        Unusable: something is missing or bad, or comes from another robot.
     """
     several = len(spec.cameras) > 1
     seen = [robot.get(topic.name, stamp, 'without an image' + (f' of {camera}' if several else ''))
@@ -156,20 +168,18 @@ def _read_row(robot: WireRobot, stamp: int, spec: RobotSpec, types: Mapping[str,
         raise Unusable('with a bad image') from error
     for frame in frames:
         if frame.shape[:2] != spec.image_size:
-            raise InputError(f'image: expected {_size(spec.image_size)}, got {_size(frame.shape)}')
+            raise Unusable(f'image: expected {_size(spec.image_size)}, got {_size(frame.shape)}')
     frame_id = ''
     if step.is_last and stamp not in robot.stamps(ACTION.name):
         action = np.zeros(len(spec.action), np.float32)
     else:
         answer = robot.get(ACTION.name, stamp, 'without an action')
         try:
-            message = decode(answer.data, ACTION.type)
-            action = read_action(message, len(message.axes))
+            action, frame_id = recorded_action(answer)
         except InputError as error:
             raise Unusable('with a bad action') from error
         if len(action) != len(spec.action):
-            raise InputError(f'action: expected {len(spec.action)} axes, got {len(action)}')
-        frame_id = message.header.frame_id
+            raise Unusable(f'action: expected {len(spec.action)} axes, got {len(action)}')
     vector = np.zeros(0, np.float32)
     if spec.vector:
         joints = robot.get(JOINT_STATES.name, stamp, 'without joint states')
