@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Dict, Iterable, Optional
+from typing import Dict, Iterable, List, Optional
 
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -16,6 +16,8 @@ from sensor_msgs.msg import Joy
 
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.bridge.codecs import Mode
+from dreamer_ros.bridge.contract import COMMAND_FIELDS, RobotContract
+from dreamer_ros.bridge.topics import Topic
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import qos
 from dreamer_ros.nodes.announcement import announcement
@@ -31,17 +33,31 @@ CLOCK_PERIOD = 0.02   # seconds between two messages of /clock while nothing els
 DRAIN_TIME = 0.5      # seconds for the last messages to arrive before the publishers are gone
 SAY_AGAIN = 5.0       # seconds between two lines about the same trouble
 UNPLAYED = ('/clock', '/rosout', '/parameter_events')  # of the recording's own nodes
+# Types that move robots; joint states mostly tell how they stand.
+MOVING = {*COMMAND_FIELDS} - {'sensor_msgs/msg/JointState'}
 # What was commanded moves nothing once more: it is published below this name, beside its own topic.
 RECORDED = 'recorded'
 SHADOW = 'shadow'
+
+
+def place_of(topic: Topic, contract: Optional[RobotContract]) -> str:
+    """Where a recorded topic is played, relative to the player's namespace."""
+    name = topic.name.strip('/')
+    if contract is None:
+        commands = topic.type in MOVING
+    else:
+        commands = any(topic.type == command.type and f'/{name}'.endswith(f'/{command.name.strip("/")}')
+                       for command in (topics.ACTION, contract.command_topic))
+    path, _, leaf = name.rpartition('/')
+    return '/'.join(part for part in (path, RECORDED, leaf) if part) if commands else name
 
 
 class Player:
     """Publishes the messages of a bag as they were recorded, byte for byte, below the node's own namespace.
 
     `/sim0/step` of the bag becomes `/replay/sim0/step` for a node in the namespace `/replay`. Actions and commands
-    never go to their own topics, where a robot might listen, but to `<namespace>/recorded/…`; those of a policy
-    in shadow to `<namespace>/shadow/action`. /clock follows the times of recording.
+    never go to their own topics, where a robot might listen, but below `recorded` beside them; those of a policy
+    in shadow to `shadow/action` of the robot. /clock follows the times of recording.
 
     Args:
         node: a fresh node; its parameters are declared here.
@@ -69,6 +85,7 @@ class Player:
             self._log.warning(str(problem))
         self._shadow = self._open_shadow(policy) if policy else None
         self._publishers = self._advertise()
+        self._specs = self._announce()
         self._clocks = qos.publisher(node, topics.CLOCK)
         self._time = 0
         self._next_check = 0.0
@@ -108,29 +125,25 @@ class Player:
 
     def _advertise(self) -> Dict[str, Publisher]:
         """Publishers by the topics' recorded names."""
-        contract = self._bag.contract
-        commands = [topics.ACTION] if contract is None else [topics.ACTION, contract.command_topic]
         publishers = {}
         for name, topic in self._bag.topics.items():
             if name in UNPLAYED:
                 continue
-            path, _, leaf = name.strip('/').rpartition('/')
-            commanded = any(
-                topic.type == command.type and f'/{name.strip("/")}'.endswith(f'/{command.name.strip("/")}')
-                for command in commands)
-            place = '/'.join(part for part in (path, RECORDED, leaf) if part) if commanded else name.strip('/')
             try:
-                publishers[name] = qos.publisher(self._node, dataclasses.replace(topic, name=place))
+                place = dataclasses.replace(topic, name=place_of(topic, self._bag.contract))
+                publishers[name] = qos.publisher(self._node, place)
             except (ImportError, AttributeError):
                 self._log.warning(f'{name}: not played, its type {topic.type} is not installed')
-        if 'spec' in self._bag.custom_data and contract is None:
-            # A latched fact that recorders keep beside the messages.
-            self._specs = []
-            for robot in self._bag.robots():
-                if f'{robot}{topics.SPEC.name}' not in self._bag.topics:
-                    name = f'{robot}{topics.SPEC.name}'.strip('/')
-                    self._specs.append(qos.publisher(self._node, dataclasses.replace(topics.SPEC, name=name)))
-                    self._specs[-1].publish(announcement(self._bag.spec()))
+        return publishers
+
+    def _announce(self) -> List[Publisher]:
+        """The robots' specs, which agents wait for, and which recorders keep beside the messages."""
+        publishers = []
+        for robot in self._bag.robots():
+            name = f'{robot}{topics.SPEC.name}'
+            if 'spec' in self._bag.custom_data and self._bag.contract is None and name not in self._bag.topics:
+                publishers.append(qos.publisher(self._node, dataclasses.replace(topics.SPEC, name=name.strip('/'))))
+                publishers[-1].publish(announcement(self._bag.spec()))
         return publishers
 
     def _await_subscribers(self) -> bool:

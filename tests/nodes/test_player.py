@@ -85,6 +85,20 @@ def test_bytes_pace_and_clock(start, peer, made, tmp_path):
     assert len(peer.clock) >= STEPS
 
 
+@pytest.mark.parametrize('name, kind, contract, place', [
+    ('/sim0/step', 'sensor_msgs/msg/JointState', None, 'sim0/step'),
+    ('/sim0/action', 'sensor_msgs/msg/Joy', None, 'sim0/recorded/action'),
+    ('/action', 'sensor_msgs/msg/Joy', None, 'recorded/action'),
+    ('/cmd_vel', 'geometry_msgs/msg/Twist', None, 'recorded/cmd_vel'),
+    ('/arm/joint_trajectory', 'trajectory_msgs/msg/JointTrajectory', None, 'arm/recorded/joint_trajectory'),
+    ('/robot/cmd_vel', 'geometry_msgs/msg/Twist', robot_bags.contract(), 'robot/recorded/cmd_vel'),
+    ('/robot/wind', 'geometry_msgs/msg/Twist', robot_bags.contract(), 'robot/wind'),
+])
+def test_commands_have_a_place_of_their_own(name, kind, contract, place):
+    from dreamer_ros.nodes.player import place_of
+    assert place_of(topics.Topic(name, kind, topics.SENSOR), contract) == place
+
+
 @pytest.mark.parametrize('which', ['the same policy', 'another policy'])
 def test_a_policy_in_shadow(which, start, peer, made, tmp_path):
     (bag, policy, spec), other = made
