@@ -31,6 +31,7 @@ class FilterPolicy(nn.Module):
         self.action_size, self.exploration_noise = action_size, exploration_noise
         self.sizes = [self.rssm.deter_size, self.rssm.latent.size, action_size]
         self.state_size = sum(self.sizes)
+        self.action_in_state = (self.state_size - action_size, self.state_size)
         self.noise_sizes = [self.rssm.latent.size, acting, action_size]
         self.noise_size = sum(self.noise_sizes)
 

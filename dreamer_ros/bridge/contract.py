@@ -25,6 +25,7 @@ from dreamer_ros.sections import Range, Section, parse_yaml
 from dreamer_ros.spec import RobotSpec
 
 IMAGE_TYPES = ('sensor_msgs/msg/Image', COMPRESSED)
+JOY = 'sensor_msgs/msg/Joy'
 # Type of a command -> what paths of its fields look like, and an example.
 COMMAND_FIELDS = {
     'geometry_msgs/msg/Twist': (r'(linear|angular)\.[xyz]', 'linear.x'),
@@ -33,7 +34,7 @@ COMMAND_FIELDS = {
     'trajectory_msgs/msg/JointTrajectory': (
         r'points\[0\]\.(positions|velocities|accelerations|effort)\[.*\D.*\]', 'points[0].positions[elbow]'),
     'sensor_msgs/msg/JointState': (r'(position|velocity|effort)\[.*\D.*\]', 'position[elbow]'),
-    'sensor_msgs/msg/Joy': (r'axes\[\d+\]', 'axes[0]'),
+    JOY: (r'axes\[\d+\]', 'axes[0]'),
 }
 PERIOD_TOLERANCE = 0.01  # by how much of it a policy's control period may differ from the robot's
 LIMIT_TOLERANCE = 1e-6  # by how much of its range a limit may
@@ -143,6 +144,30 @@ class Command:
         return matrix
 
 
+class Joystick(NamedTuple):
+    """How a person takes over from the policy, with a sensor_msgs/Joy.
+
+    Attributes:
+        gains: for each axis of the command, what one unit of a stick adds to its value, in its unit; with `relative`
+            per second.
+        relative: sticks move the axes from where they are; otherwise they say where, and at rest that is 0.
+        choices: of a robot with discrete actions, instead: (choice, button or stick) each, the first one in use wins.
+        takeover: held down while a person steers; None if whatever is in use takes over.
+        dead_zone: what a stick must exceed to be in use.
+        release: s of rest after which the policy goes on.
+        max_age: s without a message, while a person steers, after which the robot is stopped.
+    """
+
+    topic: str
+    gains: Tuple[Tuple[Tuple[Field, float], ...], ...]
+    relative: bool
+    choices: Tuple[Tuple[str, Field], ...]
+    takeover: Optional[Field]
+    dead_zone: float
+    release: float
+    max_age: float
+
+
 @dataclasses.dataclass(frozen=True)
 class RobotContract:
     """A validated contract; make it with `load_contract` or `RobotContract.from_text`.
@@ -158,6 +183,7 @@ class RobotContract:
         terminal: ends the episode for good where it is not 0; None for never.
         episode_length: actions per episode; None for no limit.
         estop: std_msgs/Bool topic that stops the robot while true.
+        joystick: None if nobody takes over.
         public_key: ed25519, 64 hexadecimal digits; policies must be signed for it. None for no signatures.
         text, source: the YAML as it was read, and the name of its file.
     """
@@ -173,6 +199,7 @@ class RobotContract:
     terminal: Optional[Formula]
     episode_length: Optional[int]
     estop: str
+    joystick: Optional[Joystick]
     public_key: Optional[str]
     text: str = dataclasses.field(repr=False)
     source: str
@@ -315,6 +342,7 @@ class _Reader:
             terminal=terminal,
             episode_length=top.count('episode_length', default=None),
             estop=self._topic(top, 'estop', default='estop'),
+            joystick=self._joystick(top.section('joystick'), command) if top.has('joystick') else None,
             public_key=self._public_key(top),
             text=text,
             source=source)
@@ -506,6 +534,42 @@ class _Reader:
             if stop == 'hold' and axis.feedback is None:
                 section.fail('stop', f'feedback of {axis.name}, which says where to hold it', 'none')
         return (None, False) if stop == 'hold' else ((0.0,) * len(axes), True)
+
+    def _joystick(self, section: Section, command: Command) -> Joystick:
+        topic = self._topic(section, default='joy')
+        self._only_type(section, topic, JOY)
+        gains, choices = [], []
+        if command.choices:
+            buttons = section.section('choices')
+            choices = [(name, self._stick(buttons, name, buttons.text(name))) for name in command.choices
+                       if buttons.has(name)]
+            buttons.finish()
+        else:
+            sticks = section.sections('axes')
+            for axis in command.axes:
+                stick = sticks.pop(axis.name, None)
+                gains.append(() if stick is None else tuple(
+                    (self._stick(stick, text, text), float(stick.number(text))) for text in stick.keys()))
+            for name in sticks:
+                section.fail('axes', f'axes of the command ({", ".join(axis.name for axis in command.axes)})', name)
+        if not any(gains) and not choices:
+            section.fail('', f'{"choices" if command.choices else "axes"} that it moves', 'none')
+        relative = not command.choices and 'relative' == section.choice(
+            'mode', ('absolute', 'relative'), default='absolute')
+        takeover = section.text('takeover', default=None)
+        joystick = Joystick(
+            topic, tuple(gains), relative, tuple(choices),
+            None if takeover is None else self._stick(section, 'takeover', takeover),
+            float(section.positive('dead_zone', default=0.1)), float(section.positive('release', default=1.0)),
+            float(section.positive('max_age', default=0.5)))
+        section.finish()
+        return joystick
+
+    def _stick(self, section: Section, key: str, text: str) -> Field:
+        """A stick or a button of a sensor_msgs/Joy."""
+        if not re.fullmatch(r'(axes|buttons)\[\d+\]', text):
+            section.fail(key, 'a stick or button such as axes[1] or buttons[4]', text)
+        return Field.parse(text, JOY)
 
     def _public_key(self, top: Section) -> Optional[str]:
         key = top.text('public_key', default=None)

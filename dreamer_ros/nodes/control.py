@@ -19,6 +19,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import qos
 from dreamer_ros.nodes.diagnostics import Timings
 from dreamer_ros.nodes.inputs import Inputs
+from dreamer_ros.nodes.joystick import Person
 from dreamer_ros.nodes.metronome import Metronome
 from dreamer_ros.nodes.policies import Policies
 from dreamer_ros.nodes.template import MessageTemplate
@@ -96,6 +97,7 @@ class Control:
         behaviour: how to play.
         time_ns: ROS time.
         overdue: told by when the next command must be out.
+        person: who may take over; None without a joystick.
         complain: gets one sentence about what keeps going wrong.
 
     Attributes:
@@ -106,10 +108,10 @@ class Control:
 
     def __init__(self, contract: RobotContract, inputs: Inputs, policies: Policies, gate: Gate,
                  steps: StepPublisher, behaviour: Behaviour, time_ns: Callable[[], int], overdue: Deadline,
-                 complain: Callable[[str], None]):
+                 person: Optional[Person], complain: Callable[[str], None]):
         self._contract, self._inputs, self._policies, self._gate = contract, inputs, policies, gate
         self._publisher, self._behaviour, self._time_ns = steps, behaviour, time_ns
-        self._overdue, self._complain = overdue, complain
+        self._overdue, self._person, self._complain = overdue, person, complain
         self._spec = contract.spec
         self._leading = contract.cameras[0].topic if contract.cameras else contract.topics[0].name
         self._rng = np.random.default_rng(behaviour.seed)
@@ -173,8 +175,6 @@ class Control:
         sensed = self._inputs.observe(self._stamp)
         metronome.steer(self._inputs.waited(time.time_ns()))
         self._judge(sensed)
-        if sensed.reward_problems:
-            self._complain(f'reward counted as 0: {"; ".join(map(str, sensed.reward_problems))}')
         if self._gate.reasons and not (self.playing and self._passing(sensed)):
             self._end_episode(sensed)
             return
@@ -189,6 +189,9 @@ class Control:
             self._finish(sensed)
             return
         action, mode = self._act(sensed, is_first)
+        steered = self._person and self._person.steer(self._gate.values, sensed.feedback)
+        if steered is not None:
+            action, mode = steered, Mode('human')
         limited = self._gate.command(action, ticket)
         late = time.monotonic() > due
         self.overruns += late
@@ -216,6 +219,10 @@ class Control:
 
     def _step(self, sensed: Sensed, action: np.ndarray) -> None:
         """Publish a step of the running episode."""
+        if sensed.reward_problems and self._length > 0:  # there is no reward for the first
+            self._complain(f'reward counted as 0: {"; ".join(map(str, sensed.reward_problems))}')
+        if self._runner is not None:
+            self._runner.acted(action)
         self._publisher.publish(self._stamp, sensed, (self._length == 0, False, False), action, self._mode)
         self._length += 1
         self.played += 1

@@ -1,9 +1,11 @@
 """A policy on a robot: everything between the robot's topics and its command, made, started and halted."""
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import time
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Union
 
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
@@ -21,6 +23,7 @@ from dreamer_ros.nodes.diagnostics import Diagnostics
 from dreamer_ros.nodes.guard import Guard
 from dreamer_ros.nodes.inbox import TakenByHand
 from dreamer_ros.nodes.inputs import Inputs
+from dreamer_ros.nodes.joystick import Person
 from dreamer_ros.nodes.policies import Policies
 from dreamer_ros.nodes.runtime import terminating
 from dreamer_ros.nodes.watchdog import Advance, Check, Deadline, Gate, Watchdog
@@ -43,7 +46,7 @@ class Deployment:
         node: that publishes and subscribes.
         contract: of the robot.
         behaviour: how the policy is played.
-        manifest: of the first policy; None to begin without one.
+        policy: the first one, see `Policies.load`; None to begin without.
         complain: gets a sentence about what keeps going wrong, from any thread.
 
     Raises:
@@ -54,8 +57,8 @@ class Deployment:
         executor_deadline: to be kept by whoever runs the node's callbacks while this is active.
     """
 
-    def __init__(self, node: Node, contract: RobotContract, behaviour: Behaviour, manifest: Optional[Manifest],
-                 complain: Callable[[str], None]):
+    def __init__(self, node: Node, contract: RobotContract, behaviour: Behaviour,
+                 policy: Union[None, str, Manifest], complain: Callable[[str], None]):
         self._node, self.contract = node, contract
         self._sim_time = node.get_parameter('use_sim_time').value
         self._check_stamps()
@@ -66,8 +69,8 @@ class Deployment:
             contract, Topic(node.resolve_topic_name(command.name), command.type, command.qos), FROZEN * self.period)
         self._publishers = []
         try:
-            if manifest is not None:
-                self.policies.load(manifest)
+            if policy:
+                self.policies.load(policy)
             if not self._guard.wait():
                 raise InputError('expected the guard process to start; its error is above')
         except BaseException:
@@ -79,12 +82,13 @@ class Deployment:
         self._inputs = Inputs(node, contract, self._time_ns)
         self._estop = EmergencyStop(node, contract.estop)
         self._clock = ClockWatch(node) if self._sim_time else None
+        self._person = Person(node, contract) if contract.joystick else None
         self._overdue = Deadline(f'no command within {LATE:.0%} of a control period after its tick: inference takes '
                                  'too long')
         self.executor_deadline = Deadline('the executor is stuck in a callback')
         self._steps = StepPublisher(node, contract)
         self._control = Control(contract, self._inputs, self.policies, self._gate, self._steps, behaviour,
-                                self._time_ns, self._overdue, complain)
+                                self._time_ns, self._overdue, self._person, complain)
         self._watchdog: Optional[Watchdog] = None
         self._armed = False
         self._enabled = True
@@ -97,6 +101,7 @@ class Deployment:
         # What lives until here lives on: the collector need not look at it in the middle of a tick.
         gc.collect()
         gc.freeze()
+        _give_memory_back()
 
     @property
     def period(self) -> float:
@@ -152,8 +157,9 @@ class Deployment:
         self.policies.close()
         self._inputs.close()
         self._estop.close()
-        if self._clock:
-            self._clock.close()
+        for optional in (self._clock, self._person):
+            if optional:
+                optional.close()
         self._steps.close()
         for publisher in (*self._publishers, self._specs, self._heartbeats):
             self._node.destroy_publisher(publisher)
@@ -166,6 +172,8 @@ class Deployment:
         """
         if enabled and self._estop.pressed():
             raise InputError(f'expected the emergency stop on {self._estop.topic} to be released first')
+        if self._person:
+            self._person.dismiss()
         self._set_enabled(enabled)
         self._gate.release('pause')
 
@@ -196,6 +204,8 @@ class Deployment:
     def _checks(self) -> Dict[str, Check]:
         checks = {'estop': self._check_estop, 'signal': self._check_signal, 'overdue': self._overdue,
                   'stale': self._inputs.overdue, 'executor': self.executor_deadline, 'guard': self._check_guard}
+        if self._person:
+            checks['joystick'] = self._person.lost
         if self._clock:
             checks['clock'] = Advance(self._clock.read, CLOCK_PATIENCE * self.period, '/clock does not advance')
         return checks
@@ -251,11 +261,21 @@ class Deployment:
             'episodes': control.episodes, 'overruns': control.overruns, 'observations dropped': self._inputs.dropped,
             'observations repeated': self._inputs.repeated, 'commands limited': control.limited,
             'stops': sum(gate.stops.values())}
+        if self._person:
+            values['in control'] = 'a person' if self._person.steering else 'the policy'
         if self.waiting():
             return diagnostics.ERROR, self.waiting(), values
         if self.policies.problem:
             return diagnostics.WARN, self.policies.problem, values
+        if self._person and self._person.problem:
+            return diagnostics.WARN, self._person.problem, values
         return diagnostics.OK, 'commanding' if self.active else 'inactive', values
+
+
+def _give_memory_back() -> None:
+    """To the system: loading a policy takes several times its size for a moment."""
+    with contextlib.suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class EmergencyStop:

@@ -119,7 +119,7 @@ class _Bag:
         if self._steps:
             data.update(length=str(self._steps), mode=episode_mode(self._modes), policy_version=str(
                 '' if self._version is None else self._version))
-            data['return'] = repr(self._return)
+            data.update({'return': repr(self._return), 'human_steps': str(self._modes['human'])})
         return data
 
     def summary(self) -> str:

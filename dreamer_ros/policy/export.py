@@ -40,7 +40,7 @@ class Exporter:
         policy: module with `forward(image, [vector,] is_first, state, noise) -> (action, next_state)`, without
             image for a robot without cameras, `state_size`, `noise_size` and `uses_vector`; on any device.
             `evaluation_noise` (start, stop), where it has one, is the part of the noise that an evaluation draws
-            as well: a planner's candidates.
+            as well: a planner's candidates; `action_in_state` the part of the state that is the previous action.
         spec: of the robots it acts for.
     """
 
@@ -85,6 +85,7 @@ class Exporter:
             **metadata,
             'spec': self._spec.to_json(), 'spec_hash': self._spec.hash,
             'evaluation_noise': json.dumps(getattr(self._policy, 'evaluation_noise', (0, 0))),
+            'action_in_state': json.dumps(getattr(self._policy, 'action_in_state', (0, 0))),
             'control_period': self._spec.control_period, 'golden': json.dumps(golden.to_dict()),
         })
         data = self._model.SerializeToString()

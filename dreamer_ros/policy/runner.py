@@ -59,7 +59,7 @@ class PolicyRunner:
                 raise InputError(f'policy {self.path}: expected sha256 {sha256.lower()}, got {digest}')
         self._session = _open_session(self.path, data)
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.spec, self.version, self.golden, self._evaluation_noise = self._read_metadata()
+        self.spec, self.version, self.golden, self._evaluation_noise, self._action_in_state = self._read_metadata()
         if spec is not None and spec.hash != self.spec.hash:
             raise InputError(
                 f'policy {self.path}: expected a policy for {spec.name} (spec {spec.hash}), got one for '
@@ -108,6 +108,15 @@ class PolicyRunner:
         self._step()
         return self._outputs['action'][0].copy()
 
+    def acted(self, action: np.ndarray) -> None:
+        """What was done instead of the last answer, f32[A]: by a person, or within limits.
+
+        A policy whose state holds its previous action goes on from what was done.
+        """
+        place = self._inputs['state'][0, self._action_in_state]
+        if place.size:
+            place[:] = action
+
     def reset(self) -> None:
         """Forget the running episode."""
         self._inputs['state'].fill(0.0)
@@ -132,8 +141,9 @@ class PolicyRunner:
         try:
             spec = RobotSpec.from_json(self.metadata['spec'], 'metadata')
             golden = Golden.from_dict(json.loads(self.metadata['golden']))
-            drawn = slice(*json.loads(self.metadata.get('evaluation_noise', '[0, 0]')))
-            return spec, int(self.metadata['version']), golden, drawn
+            drawn, action = (slice(*json.loads(self.metadata.get(name, '[0, 0]')))
+                             for name in ('evaluation_noise', 'action_in_state'))
+            return spec, int(self.metadata['version']), golden, drawn, action
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(
                 f'policy {self.path}: expected metadata spec, version and golden as dreamer_ros exports '

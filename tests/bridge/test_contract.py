@@ -48,6 +48,9 @@ def test_further_keys():
     assert robot.spec.discrete and robot.spec.action == ('up', 'down') and robot.spec.action_high == (1, 1)
     assert contract(cameras=None, image_size=None).spec.image_size == (0, 0)
     assert contract(command=TWIST).command.matrix.tolist() == [[0.1, 0.1], [-0.5, 0.5]]
+    stick = contract(joystick={'axes': {'elbow': {'axes[1]': 0.5}}, 'release': 2}).joystick
+    assert (stick.topic, stick.relative, stick.takeover, stick.release, stick.max_age) == ('joy', False, None, 2, 0.5)
+    assert [[(field.text, gain) for field, gain in gains] for gains in stick.gains] == [[], [('axes[1]', 0.5)]]
     pose = contract(command__stop={'elbow': 0.5, 'shoulder': 0})
     assert pose.command.stop == (0, 0.5)
 
@@ -105,6 +108,13 @@ def test_further_keys():
     ({'public_key': 'secret'}, 'public_key: expected an ed25519 key of 64 hexadecimal digits'),
     ({'episode_length': 0}, 'episode_length: expected a whole number of at least 1'),
     ({'estop': 'e stop'}, 'estop: expected the name of a topic'),
+    ({'joystick': {}}, 'joystick: expected axes that it moves'),
+    ({'joystick': {'axes': {'wrist': {'axes[0]': 1}}}}, r"joystick.axes: expected axes of the command \(shoulder, elbow"),
+    ({'joystick': {'axes': {'elbow': {'axes': 1}}}}, r'axes.elbow.axes: expected a stick or button such as axes\[1\]'),
+    ({'joystick': {'axes': {'elbow': {'axes[0]': 'x'}}}}, r'joystick.axes.elbow.axes\[0\]: expected a number'),
+    ({'joystick': {'axes': {'elbow': {'axes[0]': 1}}, 'takeover': 4}}, 'joystick.takeover: expected a name, got 4'),
+    ({'joystick': {'axes': {'elbow': {'axes[0]': 1}}, 'mode': 'fast'}}, 'joystick.mode: expected one of absolute, rel'),
+    ({'joystick': {'axes': {'elbow': {'axes[0]': 1}}, 'topic': 'imu'}}, 'joystick.type: expected sensor_msgs/msg/Imu'),
 ])
 def test_mistakes_are_told_by_file_and_key(changes, reason):
     with pytest.raises(InputError, match=reason) as caught:
@@ -161,5 +171,5 @@ def test_a_policy_for_another_robot_is_refused_by_the_key(changes, reason):
 
 def test_arm_of_the_tests_is_complete():
     """Every key of a contract is known to these tests."""
-    assert set(ARM) | {'stamps', 'estop', 'public_key'} == {
+    assert set(ARM) | {'stamps', 'estop', 'joystick', 'public_key'} == {
         field.name for field in dataclasses.fields(RobotContract)} - {'text', 'source'} | {'max_age'}

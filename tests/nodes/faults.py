@@ -26,9 +26,11 @@ class Scene:
         rate: Hz.
         clock: the camera's process also publishes /clock, on which the agent's time is.
         autostart: the agent's parameter.
+        more: of the contract.
     """
 
-    def __init__(self, folder: Path, domain: int, rate: float, clock: bool = False, autostart: bool = True):
+    def __init__(self, folder: Path, domain: int, rate: float, clock: bool = False, autostart: bool = True,
+                 more: str = ''):
         self.folder, self.rate = folder, rate
         self._parameters = {'use_sim_time': clock, 'autostart': autostart, 'robot': folder / 'robot.yaml'}
         self.period = round(1e9 / rate)
@@ -36,7 +38,7 @@ class Scene:
         public_key = public_key or (folder / 'public').read_text()
         (folder / 'public').write_text(public_key)
         self._key = load_key(folder / 'key')
-        self.contract = write_contract(folder / 'robot.yaml', rate, more=f"public_key: '{public_key}'")
+        self.contract = write_contract(folder / 'robot.yaml', rate, more=f"public_key: '{public_key}'\n{more}")
         self.manifests = {}
         for version in (1, 2):
             path = folder / f'policy_{version}.onnx'

@@ -1,0 +1,168 @@
+"""A person at a joystick, and the ends and beginnings of episodes that people ask for, over ROS."""
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import JointState, Joy
+from std_srvs.srv import Trigger
+
+from dreamer_ros.bridge import codecs
+from dreamer_ros.replay.bag import read_metadata
+from dreamer_ros.replay.reading import read_episodes
+from tests.nodes.faults import scene
+from tests.nodes.robot import NAMESPACE
+from tests.nodes.test_robot_agent import wait_for
+
+RATE = 20.0
+RELEASE = 0.6
+JOYSTICK = f'joystick: {{axes: {{forward: {{"axes[1]": 1.2}}}}, release: {RELEASE}, max_age: 0.4}}'
+
+
+class Joystick:
+    """Repeats what its sticks say, as joy_node does, on a thread of its own."""
+
+    def __init__(self, node):
+        self._publisher = node.create_publisher(Joy, 'joy', 10)
+        self._ending = threading.Event()
+        self.forward = None  # None for a joystick that is switched off
+        self._thread = threading.Thread(target=self._repeat, daemon=True)
+        self._thread.start()
+
+    def _repeat(self):
+        while not self._ending.wait(0.03):
+            if self.forward is not None:
+                self._publisher.publish(Joy(axes=[0.0, self.forward]))
+
+    def close(self):
+        self._ending.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def robot(ros_domain, tmp_path):
+    recorder = None
+    with scene(tmp_path, ros_domain, RATE, more=JOYSTICK) as made:
+        made.joystick = Joystick(made.ears.node)
+        with (tmp_path / 'recorder.log').open('w') as log:
+            recorder = subprocess.Popen(
+                [sys.executable, '-m', 'dreamer_ros.nodes.recorder', '--ros-args', '-r', f'__ns:={NAMESPACE}', '-p',
+                 f'contract:={tmp_path}/robot.yaml', '-p', f'folder:={tmp_path}/bags'], stdout=log, stderr=log)
+        try:
+            made.ready()
+            yield made
+        finally:
+            recorder.terminate()
+            recorder.wait(30)
+            made.joystick.close()
+            print(made.log.read_text(), (tmp_path / 'recorder.log').read_text())
+
+
+def forward(ears, count=5):
+    """Whether the newest commands are a joystick's: 1.2 m/s at 1, and never a turn."""
+    newest = ears.commands[-count:]
+    return [round(command.forward, 4) for command in newest], {command.turn for command in newest}
+
+
+def end_episode(ears):
+    assert ears.call(Trigger, 'end_episode', Trigger.Request()).success
+
+
+def whole_bags(folder):
+    return sorted(folder.glob('bags/[!.]*'))
+
+
+def test_a_person_takes_over_gives_back_and_is_recorded(robot):
+    ears, joystick = robot.ears, robot.joystick
+    actions = []
+    ears.node.create_subscription(Joy, 'action', actions.append, QoSProfile(depth=1000))
+    wait_for(lambda: end_episode_is_possible(ears))
+    ears.spin(0.5)
+    before = len(whole_bags(robot.folder))
+    joystick.forward = 0.0
+    ears.spin(0.5)
+    assert {message.header.frame_id for message in actions} == {'policy/1/evaluate'}, 'at rest it takes nothing over'
+
+    joystick.forward = 0.5
+    wait_for(lambda: forward(ears) == ([0.6] * 5, {0.0}))
+    joystick.forward = 2.5
+    wait_for(lambda: forward(ears) == ([2.0] * 5, {0.0}))  # its limit: the same safety as for a policy
+    joystick.forward = 0.0
+    began = time.monotonic()
+    wait_for(lambda: forward(ears, 2) == ([0.0] * 2, {0.0}))
+    robot.ready()
+    assert time.monotonic() - began > RELEASE - 0.2, 'it gives back after a moment'
+    ears.spin(0.5)
+    assert actions[-1].header.frame_id == 'policy/1/evaluate'
+    end_episode(ears)
+    wait_for(lambda: len(whole_bags(robot.folder)) > before)
+
+    bags = whole_bags(robot.folder)[before:]
+    episodes = [episode for bag in bags for episode in read_episodes(bag, robot.contract.spec)[0]]
+    sent = {codecs.stamp_to_ns(message.header.stamp): message.header.frame_id for message in actions}
+    done = [(action, sent[stamp]) for episode in episodes for stamp, action in zip(episode.stamp, episode.action)
+            if stamp in sent]
+    by_hand = [action for action, mode in done if mode == 'human']
+    counts = Counter(mode for _, mode in done)
+    assert counts['human'] > 10 and counts['policy/1/evaluate'] > 10
+    for action in by_hand:  # of 2 m/s
+        assert action[1] == 0 and np.isclose(action[0], [0, 0.3, 1.0]).any()
+    data = [read_metadata(bag)['custom_data'] for bag in bags]
+    assert len(by_hand) <= sum(int(entry['human_steps']) for entry in data) <= list(sent.values()).count('human')
+    assert any(entry['mode'] == 'human' for entry in data), 'no evaluation of the policy'
+
+    joystick.forward = 1.0
+    wait_for(lambda: forward(ears) == ([1.2] * 5, {0.0}))
+    began = time.time_ns()
+    joystick.forward = None
+    stop = ears.first_stop(began)
+    assert stop is not None and stop.received - began < 2e9
+    time.sleep(RELEASE + 0.5)
+    assert ears.commands[-1].is_stop, 'a joystick that fell silent does not give back by itself'
+    assert 'joy: silent for' in robot.log.read_text()
+    ears.enable()
+    robot.ready()
+    assert 1.2 not in {round(command.forward, 4) for command in ears.commands[-5:]}
+
+
+def end_episode_is_possible(ears):
+    return ears.call(Trigger, 'end_episode', Trigger.Request()).success
+
+
+def test_pauses_and_resets_end_and_begin_episodes(robot):
+    """~/end_episode, ~/enable and an emergency stop write is_last, and what comes after them is_first."""
+    ears = robot.ears
+    steps = []
+    ears.node.create_subscription(JointState, 'step', lambda message: steps.append(codecs.read_step(message)), 1000)
+
+    def pause():
+        ears.enable(False)
+        assert ears.first_stop(time.time_ns() - 10**9)
+        ears.spin(0.5)
+        assert steps[-1].is_last, 'nothing is recorded while it rests'
+        ears.enable(True)
+
+    def press():
+        ears.press(True)
+        assert ears.first_stop(time.time_ns() - 10**9)
+        ears.press(False)
+        ears.spin(0.3)
+        assert steps[-1].is_last
+        ears.enable(True)
+    for interrupt in (lambda: end_episode(ears), pause, press):
+        ears.spin(0.5)
+        wait_for(lambda: ears.spin(0.1) or (steps and not steps[-1].is_last))
+        steps.clear()
+        interrupt()
+        robot.ready()
+        wait_for(lambda: ears.spin(0.1) or any(step.is_first for step in steps))
+        flags = [(step.is_first, step.is_last) for step in steps]
+        last, first = flags.index((False, True)), flags.index((True, False))
+        assert first == last + 1, flags
+        assert not steps[last].is_terminal and steps[first].reward == 0.0
