@@ -297,3 +297,57 @@ def test_record(tmp_path):
 def test_record_of_nothing(arguments, complaint):
     with pytest.raises(InputError, match=complaint):
         scenario('record', arguments)
+
+
+# On robots
+
+@pytest.fixture
+def rover_policy(tmp_path):
+    """An untrained policy for the rover's contract."""
+    from dreamer_ros.bridge.contract import load_contract
+    from dreamer_ros.policy.export import export
+    from tests.policy.tiny import tiny_policy
+    spec = load_contract('rover').spec
+    export(tiny_policy(spec), spec, tmp_path / 'rover.onnx', dict(system='tiny', preset='tiny', step=0, version=1))
+    return tmp_path / 'rover.onnx'
+
+
+def test_deploy_on_a_robot(rover_policy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    [agent] = scenario('deploy', {'policy': str(rover_policy), 'robot': 'rover'}).processes
+    assert (agent.executable, agent.name, agent.namespace, agent.leads) == ('robot_agent', 'agent', '/rover', True)
+    assert agent.parameters == {'robot': 'rover', 'policy': str(rover_policy), 'autostart': True}
+    assert agent.remappings == (('policy', '/policy'),)
+    [agent] = scenario('deploy', {'robot': 'rover', 'namespace': 'red/rover', 'autostart': 'false'}).processes
+    assert agent.namespace == '/red/rover' and agent.parameters == {'robot': 'rover', 'autostart': False}
+    with_hardware = scenario('deploy', {'policy': str(rover_policy), 'robot': 'rover', 'hardware': 'true',
+                                        'task': 'rover_target', 'record': 'true'})
+    hardware, recorder, agent = with_hardware.processes
+    assert hardware.parameters == {'task': 'rover_target', 'robot': 'rover', 'seed': 0}
+    assert recorder.parameters == {'folder': str(with_hardware.folder / 'episodes'), 'contract': 'rover'}
+    assert (with_hardware.folder / 'robot.yaml').read_text().count('name: rover')
+
+
+def test_deploy_refuses_what_does_not_fit(rover_policy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments, problem in [
+            ({}, 'expected policy:=<ONNX file>, robot:=<contract>, or both'),
+            ({'policy': str(rover_policy), 'robot': 'arm'}, r'robot.yaml: command.axes\[0\].name: expected'),
+            ({'policy': 'hover'}, 'policy:=hover: expected an ONNX file, a manifest, or one of the released'),
+            ({'robot': 'tank'}, 'expected a contract file'),
+            ({'robot': 'rover', 'hardware': 'true'}, 'expected task:=')]:
+        with pytest.raises(InputError, match=problem):
+            scenario('deploy', arguments)
+    assert not (tmp_path / 'runs').exists() or not list((tmp_path / 'runs').iterdir())
+
+
+@pytest.mark.parametrize('inputs', ['image', 'both', 'vector'])
+def test_a_policy_without_a_contract_gets_that_of_its_simulation(inputs):
+    from dreamer_ros.bridge.contract import RobotContract
+    from dreamer_ros.bringup.robot import simulated_contract
+    from dreamer_ros.simulation.environment import make
+    environment = make('cartpole_swingup', image_size=(32, 32), action_repeat=4, inputs=inputs)
+    environment.close()
+    contract = RobotContract.from_text(simulated_contract(environment.spec), 'robot.yaml')
+    contract.check(environment.spec)
+    assert contract.name == 'cartpole_swingup' and contract.rate == 25

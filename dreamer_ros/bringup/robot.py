@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Tuple
 
 import yaml
 
@@ -30,23 +29,28 @@ DEPLOY_ARGUMENTS = (
              choices=('auto', *_FLAG)),
     Argument('task', '', 'what the stand-in simulates; default: what the policy was trained for'),
     Argument('namespace', '', "of the robot's topics; default: its name"),
+    Argument('record', 'false', "record the episodes as bags in the scenario's folder", lambda text: text == 'true',
+             choices=_FLAG),
     Argument('autostart', 'true', 'activate at once; false: wait for `ros2 lifecycle`', lambda text: text == 'true',
              choices=_FLAG),
     Argument('seed', '0', "of the stand-in's initial states", whole(0), 'a whole number from 0'),
 )
 
 
-def deploy(policy: str, robot: str, hardware: str, task: str, namespace: str, autostart: bool, seed: int) -> Scenario:
+def deploy(policy: str, robot: str, hardware: str, task: str, namespace: str, record: bool, autostart: bool,
+           seed: int) -> Scenario:
     if not policy and not robot:
         raise InputError('deploy: expected policy:=<ONNX file>, robot:=<contract>, or both')
-    path = _policy_path(policy) if policy else None
+    path = policy_path(policy) if policy else None
     spec = load(find_manifest(path)).spec if path else None
     folder = default_logdir(Path(robot).stem if robot else spec.name, 'deploy').absolute()
+    # The contract beside what was done with it; the nodes read the user's own, which their errors name.
+    copy = folder / 'robot.yaml'
     if robot:
-        contract = load_contract(robot)
+        contract = load_contract(Path(robot).expanduser())
         source = robot if not Path(robot).suffix else str(Path(robot).expanduser().absolute())
     else:
-        contract, source = _simulated(spec, folder)
+        contract, source = RobotContract.from_text(simulated_contract(spec), str(copy)), str(copy)
     if spec:
         contract.check(spec)
     place = '/' + (namespace or contract.name).strip('/')
@@ -60,13 +64,19 @@ def deploy(policy: str, robot: str, hardware: str, task: str, namespace: str, au
             raise InputError('deploy: expected task:=<what the stand-in simulates>')
         processes.append(Process(
             'hardware', place, {'task': task, 'robot': source, 'seed': seed}, environment=ONE_THREAD))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(copy, contract.text)
+    if record:
+        processes.append(Process(
+            'recorder', place, {'folder': str(folder / 'episodes'), 'contract': source}, environment=ONE_THREAD,
+            patience=(30.0, 'finishing the open bag')))
     processes.append(Process(
         'robot_agent', place, agent, (('policy', '/policy'),), ONE_THREAD, leads=True, patience=STOPPING,
         node='agent'))
     return Scenario('deploy', tuple(processes), folder)
 
 
-def _policy_path(policy: str) -> Path:
+def policy_path(policy: str) -> Path:
     path = Path(policy).expanduser().absolute()
     if path.suffix in ('.onnx', '.json'):
         return path
@@ -75,15 +85,6 @@ def _policy_path(policy: str) -> Path:
         raise InputError(f'policy:={policy}: expected an ONNX file, a manifest, or one of the released policies: '
                          f'{", ".join(known) or "none are installed"}')
     return share('models', f'{policy}.onnx')
-
-
-def _simulated(spec: RobotSpec, folder: Path) -> Tuple[RobotContract, str]:
-    """The contract of a simulated robot as a policy knows it, and its file."""
-    path = folder / 'robot.yaml'
-    contract = RobotContract.from_text(simulated_contract(spec), str(path))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(path, contract.text)
-    return contract, str(path)
 
 
 def simulated_contract(spec: RobotSpec) -> str:

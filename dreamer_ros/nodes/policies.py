@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 import threading
-from typing import Optional
+from typing import Optional, Union
 
 from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.errors import InputError
-from dreamer_ros.policy.loader import PolicyLoader, load
+from dreamer_ros.policy.loader import PolicyLoader, load, stored_manifest
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
 
@@ -37,14 +37,26 @@ class Policies:
         """Load no more."""
         self._loader.close()
 
-    def load(self, manifest: Manifest) -> None:
+    def load(self, policy: Union[str, Manifest]) -> None:
         """Play this one; returns when it is ready.
+
+        Args:
+            policy: its manifest, or the path of its file or manifest.
 
         Raises:
             InputError: it is not for this robot, not whole, or not signed.
         """
-        self._authenticate(manifest)
-        self._play(load(manifest, self._contract.spec, self._seed, self._contract.check))
+        manifest = stored_manifest(policy) if isinstance(policy, str) else policy
+        if manifest is None:
+            if self._contract.public_key:
+                raise InputError(f'policy {policy}: expected a signature by the key {self._contract.public_key}, but it '
+                                 'has no manifest; `dreamer policy sign` makes one')
+            runner = PolicyRunner(policy, seed=self._seed)
+            self._contract.check(runner.spec)
+        else:
+            self._authenticate(manifest)
+            runner = load(manifest, self._contract.spec, self._seed, self._contract.check)
+        self._play(runner)
 
     def offer(self, manifest: Manifest) -> None:
         """Load this one in the background and play it when it is ready; `poll` tells.

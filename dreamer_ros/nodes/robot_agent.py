@@ -23,7 +23,6 @@ from dreamer_ros.nodes import qos
 from dreamer_ros.nodes.control import Behaviour
 from dreamer_ros.nodes.deployment import Deployment
 from dreamer_ros.nodes.runtime import Parameters, run_node
-from dreamer_ros.policy.loader import find_manifest
 from dreamer_ros.policy.manifest import Manifest
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
@@ -97,12 +96,12 @@ class RobotAgent(LifecycleNode):
         try:
             contract = load_contract(self._robot)
             length = contract.episode_length if self._episode_length < 0 else self._episode_length
-            manifest = find_manifest(self._policy) if self._policy else self._offered
-            if manifest is None and not self._training:
+            policy = self._policy or self._offered
+            if not policy and not self._training:
                 raise InputError(f'expected a policy {self._lacking()}')
             self.deployment = Deployment(
                 self, contract, Behaviour(self._training, self._evaluate_every, length or 0, self._pause, self._seed),
-                manifest, self._complain)
+                policy, self._complain)
         except InputError as error:
             self.refusal = error
             self._log.error(str(error))

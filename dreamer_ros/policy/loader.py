@@ -165,18 +165,28 @@ def find_manifest(path: Union[str, Path]) -> Manifest:
     Raises:
         InputError: neither, or the file is no policy of ours.
     """
+    manifest = stored_manifest(path)
+    if manifest is not None:
+        return manifest
     path = Path(path).expanduser().absolute()
-    beside = manifest_path(path)
-    if path.suffix == '.json':
-        manifest = Manifest.from_json(read_text(path), str(path))
-    elif beside.exists():
-        manifest = Manifest.from_json(read_text(beside), str(beside))
-    else:
-        runner = PolicyRunner(path)
-        return Manifest(runner.version, str(path), sha256(path), path.stat().st_size, runner.spec.hash,
-                        runner.spec.control_period, runner.golden)
+    runner = PolicyRunner(path)
+    return Manifest(runner.version, str(path), sha256(path), path.stat().st_size, runner.spec.hash,
+                    runner.spec.control_period, runner.golden)
+
+
+def stored_manifest(path: Union[str, Path]) -> Optional[Manifest]:
+    """The same, but None for an ONNX file without a manifest.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = Path(path).expanduser().absolute()
+    file = path if path.suffix == '.json' else manifest_path(path)
+    if file != path and not file.exists():
+        return None
+    manifest = Manifest.from_json(read_text(file), str(file))
     if not urllib.parse.urlsplit(manifest.uri).scheme:
-        manifest = manifest.at(str(path.parent / manifest.uri))
+        manifest = manifest.at(str(file.parent / manifest.uri))
     return manifest
 
 

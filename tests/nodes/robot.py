@@ -22,6 +22,7 @@ from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Int64, String
@@ -234,7 +235,9 @@ class Ears:
 
 
 def _camera(rate: float, size: int, clock: bool) -> None:
-    rclpy.init()
+    # It ends with its parent, whose death is the end of its input.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = Node('camera', namespace=NAMESPACE)
     images, joints = qos.publisher(node, topics.IMAGE), qos.publisher(node, topics.JOINT_STATES)
     clocks = qos.publisher(node, topics.CLOCK)

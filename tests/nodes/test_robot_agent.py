@@ -198,7 +198,7 @@ def test_refusals(ros_domain, tmp_path):
     assert run(f'robot:={contract.source}', f'policy:={tmp_path}/other.onnx') == (
         f'error: {contract.source}: rate: expected 50, as for tiny, got 20')
     keyed = write_contract(tmp_path / 'keyed.yaml', rate=50.0, more=f"public_key: '{'ab' * 32}'")
-    assert f'expected a signature by the key {"ab" * 32}, got none' in run(
+    assert f'expected a signature by the key {"ab" * 32}, but it has no manifest' in run(
         f'robot:={keyed.source}', f'policy:={tmp_path}/other.onnx')
 
 
