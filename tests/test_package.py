@@ -32,7 +32,8 @@ def modules_of(*packages: str) -> list:
 
 
 def test_the_robots_part_imports_neither_torch_nor_mujoco():
-    names = imported_by(['dreamer_ros.nodes.agent', 'dreamer_ros.nodes.recorder', 'dreamer_ros.policy.runner',
+    names = imported_by(['dreamer_ros.nodes.agent', 'dreamer_ros.nodes.recorder', 'dreamer_ros.nodes.player',
+                         'dreamer_ros.policy.runner',
                          'dreamer_ros.policy.loader', *modules_of('bridge', 'replay')])
     assert {'rclpy', 'onnxruntime', 'numpy'} <= names
     assert not names & {'torch', 'mujoco', 'dm_control', 'onnx', 'matplotlib', 'tensorboard', 'imageio'}

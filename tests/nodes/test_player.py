@@ -230,6 +230,6 @@ def test_a_bag_played_into_a_robot_agent(start, peer, tmp_path, rng):
     stamps = [codecs.stamp_to_ns(answer.header.stamp) for answer in answers]
     opened = OpenBag(bag)
     assert len(stamps) > 10 and np.all(np.diff(stamps) > 0)
-    assert opened.start <= stamps[0] and stamps[-1] <= opened.end
+    assert opened.start <= stamps[0] and stamps[-1] <= opened.end + 10**9  # stamps go on when the clock has stopped
     assert {answer.header.frame_id for answer in answers} == {'policy/4/evaluate'}
     assert any(command.linear.x for command in commands) and moved == []
