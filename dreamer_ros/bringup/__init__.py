@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from typing import Dict, Mapping, Sequence, Tuple
 
-from dreamer_ros.bringup import bags, offline, recording, robot, simulation
+from dreamer_ros.bringup import bags, offline, recording, robot, robot_learning, simulation
 from dreamer_ros.bringup.parts import Argument, Scenario
 from dreamer_ros.errors import InputError
 
@@ -18,6 +18,7 @@ SCENARIOS = {
     'sim_eval': (simulation.SIM_EVAL_ARGUMENTS, simulation.sim_eval),
     'offline_train': (offline.OFFLINE_TRAIN_ARGUMENTS, offline.offline_train),
     'deploy': (robot.DEPLOY_ARGUMENTS, robot.deploy),
+    'robot_train': (robot_learning.ROBOT_TRAIN_ARGUMENTS, robot_learning.robot_train),
     'record': (recording.RECORD_ARGUMENTS, recording.record),
     'replay': (bags.REPLAY_ARGUMENTS, bags.replay),
 }

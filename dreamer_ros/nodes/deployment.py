@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import gc
 import time
+from pathlib import Path
 from typing import Callable, Dict, List, Optional, Union
 
 from rclpy.node import Node
@@ -48,6 +49,7 @@ class Deployment:
         behaviour: how the policy is played.
         policy: the first one, see `Policies.load`; None to begin without.
         complain: gets a sentence about what keeps going wrong, from any thread.
+        keep: see Policies.
 
     Raises:
         InputError: the policy cannot be used on this robot, or not in this way.
@@ -58,11 +60,11 @@ class Deployment:
     """
 
     def __init__(self, node: Node, contract: RobotContract, behaviour: Behaviour,
-                 policy: Union[None, str, Manifest], complain: Callable[[str], None]):
+                 policy: Union[None, str, Manifest], complain: Callable[[str], None], keep: Optional[Path] = None):
         self._node, self.contract = node, contract
         self._sim_time = node.get_parameter('use_sim_time').value
         self._check_stamps()
-        self.policies = Policies(contract, behaviour.seed)
+        self.policies = Policies(contract, behaviour.seed, keep, complain)
         command = contract.command_topic
         # It starts while the policy is loaded.
         self._guard = Guard(

@@ -97,6 +97,9 @@ class Inbox:
         timeout = min(timeout, self._next_housekeeping - now)
         if timeout <= 0:
             return
+        if not self._subscriptions:
+            time.sleep(timeout)
+            return
         if self._wait_set is None:
             self._wait_set = _rclpy.WaitSet(len(self._subscriptions), 0, 0, 0, 0, 0, self._node.context.handle)
         self._wait_set.clear_entities()

@@ -2,13 +2,32 @@
 from __future__ import annotations
 
 import threading
-from typing import Optional, Union
+from pathlib import Path
+from typing import Callable, Optional, Union
 
 from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.errors import InputError
-from dreamer_ros.policy.loader import PolicyLoader, load, stored_manifest
+from dreamer_ros.files import sha256, write_file
+from dreamer_ros.policy.loader import PolicyLoader, find_manifest, load, stored_manifest
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
+
+
+KEPT = 'latest.json'  # the manifest, in the folder where the newest policy is kept
+
+
+def kept_policy(folder: Path, warn: Callable[[str], None]) -> Optional[Manifest]:
+    """What `Policies` kept in a folder; None if there is none, or none that is whole, which is told."""
+    if not (folder / KEPT).exists():
+        return None
+    try:
+        manifest = find_manifest(folder / KEPT)
+        if sha256(Path(manifest.uri)) == manifest.sha256:
+            return manifest
+        warn(f'{manifest.uri}: the policy that was kept is damaged; going on without it')
+    except (InputError, OSError) as error:
+        warn(f'the policy that was kept cannot be read ({error}); going on without it')
+    return None
 
 
 class Policies:
@@ -19,15 +38,18 @@ class Policies:
     Args:
         contract: of the robot; a policy it does not fit, or with a key one that is not signed, is refused.
         seed: of the exploration noise.
+        keep: folder in which the newest one is kept, for `kept_policy`; None for nowhere.
+        complain: gets a sentence when that fails.
 
     Attributes:
         current: what plays; None as long as there is none.
         problem: one sentence about the newest refusal; '' when the newest policy plays.
     """
 
-    def __init__(self, contract: RobotContract, seed: int):
+    def __init__(self, contract: RobotContract, seed: int, keep: Optional[Path], complain: Callable[[str], None]):
         self._contract, self._seed = contract, seed
-        self._loader = PolicyLoader(contract.spec, seed, contract.check)
+        self._folder, self._complain = keep, complain
+        self._loader = PolicyLoader(contract.spec, seed, contract.check, self._keep)
         self._lock = threading.Lock()
         self._previous: Optional[PolicyRunner] = None
         self.current: Optional[PolicyRunner] = None
@@ -55,7 +77,7 @@ class Policies:
             self._contract.check(runner.spec)
         else:
             self._authenticate(manifest)
-            runner = load(manifest, self._contract.spec, self._seed, self._contract.check)
+            runner = load(manifest, self._contract.spec, self._seed, self._contract.check, self._keep)
         self._play(runner)
 
     def offer(self, manifest: Manifest) -> None:
@@ -93,6 +115,20 @@ class Policies:
         if self._contract.public_key:
             from dreamer_ros.policy.signing import verify
             verify(manifest, self._contract.public_key)
+
+    def _keep(self, manifest: Manifest, data: bytes) -> None:
+        if self._folder is None or manifest.uri.startswith(f'{self._folder}/'):
+            return
+        name = f'policy_{manifest.version:06d}_{manifest.sha256[:8]}.onnx'
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_file(self._folder / name, data)
+            write_file(self._folder / KEPT, manifest.at(name).to_json() + '\n')
+            for old in self._folder.glob('policy_*.onnx'):
+                if old.name != name:
+                    old.unlink()
+        except OSError as error:
+            self._complain(f'policy version {manifest.version} plays, but could not be kept in {self._folder} ({error})')
 
     def _play(self, runner: PolicyRunner) -> None:
         with self._lock:

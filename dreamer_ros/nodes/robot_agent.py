@@ -9,7 +9,8 @@ import re
 import sys
 import threading
 import time
-from typing import Dict, Optional, Tuple
+from pathlib import Path
+from typing import Dict, Optional, Tuple, Union
 
 from rclpy.executors import ConditionReachedException, ShutdownException, SingleThreadedExecutor, TimeoutException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -22,6 +23,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import qos
 from dreamer_ros.nodes.control import Behaviour
 from dreamer_ros.nodes.deployment import Deployment
+from dreamer_ros.nodes.policies import kept_policy
 from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.policy.manifest import Manifest
 
@@ -54,7 +56,11 @@ class RobotAgent(LifecycleNode):
         parameters = Parameters(self)
         self._robot = parameters.text('robot', '', 'robot contract: a YAML file, or the name of a robot of sim/')
         self._policy = parameters.text(
-            'policy', '', 'ONNX file or manifest to play; empty: what the trainer offers on the topic `policy`')
+            'policy', '', 'ONNX file or manifest to play; empty: what the trainer offers on the topic `policy`. In mode '
+            'train: what to begin with')
+        keep = parameters.text(
+            'keep', '', 'mode train: folder in which the newest policy is kept, to begin with after a restart while the '
+            'trainer is away')
         self.autostart = parameters.flag('autostart', True, 'configure and activate at once')
         self._training = 'train' == parameters.text(
             'mode', 'evaluate', 'evaluate: deterministic; train: explore, at random until there is a policy',
@@ -66,6 +72,7 @@ class RobotAgent(LifecycleNode):
         self._pause = parameters.flag('pause', False, 'stop after every episode until ~/enable true')
         self._seed = parameters.integer('seed', 0, 'of random actions and exploration', 0, 2**31 - 1)
         parameters.finish()
+        self._keep = Path(keep).expanduser() if keep and self._training else None
         if not self._robot:
             raise InputError(f'{self.get_fully_qualified_name()}: parameter robot: expected a contract, got none')
         self.deployment: Optional[Deployment] = None
@@ -96,12 +103,12 @@ class RobotAgent(LifecycleNode):
         try:
             contract = load_contract(self._robot)
             length = contract.episode_length if self._episode_length < 0 else self._episode_length
-            policy = self._policy or self._offered
+            policy = self._first_policy()
             if not policy and not self._training:
                 raise InputError(f'expected a policy {self._lacking()}')
             self.deployment = Deployment(
                 self, contract, Behaviour(self._training, self._evaluate_every, length or 0, self._pause, self._seed),
-                policy, self._complain)
+                policy, self._complain, self._keep)
         except InputError as error:
             self.refusal = error
             self._log.error(str(error))
@@ -156,7 +163,7 @@ class RobotAgent(LifecycleNode):
         if self.trigger_configure() is SUCCESS:
             self.autostart = False
             self.trigger_activate()
-        elif self._policy or self._offered is None:
+        elif self._offered is None or (self._policy and not self._training):
             raise self.refusal or InputError('expected to be configured; the reason is above')
         else:
             self._offered = None  # the trainer may have a better one
@@ -196,6 +203,12 @@ class RobotAgent(LifecycleNode):
             return ''
         return f'on {self.resolve_topic_name(topics.POLICY.name)}: is the trainer running?'
 
+    def _first_policy(self) -> Union[str, Manifest, None]:
+        """What to begin with; None for nothing."""
+        if not self._training:
+            return self._policy or self._offered
+        return self._offered or (self._keep and kept_policy(self._keep, self._log.warning)) or self._policy or None
+
     def _complain(self, sentence: str) -> None:
         """From the control loop, which must not wait for a terminal."""
         self._complaint = sentence
@@ -207,7 +220,7 @@ class RobotAgent(LifecycleNode):
     # Topics and services
 
     def _on_manifest(self, message: String) -> None:
-        if self._policy:
+        if self._policy and not self._training:
             return
         try:
             self._offered = Manifest.from_json(

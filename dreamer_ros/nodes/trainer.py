@@ -18,6 +18,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from dreamer_ros.bridge import codecs, topics
+from dreamer_ros.bridge.contract import load_contract
 from dreamer_ros.config import Config, load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import diagnostics, qos
@@ -127,11 +128,12 @@ class RosRobots(Robots):
 
     Args:
         node: publishes and subscribes.
-        names: namespaces of the robots.
+        names: namespaces of the robots; none of those that are known by their bags alone.
+        policies_url: where robots find the folder of the policies; '' if they see it as we do.
     """
 
-    def __init__(self, node: Node, names: Tuple[str, ...]):
-        self._node = node
+    def __init__(self, node: Node, names: Tuple[str, ...], policies_url: str = ''):
+        self._node, self._policies_url = node, policies_url.rstrip('/')
         self._log = node.get_logger()
         self._lock = threading.Lock()
         self._inbox = Inbox(node)
@@ -174,11 +176,11 @@ class RosRobots(Robots):
                 raise InputError(
                     f'{robot.announcements.topic}: expected the same robot as {other.name}, but {what}')
 
-    def start(self, trainer: Trainer) -> None:
-        """Begin to count steps, answer services and report."""
+    def start(self, trainer: Trainer, robot: str) -> None:
+        """Begin to count steps, answer services and report on a kind of robot."""
         self._node.create_service(Trigger, '~/checkpoint', lambda _, response: _checkpoint(trainer, response))
         self._diagnostics = Diagnostics(
-            self._node, 'learning', next(iter(self._robots.values())).spec.name, lambda: _report(trainer))
+            self._node, 'learning', robot, lambda: _report(trainer))
         self._thread.start()
 
     def close(self) -> None:
@@ -207,6 +209,8 @@ class RosRobots(Robots):
                 robot.grant(share)
 
     def publish(self, manifest: Manifest) -> None:
+        if self._policies_url:
+            manifest = manifest.at(f'{self._policies_url}/{Path(manifest.uri).name}')
         self._policies.publish(String(data=manifest.to_json()))
 
     def wants_dream(self) -> bool:
@@ -291,6 +295,12 @@ class _Arguments:
         self.preset = parameters.text('preset', 'cpu', 'preset of models/ by name, or a YAML file')
         self.overrides = parameters.texts('overrides', [''], 'section.key=value, on top of the preset')
         self.robots = parameters.texts('robots', ['sim0'], 'namespaces of the robots to learn from')
+        contract = parameters.text(
+            'contract', '', 'robot contract: learn from what comes into the folder episodes of the run, from wherever, '
+            'instead of from robots that are listened to')
+        self.policies_url = parameters.text(
+            'policies_url', '', 'http address under which robots find the folder policies of the run; empty: they see '
+            'the same files')
         self.steps = parameters.integer('steps', 0, "env steps of the run; 0 for the preset's", 0, 10**12)
         self.free_running = parameters.flag(
             'free_running', False, 'update all the time instead of keeping the replay ratio')
@@ -303,6 +313,12 @@ class _Arguments:
         parameters.finish()
         if not self.robots or len(set(self.robots)) != len(self.robots) or not all(self.robots):
             raise InputError(f'trainer: parameter robots: expected different names, got {list(self.robots)}')
+        self.contract = load_contract(contract) if contract else None
+        if self.contract:
+            self.robots = ()
+            if not self.free_running:
+                raise InputError('trainer: parameter contract: expected free_running with it, since such robots wait '
+                                 'for nobody')
 
     def config(self) -> Config:
         """The resolved preset.
@@ -329,7 +345,7 @@ def body(node: Node, stop: threading.Event) -> None:
     arguments = _Arguments(node)
     config = arguments.config()
     process.check_learners(config, arguments.learners)
-    robots = RosRobots(node, arguments.robots)
+    robots = RosRobots(node, arguments.robots, arguments.policies_url)
     # Only now: robots need not wait for the seconds that torch takes to load, nor does a person whose
     # arguments were wrong; and OpenMP reads what `prepare` sets when it is loaded.
     process.prepare()
@@ -343,7 +359,7 @@ def body(node: Node, stop: threading.Event) -> None:
 def _train(node: Node, arguments: _Arguments, config: Config, robots: RosRobots, team: Optional[Team],
            stop: threading.Event) -> None:
     from dreamer_ros.training.trainer import Trainer
-    spec = robots.wait_for_spec(stop)
+    spec = arguments.contract.spec if arguments.contract else robots.wait_for_spec(stop)
     if spec is None:
         return
     run = RunDirectory(
@@ -353,7 +369,7 @@ def _train(node: Node, arguments: _Arguments, config: Config, robots: RosRobots,
             config, spec, run, robots, env_steps=arguments.steps or config.schedule.steps,
             free_running=arguments.free_running, device=arguments.device, seed=arguments.seed, stop=stop,
             progress=Progress(), team=team)
-        robots.start(trainer)
+        robots.start(trainer, spec.name)
         trainer.train()
         how = 'stopped' if stop.is_set() else 'finished'
         node.get_logger().info(f'{how}; everything is in {run.path}')

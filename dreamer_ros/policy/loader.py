@@ -20,6 +20,7 @@ RETRIES = (1.0, 2.0, 4.0, 8.0, 15.0)  # seconds between attempts; the last one a
 BLOCK = 1 << 16
 
 Check = Callable[[RobotSpec], None]
+Keep = Callable[[Manifest, bytes], None]
 
 
 class Unreachable(InputError):
@@ -42,12 +43,15 @@ class PolicyLoader:
         spec: of the robot; policies for another are refused.
         seed: of the exploration noise of the runners.
         check: decides instead of the spec's hash whether a policy suits the robot, see `load`.
+        keep: gets what was verified, see `load`.
     """
 
-    def __init__(self, spec: RobotSpec, seed: Optional[int] = None, check: Optional[Check] = None):
+    def __init__(self, spec: RobotSpec, seed: Optional[int] = None, check: Optional[Check] = None,
+                 keep: Optional[Keep] = None):
         self._spec = spec
         self._seed = seed
         self._check = check
+        self._keep = keep
         self._condition = threading.Condition()
         self._pending: Optional[Manifest] = None
         self._ready: Optional[PolicyRunner] = None
@@ -99,7 +103,7 @@ class PolicyLoader:
         attempts = 0
         while True:
             try:
-                self._done(manifest, load(manifest, self._spec, self._seed, self._check), None)
+                self._done(manifest, load(manifest, self._spec, self._seed, self._check, self._keep), None)
                 return
             except Unreachable as error:
                 with self._condition:
@@ -128,13 +132,14 @@ class PolicyLoader:
 
 
 def load(manifest: Manifest, spec: Optional[RobotSpec] = None, seed: Optional[int] = None,
-         check: Optional[Check] = None) -> PolicyRunner:
+         check: Optional[Check] = None, keep: Optional[Keep] = None) -> PolicyRunner:
     """Fetch, verify and warm up the policy a manifest names.
 
     Args:
         spec: of the robot; a policy made for another spec is refused.
         check: where policies of several specs suit a robot: raises InputError for one that does not; `spec`
             then only names the robot.
+        keep: gets the manifest and the file's bytes once all is verified.
 
     Raises:
         InputError: it is not what the manifest says, or not for this robot.
@@ -151,6 +156,8 @@ def load(manifest: Manifest, spec: Optional[RobotSpec] = None, seed: Optional[in
                               ('spec_hash', manifest.spec_hash, runner.spec.hash)):
         if said != found:
             raise InputError(f'policy {manifest.uri}: expected {name} {said} as its manifest says, got {found}')
+    if keep:
+        keep(manifest, data)
     return runner
 
 

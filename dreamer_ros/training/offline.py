@@ -72,7 +72,7 @@ def plan(
         spec = find_spec([path for path, _ in folders])
     else:
         raise InputError('bags: expected folders of bags to learn from, got none')
-    config = load_preset(preset, (*overrides, *([] if resumed else _senses(spec))))
+    config = load_preset(preset, (*overrides, *([] if resumed else senses(spec))))
     if updates is None:
         online = Schedule.make(config.schedule, config.schedule.steps, spec.action_repeat)
         updates = online.updates_due(online.budget)
@@ -95,8 +95,8 @@ def find_spec(folders: Sequence[Path]) -> RobotSpec:
         except (InputError, KeyError):
             continue
     raise InputError(
-        f'bags: expected a bag that names its robot in {", ".join(map(str, folders))}, found none; tell by a contract '
-        'which robot it was (robot)')
+        f'bags: expected a bag that names its robot in {", ".join(map(str, folders))}, found none; tell by a '
+        'contract which robot it was (robot)')
 
 
 def _custom_data(folders: Sequence[Path]) -> Iterator[dict]:
@@ -110,7 +110,7 @@ def _custom_data(folders: Sequence[Path]) -> Iterator[dict]:
                 yield {str(key): str(value) for key, value in data.items()}
 
 
-def _senses(spec: RobotSpec) -> Iterator[str]:
+def senses(spec: RobotSpec) -> Iterator[str]:
     """Overrides that have an agent perceive what the bags hold, also when it goes on with a simulator."""
     yield f'env.inputs={"both" if spec.cameras and spec.vector else "image" if spec.cameras else "vector"}'
     if spec.cameras:

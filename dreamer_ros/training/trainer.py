@@ -186,7 +186,7 @@ class Trainer:
         while not self._stop.is_set():
             self._take_episodes()
             collected = self._stored + self._robots.live_steps()
-            if collected > 0 and self._began is None and self._robots.live_steps():
+            if collected > 0 and self._began is None and (self._free_running or self._robots.live_steps()):
                 self._began = time.monotonic()
             learnable = collected >= self._schedule.prefill and self._can_sample()
             finished = collected >= self._schedule.budget

@@ -1,0 +1,107 @@
+"""Bag puller node: fetches a robot's episodes into the folder of a run, whenever the robot can be reached."""
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Tuple
+
+from rclpy.node import Node
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.nodes import diagnostics
+from dreamer_ros.nodes.diagnostics import Diagnostics
+from dreamer_ros.nodes.file_server import NICE
+from dreamer_ros.nodes.inbox import Inbox
+from dreamer_ros.nodes.runtime import Parameters, run_node
+from dreamer_ros.transfer.pulling import PERIOD, RETRIES, Failed, Puller
+
+SAY_AGAIN = 30.0  # seconds between two lines about the same trouble
+
+
+class Pull:
+    """A puller on a thread of its own, since a dead link is silent for a while.
+
+    Args:
+        puller: that looks again and again.
+        log: for people.
+        stop: ends the thread.
+    """
+
+    def __init__(self, puller: Puller, log, stop: threading.Event):
+        self._puller, self._log, self._stop = puller, log, stop
+        self._problem, self._since, self._said = '', 0.0, 0.0
+        self._thread = threading.Thread(target=self._work, name='puller', daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the end of a transfer under way, but not for a dead link."""
+        self._thread.join(1.0)
+
+    def _work(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                came = self._puller.look()
+            except Failed as error:
+                self._fail(str(error))
+                pause = RETRIES[min(failures, len(RETRIES) - 1)]
+                failures += 1
+            else:
+                self._recover(len(came))
+                failures, pause = 0, PERIOD
+            self._stop.wait(pause)
+        self._puller.close()
+
+    def _fail(self, problem: str) -> None:
+        now = time.monotonic()
+        if not self._problem:
+            self._since = now
+        if problem != self._problem or now - self._said > SAY_AGAIN:
+            self._said = now
+            self._log.warning(f'{problem}; trying again, for {now - self._since:.0f} s now')
+        self._problem = problem
+
+    def _recover(self, count: int) -> None:
+        if self._problem:
+            self._log.info(f'{self._puller.source} is back after {time.monotonic() - self._since:.0f} s')
+            self._problem = ''
+        if count:
+            self._log.info(f'{count} new episodes from {self._puller.source}')
+
+    def report(self) -> Tuple[bytes, str, dict]:
+        """For diagnostics."""
+        values = {'bags': self._puller.bags, 'bytes': self._puller.bytes, 'bags missing': self._puller.missing}
+        if self._problem:
+            return diagnostics.WARN, self._problem, values
+        return diagnostics.OK, f'following {self._puller.source}', values
+
+
+def body(node: Node, stop: threading.Event) -> None:
+    """Fetch until the event is set."""
+    parameters = Parameters(node)
+    source = parameters.text('source', '', 'http://<host>:<port> of the robot that serves its bags')
+    folder = parameters.text('folder', '', 'where the bags go; created if missing')
+    parameters.finish()
+    if not folder:
+        raise InputError(f'{node.get_fully_qualified_name()}: parameter folder: expected a folder, got none')
+    puller = Puller(source, Path(folder).expanduser(), stop)
+    os.nice(NICE)
+    inbox = Inbox(node)
+    pull = Pull(puller, node.get_logger(), stop)
+    report = Diagnostics(node, 'episodes', source, pull.report)
+    while not stop.is_set():
+        inbox.wait(0.1)
+        report.tick()
+    pull.join()
+
+
+def main() -> int:
+    """Entry point of `ros2 run dreamer_ros bag_puller`."""
+    return run_node('bag_puller', body)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

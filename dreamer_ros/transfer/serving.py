@@ -1,0 +1,227 @@
+"""A read-only HTTP server of whole episode bags and of policies, and of nothing else.
+
+    GET /bags                 {"bags": [NAME, …]}, oldest first
+    GET /bags/NAME            {"files": [{"name": …, "size": …, "sha256": …}, …]}
+    GET /bags/NAME/FILE       its bytes, or a part of them (Range)
+    GET /policies/FILE        the same of a policy
+
+There is no password and no encryption: whoever reaches the port can read every bag and policy, and write nothing.
+"""
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import os
+import re
+import shutil
+import threading
+import urllib.parse
+from pathlib import Path
+from typing import Dict, List, Optional, Set, Tuple, Union
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.files import sha256
+
+NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9._+-]*')  # of bags and their files: no path, nothing hidden
+POLICY = re.compile(r'policy_\d+\.onnx')
+CONNECTIONS = 16    # at a time
+IDLE_TIME = 30.0    # seconds that a silent connection is kept
+_RANGE = re.compile(r'bytes=(\d+)-(\d*)')
+
+Found = Union[bytes, Path, None]
+
+
+class Shelf:
+    """What may be read.
+
+    Args:
+        bags: folder of episode bags, of which whole ones are shown; None for none.
+        policies: folder of a run's policies; None for none.
+    """
+
+    def __init__(self, bags: Optional[Path] = None, policies: Optional[Path] = None):
+        self._bags, self._policies = bags, policies
+        self._whole: Set[str] = set()
+        self._hashes: Dict[Path, Tuple[int, int, str]] = {}
+
+    def find(self, path: str) -> Found:
+        """A document (JSON), a file, or None for everything else."""
+        kind, *names = path.strip('/').split('/')
+        if not all(NAME.fullmatch(name) for name in names):
+            return None
+        if kind == 'policies' and self._policies and len(names) == 1:
+            return _file(self._policies / names[0]) if POLICY.fullmatch(names[0]) else None
+        if kind != 'bags' or not self._bags or len(names) > 2:
+            return None
+        if not names:
+            return _document(bags=self.bags())
+        bag = self._bags / names[0]
+        if bag.is_symlink() or not _is_whole(bag):
+            return None
+        if len(names) == 2:
+            return _file(bag / names[1])
+        return _document(files=[self._describe(file) for file in sorted(bag.iterdir()) if _file(file)])
+
+    def bags(self) -> List[str]:
+        """Names of whole bags, oldest first."""
+        try:
+            names = sorted(os.listdir(self._bags))
+        except FileNotFoundError:
+            return []  # made with the first bag
+        self._whole = {name for name in names if name in self._whole
+                       or NAME.fullmatch(name) and _is_whole(self._bags / name)}
+        return [name for name in names if name in self._whole]
+
+    def _describe(self, file: Path) -> dict:
+        stat = file.stat()
+        size, changed, digest = self._hashes.get(file, (-1, -1, ''))
+        if (size, changed) != (stat.st_size, stat.st_mtime_ns):
+            digest = sha256(file)
+            self._hashes[file] = stat.st_size, stat.st_mtime_ns, digest
+        return {'name': file.name, 'size': stat.st_size, 'sha256': digest}
+
+
+def _is_whole(bag: Path) -> bool:
+    """Whether a bag is finished: metadata.yaml is written last."""
+    return (bag / 'metadata.yaml').is_file()
+
+
+def _file(path: Path) -> Optional[Path]:
+    return path if NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink() else None
+
+
+def _document(**content) -> bytes:
+    return json.dumps(content).encode()
+
+
+class FileServer:
+    """Serves a shelf on threads of its own, from construction to `close`.
+
+    Args:
+        shelf: what may be read.
+        address: to listen at; 127.0.0.1 for this computer alone, 0.0.0.0 for everybody who reaches it.
+        port: 0 picks one.
+
+    Attributes:
+        port: that it listens at.
+        requests: answered so far.
+
+    Raises:
+        InputError: it cannot listen there.
+    """
+
+    def __init__(self, shelf: Shelf, address: str, port: int):
+        try:
+            self._server = _Server((address, port), _Handler)
+        except OSError as error:
+            raise InputError(f'{address}:{port}: expected an address of this computer and a free port '
+                             f'({error.strerror or error})') from error
+        self._server.shelf = shelf
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, name='file server', daemon=True)
+        self._thread.start()
+
+    @property
+    def requests(self) -> int:
+        return self._server.requests
+
+    def close(self) -> None:
+        """Stop; transfers under way break off."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    shelf: Shelf
+    requests = 0
+
+    def __init__(self, *arguments):
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        super().__init__(*arguments)
+
+    def process_request(self, request, client_address):
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request, client_address):
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request, client_address):
+        """A client that is gone is no error of ours."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'  # connections are kept: a slow link need not begin anew for every file
+    server_version, sys_version = 'dreamer_ros', ''
+    timeout = IDLE_TIME
+    server: _Server
+
+    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+        self.server.requests += 1
+        try:
+            path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path, errors='strict')
+            found = self.server.shelf.find(path)
+        except (OSError, ValueError):
+            found = None
+        if found is None:
+            self.send_error(404)
+        elif isinstance(found, bytes):
+            self._send_document(found)
+        else:
+            self._send_file(found)
+
+    def _send_document(self, content: bytes) -> None:
+        tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        if self.headers.get('If-None-Match') == tag:
+            self.send_response(304)
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header('ETag', tag)
+        self.send_header('Content-Type', 'application/json')
+        self.send_header('Content-Length', str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _send_file(self, path: Path) -> None:
+        try:
+            stream = path.open('rb')
+        except OSError:
+            self.send_error(404)
+            return
+        with stream:
+            size = os.fstat(stream.fileno()).st_size
+            first, last = 0, size - 1
+            wanted = _RANGE.fullmatch(self.headers.get('Range', ''))
+            if wanted:
+                first = int(wanted[1])
+                last = min(last, int(wanted[2])) if wanted[2] else last
+                if first > last:
+                    self.send_response(416)
+                    self.send_header('Content-Range', f'bytes */{size}')
+                    self.send_header('Content-Length', '0')
+                    self.end_headers()
+                    return
+            self.send_response(206 if wanted else 200)
+            if wanted:
+                self.send_header('Content-Range', f'bytes {first}-{last}/{size}')
+            self.send_header('Content-Type', 'application/octet-stream')
+            self.send_header('Content-Length', str(last + 1 - first))
+            self.end_headers()
+            stream.seek(first)
+            if last == size - 1:
+                shutil.copyfileobj(stream, self.wfile, 1 << 16)
+            else:
+                self.wfile.write(stream.read(last + 1 - first))
+
+    def log_message(self, *_) -> None:
+        """The node reports, not every request."""

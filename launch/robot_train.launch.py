@@ -1,0 +1,7 @@
+"""Learn on a robot: it acts and records, a trainer, here or on another computer, learns and sends policies."""
+from dreamer_ros.ros_launch import launch_description
+
+
+def generate_launch_description():
+    """See `ros2 launch dreamer_ros robot_train.launch.py --show-args`."""
+    return launch_description('robot_train')
