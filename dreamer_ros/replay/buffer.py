@@ -104,10 +104,13 @@ class ReplayBuffer:
         with self._lock:
             return [held.episode for held in self._all()]
 
-    def add(self, episode: StoredEpisode) -> List[StoredEpisode]:
+    def add(self, episode: StoredEpisode, make_room: bool = True) -> List[StoredEpisode]:
         """Append an episode; whole oldest episodes leave to make room.
 
         Of an episode longer than the capacity only the last `capacity` steps are used.
+
+        Args:
+            make_room: false for episodes that were held together before.
 
         Returns:
             The episodes that left.
@@ -117,7 +120,7 @@ class ReplayBuffer:
         if length == 0:
             return []
         with self._lock:
-            left = self._make_room(self.capacity - length)
+            left = self._make_room(self.capacity - length) if make_room else []
             self._window.append(_Held(episode, skip, length))
             self._end += length
             self._order.clear()

@@ -2,20 +2,21 @@
 
 A bag NAME has two files in `.cache/<key>/` of its folder, where the key is the hash of what it is read as:
 
-    NAME.json   first line: SHA-256 of the second, which is one JSON object: names, sizes and times of the bag's
-                files and their SHA-256, what reading them had to complain about, and for every episode its length,
-                return, stamps, identity, place in the other file and SHA-256 of its bytes there.
+    NAME.json   first line: SHA-256 of the second, which is one JSON object: names, sizes and times of the
+                bag's files and their SHA-256, what reading them had to complain about, and for every episode
+                its length, return, stamps, identity, place in the other file and SHA-256 of its bytes there.
     NAME.steps  for every episode its images uint8 [T, H, W, C], then its rows (`buffer.row_type`) [T].
 
-A step of 64x64 RGB with two actions takes 12,288 + 15 bytes, so 1,000,000 of them 12.3 GB of disk, and that is the
-memory budget too: the kernel keeps as much of it in its page cache as nobody else needs, while the process itself
-holds about 1 KB per episode. Steps are read straight into the batch with pread(2). A memory map of the files would
-be as fast, but one that somebody cuts short ends the process with SIGBUS, where pread answers with fewer bytes.
+A step of 64x64 RGB with two actions takes 12,288 + 15 bytes, so 1,000,000 of them 12.3 GB of disk, and that is
+the memory budget too: the kernel keeps as much of it in its page cache as nobody else needs, while the process
+itself holds about 1 KB per episode. Steps are read straight into the batch with pread(2). A memory map of the
+files would be as fast, but one that somebody cuts short ends the process with SIGBUS, where pread answers with
+fewer bytes.
 
-Files get their names when they are whole, and are never changed: a kill -9 at any moment leaves no torn file under
-a name that counts, and any number of processes may use one folder. They are not synced to disk. What a power cut or
-anything else does to them is found by their hashes, before an episode is used for the first time and whenever its
-file is not the one that was checked; then the bag is read again.
+Files get their names when they are whole, and are never changed: a kill -9 at any moment leaves no torn file
+under a name that counts, and any number of processes may use one folder. They are not synced to disk. What a
+power cut or anything else does to them is found by their hashes, before an episode is used for the first time
+and whenever its file is not the one that was checked; then the bag is read again.
 """
 from __future__ import annotations
 
@@ -88,7 +89,7 @@ class EpisodeCache:
     def known(self, bag: Path) -> Optional[CachedBag]:
         """What was read from a bag earlier; None if it never was, or if its files have changed since.
 
-        Files of the same names, sizes and times are not opened; those with other times are compared by their hash.
+        Files of the same names, sizes and times are not opened; those with other times are compared by hash.
         """
         header = self._read_header(bag)
         if header is None:
@@ -143,7 +144,7 @@ class EpisodeCache:
         return None
 
     def free(self, bag: Path) -> None:
-        """Free the disk space of a bag's steps. What is known of the bag stays, and the steps come back if needed."""
+        """Free the disk space of a bag's steps; what is known of it stays, and the steps come back if needed."""
         with contextlib.suppress(OSError):
             self.steps_file(bag).unlink()
 
@@ -295,7 +296,8 @@ def _list_files(bag: Path) -> List[list]:
             stat = bag.stat()
             return [[bag.name, stat.st_size, stat.st_mtime_ns]]
         with os.scandir(bag) as entries:
-            stats = [(entry.name, entry.stat()) for entry in entries if entry.name != keep.NAME and entry.is_file()]
+            stats = [
+                (entry.name, entry.stat()) for entry in entries if entry.name != keep.NAME and entry.is_file()]
         return sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)
     except OSError:
         return []

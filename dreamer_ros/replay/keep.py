@@ -1,4 +1,4 @@
-"""Marks on bags that must stay in replay: an empty file `keep` in the bag directory, `NAME.keep` beside a file."""
+"""Marks on bags that stay in replay: an empty file `keep` in the bag directory, `NAME.keep` beside a file."""
 from __future__ import annotations
 
 from pathlib import Path

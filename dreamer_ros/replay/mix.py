@@ -20,7 +20,7 @@ _Source = TypeVar('_Source')
 
 
 def bag_folder(text: str) -> Tuple[Path, float]:
-    """Folder and weight of `DIR` or `DIR:WEIGHT`; of a run directory its episodes. The weight is 1 if none is given.
+    """Folder and weight of `DIR` or `DIR:WEIGHT`, 1 if none is given; of a run directory its episodes.
 
     Raises:
         InputError: there is no such folder, or the weight is not positive.
@@ -56,9 +56,10 @@ def open_replay(
     """
     folders = [bag_folder(text) for text in config.bags]
     paths = [own.absolute(), *(path for path, _ in folders)]
-    twice = sorted({str(path) for path in paths if sum(path.resolve() == other.resolve() for other in paths) > 1})
-    if twice:
-        raise InputError(f'replay.bags: expected every folder once, and not the run\'s own, got {twice[0]} twice')
+    places = [path.resolve() for path in paths]
+    for path, place in zip(paths, places):
+        if places.count(place) > 1:
+            raise InputError(f'replay.bags: expected every folder once, and not that of the run, got {path} twice')
     capacity = config.capacity
     if config.disk_gb:
         size = math.prod(spec.image_shape) + row_type(len(spec.vector), len(spec.action)).itemsize

@@ -158,10 +158,12 @@ class ReplayStore:
                     bag = self._cache.known(path) or self._cache.load(path)
                     self.problems += bag.problems
                 if number < len(bag.episodes):
-                    self._add(path, number, bag)
+                    self._add(path, number, bag, make_room=False)
             self._buffer.seek(state['cursor'])
 
-    def _add(self, path: Path, number: int, bag: CachedBag) -> Optional[EpisodeInfo]:
+    def _add(
+        self, path: Path, number: int, bag: CachedBag, make_room: bool = True
+    ) -> Optional[EpisodeInfo]:
         """Take one episode of a bag, unless the same was taken before under whatever name."""
         episode, info, identity = bag.episodes[number]
         first = self._identities.setdefault(identity, (path.name, number))
@@ -172,10 +174,10 @@ class ReplayStore:
         held_out = int(identity[:8], 16) < self._validation * 16 ** 8
         buffer = self.held_out if held_out else self._buffer
         self._held[path.name] += 1
-        for gone in buffer.add(episode):
+        for gone in buffer.add(episode, make_room):
             self._held[gone.path.name] -= 1
             self._release(gone.path)
-        if buffer.steps > buffer.capacity and not self._crowded:
+        if make_room and buffer.steps > buffer.capacity and not self._crowded:
             self._crowded = True
             self.problems.append(Problem(
                 self.folder, f'bags marked to be kept leave no room: {buffer.steps} steps, of {buffer.capacity}'))

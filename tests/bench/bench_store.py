@@ -56,14 +56,15 @@ def main() -> None:
             [sys.executable, '-m', 'tests.bench.bench_store', '--start', '--folder', str(arguments.folder)],
             check=True, capture_output=True, text=True).stdout)
         result[state] = made
-        print(f'first sample of {made["steps"]:,} steps in {made["episodes"]} bags, files {state}: {made["first"]:.2f} s '
-              f'({made["refresh"]:.2f} s to look through the bags); process: {made["anonymous_mb"]:.0f} MB, '
+        print(f'first sample of {made["steps"]:,} steps in {made["episodes"]} bags, files {state}: '
+              f'{made["first"]:.2f} s ({made["refresh"]:.2f} s to look through the bags); process: '
+              f'{made["anonymous_mb"]:.0f} MB, '
               f'of that {made["store_mb"]:.0f} MB the store')
     result.update(sample(arguments.folder))
-    print(f'sample {BATCH}x{LENGTH}: {1e3 * result["sample"]:.2f} ms; gather from RAM: {1e3 * result["gather"]:.2f} ms; '
-          f'ratio {result["sample"] / result["gather"]:.2f}')
-    print(f'  from all {arguments.steps:,} steps: {1e3 * result["sample_all"]:.2f} ms; of episodes used for the first time, '
-          f'which are checked by their hash: {1e3 * result["first_use"]:.0f} ms')
+    print(f'sample {BATCH}x{LENGTH}: {1e3 * result["sample"]:.2f} ms; gather from RAM: '
+          f'{1e3 * result["gather"]:.2f} ms; ratio {result["sample"] / result["gather"]:.2f}')
+    print(f'  from all {arguments.steps:,} steps: {1e3 * result["sample_all"]:.2f} ms; of episodes used for the '
+          f'first time, which are checked by their hash: {1e3 * result["first_use"]:.0f} ms')
     result['update'] = update(arguments.preset)
     print(f'update of {arguments.preset}: {1e3 * result["update"]:.0f} ms, '
           f'{result["update"] / result["sample"]:.0f} times a sample')

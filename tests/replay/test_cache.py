@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dreamer_ros.cli import main
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay import keep, store
 from dreamer_ros.replay.cache import FOLDER
@@ -304,6 +305,10 @@ def test_marks(tmp_path, rng):
         assert not keep.is_kept(path)
     with pytest.raises(InputError, match='expected a bag'):
         keep.keep(tmp_path)
+    main(['bag', 'keep', str(bag), str(loose)])
+    assert keep.is_kept(bag) and keep.is_kept(loose)
+    main(['bag', 'keep', '--undo', str(bag)])
+    assert not keep.is_kept(bag) and keep.is_kept(loose)
 
 
 def test_kept_bags_stay_and_say_when_they_leave_no_room(tmp_path, rng):

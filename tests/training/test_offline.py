@@ -152,7 +152,8 @@ def test_held_out_errors_are_those_of_held_out_steps_alone(monkeypatch, rng):
         'reward': rng.normal(size=(batch, length)).astype(np.float32),
         'is_first': rng.random((batch, length)) < 0.1,
     }
-    made = {name: rng.integers(0, 256, samples['image'].shape, np.uint8) for name in ('prediction', 'reconstruction')}
+    made = {name: rng.integers(0, 256, samples['image'].shape, np.uint8)
+            for name in ('prediction', 'reconstruction')}
     rewards = rng.normal(size=(batch, length)).astype(np.float32)
 
     class Model:
@@ -179,7 +180,8 @@ def test_held_out_errors_are_those_of_held_out_steps_alone(monkeypatch, rng):
                 sums[name] += (difference ** 2).mean()
             sums['reward'] += float(rewards[b, t] - samples['reward'][b, t]) ** 2
     errors = held_out_errors(Model, samples)
-    assert errors == pytest.approx({f'validation_{name}_error': total / count for name, total in sums.items()}, rel=1e-5)
+    expected = {f'validation_{name}_error': total / count for name, total in sums.items()}
+    assert errors == pytest.approx(expected, rel=1e-5)
     samples['is_first'][:, CONTEXT] = True
     assert held_out_errors(Model, samples) == {}
 
@@ -193,7 +195,8 @@ def test_held_out_episodes_reach_no_update(tmp_path, preset, monkeypatch):
     def note(into, samples):
         into |= {image.tobytes() for image in samples['image'].reshape(-1, 32 * 32 * 3)}
 
-    monkeypatch.setattr(Learner, 'update', lambda learner, samples: note(trained, samples) or update(learner, samples))
+    monkeypatch.setattr(
+        Learner, 'update', lambda learner, samples: note(trained, samples) or update(learner, samples))
     monkeypatch.setattr(trainer_module, 'held_out_errors',
                         lambda learner, samples: note(validated, samples) or errors(learner, samples))
     learn(run)
@@ -221,7 +224,8 @@ def test_the_scenario_starts_one_process(tmp_path, preset):
 def run_process(*words, until=None):
     """Run `dreamer WORDS`; with `until`, press Ctrl-C once that file is there. Returns the output."""
     process = subprocess.Popen(
-        [sys.executable, '-m', 'dreamer_ros.cli', *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        [sys.executable, '-m', 'dreamer_ros.cli', *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True)
     try:
         deadline = time.monotonic() + 120
         while until and not until.exists():
@@ -240,8 +244,8 @@ def run_process(*words, until=None):
 def test_the_command_interrupted_and_continued(tmp_path, preset):
     write_bags(tmp_path / 'a', range(4))
     run = tmp_path / 'run'
-    run_process('train', '--bags', str(tmp_path / 'a'), '--preset', preset, '--logdir', str(run), '--updates', '100000',
-                until=run / 'policies' / 'latest.json')
+    run_process('train', '--bags', str(tmp_path / 'a'), '--preset', preset, '--logdir', str(run),
+                '--updates', '100000', until=run / 'policies' / 'latest.json')
     assert (run / 'checkpoints' / 'latest').exists() and (run / 'dream.mp4').exists()
     assert 'resuming at 0 env steps' in run_process('train', '--logdir', str(run), '--updates', '10')
 
