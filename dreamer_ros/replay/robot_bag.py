@@ -221,16 +221,20 @@ class _Observer:
             messages = track.at(tick.stamp - age) if track else []
             if not messages:
                 raise Unusable(f'without the message on {topic} that the agent used')
-            if len(messages) > 1 and track.type in IMAGES:
+            # Joints may come from several publishers at once; messages of one length are of one publisher.
+            if len({len(message.data) for message in messages}) < len(messages):
                 raise Unusable(f'with different messages of one stamp on {topic}')
             if self._used.get(topic) is messages[-1]:
                 continue
             try:
-                for message in messages:  # joints may come from several publishers; it takes what has the right ones
+                for message in messages:
                     self._sensing.receive(topic, decode(message.data, track.type), message.published)
             except InputError as error:
                 raise Unusable(f'with a damaged message on {topic}') from error
             self._used[topic] = messages[-1]
+        for topic in self._used:
+            if topic not in tick.ages:
+                raise Unusable(f'without the age of what came on {topic}')
         return self._observe(tick.stamp)
 
     def silent_until(self, stamp: int) -> int:

@@ -1,6 +1,6 @@
 """Damaged bags by the thousands: no crash, no hang, no wrong step, nothing lost in silence.
 
-    python -m tests.bench.bench_fuzz [--bags 10000] [--seed N] [--processes 1]
+    python -m tests.bench.bench_fuzz [--bags 10000] [--seed N] [--processes 2]
 
 See tests/replay/fuzz.py for what is done to them. A failure names its seed and trial; `--seed N --only TRIAL` repeats it.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
@@ -19,7 +20,7 @@ import numpy as np
 
 from tests.replay import fuzz
 
-BATCH = 50
+BATCH = 250
 
 
 def trials(job: Tuple[int, range]) -> List[Tuple[int, str, int, int, str]]:
@@ -41,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--bags', type=int, default=10_000)
     parser.add_argument('--seed', type=int, default=int(np.random.default_rng().integers(2**31)))
-    parser.add_argument('--processes', type=int, default=1)
+    parser.add_argument('--processes', type=int, default=os.cpu_count())
     parser.add_argument('--only', type=int, default=None, metavar='TRIAL')
     arguments = parser.parse_args()
     print(f'seed {arguments.seed}', flush=True)

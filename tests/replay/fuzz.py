@@ -57,6 +57,9 @@ class Original:
 
     def write(self, folder: Path, rows: List[Row], types: Dict[str, str]) -> Path:
         """The bag with other messages, and other types of topics."""
+        if self.name == 'robot':
+            return write_robot_bag(folder, 'bag', rows, contract(), types=types)
+        types = {name.partition('/sim0/')[2]: kind for name, kind in types.items()}
         names = [topic.within('sim0') for topic in topics.PER_STEP]
         names = [dataclasses.replace(topic, type=types.get(topic.name, topic.type)) for topic in names]
         writer = EpisodeWriter(folder, 'bag', names, {'spec': self.spec.to_json(), 'spec_hash': self.spec.hash})
@@ -81,7 +84,7 @@ def _originals(folder: Path, rng: np.random.Generator) -> List[Original]:
     foreign = teleoperated(rng, 3.0)[2]
     kinds = [
         made,
-        Original('robot', write_robot_bag(folder, 'robot', agent.rows, robot), robot.spec, []),
+        Original('robot', write_robot_bag(folder, 'robot', agent.rows, robot), robot.spec, [], rows=agent.rows),
         Original('teleoperated', write_robot_bag(folder, 'teleoperated', foreign), robot.spec, [], contract=robot),
         Original('sqlite3', write_foreign(folder / 'sqlite3', foreign, 'sqlite3'), robot.spec, [], False, contract=robot),
     ]
@@ -165,7 +168,9 @@ def damage_messages(original: Original, folder: Path, rng: np.random.Generator) 
     """A bag written anew with wrong messages; says what was done."""
     rows, types = list(original.rows), {}
     what = str(rng.choice(['order', 'lost', 'repeated', 'stamps', 'cut', 'garbage', 'other topic', 'type', 'values']))
-    chosen = rng.choice(len(rows), int(rng.choice([1, 2, 10])), replace=False)
+    # What has no header has no stamp that could be wrong in it, and is nothing but its value.
+    stamped = [k for k, (name, _, _) in enumerate(rows) if name not in ('range', 'cmd_vel')]
+    chosen = rng.choice(stamped, int(rng.choice([1, 2, 10])), replace=False)
     if what == 'order':
         rows = [rows[k] for k in rng.permutation(len(rows))]
     elif what == 'lost':
@@ -187,7 +192,7 @@ def damage_messages(original: Original, folder: Path, rng: np.random.Generator) 
         elif what == 'garbage':
             cdr = cdr[:12] + rng.bytes(int(rng.integers(0, 2 * len(cdr))))
         elif what == 'other topic':
-            other = [row[1] for row in rows if row[0] != name]
+            other = [row[1] for row in original.rows if row[0] != name]
             cdr = cdr[:12] + other[int(rng.integers(len(other)))][12:]
         elif name.endswith(('step', 'action', 'joint_states')):  # not finite
             places = [place for place in range(len(cdr) - 8, 12, -8 if name.endswith(('step', 'states')) else -4)][:2]

@@ -1,8 +1,9 @@
 """Bags of a robot with a contract, as its recorder or somebody's `ros2 bag record` leaves them."""
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -135,11 +136,14 @@ def played(rng: np.random.Generator, sent: Dict[str, List[Sent]], ticks: int) ->
 
 def write_robot_bag(
     folder: Path, name: str, rows: List[Tuple[str, bytes, int]], embedded: Optional[RobotContract] = None,
-    namespace: str = 'robot',
+    namespace: str = 'robot', types: Mapping[str, str] = {},
 ) -> Path:
-    """Write messages under the contract's topics; with the contract itself if it is given."""
+    """Write messages under the contract's topics, which may be said to be of other types; with the contract itself
+    if it is given."""
     tiny = contract()
-    names = [topic.within(namespace) for topic in (*tiny.topics, tiny.command_topic, topics.STEP, topics.ACTION)]
+    names = [
+        dataclasses.replace(topic.within(namespace), type=types.get(topic.name, topic.type))
+        for topic in (*tiny.topics, tiny.command_topic, topics.STEP, topics.ACTION)]
     custom = {} if embedded is None else {
         **contract_data(embedded), 'spec': embedded.spec.to_json(), 'spec_hash': embedded.spec.hash}
     writer = EpisodeWriter(folder, name, names, custom)
