@@ -45,11 +45,20 @@ IMAGE_DEPTH, DEPTH = 15, 1000
 
 
 class _Message(NamedTuple):
-    """As it came: bytes, the time that counts as its measurement, and when it was published (ns)."""
+    """As it came.
+
+    Attributes:
+        stamp: when it counts as measured, ns.
+        published: ns.
+        arrived: by the node's clock, ns.
+        lost: messages of its publisher before it that never came.
+    """
 
     cdr: bytes
     stamp: int
     published: int
+    arrived: int
+    lost: int
 
 
 class _Source:
@@ -239,20 +248,19 @@ class RobotRecorder:
         except InputError as error:
             self._log.warning(f'{source.name}: left out: {error}', throttle_duration_sec=SAY_AGAIN)
             return
-        lost = source.lost(info)
+        message = _Message(cdr, stamp, published, self._node.get_clock().now().nanoseconds, source.lost(info))
         self._messages += 1
-        self._lost += lost
-        message = _Message(cdr, stamp, published)
+        self._lost += message.lost
         if source is self._steps:
-            self._take_step(message, lost)
+            self._take_step(message)
         elif source is self._actions:
             self._unanswered.append(message)
         else:
             source.remember(message)
             if self._bag is not None:
-                self._write(source, message, lost)
+                self._write(source, message)
 
-    def _take_step(self, message: _Message, lost: int) -> None:
+    def _take_step(self, message: _Message) -> None:
         try:
             step = codecs.read_step(deserialize_message(message.cdr, JointState))
         except InputError as error:
@@ -268,7 +276,7 @@ class RobotRecorder:
             elif self._bag is None or self._bag.closes_at < math.inf:
                 return  # began before this recorder did, or after the end
         self._bag.note_step(step)
-        self._write(self._steps, message, lost)
+        self._write(self._steps, message)
         if step.is_last and not self._bag.requested:
             self._bag.closes_at = time.monotonic() + AFTER
 
@@ -278,15 +286,14 @@ class RobotRecorder:
             message = self._unanswered.popleft()
             if self._bag is None or message.stamp < self._bag.first_step:
                 continue
-            self._write(self._actions, message, 0)
+            self._write(self._actions, message)
             try:
                 self._bag.note_mode(codecs.parse_mode(deserialize_message(message.cdr, Joy).header.frame_id))
             except InputError as error:
                 self._log.warning(str(error), throttle_duration_sec=SAY_AGAIN)
 
-    def _write(self, source: _Source, message: _Message, lost: int) -> None:
-        now = self._node.get_clock().now().nanoseconds
-        self._bag.regularity[source.name].add(message.stamp, now, lost)
+    def _write(self, source: _Source, message: _Message) -> None:
+        self._bag.regularity[source.name].add(message.stamp, message.arrived, message.lost)
         writer = self._bag.writer
         self._background.submit(
             functools.partial(writer.write, source.name, message.cdr, message.published), len(message.cdr))
@@ -304,7 +311,7 @@ class RobotRecorder:
         self._bag = _Bag(writer, self._all, requested)
         for source in self._sources:
             for message in source.recent:
-                self._write(source, message, 0)
+                self._write(source, message)
 
     def _close(self) -> None:
         self._write_answers()
