@@ -165,6 +165,7 @@ class Puller:
                     if self._stop.is_set() or stream.tell() > file.size:
                         self._connection.close()
                         break
+                response.close()
                 stream.flush()
                 os.fsync(stream.fileno())
                 have = stream.tell()
@@ -192,7 +193,7 @@ class Puller:
         try:
             self._connection.request('GET', self._base + path, headers=headers or {})
             response = self._connection.getresponse()
-        except (http.client.RemoteDisconnected, http.client.CannotSendRequest, ConnectionResetError, BrokenPipeError):
+        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
             # The server gives up connections that rest for a while.
             self._connection.close()
             self._connection.request('GET', self._base + path, headers=headers or {})

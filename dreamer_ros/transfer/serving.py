@@ -9,12 +9,14 @@ There is no password and no encryption: whoever reaches the port can read every 
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import json
 import os
 import re
 import shutil
+import socket
 import threading
 import urllib.parse
 from pathlib import Path
@@ -27,6 +29,7 @@ NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9._+-]*')  # of bags and their files: n
 POLICY = re.compile(r'policy_\d+\.onnx')
 CONNECTIONS = 16    # at a time
 IDLE_TIME = 30.0    # seconds that a silent connection is kept
+CLOSE_TIME = 0.1    # seconds that `close` may take
 _RANGE = re.compile(r'bytes=(\d+)-(\d*)')
 
 Found = Union[bytes, Path, None]
@@ -105,7 +108,6 @@ class FileServer:
 
     Attributes:
         port: that it listens at.
-        requests: answered so far.
 
     Raises:
         InputError: it cannot listen there.
@@ -119,11 +121,13 @@ class FileServer:
                              f'({error.strerror or error})') from error
         self._server.shelf = shelf
         self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name='file server', daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(CLOSE_TIME,), name='file server', daemon=True)
         self._thread.start()
 
     @property
     def requests(self) -> int:
+        """Answered so far."""
         return self._server.requests
 
     def close(self) -> None:
@@ -136,24 +140,30 @@ class FileServer:
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = CONNECTIONS
     shelf: Shelf
     requests = 0
 
     def __init__(self, *arguments):
-        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        self._open: Set[socket.socket] = set()
         super().__init__(*arguments)
 
     def process_request(self, request, client_address):
-        if not self._free.acquire(blocking=False):
+        if len(self._open) >= CONNECTIONS:
             self.shutdown_request(request)
             return
+        self._open.add(request)
         super().process_request(request, client_address)
 
-    def process_request_thread(self, request, client_address):
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
+    def shutdown_request(self, request):
+        super().shutdown_request(request)
+        self._open.discard(request)
+
+    def server_close(self):
+        super().server_close()
+        for request in list(self._open):
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request, client_address):
         """A client that is gone is no error of ours."""
