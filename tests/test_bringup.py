@@ -351,3 +351,68 @@ def test_a_policy_without_a_contract_gets_that_of_its_simulation(inputs):
     contract = RobotContract.from_text(simulated_contract(environment.spec), 'robot.yaml')
     contract.check(environment.spec)
     assert contract.name == 'cartpole_swingup' and contract.rate == 25
+
+
+def test_robot_train_on_one_computer(rover_policy, tmp_path):
+    run = scenario('robot_train', {
+        'robot': 'rover', 'hardware': 'true', 'task': 'rover_target', 'policy': str(rover_policy), 'seed': '3',
+        'logdir': str(tmp_path / 'run'), 'steps': '5000', 'evaluate_every': '4', 'pause': 'true'})
+    processes = by_label(run)
+    assert list(processes) == ['hardware of rover', 'recorder of rover', 'robot_agent of rover', 'trainer']
+    assert [process.label for process in run.processes if process.leads] == ['trainer']
+    agent = processes['robot_agent of rover']
+    assert agent.parameters == {
+        'robot': 'rover', 'mode': 'train', 'evaluate_every': 4, 'pause': True, 'seed': 3,
+        'keep': str(tmp_path / 'run' / 'robot'), 'policy': str(rover_policy)}
+    assert (agent.name, agent.remappings) == ('agent', (('policy', '/policy'),))
+    assert processes['recorder of rover'].parameters == {
+        'contract': 'rover', 'folder': str(tmp_path / 'run' / 'episodes')}
+    trainer = processes['trainer'].parameters
+    assert trainer['free_running'] is True and trainer['contract'] == 'rover' and trainer['steps'] == 5000
+    assert 'env.image_size=[48, 48]' in trainer['overrides'] and 'policies_url' not in trainer
+
+
+def test_robot_train_on_two_computers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    robot = by_label(scenario('robot_train', {'role': 'robot', 'robot': 'rover', 'address': '0.0.0.0', 'port': '80'}))
+    assert list(robot) == ['recorder of rover', 'robot_agent of rover', 'file_server of rover']
+    server, recorder = robot['file_server of rover'].parameters, robot['recorder of rover'].parameters
+    assert server == {'bags': recorder['folder'], 'address': '0.0.0.0', 'port': 80}
+    assert robot['robot_agent of rover'].leads
+    run = scenario('robot_train', {
+        'role': 'trainer', 'robot': 'rover', 'bags': 'http://127.0.0.1:80 http://127.0.0.1:81', 'logdir': 'run'})
+    assert [(process.executable, process.name) for process in run.processes] == [
+        ('bag_puller', 'bag_puller_0'), ('bag_puller', 'bag_puller_1'), ('file_server', 'file_server'),
+        ('trainer', 'trainer')]
+    processes = by_label(run)
+    assert processes['file_server'].parameters == {
+        'policies': str(tmp_path / 'run' / 'policies'), 'address': '127.0.0.1', 'port': 8075}
+    assert processes['trainer'].parameters['policies_url'] == 'http://127.0.0.1:8075/policies'
+    default = scenario_arguments('robot_train')
+    assert {argument.name: argument.default for argument in default}['address'] == '127.0.0.1', 'nothing is shown unasked'
+
+
+@pytest.mark.parametrize('arguments, complaint', [
+    ({}, 'expected robot:=<contract>'),
+    ({'robot': 'rover', 'hardware': 'true'}, 'expected task:='),
+    ({'robot': 'rover', 'task': 'rover_target'}, 'task:=… is for hardware:=true'),
+    ({'robot': 'rover', 'role': 'trainer'}, 'expects bags:=http://'),
+    ({'robot': 'rover', 'role': 'robot', 'bags': 'http://x:1'}, 'with role:=trainer alone'),
+    ({'robot': 'rover', 'role': 'trainer', 'bags': 'robot:8075'}, 'bags:=robot:8075: expected http://'),
+    ({'robot': 'rover', 'steps': '10'}, 'steps'),
+    ({'robot': 'rover', 'preset': 'nothing'}, 'nothing'),
+])
+def test_robot_train_refuses_what_does_not_fit(arguments, complaint):
+    with pytest.raises(InputError, match=complaint):
+        scenario('robot_train', arguments)
+
+
+def test_a_trainer_that_no_robot_can_reach_is_refused(monkeypatch):
+    from dreamer_ros.bringup import robot_learning
+    monkeypatch.setattr(robot_learning, '_own_address', lambda url: '10.1.2.3')
+    arguments = {'robot': 'rover', 'role': 'trainer', 'bags': 'http://10.1.2.4:8075'}
+    with pytest.raises(InputError, match='expected address:=10.1.2.3 or address:=0.0.0.0, where whoever reaches it'):
+        scenario('robot_train', arguments)
+    for address in ('0.0.0.0', '10.1.2.3'):
+        processes = by_label(scenario('robot_train', {**arguments, 'address': address}))
+        assert processes['trainer'].parameters['policies_url'] == 'http://10.1.2.3:8075/policies'
