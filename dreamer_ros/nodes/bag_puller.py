@@ -1,7 +1,6 @@
 """Bag puller node: fetches a robot's episodes into the folder of a run, whenever the robot can be reached."""
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -13,10 +12,10 @@ from rclpy.node import Node
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import diagnostics
 from dreamer_ros.nodes.diagnostics import Diagnostics
-from dreamer_ros.nodes.file_server import NICE
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.transfer.pulling import PERIOD, RETRIES, Failed, Puller
+from dreamer_ros.transfer.serving import be_nice
 
 SAY_AGAIN = 30.0  # seconds between two lines about the same trouble
 
@@ -41,6 +40,7 @@ class Pull:
         self._thread.join(1.0)
 
     def _work(self) -> None:
+        be_nice()
         failures = 0
         while not self._stop.is_set():
             try:
@@ -88,7 +88,6 @@ def body(node: Node, stop: threading.Event) -> None:
     if not folder:
         raise InputError(f'{node.get_fully_qualified_name()}: parameter folder: expected a folder, got none')
     puller = Puller(source, Path(folder).expanduser(), stop)
-    os.nice(NICE)
     inbox = Inbox(node)
     pull = Pull(puller, node.get_logger(), stop)
     report = Diagnostics(node, 'episodes', source, pull.report)

@@ -1,7 +1,6 @@
 """File server node: shows a robot's episodes to its trainer, or a trainer's policies to its robots, on a network."""
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from pathlib import Path
@@ -16,7 +15,6 @@ from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.transfer.serving import FileServer, Shelf
 
 LOCAL = '127.0.0.1'
-NICE = 10  # beside a robot's control loop, and a learner
 
 
 def body(node: Node, stop: threading.Event) -> None:
@@ -30,7 +28,6 @@ def body(node: Node, stop: threading.Event) -> None:
     parameters.finish()
     if not (bags or policies):
         raise InputError(f'{node.get_fully_qualified_name()}: expected bags or policies, folders to show')
-    os.nice(NICE)
     server = FileServer(Shelf(_folder(bags), _folder(policies)), address, port)
     what = ' and '.join(name for name, folder in (('episode bags', bags), ('policies', policies)) if folder)
     whom = 'this computer alone' if address == LOCAL else 'everybody who reaches this port'

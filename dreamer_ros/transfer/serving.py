@@ -30,6 +30,7 @@ POLICY = re.compile(r'policy_\d+\.onnx')
 CONNECTIONS = 16    # at a time
 IDLE_TIME = 30.0    # seconds that a silent connection is kept
 CLOSE_TIME = 0.1    # seconds that `close` may take
+NICE = 10
 _RANGE = re.compile(r'bytes=(\d+)-(\d*)')
 
 Found = Union[bytes, Path, None]
@@ -85,6 +86,12 @@ class Shelf:
         return {'name': file.name, 'size': stat.st_size, 'sha256': digest}
 
 
+def be_nice() -> None:
+    """Let a robot's control loop, and a learner, go before this thread and those that it starts."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+
 def _is_whole(bag: Path) -> bool:
     """Whether a bag is finished: metadata.yaml is written last."""
     return (bag / 'metadata.yaml').is_file()
@@ -121,14 +128,17 @@ class FileServer:
                              f'({error.strerror or error})') from error
         self._server.shelf = shelf
         self.port = self._server.server_address[1]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(CLOSE_TIME,), name='file server', daemon=True)
+        self._thread = threading.Thread(target=self._serve, name='file server', daemon=True)
         self._thread.start()
 
     @property
     def requests(self) -> int:
         """Answered so far."""
         return self._server.requests
+
+    def _serve(self) -> None:
+        be_nice()
+        self._server.serve_forever(CLOSE_TIME)
 
     def close(self) -> None:
         """Stop; transfers under way break off."""
