@@ -93,6 +93,7 @@ class Deployment:
                                 self._time_ns, self._overdue, self._person, complain)
         self._watchdog: Optional[Watchdog] = None
         self._armed = False
+        self._guarded = False  # the guard's stop would reach the robot
         self._enabled = True
         self._ending = ''  # name of the signal that came
         self._specs = qos.publisher(node, topics.SPEC)
@@ -123,7 +124,7 @@ class Deployment:
 
     def start(self) -> None:
         """Permit commands."""
-        self._armed = True
+        self._armed, self._guarded = True, False
         self._overdue.set(time.monotonic() + self.period)
         # Its first round is over when the gate opens: a pressed emergency stop is known before any command.
         self._watchdog = Watchdog(self._gate, min(self.period / ROUNDS, LONGEST_ROUND), self._checks(), self._beat)
@@ -226,7 +227,11 @@ class Deployment:
         return self._ending
 
     def _check_guard(self, now: float) -> str:
-        return '' if self._guard.alive else 'the guard process ended: restart the agent'
+        if not self._guard.alive:
+            return 'the guard process ended: restart the agent'
+        # Later subscribers may find the agent a moment before the guard; that is no reason to stop.
+        self._guarded = self._guarded or self._guard.matched >= self._publishers[0].get_subscription_count()
+        return '' if self._guarded else 'the guard process has not found the robot yet'
 
     def _beat(self) -> None:
         self._guard.beat(self._armed, self._time_ns() - time.time_ns(), self._gate.values)

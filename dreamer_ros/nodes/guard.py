@@ -36,6 +36,10 @@ class Guard:
         contract: of the robot.
         topic: of its command, by the full name.
         patience: seconds of silence after which an armed agent counts as frozen.
+
+    Attributes:
+        alive: whether the process runs.
+        matched: how many subscribers of the command it has found.
     """
 
     def __init__(self, contract: RobotContract, topic: Topic, patience: float):
@@ -51,14 +55,16 @@ class Guard:
         finally:
             os.close(reading)
             os.close(told)
-        os.set_blocking(self._pipe, False)
+        for end in (self._pipe, self._ready):
+            os.set_blocking(end, False)
         self.alive = False
+        self.matched = 0
 
     def wait(self) -> bool:
         """Return when it can publish; False if it did not start."""
         if not self.alive:
-            ready = select.select([self._ready], [], [], START_TIME)[0]
-            self.alive = bool(ready and os.read(self._ready, 1))
+            select.select([self._ready], [], [], START_TIME)
+            self._listen()
         return self.alive
 
     def beat(self, armed: bool, ahead: int, values: np.ndarray) -> None:
@@ -75,6 +81,15 @@ class Guard:
             pass  # it was suspended: what it has not read says as much as one beat more
         except BrokenPipeError:
             self.alive = False
+        self._listen()
+
+    def _listen(self) -> None:
+        try:
+            told = os.read(self._ready, 100)
+        except BlockingIOError:
+            return
+        self.alive = bool(told)
+        self.matched = told[-1] if told else 0
 
     def close(self) -> None:
         """End the process; say before that it is not armed any more."""
@@ -104,15 +119,27 @@ def main() -> int:
     node = Node(f'guard_{os.getpid()}', start_parameter_services=False, enable_rosout=False)
     command = contract.command_topic
     publisher = qos.publisher(node, Topic(request['topic'], command.type, command.qos))
-    os.write(request['ready'], b'.')
-    watch(contract, request['pipe'], request['patience'], publisher.publish)
+    matched = None
+
+    def tell() -> None:
+        nonlocal matched
+        before, matched = matched, min(publisher.get_subscription_count(), 255)
+        if matched != before:
+            os.write(request['ready'], bytes([matched]))
+    tell()
+    watch(contract, request['pipe'], request['patience'], publisher.publish, tell)
     node.destroy_node()
     rclpy.try_shutdown()
     return 0
 
 
-def watch(contract: RobotContract, pipe: int, patience: float, publish: Callable[[bytes], None]) -> None:
-    """Read the pipe until it ends; publish stops while an armed agent is silent, and after its death."""
+def watch(contract: RobotContract, pipe: int, patience: float, publish: Callable[[bytes], None],
+          heard: Callable[[], None]) -> None:
+    """Read the pipe until it ends; publish stops while an armed agent is silent, and after its death.
+
+    Args:
+        heard: called after each beat.
+    """
     commands, safety = Commands(contract), Safety(contract)
     size = _BEAT.size + 8 * len(contract.command.axes)
     period = 1.0 / contract.rate
@@ -135,6 +162,7 @@ def watch(contract: RobotContract, pipe: int, patience: float, publish: Callable
             if not np.isnan(values).any():
                 safety.start(values)
             due = time.monotonic() + patience
+            heard()
         else:
             stop()
             due = time.monotonic() + period

@@ -24,7 +24,7 @@ from dreamer_ros.spec import RobotSpec
 from tests.nodes.faults import CLOCK, CORRUPT, FAULTS, inject, scene
 from tests.nodes.robot import write_contract, write_policy
 
-RATE = 20.0
+RATE = 10.0
 # Periods until the stop; the suite also runs on machines that are busy with other things. bench_faults is strict.
 PATIENCE = 6.0
 
@@ -55,7 +55,7 @@ def test_what_stops_the_robot_while_the_agent_lives_on(robot):
 
 
 def test_a_paused_clock_stops_the_robot(ros_domain, tmp_path):
-    with scene(tmp_path, ros_domain, RATE, clock=True) as robot:
+    with scene(tmp_path, ros_domain, RATE / 2, clock=True) as robot:
         inject_and_check(robot, [CLOCK])
 
 

@@ -141,7 +141,7 @@ def watched(contract):
     """(beat, the guard's stops, close) of a guard that runs in a thread."""
     reading, writing = os.pipe()
     stops = []
-    thread = threading.Thread(target=guard.watch, args=(contract, reading, 0.1, lambda cdr: stops.append(cdr)))
+    thread = threading.Thread(target=guard.watch, args=(contract, reading, 0.1, stops.append, lambda: None))
     thread.start()
     opened = [writing]
 
@@ -189,7 +189,7 @@ def test_guard_goes_to_the_pose_that_is_the_stop_no_faster_than_allowed():
     os.write(writing, guard.pack(True, 0, np.array([1.0, 0.0])))
     os.close(writing)
     speeds = []
-    guard.watch(contract, reading, 1.0, lambda cdr: speeds.append(decode(cdr, TWIST).linear.x))
+    guard.watch(contract, reading, 1.0, lambda cdr: speeds.append(decode(cdr, TWIST).linear.x), lambda: None)
     os.close(reading)
     assert speeds[-1] == -1 and np.diff([1.0, *speeds]).min() > -0.11
 
