@@ -107,8 +107,11 @@ def robot_rows(
 ) -> Iterator[Tuple[RobotTracks, Rows]]:
     """Every robot's messages and steps; see `robot_episodes`."""
     for tracks in robot_tracks(path, recording, contract, problems):
-        if tracks.step is not None and labels is None:
-            yield tracks, _recorded(path, tracks, contract)
+        if tracks.step is not None:
+            stray = len(set(tracks.action.stamps if tracks.action else ()) - set(tracks.step.stamps))
+            if stray:
+                problems.append(Problem(path, f'{stray} actions answer no step in the bag'))
+            yield tracks, _recorded(path, tracks, contract, labels)
         else:
             yield tracks, _laid(path, tracks, contract, labels, problems)
 
@@ -235,7 +238,11 @@ class _Observer:
         for topic in self._used:
             if topic not in tick.ages:
                 raise Unusable(f'without the age of what came on {topic}')
-        return self._observe(tick.stamp)
+        sensed = self._observe(tick.stamp)
+        for topic, age in tick.ages.items():
+            if sensed.ages.get(topic) != age:  # it was left out, so that an older one still counts
+                raise Unusable(f'with a message on {topic} that lacks what the contract reads')
+        return sensed
 
     def silent_until(self, stamp: int) -> int:
         """When the next message comes, where the last one came long before; else the same stamp."""
@@ -272,11 +279,14 @@ class _Observer:
         return sensed
 
 
-def _recorded(path: Path, tracks: RobotTracks, contract: RobotContract) -> Rows:
-    """The steps of a recorded agent."""
+def _recorded(path: Path, tracks: RobotTracks, contract: RobotContract, labels: Optional[Labels]) -> Rows:
+    """The steps of a recorded agent; with labels those that are labelled, with rewards and ends as the labels say."""
     rows = Rows(path, contract.spec.control_period)
     observer = _Observer(tracks, contract)
     size = len(contract.spec.action)
+    labelled = _labelled(tracks, labels.of(path.stem, *_span(tracks)), contract) if labels else {}
+    if labels and not labelled:
+        raise InputError(f'{labels.source} has no episode of it')
     for stamp, message in zip(tracks.step.stamps, tracks.step.messages):
         if len(tracks.step.at(stamp)) > 1:
             rows.drop(stamp, Unusable('with different step scalars of one stamp'))
@@ -286,13 +296,34 @@ def _recorded(path: Path, tracks: RobotTracks, contract: RobotContract) -> Rows:
         except InputError:
             rows.drop(stamp, Unusable('with bad step scalars'))
             continue
+        scalars = labelled.get(stamp) if labels else tick.scalars
+        if scalars is None:
+            continue
         try:
             sensed = observer.exactly(tick) if tick.ages else observer.newest(stamp)
-            action, frame_id = _answer(tracks.action, stamp, size, tick.scalars.is_last)
-            rows.add(Row(sensed.image, sensed.vector, action, tick.scalars, frame_id, sensed.ages))
+            action, frame_id = _answer(tracks.action, stamp, size, scalars.is_last)
+            rows.add(Row(sensed.image, sensed.vector, action, scalars, frame_id, sensed.ages))
         except Unusable as reason:
             rows.drop(stamp, reason)
     return rows
+
+
+def _labelled(tracks: RobotTracks, wanted: List[Label], contract: RobotContract) -> Dict[int, Step]:
+    """The scalars of the labelled ticks, by stamp: the first one of a label begins an episode, its last one ends it."""
+    found = {}
+    for label in wanted:
+        stamps = [stamp for stamp in tracks.step.stamps if label.start <= stamp <= label.end]
+        for stamp in stamps:
+            is_first, is_last = stamp == stamps[0], stamp == stamps[-1]
+            reward = 0.0 if is_first else label.reward(stamp, contract.period_ns, is_last)
+            found[stamp] = Step(stamp, reward, is_first, is_last, is_last and label.terminal)
+    return found
+
+
+def _span(tracks: RobotTracks) -> Tuple[int, int]:
+    """Stamps of the first and of the last message that is observed."""
+    observed = tracks.observed.values()
+    return min(track.stamps[0] for track in observed), max(track.stamps[-1] for track in observed)
 
 
 def _tick(message: Any) -> Tick:
@@ -327,9 +358,8 @@ def _laid(
         raise InputError(f'no messages on {contract.command_topic.name} are in it, which the actions come from')
     if labels is None and contract.reward is None:
         problems.append(Problem(path, f'all rewards are 0: {contract.source} has no reward, and there are no labels'))
-    begin = min(track.stamps[0] for track in tracks.observed.values())
-    end = max(track.stamps[-1] for track in tracks.observed.values())
-    wanted = labels.of(path.stem, begin) if labels else [Label(begin, end + 1, False, ())]
+    begin, end = _span(tracks)
+    wanted = labels.of(path.stem, begin, end) if labels else [Label(begin, end + 1, False, ())]
     if not wanted:
         raise InputError(f'{labels.source} has no episode of it')
     rows = Rows(path, contract.spec.control_period)

@@ -13,6 +13,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.bridge.definitions import blank_message, encode, typestore
+from dreamer_ros.cli import main
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.bag import EpisodeWriter, partial_path, read_metadata
 from dreamer_ros.replay.exporting import export_arrays
@@ -290,3 +291,20 @@ def test_a_folder_after_a_crash(tmp_path, rng):
     parts, _ = read_episodes(tmp_path / 'cut', SPEC)
     assert sum(map(len, parts)) > 300
     assert {sentence.partition(',')[0] for _, sentence, sound in recover_all(tmp_path) if sound} == {'is whole'}
+
+
+def test_the_commands(tmp_path, rng, capsys):
+    long_recording(tmp_path / 'long', rng)
+    arrays, again = tmp_path / 'arrays', tmp_path / 'again'
+    assert main(['bag', 'import', str(tmp_path / 'long'), '--to', str(tmp_path / 'episodes')]) == 0
+    assert 'long: 3 episodes, 25 steps' in capsys.readouterr().out
+    assert main(['bag', 'export', str(tmp_path / 'episodes'), '--to', str(arrays)]) == 0
+    assert len(list(arrays.iterdir())) == 3 and capsys.readouterr().out.count(' steps') == 3
+    assert main(['bag', 'import', str(arrays), '--to', str(again)]) == 0
+    capsys.readouterr()
+    (bags(again)[0] / 'metadata.yaml').unlink()
+    assert main(['bag', 'recover', str(again)]) == 0
+    out = capsys.readouterr().out
+    assert out.count('is whole') == 2 and 'recovered (metadata.yaml is missing)' in out
+    with pytest.raises(InputError, match='does not exist'):
+        main(['bag', 'import', str(tmp_path / 'nowhere'), '--to', str(again)])
