@@ -1,6 +1,7 @@
 """Rewards and ends of episodes that a recording does not hold, written down by a person afterwards."""
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Tuple
 
@@ -36,10 +37,11 @@ class Labels:
 
         episodes:
           - {bag: monday, start: 12.5, end: 80, terminal: true, reward: 1.0}
+          - {bag: tuesday, reward: -1.0}
           - {bag: monday, start: 95, end: 140, rewards: [{time: 110.2, reward: 0.5}, {time: 140, reward: 1.0}]}
 
-    Times are seconds from the first message of the bag, or since 1970. `bag` may be left out for all bags;
-    `reward` is added to that of the last step.
+    Times are seconds from the first message of the bag, or since 1970. `bag` may be left out for all bags, `start`
+    and `end` for all of it; `reward` is added to that of the last step.
 
     Raises:
         InputError: naming file and key.
@@ -58,13 +60,15 @@ class Labels:
         """Read a labels file."""
         return cls(read_text(path), str(path))
 
-    def of(self, bag: str, beginning: int) -> List[Label]:
+    def of(self, bag: str, beginning: int, ending: int) -> List[Label]:
         """The episodes of a bag in order of time.
 
         Args:
-            beginning: stamp of its first message, ns.
+            beginning, ending: stamps of its first and its last message, ns.
         """
         def absolute(time: float) -> int:
+            if time == math.inf:
+                return ending
             return round(time * 1e9) + (0 if time >= EPOCH else beginning)
 
         return sorted(
@@ -74,7 +78,8 @@ class Labels:
 
 def _episode(section: Section) -> Tuple[Optional[str], float, float, bool, List[Tuple[float, float]]]:
     """Bag, start, end, terminal and rewards; times in s as they stand in the file."""
-    bag, start, end = section.text('bag', default=None), section.number('start'), section.number('end')
+    bag, start, end = section.text('bag', default=None), section.number('start', default=0.0), section.number(
+        'end', default=math.inf)
     if end <= start:
         section.fail('end', f'a time after start ({start})', end)
     rewards = [(end, section.number('reward', default=0.0))]

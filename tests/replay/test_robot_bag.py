@@ -143,7 +143,8 @@ def test_labels(tmp_path, rng):
     labels = Labels('''
 episodes:
   - {bag: monday, start: 0.5, end: 1.4, terminal: true, reward: 2.5}
-  - {bag: monday, start: 2.0, end: 3.0, rewards: [{time: 2.25, reward: 1.0}, {time: 2.3, reward: 0.5}, {time: 2.95, reward: 4}]}
+  - {bag: monday, start: 2.0, end: 3.0, rewards: [
+      {time: 2.25, reward: 1.0}, {time: 2.3, reward: 0.5}, {time: 2.95, reward: 4}]}
   - {bag: tuesday, start: 0, end: 1}
 ''', 'labels.yaml')
     first, second = read_episodes(path, SPEC, contract(), labels)[0]
@@ -152,6 +153,28 @@ episodes:
     assert len(second) == 11 and second.complete and not second.is_terminal.any()
     # each on the first step from its time on: steps at 2.0, 2.1, …
     assert second.reward.tolist() == [0, 0, 0, 1.5, 0, 0, 0, 0, 0, 0, 4.0]
+
+
+def test_labels_of_what_an_agent_did(tmp_path, rng):
+    """Its ticks, observations and actions stay as they were; rewards and ends are the labels'."""
+    agent = played(rng, sensors(rng, 4.0), 30)
+    path = write_robot_bag(tmp_path, 'monday', agent.rows)
+    [whole], _ = read_episodes(path, SPEC, contract(), Labels('episodes: [{reward: 2, terminal: true}]', 'labels.yaml'))
+    [plain], _ = read_episodes(path, SPEC, contract())
+    for name in ('stamp', 'image', 'vector', 'action', 'is_first', 'is_last'):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(plain, name))
+    assert whole.reward.tolist() == [0.0] * 29 + [2.0] and whole.is_terminal.tolist() == [False] * 29 + [True]
+    assert np.abs(plain.reward).sum() > 1
+
+    before = [(stamp - 1000) / 1e9 for stamp in agent.stamps]  # floats of seconds since 1970 are 0.2 us apart
+    [part], _ = read_episodes(path, SPEC, contract(), Labels(
+        f'episodes: [{{start: {before[4]!r}, end: {before[10]!r}, rewards: [{{time: {before[6]!r}, reward: 0.5}}]}}]',
+        'labels.yaml'))
+    np.testing.assert_array_equal(part.stamp, agent.stamps[4:10])
+    np.testing.assert_array_equal(part.action, plain.action[4:10])
+    assert part.complete and part.reward.tolist() == [0, 0, 0.5, 0, 0, 0]
+    assert read_episodes(path, SPEC, contract(), Labels('episodes: [{bag: tuesday}]', 'labels.yaml'))[1][0].reason == (
+        'labels.yaml has no episode of it')
 
 
 @pytest.mark.parametrize('text, complaint', [
