@@ -8,10 +8,8 @@ A bag NAME has two files in `.cache/<key>/` of its folder, where the key is the 
     NAME.steps  for every episode its images uint8 [T, H, W, C], then its rows (`buffer.row_type`) [T].
 
 A step of 64x64 RGB with two actions takes 12,288 + 15 bytes, so 1,000,000 of them 12.3 GB of disk, and that is
-the memory budget too: the kernel keeps as much of it in its page cache as nobody else needs, while the process
-itself holds about 1 KB per episode. Steps are read straight into the batch with pread(2). A memory map of the
-files would be as fast, but one that somebody cuts short ends the process with SIGBUS, where pread answers with
-fewer bytes.
+the memory budget too: the files are mapped, the kernel keeps as much of them in its page cache as nobody else
+needs, and the process itself holds about 1 KB per episode.
 
 Files get their names when they are whole, and are never changed: a kill -9 at any moment leaves no torn file
 under a name that counts, and any number of processes may use one folder. They are not synced to disk. What a
@@ -28,13 +26,14 @@ import os
 import time
 import uuid
 from pathlib import Path
-from typing import BinaryIO, Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from dreamer_ros.replay import keep
 from dreamer_ros.replay.buffer import EpisodeLost, StoredEpisode, row_type
 from dreamer_ros.replay.episode import Episode, EpisodeInfo, Problem
+from dreamer_ros.replay.mapping import FileMap
 from dreamer_ros.spec import RobotSpec
 
 FOLDER = '.cache'
@@ -43,6 +42,13 @@ LEFTOVER_SECONDS = 3600.0  # since a file under a temporary name was written: no
 BLOCK = 1 << 20
 
 Read = Callable[[Path], Tuple[List[Episode], List[Problem]]]
+
+
+class _Steps(NamedTuple):
+    """An open file of steps, and what tells it from others of its name."""
+
+    which: Tuple[int, int, int]  # inode, size, time of the last change
+    map: FileMap
 
 
 class CachedBag(NamedTuple):
@@ -81,6 +87,8 @@ class EpisodeCache:
     def __init__(self, folder: Path, spec: RobotSpec, key: str, read: Read, problems: List[Problem]):
         self._bags, self._folder = folder, folder / FOLDER / key
         self._read, self._problems = read, problems
+        self._prefix = f'{self._folder}/'
+        self._open: Dict[str, _Steps] = {}  # by bag
         self._unwritable = False  # told already
         self._row_type = row_type(len(spec.vector), len(spec.action))
         self.image_bytes = math.prod(spec.image_shape)
@@ -145,6 +153,7 @@ class EpisodeCache:
 
     def free(self, bag: Path) -> None:
         """Free the disk space of a bag's steps; what is known of it stays, and the steps come back if needed."""
+        self._open.pop(bag.name, None)
         with contextlib.suppress(OSError):
             self.steps_file(bag).unlink()
 
@@ -159,6 +168,31 @@ class EpisodeCache:
                     orphan = entry.name.rpartition('.')[0] not in bags
                 if orphan:
                     os.unlink(entry.path)
+
+    def open_steps(self, bag: Path) -> _Steps:
+        """The steps of a bag: those opened before, as long as they are the same file on disk.
+
+        Raises:
+            OSError: there is no such file.
+            _Damaged: it is empty.
+        """
+        steps, path = self._open.get(bag.name), f'{self._prefix}{bag.name}.steps'
+        found = os.stat(path)
+        if steps is None or steps.which != _which(found):
+            file = os.open(path, os.O_RDONLY)
+            try:
+                found = os.fstat(file)
+                if not found.st_size:
+                    raise _Damaged
+                try:
+                    steps = _Steps(_which(found), FileMap(file))
+                except OSError:  # too many maps: begin anew
+                    self._open.clear()
+                    steps = _Steps(_which(found), FileMap(file))
+            finally:
+                os.close(file)
+            self._open[bag.name] = steps
+        return steps
 
     def steps_file(self, bag: Path) -> Path:
         """Where the steps of a bag are."""
@@ -241,28 +275,19 @@ class CachedEpisode:
                 raise EpisodeLost(self) from error
 
     def _read(self, first: int, image: np.ndarray, rows: np.ndarray) -> None:
-        file = os.open(self._cache.steps_file(self.path), os.O_RDONLY)
-        try:
-            found = os.fstat(file)
-            which = (found.st_ino, found.st_size, found.st_mtime_ns)
-            if which != self._checked:
-                self._check(file)
-                self._checked = which
-            size = self._cache.image_bytes
-            _fill(file, image, self._offset + first * size)
-            _fill(file, rows.view(np.uint8), self._offset + self._steps * size + first * rows.itemsize)
-        finally:
-            os.close(file)
+        steps = self._cache.open_steps(self.path)
+        if steps.which != self._checked:
+            self._check(steps.map.data)
+            self._checked = steps.which
+        size = self._cache.image_bytes
+        begin = self._offset + first * size
+        image.reshape(-1)[:] = steps.map.data[begin:begin + image.nbytes]
+        begin = self._offset + self._steps * size + first * rows.itemsize
+        rows.view(np.uint8)[:] = steps.map.data[begin:begin + rows.nbytes]
 
-    def _check(self, file: int) -> None:
-        position, left, digest = self._offset, self._steps * self._cache.step_bytes, hashlib.sha256()
-        while left:
-            block = os.pread(file, min(left, BLOCK), position)
-            if not block:
-                raise _Damaged
-            digest.update(block)
-            position, left = position + len(block), left - len(block)
-        if digest.hexdigest() != self._sha256:
+    def _check(self, data: np.ndarray) -> None:
+        part = data[self._offset:self._offset + self._steps * self._cache.step_bytes]
+        if hashlib.sha256(part).hexdigest() != self._sha256:
             raise _Damaged
 
 
@@ -270,9 +295,8 @@ class _Damaged(Exception):
     """A cache file is not what was written."""
 
 
-def _fill(file: int, array: np.ndarray, offset: int) -> None:
-    if array.nbytes and os.preadv(file, [array], offset) != array.nbytes:
-        raise _Damaged
+def _which(found: os.stat_result) -> Tuple[int, int, int]:
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @contextlib.contextmanager

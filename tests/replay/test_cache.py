@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,9 @@ import pytest
 
 from dreamer_ros.cli import main
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay import keep, store
+from dreamer_ros.replay import cache, keep, store
 from dreamer_ros.replay.cache import FOLDER
+from dreamer_ros.replay.mapping import FileMap
 from dreamer_ros.replay.reading import read_episodes
 from dreamer_ros.replay.store import ReplayStore
 from tests.replay.bags import PERIOD_NS, SPEC, START_NS, random_episode, write_episode
@@ -324,3 +327,32 @@ def test_kept_bags_stay_and_say_when_they_leave_no_room(tmp_path, rng):
     assert held == ['bag0', 'bag2', 'bag5', 'bag6', 'bag7'] and subject.steps == 100
     assert [problem.reason for problem in subject.problems] == [
         'bags marked to be kept leave no room: 80 steps, of 60']
+
+
+def test_files_are_mapped_without_descriptors_and_as_many_as_may_be(tmp_path, rng, monkeypatch):
+    reference = Reference(300)
+    for number in range(8):
+        episode = episode_of(rng, number, 20)
+        write_episode(tmp_path, f'bag{number}', episode)
+        reference.add(f'bag{number}', episode)
+    live = weakref.WeakSet()
+
+    class FewMaps(FileMap):
+        def __init__(self, file):
+            if len(live) == 3:
+                raise OSError(errno.ENOMEM, 'too many maps')
+            super().__init__(file)
+            live.add(self)
+
+    before = len(os.listdir('/proc/self/fd'))
+    subject = ReplayStore(tmp_path, SPEC, 300)
+    subject.refresh()
+    for _ in range(20):
+        reference.check(subject.sample(4, 10), 0, 10)
+    assert len(os.listdir('/proc/self/fd')) == before
+    monkeypatch.setattr(cache, 'FileMap', FewMaps)
+    subject = ReplayStore(tmp_path, SPEC, 300)
+    subject.refresh()
+    for _ in range(20):
+        reference.check(subject.sample(4, 10), 0, 10)
+    assert 0 < len(live) <= 3 and subject.problems == []
