@@ -304,7 +304,8 @@ class RobotRecorder:
         contract, spec = self._contract, self._contract.spec
         names = [dataclasses.replace(source.topic, name=source.name) for source in self._all]
         self._disk.check(at_once=True)
-        writer = new_episode(self._folder, self._robot, self._bags, datetime.datetime.now(datetime.timezone.utc), names, {
+        now = datetime.datetime.now(datetime.timezone.utc)
+        writer = new_episode(self._folder, self._robot, self._bags, now, names, {
             'task': spec.name, 'robot': self._robot, 'spec': spec.to_json(), 'spec_hash': spec.hash,
             **contract_data(contract)})
         self._bags += 1

@@ -143,7 +143,8 @@ def _observations(arrays: Dict[str, np.ndarray]) -> Tuple[Optional[np.ndarray], 
         if image.ndim == 4 and image.shape[1] in (3, 6, 9) and image.shape[3] not in (3, 6, 9):
             image = image.transpose(0, 2, 3, 1)
         if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] % 3 or not image.shape[3]:
-            raise InputError(f'observations/image: expected uint8 [T+1, H, W, 3], got {image.dtype} {list(image.shape)}')
+            raise InputError(
+                f'observations/image: expected uint8 [T+1, H, W, 3], got {image.dtype} {list(image.shape)}')
     if vector is not None and vector.ndim != 2:
         raise InputError(f'observations/vector: expected [T+1, N], got {list(vector.shape)}')
     if image is None and vector is None:

@@ -26,10 +26,9 @@ class Label(NamedTuple):
     terminal: bool
     rewards: Tuple[Tuple[int, float], ...]
 
-    def reward(self, stamp: int, period: int, is_last: bool) -> float:
-        """Of a step: what is noted from after the step before; of the last one, also what is noted later."""
-        return sum(reward for time, reward in self.rewards
-                   if stamp - period < time and (time <= stamp or is_last))
+    def reward(self, before: int, stamp: int, is_last: bool) -> float:
+        """Of a step: what is noted from after the step `before` it; of the last one, also what is noted later."""
+        return sum(reward for time, reward in self.rewards if before < time and (time <= stamp or is_last))
 
 
 class Labels:

@@ -161,8 +161,9 @@ def robot_tracks(
             for name, messages in {**shared, **topics}.items()}
         observed = {topic.name: tracks[topic.name] for topic in contract.topics if topic.name in tracks}
         if observed:
-            robots.append(RobotTracks(
-                namespace, observed, *(tracks.get(name) for name in (contract.command_topic.name, STEP.name, ACTION.name))))
+            command, step, action = (
+                tracks.get(name) for name in (contract.command_topic.name, STEP.name, ACTION.name))
+            robots.append(RobotTracks(namespace, observed, command, step, action))
     if not robots:
         topics = ', '.join(sorted({message.topic for message in recording.messages})) or 'no messages'
         expected = ', '.join(topic.name for topic in contract.topics)
@@ -198,7 +199,8 @@ def _track(
             ordered.append((stamp, message))
             doubtful += 1
     if doubtful:
-        problems.append(Problem(path, f'{doubtful} of {len(messages)} messages on {name} have the stamp of another one'))
+        problems.append(Problem(
+            path, f'{doubtful} of {len(messages)} messages on {name} have the stamp of another one'))
     return Track(name, type_name, [stamp for stamp, _ in ordered], [message for _, message in ordered])
 
 
@@ -284,7 +286,7 @@ def _recorded(path: Path, tracks: RobotTracks, contract: RobotContract, labels: 
     rows = Rows(path, contract.spec.control_period)
     observer = _Observer(tracks, contract)
     size = len(contract.spec.action)
-    labelled = _labelled(tracks, labels.of(path.stem, *_span(tracks)), contract) if labels else {}
+    labelled = _labelled(tracks, labels.of(path.stem, *_span(tracks))) if labels else {}
     if labels and not labelled:
         raise InputError(f'{labels.source} has no episode of it')
     for stamp, message in zip(tracks.step.stamps, tracks.step.messages):
@@ -308,14 +310,14 @@ def _recorded(path: Path, tracks: RobotTracks, contract: RobotContract, labels: 
     return rows
 
 
-def _labelled(tracks: RobotTracks, wanted: List[Label], contract: RobotContract) -> Dict[int, Step]:
+def _labelled(tracks: RobotTracks, wanted: List[Label]) -> Dict[int, Step]:
     """The scalars of the labelled ticks, by stamp: the first one of a label begins an episode, its last one ends it."""
     found = {}
     for label in wanted:
         stamps = [stamp for stamp in tracks.step.stamps if label.start <= stamp <= label.end]
-        for stamp in stamps:
+        for before, stamp in zip([0, *stamps], stamps):
             is_first, is_last = stamp == stamps[0], stamp == stamps[-1]
-            reward = 0.0 if is_first else label.reward(stamp, contract.period_ns, is_last)
+            reward = 0.0 if is_first else label.reward(before, stamp, is_last)
             found[stamp] = Step(stamp, reward, is_first, is_last, is_last and label.terminal)
     return found
 
@@ -390,7 +392,7 @@ def _lay(
             sensed = observer.newest(stamp)
             if is_labelled:
                 is_terminal = ends and label.terminal
-                reward = label.reward(stamp, period, ends)
+                reward = label.reward(stamp - period, stamp, ends)
             elif sensed.reward is None:
                 raise Unusable('without a reward')
             else:

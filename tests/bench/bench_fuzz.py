@@ -2,7 +2,8 @@
 
     python -m tests.bench.bench_fuzz [--bags 10000] [--seed N] [--processes 2]
 
-See tests/replay/fuzz.py for what is done to them. A failure names its seed and trial; `--seed N --only TRIAL` repeats it.
+See tests/replay/fuzz.py for what is done to them. A failure names its seed and trial, which `--seed N --only TRIAL`
+repeats.
 """
 from __future__ import annotations
 
@@ -59,8 +60,8 @@ def main() -> int:
                 done[what.replace(', recovered', '')] += 1
                 steps += found
                 noticed += problems > 0
-    print(f'{len(numbers)} damaged bags in {time.monotonic() - began:.0f} s: {len(wrong)} wrong, {noticed} with problems '
-          f'told, {steps} steps read')
+    print(f'{len(numbers)} damaged bags in {time.monotonic() - began:.0f} s: {len(wrong)} wrong, '
+          f'{noticed} with problems told, {steps} steps read')
     for what, count in sorted(done.items()):
         print(f'  {count:6} {what or "wrong"}')
     return 1 if wrong else 0

@@ -86,7 +86,8 @@ def _originals(folder: Path, rng: np.random.Generator) -> List[Original]:
         made,
         Original('robot', write_robot_bag(folder, 'robot', agent.rows, robot), robot.spec, [], rows=agent.rows),
         Original('teleoperated', write_robot_bag(folder, 'teleoperated', foreign), robot.spec, [], contract=robot),
-        Original('sqlite3', write_foreign(folder / 'sqlite3', foreign, 'sqlite3'), robot.spec, [], False, contract=robot),
+        Original('sqlite3', write_foreign(folder / 'sqlite3', foreign, 'sqlite3'), robot.spec, [], False,
+                 contract=robot),
     ]
     with Writer(folder / 'plain', version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
         connections = {

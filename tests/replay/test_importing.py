@@ -144,7 +144,8 @@ def test_a_foreign_robot_with_labels(tmp_path, rng):
     """Steps and actions are added to its own topics, and say the same as laying them once more."""
     _, _, rows = teleoperated(rng)
     source = write_foreign(tmp_path / 'monday', rows, 'sqlite3')
-    labels = Labels('episodes: [{start: 0.5, end: 1.7, terminal: true, reward: 3}, {start: 2, end: 3.3}]', 'labels.yaml')
+    labels = Labels(
+        'episodes: [{start: 0.5, end: 1.7, terminal: true, reward: 3}, {start: 2, end: 3.3}]', 'labels.yaml')
     robot = contract()
     expected, _ = read_episodes(source, robot.spec, robot, labels)
     result = import_source(source, tmp_path / 'episodes', robot, labels)
