@@ -104,7 +104,8 @@ def simulated_contract(spec: RobotSpec) -> str:
         'rate': 1 / spec.control_period,
         'max_age': max(SIMULATED_AGE * spec.control_period, SIMULATED_AGE_SECONDS),
         **({'image_size': list(spec.image_size)} if spec.cameras else {}),
-        'cameras': {name: {'topic': topic, 'type': 'sensor_msgs/msg/Image'} for name, topic in zip(spec.cameras, topics)},
+        'cameras': {name: {'topic': topic, 'type': 'sensor_msgs/msg/Image'}
+                    for name, topic in zip(spec.cameras, topics)},
         'vector': [_joint(name) for name in spec.vector],
         'command': {
             'topic': 'commands', 'type': 'std_msgs/msg/Float64MultiArray',

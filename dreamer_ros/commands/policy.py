@@ -69,7 +69,8 @@ def _episodes(bags: Path, policy: Path):
     from dreamer_ros.policy.runner import PolicyRunner
     from dreamer_ros.replay.reading import read_episodes
     spec = PolicyRunner(policy).spec
-    paths = [bags] if (bags / 'metadata.yaml').exists() else sorted(file.parent for file in bags.glob('*/metadata.yaml'))
+    single = (bags / 'metadata.yaml').exists()
+    paths = [bags] if single else sorted(file.parent for file in bags.glob('*/metadata.yaml'))
     if not paths:
         raise InputError(f'{bags}: expected a bag, or a folder of bags')
     for path in paths:

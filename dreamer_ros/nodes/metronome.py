@@ -6,15 +6,17 @@ from typing import Optional
 
 STEER = 0.02  # of a period: how much longer or shorter one may be
 GAIN = 0.1  # of the distance to the wished phase, corrected per tick
-MARGIN = 0.1  # of a period: how old the newest observation should be at a tick, for those that come late
+MARGIN = (0.1, 0.4)  # of a period: how old the newest observation should be at a tick, between these,
+SPREADS = 4.0  # and so many times their mean deviation: one that comes late is waited for a whole period
+SLOWNESS = 0.03  # of the estimate of that
 
 
 class Metronome:
     """Ticks of one period each, which drift towards the phase of the observations.
 
     A free-running clock would meet images that are anything between fresh and a whole period old. Each period
-    is made a little longer or shorter instead, until ticks come a margin after the images. With a camera of
-    another rate the corrections cancel out and the ticks stay where they are.
+    is made a little longer or shorter instead, until ticks come a margin after the images, as large as their
+    jitter demands. With a camera of another rate the corrections cancel out.
 
     Args:
         period: seconds.
@@ -24,6 +26,7 @@ class Metronome:
     def __init__(self, period: float, now: float):
         self.period = period
         self.next = now
+        self._spread = 0.1  # mean deviation from the wished phase, in periods
 
     def wait(self) -> float:
         """Sleep until the next tick; its time, in monotonic seconds. Ticks that were missed are left out."""
@@ -41,7 +44,8 @@ class Metronome:
         """Correct the next tick; `age` in seconds is how long the newest observation had waited at this one."""
         if age is None:
             return
+        margin = min(max(SPREADS * self._spread, MARGIN[0]), MARGIN[1])
         # The newest may also be one that the tick just missed: half a period around the wish.
-        error = (age - MARGIN * self.period + 0.5 * self.period) % self.period - 0.5 * self.period
-        limit = STEER * self.period
-        self.next -= min(max(GAIN * error, -limit), limit)
+        error = (age / self.period - margin + 0.5) % 1.0 - 0.5
+        self._spread += SLOWNESS * (abs(error) - self._spread)
+        self.next -= min(max(GAIN * error, -STEER), STEER) * self.period

@@ -71,8 +71,8 @@ class Policies:
         manifest = stored_manifest(policy) if isinstance(policy, str) else policy
         if manifest is None:
             if self._contract.public_key:
-                raise InputError(f'policy {policy}: expected a signature by the key {self._contract.public_key}, but it '
-                                 'has no manifest; `dreamer policy sign` makes one')
+                raise InputError(f'policy {policy}: expected a signature by the key {self._contract.public_key}, but '
+                                 'it has no manifest; `dreamer policy sign` makes one')
             runner = PolicyRunner(policy, seed=self._seed)
             self._contract.check(runner.spec)
         else:

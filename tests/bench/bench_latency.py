@@ -142,7 +142,7 @@ def loop(rate: str, preset: str, seconds: str, busy: str = '') -> dict:
     rate, seconds, cpus = float(rate), float(seconds), sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_contract(folder / 'robot.yaml', rate, max_age=MAX_AGE, size=SIZE)
+        write_contract(folder / 'robot.yaml', rate, max_age=max(MAX_AGE, 3.0 / rate), size=SIZE)
         if child('export', preset, rate, name).wait():
             raise RuntimeError(f'the policy of {preset} could not be exported')
         learner = child('learn', cpus=cpus[1:] or cpus) if busy else None
@@ -187,7 +187,7 @@ def loop(rate: str, preset: str, seconds: str, busy: str = '') -> dict:
 
 
 def export_for(preset: str, rate: float, folder: str) -> None:
-    contract = write_contract(Path(folder) / 'robot.yaml', rate, max_age=MAX_AGE, size=SIZE)
+    contract = write_contract(Path(folder) / 'robot.yaml', rate, max_age=max(MAX_AGE, 3.0 / rate), size=SIZE)
     export_policy(preset, contract, Path(folder) / 'policy.onnx')
 
 

@@ -1,7 +1,7 @@
 """A robot of topics alone for tests: a camera process that can be made to fail, and ears for its commands.
 
-`python -m tests.nodes.robot RATE SIZE CLOCK` publishes images and joint states in /robot; lines on its standard input change
-what it does, see `Camera`.
+`python -m tests.nodes.robot RATE SIZE CLOCK` publishes images and joint states in /robot; lines on its standard
+input change what it does, see `Camera`.
 """
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ class Camera:
 
     def __init__(self, rate: float, clock: bool = False, size: int = 32):
         self._process = subprocess.Popen(
-            [sys.executable, '-m', 'tests.nodes.robot', str(rate), str(size), 'clock' if clock else ''], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True)
+            [sys.executable, '-m', 'tests.nodes.robot', str(rate), str(size), 'clock' if clock else ''],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def tell(self, word: str) -> int:
         """Change what it does: `pause` (images stop), `nan_image`, `nan_state` (its numbers are none),
@@ -125,13 +125,13 @@ class Ears:
         rclpy.init(context=self._context, domain_id=domain)
         self.node = Node('ears', namespace=NAMESPACE, context=self._context)
         group = TakenByHand()
-        self._subscription = self.node.create_subscription(Twist, 'cmd_vel', lambda message: None, QoSProfile(depth=1000), callback_group=group)
-        self._images = self.node.create_subscription(
-            Image, 'camera/image_raw', lambda message: None, QoSProfile(depth=1), raw=True,
-            callback_group=group)
-        self._began = self.node.create_subscription(Int64, 'began', lambda message: None, QoSProfile(depth=10), callback_group=group)
-        self._steps = self.node.create_subscription(
-            JointState, 'step', lambda message: None, QoSProfile(depth=1000), callback_group=group)
+
+        def hear(kind, name, depth=1000, raw=False):
+            return self.node.create_subscription(
+                kind, name, lambda message: None, QoSProfile(depth=depth), callback_group=group, raw=raw)
+        self._subscription, self._steps = hear(Twist, 'cmd_vel'), hear(JointState, 'step')
+        self._images = hear(Image, 'camera/image_raw', depth=1, raw=True)
+        self._began = hear(Int64, 'began')
         self.steps: List[Tuple[int, float]] = []  # stamp, and age of its image, ns
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
@@ -266,7 +266,8 @@ def _camera(rate: float, size: int, clock: bool) -> None:
         ticks += 1
         if ticks % clocks_per_image:
             continue
-        codecs.fill_joint_state(joint, ['wheel'], np.zeros(1), np.full(1, np.nan if word == 'nan_state' else 0.5), now)
+        speed = np.nan if word == 'nan_state' else 0.5
+        codecs.fill_joint_state(joint, ['wheel'], np.zeros(1), np.full(1, speed), now)
         joints.publish(joint)
         if word != 'pause':
             pixels[0, 0] = ticks % 256

@@ -11,7 +11,7 @@ import pytest
 from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.bridge.definitions import decode
 from dreamer_ros.nodes import guard
-from dreamer_ros.nodes.metronome import MARGIN, Metronome
+from dreamer_ros.nodes.metronome import Metronome
 from dreamer_ros.nodes.watchdog import Advance, Deadline, Gate, Watchdog
 from tests.nodes.robot import contract_text
 
@@ -203,7 +203,22 @@ def test_metronome_comes_to_tick_a_margin_after_the_images(offset):
         metronome.next += period
         ages.append((tick - offset * period) % period)
         metronome.steer(ages[-1])
-    assert max(abs(age / period - MARGIN) for age in ages[-100:]) < 0.02
+    assert all(0.08 < age / period < 0.12 for age in ages[-100:])
+
+
+@pytest.mark.parametrize('jitter', [0.02, 0.08])
+def test_metronome_waits_longer_for_images_that_jitter(jitter, rng):
+    period, metronome, missed, ages = 0.02, Metronome(0.02, 100.0), 0, []
+    for tick in range(4000):
+        arrivals = (np.arange(3) + np.floor(metronome.next / period) - 1) * period + jitter * period * rng.normal(size=3)
+        age = min(metronome.next - arrival for arrival in arrivals if arrival <= metronome.next)
+        metronome.next += period
+        metronome.steer(age)
+        if tick > 1000:
+            missed += age > 0.7 * period
+            ages.append(age / period)
+    print('missed', missed, 'of', len(ages), 'median age', np.median(ages))
+    assert missed < 0.02 * len(ages) and np.median(ages) < 0.4
 
 
 def test_metronome_keeps_its_rate_with_a_camera_of_another(rng):
