@@ -113,7 +113,7 @@ def test_a_task_file_anywhere_is_a_task(monkeypatch, tmp_path):
     assert run.folder.name.startswith('rover_target-dreamerv3_1m-')
     assert by_label(run)['simulator of sim0'].parameters['task'] == run.then[1]['task'] == path
     assert scenario('sim_train', {'task': 'ball_in_cup_catch'}).folder.name.startswith('cup_catch-cpu-')
-    with pytest.raises(InputError, match='nowhere.yaml: cannot be read'):
+    with pytest.raises(InputError, match='nowhere.yaml: expected a text file that can be read'):
         scenario('sim_train', {'task': 'nowhere.yaml'})
 
 
@@ -390,6 +390,30 @@ def test_robot_train_on_two_computers(tmp_path, monkeypatch):
     assert processes['trainer'].parameters['policies_url'] == 'http://127.0.0.1:8075/policies'
     default = scenario_arguments('robot_train')
     assert {argument.name: argument.default for argument in default}['address'] == '127.0.0.1', 'nothing is shown unasked'
+
+
+def test_robot_train_goes_on(rover_policy, tmp_path):
+    """A run in its own folder, by the preset's name or without; one of simulation in a new one."""
+    from dreamer_ros.bridge.contract import load_contract
+    from dreamer_ros.config import load_preset
+    logdir = {'robot': 'rover', 'logdir': str(tmp_path / 'run')}
+    first = by_label(scenario('robot_train', {**logdir, 'preset': 'dreamerv3_1m'}))['trainer'].parameters
+    resolved = load_preset(first['preset'], first['overrides'])
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'config.yaml').write_text(resolved.to_yaml())
+    for arguments in (logdir, {**logdir, 'preset': 'dreamerv3_1m'}):
+        again = by_label(scenario('robot_train', arguments))['trainer'].parameters
+        assert load_preset(again['preset'], again['overrides']).to_dict() == resolved.to_dict()
+
+    simulated = dataclasses.replace(load_contract('rover').spec, name='rover_target', action_repeat=4)
+    (tmp_path / 'run' / 'spec.json').write_text(simulated.to_json())
+    run = scenario('robot_train', {'robot': 'rover', 'begin': str(tmp_path / 'run')})
+    trainer = by_label(run)['trainer'].parameters
+    assert trainer['begin'] == str(tmp_path / 'run') and trainer['preset'] == str(tmp_path / 'run' / 'config.yaml')
+    assert run.folder.name.startswith('rover-dreamerv3_1m-')
+    (tmp_path / 'run' / 'spec.json').write_text(dataclasses.replace(simulated, control_period=0.1).to_json())
+    with pytest.raises(InputError, match='rate: expected 10, as for rover_target, got 5'):
+        scenario('robot_train', {'robot': 'rover', 'begin': str(tmp_path / 'run')})
 
 
 @pytest.mark.parametrize('arguments, complaint', [

@@ -13,7 +13,9 @@ from dreamer_ros.bringup.parts import ONE_THREAD, Argument, Process, Scenario, o
 from dreamer_ros.bringup.robot import STOPPING, policy_path
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import read_text
 from dreamer_ros.policy.loader import find_manifest, load
+from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.offline import senses
 from dreamer_ros.training.process import check_learners
 from dreamer_ros.training.run import default_logdir
@@ -42,8 +44,9 @@ ROBOT_TRAIN_ARGUMENTS = (
              'none', whole(0), 'a whole number from 0'),
     Argument('pause', 'false', 'hold the robot after every episode until ~/enable is called, so that somebody can set '
              'it up again', lambda text: text == 'true', choices=_FLAG),
+    Argument('begin', '', 'run directory of sim_train or another robot_train whose learner goes on here'),
     Argument('preset', '', 'how to learn: a preset of models/ or a path to a YAML file (`dreamer presets`); default: '
-             'what an existing logdir began with, else cpu'),
+             'what an existing logdir or begin was made with, else cpu'),
     Argument('logdir', '', 'run directory, on either side; an existing one is continued; default: '
              'runs/<robot>-<preset>-<time>'),
     Argument('steps', '', 'steps of the robot to learn from; default: what the preset says', optional(whole(1)),
@@ -60,17 +63,21 @@ ROBOT_TRAIN_ARGUMENTS = (
 
 def robot_train(
     robot: str, role: str, bags: Sequence[str], address: str, port: int, policy: str, hardware: bool, task: str,
-    namespace: str, evaluate_every: int, pause: bool, preset: str, logdir: str, steps: Optional[int], device: str,
+    namespace: str, evaluate_every: int, pause: bool, begin: str, preset: str, logdir: str, steps: Optional[int], device: str,
     learners: int, signing_key: str, seed: int, overrides: Sequence[str],
 ) -> Scenario:
     if not robot:
         raise InputError('robot_train: expected robot:=<contract>')
     contract = load_contract(robot)
     source = str(Path(robot).expanduser().absolute()) if Path(robot).suffix else robot
-    saved = Path(logdir).expanduser().absolute() / 'config.yaml' if logdir else None
-    preset = preset or (str(saved) if saved and saved.exists() else 'cpu')
+    resumed = bool(logdir) and (Path(logdir).expanduser() / 'config.yaml').exists()
+    earlier = Path(begin).expanduser().absolute() if begin and not resumed else None
+    if earlier:
+        contract.check(RobotSpec.from_json(read_text(earlier / 'spec.json'), str(earlier / 'spec.json')))
+    run = Path(logdir).expanduser() if resumed else earlier
+    preset = preset or (str(run / 'config.yaml') if run else 'cpu')
     folder = Path(logdir) if logdir else default_logdir(
-        contract.name, 'robot' if role == 'robot' else Path(preset).stem)
+        contract.name, 'robot' if role == 'robot' else load_preset(preset).preset)
     folder = folder.expanduser().absolute()
     processes: List[Process] = []
     if role != 'trainer':
@@ -82,7 +89,7 @@ def robot_train(
     if role == 'robot':
         processes.append(_file_server({'bags': str(folder / 'episodes')}, address, port, processes[-1].namespace))
     else:
-        words = [*overrides, *([] if saved and saved.exists() else senses(contract.spec))]
+        words = [*overrides, *senses(contract.spec)]
         config = load_preset(preset, words)
         check_learners(config, learners)
         steps = steps or config.schedule.steps
@@ -90,6 +97,7 @@ def robot_train(
         trainer = {
             'contract': source, 'logdir': str(folder), 'preset': preset, 'overrides': words, 'steps': steps,
             'free_running': True, 'device': device, 'learners': learners, 'seed': seed,
+            **({'begin': str(earlier)} if earlier else {}),
             **({'signing_key': str(Path(signing_key).expanduser().absolute())} if signing_key else {})}
         if role == 'all':
             # The robot's control loop comes first.

@@ -301,6 +301,8 @@ class _Arguments:
         self.policies_url = parameters.text(
             'policies_url', '', 'http address under which robots find the folder policies of the run; empty: they see '
             'the same files')
+        self.begin = parameters.text(
+            'begin', '', 'run directory or checkpoint whose learner goes on, unless logdir has a checkpoint')
         self.steps = parameters.integer('steps', 0, "env steps of the run; 0 for the preset's", 0, 10**12)
         self.free_running = parameters.flag(
             'free_running', False, 'update all the time instead of keeping the replay ratio')
@@ -368,7 +370,7 @@ def _train(node: Node, arguments: _Arguments, config: Config, robots: RosRobots,
         trainer = Trainer(
             config, spec, run, robots, env_steps=arguments.steps or config.schedule.steps,
             free_running=arguments.free_running, device=arguments.device, seed=arguments.seed, stop=stop,
-            progress=Progress(), team=team)
+            progress=Progress(), team=team, begin=Path(arguments.begin) if arguments.begin else None)
         robots.start(trainer, spec.name)
         trainer.train()
         how = 'stopped' if stop.is_set() else 'finished'

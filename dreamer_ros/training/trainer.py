@@ -17,6 +17,7 @@ from dreamer_ros.replay.episode import EpisodeInfo
 from dreamer_ros.replay.mix import ReplayMix, open_replay
 from dreamer_ros.replay.prefetch import Prefetcher
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training.checkpoint import find_checkpoint
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.metrics import Losses, Metrics, check_finite, read_metrics
 from dreamer_ros.training.plots import plot_run
@@ -58,6 +59,7 @@ class Trainer:
         team: processes that share each update with this one.
         updates: budget of the whole run instead, when it learns from bags alone.
         contract: of the robot in the folders that the config names, for bags that do not hold one.
+        begin: run or checkpoint whose learner goes on here, unless this run has a checkpoint of its own.
 
     Attributes:
         status: what it does; read by other threads for diagnostics.
@@ -65,9 +67,10 @@ class Trainer:
 
     def __init__(self, config: Config, spec: RobotSpec, run: RunDirectory, robots: Robots, env_steps: Optional[int],
                  free_running: bool, device: str, seed: int, stop: threading.Event, progress: Progress,
-                 team: Optional[Team] = None, updates: int = 0, contract: Optional[RobotContract] = None):
+                 team: Optional[Team] = None, updates: int = 0, contract: Optional[RobotContract] = None,
+                 begin: Optional[Path] = None):
         self._config, self._spec, self._run, self._robots = config, spec, run, robots
-        self._free_running, self._stop, self._progress = free_running, stop, progress
+        self._free_running, self._stop, self._progress, self._begin = free_running, stop, progress, begin
         self._offline = env_steps is None
         self._schedule = OfflineSchedule(updates) if self._offline else Schedule.make(
             config.schedule, env_steps, spec.action_repeat)
@@ -80,7 +83,7 @@ class Trainer:
         self._problems_told = 0
         self._stored = 0             # agent steps of all bags that this run has recorded
         self._episodes = 0           # and how many those are
-        self._offline_updates = 0    # updates of this run that were made from bags alone
+        self._earlier_updates = 0    # updates that nothing this run has recorded asked for
         self._evaluation = ''        # bag of the latest evaluation episode
         self._elapsed = 0.0          # seconds of earlier sessions
         self._began: Optional[float] = None
@@ -132,13 +135,18 @@ class Trainer:
         if state:
             self._stored, self._episodes = state['stored'], state['episodes']
             self._evaluation = state['evaluation']
-            self._offline_updates = state.get('offline_updates', 0)  # older checkpoints have none
+            self._earlier_updates = state.get('offline_updates', 0)  # older checkpoints have none
             self.status.last_return, self.status.evaluation_return = state['returns']
             self._store.load_state_dict(state['store'])
             self._saved_updates = self._learner.updates
             self._progress.note(
                 f'resuming at {self._stored * self._spec.action_repeat} env steps, {self._learner.updates} '
                 f'updates, {self._store.steps} steps in the replay')
+        elif self._begin:
+            folder = find_checkpoint(self._begin)
+            self._learner.load(folder)
+            self._earlier_updates = self._learner.updates
+            self._progress.note(f'beginning with {folder} after {self._learner.updates} updates')
 
     def _film(self) -> None:
         """The pictures of the run; what can not be made is told and left out."""
@@ -245,8 +253,8 @@ class Trainer:
         self._progress.note(f'learning from {found}, {self._store.held_out_episodes} episodes are held out')
 
     def _paid_updates(self) -> int:
-        """Updates that the schedule asked for: those of robots' steps do not count what bags alone have taught."""
-        return self._learner.updates - (0 if self._offline else self._offline_updates)
+        """Updates that the schedule asked for: those of robots' steps do not count what was learnt before."""
+        return self._learner.updates - (0 if self._offline else self._earlier_updates)
 
     def _grant(self, collected: int) -> None:
         if self._free_running:
@@ -262,7 +270,7 @@ class Trainer:
             schedule = self._config.schedule
             self._prefetcher = Prefetcher(self._store, schedule.batch, schedule.length)
         self._losses.add(self._learner.update(self._prefetcher.next()))
-        self._offline_updates += self._offline
+        self._earlier_updates += self._offline
 
     def _take_episodes(self) -> None:
         for info in self._watcher.take():
@@ -311,7 +319,7 @@ class Trainer:
             state = {
                 'stored': self._stored, 'episodes': self._episodes, 'evaluation': self._evaluation,
                 'returns': [self.status.last_return, self.status.evaluation_return],
-                'offline_updates': self._offline_updates, 'store': sampler.state_dict(),
+                'offline_updates': self._earlier_updates, 'store': sampler.state_dict(),
             }
         path = self._run.save_checkpoint(self._learner.updates, self._learner.save, state)
         self._saved_updates = self._learner.updates

@@ -42,14 +42,14 @@ def write_bags(folder: Path, numbers, mode='explore'):
         bags.write_episode(folder, name, episode, custom)
 
 
-def train(path: Path, episodes: int, stop=None, robots=None):
+def train(path: Path, episodes: int, stop=None, robots=None, begin=None):
     """Train on a budget of so many episodes; returns (trainer, its output)."""
     run, output = RunDirectory(path, CONFIG, ROBOT), io.StringIO()
     try:
         trainer = Trainer(
             CONFIG, ROBOT, run, robots or Robots(), env_steps=episodes * STEPS * ROBOT.action_repeat,
             free_running=False, device='cpu', seed=0, stop=stop or threading.Event(),
-            progress=Progress(output))
+            progress=Progress(output), begin=begin)
         trainer.train()
     finally:
         run.close()
@@ -227,3 +227,17 @@ def test_losses_that_are_not_finite_end_the_run_with_a_sentence(tmp_path):
     finally:
         run.close()
     assert not (tmp_path / 'checkpoints' / 'latest').exists()
+
+
+def test_begins_with_what_another_run_has_learnt(tmp_path):
+    """The first policy is out before the first step; what was learnt before asks for no steps, and pays for none."""
+    write_bags(tmp_path / 'old' / 'episodes', range(3))
+    earlier, _ = train(tmp_path / 'old', 2)
+    write_bags(tmp_path / 'new' / 'episodes', range(10, 12))
+    robots = Walking(tmp_path / 'new' / 'episodes', written=12)
+    trainer, output = train(tmp_path / 'new', 2, robots=robots, begin=tmp_path / 'old')
+    assert f'beginning with {tmp_path}/old/checkpoints/' in output and f'after {due(2)} updates' in output
+    assert robots.manifests[0].version == 1
+    assert trainer.status.updates == earlier.status.updates + due(2)
+    _, output = train(tmp_path / 'new', 2, begin=tmp_path / 'old')
+    assert 'resuming at' in output and 'beginning' not in output

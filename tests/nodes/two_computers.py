@@ -1,0 +1,148 @@
+"""A robot that learns with its trainer on another computer: two namespaces, and a wire that is cut."""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Dict, List, Optional
+
+from dreamer_ros.paths import share
+from tests.network import Computer, Network
+
+RATE, EPISODE = 10, 15  # steps per second, and of an episode
+OVERRIDES = (
+    'schedule.batch=4 schedule.length=8 schedule.prefill=30 schedule.log_every=20 schedule.publish_every=20 '
+    'schedule.checkpoint_every=3 rssm.deter=16 rssm.hidden=16 rssm.stoch=4 rssm.classes=4 conv.depth=2 mlp.units=16 '
+    'imagination.starts=8 imagination.horizon=3')
+PATIENCE = 120.0  # seconds; only a failing trial waits that long
+
+
+class Side:
+    """`dreamer launch robot_train` of one role on one computer, its output in `log`."""
+
+    def __init__(self, computer: Computer, folder: Path, domain: int, role: str, **arguments):
+        self.computer, self.folder, self.role = computer, folder / role, role
+        self._domain, self._arguments = domain, arguments
+        self.log = folder / f'{role}.log'
+        self._process: Optional[subprocess.Popen] = None
+
+    @property
+    def episodes(self) -> Path:
+        return self.folder / 'episodes'
+
+    def start(self) -> None:
+        words = {'role': self.role, 'logdir': self.folder, 'address': '0.0.0.0', **self._arguments}
+        command = [sys.executable, '-m', 'dreamer_ros.cli', 'launch', 'robot_train',
+                   *(f'{name}:={value}' for name, value in words.items())]
+        # Both are one computer to Fast DDS: shared memory would pass the wire by.
+        environment = {**os.environ, 'ROS_DOMAIN_ID': str(self._domain), 'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
+        with self.log.open('a') as stream:
+            self._process = subprocess.Popen(
+                self.computer.command(*command), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment,
+                cwd=Path(__file__).parents[2])
+
+    def stop(self) -> None:
+        """In good order."""
+        if self._process and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(150)
+
+    def kill(self) -> None:
+        """All of its processes at once, like a computer that loses its power."""
+        children = [int(path.name) for path in Path('/proc').glob('[0-9]*') if _parent(path) == self._process.pid]
+        for pid in (self._process.pid, *children):
+            os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def bags(self) -> List[str]:
+        """Whole ones, oldest first."""
+        return sorted(path.name for path in self.episodes.glob('[!.]*')) if self.episodes.exists() else []
+
+    def content(self, name: str) -> Dict[str, str]:
+        """SHA-256 of every file of a bag."""
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (self.episodes / name).iterdir()}
+
+
+def _parent(process: Path) -> int:
+    try:
+        return int((process / 'stat').read_text().rpartition(')')[2].split()[1])
+    except OSError:  # ended meanwhile
+        return 0
+
+
+class Trial:
+    """Both sides, in a network that is closed with the trial.
+
+    Args:
+        folder: for everything.
+        domain: of ROS.
+        network: open.
+    """
+
+    def __init__(self, folder: Path, domain: int, network: Network):
+        contract = share('sim', 'rover', 'robot.yaml').read_text()
+        contract = contract.replace('rate: 5', f'rate: {RATE}').replace('episode_length: 125', f'episode_length: {EPISODE}')
+        (folder / 'rover.yaml').write_text(contract)
+        self.network = network
+        robot = folder / 'rover.yaml'
+        self.robot = Side(network.robot, folder, domain, 'robot', robot=robot, hardware='true', task='rover_target')
+        self.trainer = Side(network.trainer, folder, domain, 'trainer', robot=robot, preset='cpu', steps=1_000_000,
+                            bags=f'http://{network.robot.address}:8075', overrides=OVERRIDES)
+
+    def close(self) -> None:
+        for side in (self.trainer, self.robot):
+            side.stop()
+
+    def until(self, condition: Callable[[], object], what: str):
+        """Wait; the seconds it took."""
+        began = time.monotonic()
+        while not condition():
+            for side in (self.trainer, self.robot):
+                assert '[launch] error' not in side.output if side.log.exists() else True, side.output[-3000:]
+            assert time.monotonic() - began < PATIENCE, f'{what} did not happen'
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    def playing(self) -> int:
+        """Version of the policy that the robot has said it plays; 0 for none."""
+        versions = re.findall(r'policy version (\d+)', self.robot.output) if self.robot.log.exists() else []
+        return int(versions[-1]) if versions else 0
+
+    def offered(self) -> int:
+        """Version of the newest policy of the trainer."""
+        marker = self.trainer.folder / 'policies' / 'latest.json'
+        return json.loads(marker.read_text())['version'] if marker.exists() else 0
+
+    def begin(self) -> float:
+        """Start both, wait until the robot plays what was learnt."""
+        self.robot.start()
+        self.trainer.start()
+        return self.until(self.playing, 'a policy on the robot')
+
+    def cut(self, seconds: float) -> Dict[str, object]:
+        """Cut the wire for a while; what happened meanwhile, and how long it took to make up for it."""
+        self.network.wire.cut = True
+        time.sleep(1.0)  # what was on its way has come or not
+        before, version, learnt = self.robot.bags(), self.playing(), self.offered()
+        time.sleep(max(0.0, seconds - 1.0))
+        meanwhile = [name for name in self.robot.bags() if name not in before]
+        kept = self.playing()
+        assert not set(meanwhile) & set(self.trainer.bags()), 'the wire was not cut'
+        self.network.wire.cut = False
+        bags = self.until(lambda: set(meanwhile) <= set(self.trainer.bags()), 'the bags of the cut at the trainer')
+        policy = self.until(lambda: self.playing() > max(version, kept), 'a new policy on the robot')
+        for name in [*before, *meanwhile]:
+            assert self.trainer.content(name) == self.robot.content(name), name
+        return {'cut [s]': seconds, 'episodes recorded meanwhile': len(meanwhile),
+                'policy of the robot before and after': (version, kept), 'policies learnt meanwhile': self.offered() - learnt,
+                'episodes at the trainer after [s]': round(bags, 1), 'new policy on the robot after [s]': round(bags + policy, 1)}
