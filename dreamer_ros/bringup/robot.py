@@ -21,7 +21,7 @@ SIMULATED_AGE_SECONDS = 0.1
 _FLAG = ('true', 'false')
 
 DEPLOY_ARGUMENTS = (
-    Argument('policy', '', 'ONNX file, manifest, or name of a released policy in models/; default: what a trainer '
+    Argument('policy', '', 'ONNX file, manifest, or name of a released policy in models/policies/; default: what a trainer '
              'offers on /policy'),
     Argument('robot', '', 'robot contract: a YAML file, or the name of a robot of sim/; default: a simulated robot as '
              'the policy knows it'),
@@ -80,11 +80,11 @@ def policy_path(policy: str) -> Path:
     path = Path(policy).expanduser().absolute()
     if path.suffix in ('.onnx', '.json'):
         return path
-    known = sorted(file.stem for file in share('models').glob('*.onnx'))
+    known = sorted(file.stem for file in share('models', 'policies').glob('*.onnx'))
     if policy not in known:
         raise InputError(f'policy:={policy}: expected an ONNX file, a manifest, or one of the released policies: '
                          f'{", ".join(known) or "none are installed"}')
-    return share('models', f'{policy}.onnx')
+    return share('models', 'policies', f'{policy}.onnx')
 
 
 def simulated_contract(spec: RobotSpec) -> str:

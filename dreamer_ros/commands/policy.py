@@ -35,6 +35,17 @@ def add(commands) -> None:
     quantize.add_argument('--bags', metavar='PATH', type=Path,
                           help='bag or folder of bags with observations to compare on; default: images of noise')
 
+    release = command(group, 'release', _release, "copy a run's latest policy to the released ones, with its card",
+                      'dreamer policy release runs/cartpole_swingup-cpu-20260131-120000')
+    release.add_argument('run_directory', metavar='RUN', type=Path, help='with an evaluation of it: `dreamer eval RUN`')
+    release.add_argument('--to', metavar='FOLDER', type=Path, default=Path('models/policies'),
+                         help='default: models/policies')
+
+
+def _release(arguments) -> None:
+    from dreamer_ros.training.release import release
+    print(release(arguments.run_directory, arguments.to))
+
 
 def _keygen(arguments) -> None:
     from dreamer_ros.policy.signing import generate_key

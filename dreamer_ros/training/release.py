@@ -1,0 +1,70 @@
+"""Policies that ship with the package: models/policies/<name>.onnx and its card, <name>.yaml."""
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+from pathlib import Path
+from typing import Optional
+
+import yaml
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.files import read_text, sha256, write_file
+from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.training.run import latest_policy
+
+FEWEST_EPISODES = 10
+
+
+def release(run: Path, folder: Path) -> Path:
+    """Copy a run's latest policy to `<folder>/<task>.onnx`, with a card that says where it comes from and what it does.
+
+    Args:
+        run: a run directory with an evaluation of that policy, as `dreamer eval` leaves it.
+        folder: of the released policies.
+
+    Returns:
+        the card.
+
+    Raises:
+        InputError: the policy was not evaluated in enough episodes, or is not whole.
+    """
+    source = latest_policy(run)
+    runner = PolicyRunner(source)
+    result = _evaluation(run, runner.version)
+    if result is None:
+        raise InputError(f'run {run}: expected an evaluation of {source.name} over at least {FEWEST_EPISODES} episodes, '
+                         f'found none: dreamer eval {run}')
+    made = datetime.datetime.fromtimestamp(source.stat().st_mtime, datetime.timezone.utc)
+    metadata = runner.metadata
+    card = {
+        'task': runner.spec.name,
+        'return': {
+            'mean': round(result['mean_return'], 1),
+            'standard_deviation': round(result['standard_deviation'], 1),
+            'episodes': len(result['episodes'])},
+        'preset': metadata['preset'],
+        'system': metadata['system'],
+        'env_steps': int(metadata['step']),
+        'updates': int(metadata['updates']),
+        'date': made.date().isoformat(),
+        'sha256': sha256(source),
+        'spec_hash': runner.spec.hash,
+        'config': yaml.safe_load(read_text(run / 'config.yaml')),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, folder / f'{runner.spec.name}.onnx')
+    path = folder / f'{runner.spec.name}.yaml'
+    write_file(path, yaml.safe_dump(card, sort_keys=False))
+    return path
+
+
+def _evaluation(run: Path, version: int) -> Optional[dict]:
+    """The newest result of enough episodes that this version of the policy has played."""
+    for path in sorted((run / 'evaluation').glob('*/result.json'), reverse=True):
+        result = json.loads(read_text(path))
+        actors = {episode['actor'] for episode in result['episodes']}
+        if actors == {f'policy/{version}/evaluate'} and len(result['episodes']) >= FEWEST_EPISODES:
+            return result
+    return None
