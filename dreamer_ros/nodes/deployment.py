@@ -6,7 +6,7 @@ import ctypes
 import gc
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Union
+from typing import Callable, Dict, List, Optional, Tuple, Union
 
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
@@ -323,13 +323,15 @@ class ClockWatch:
         self._subscription = node.create_subscription(
             Clock, topics.CLOCK.name, lambda message: None, qos.profile(QoS(depth=1, reliable=False)),
             callback_group=TakenByHand())
-        self._now = 0
+        self._newest = 0, time.monotonic()
 
-    def read(self) -> int:
-        """Nanoseconds; 0 before the first message."""
+    def read(self) -> Tuple[int, float]:
+        """Nanoseconds, 0 before the first message, and when that was published in monotonic seconds."""
         while (taken := self._subscription.handle.take_message(Clock, False)) is not None:
-            self._now = codecs.stamp_to_ns(taken[0].clock)
-        return self._now
+            message, info = taken
+            delay = max(0.0, (time.time_ns() - info['source_timestamp']) / 1e9)
+            self._newest = codecs.stamp_to_ns(message.clock), time.monotonic() - delay
+        return self._newest
 
     def close(self) -> None:
         """Unsubscribe."""

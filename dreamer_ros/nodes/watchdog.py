@@ -214,17 +214,17 @@ class Advance:
     """A check of something that must keep changing, such as ROS time.
 
     Args:
-        read: its value now.
+        read: its value now, and since when it may have that, in monotonic seconds.
         patience: seconds it may stay the same.
         reason: of the stop.
     """
 
-    def __init__(self, read: Callable[[], int], patience: float, reason: str):
+    def __init__(self, read: Callable[[], Tuple[int, float]], patience: float, reason: str):
         self._read, self._patience, self._reason = read, patience, reason
         self._last: Optional[Tuple[int, float]] = None
 
     def __call__(self, now: float) -> str:
-        value = self._read()
+        value, since = self._read()
         if self._last is None or value != self._last[0]:
-            self._last = value, now
+            self._last = value, since
         return self._reason if now - self._last[1] > self._patience else ''

@@ -122,11 +122,13 @@ def test_a_check_that_fails_stops_the_robot(wire):
 
 
 def test_advance():
-    value = [5]
-    check = Advance(lambda: value[0], 0.5, 'stands still')
+    clock = [5, 10.0]  # value, and when it came
+    check = Advance(lambda: tuple(clock), 0.5, 'stands still')
     assert not check(10.0) and not check(10.4) and check(10.6) == 'stands still'
-    value[0] = 6
-    assert not check(10.7) and not check(11.1) and check(11.3)
+    clock[:] = 6, 10.7
+    assert not check(10.8) and not check(11.1) and check(11.3)
+    clock[:] = 6, 11.3  # a clock that says the same again stands still, too
+    assert check(11.4)
 
 
 def wait_for(condition):
