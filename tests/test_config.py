@@ -78,7 +78,7 @@ def test_presets_for_a_cpu_keep_the_system(system):
         for name in names:
             assert getattr(getattr(small, section), name) == getattr(getattr(paper, section), name), (section, name)
     assert bool(small.rssm.classes) == bool(paper.rssm.classes)
-    kept = {'dreamerv3': 'reconstruction', 'r2dreamer': 'redundancy'}
+    kept = {'r2dreamer': 'redundancy'}
     assert small.loss.representation == kept.get(system, 'thumbnail')
 
 
