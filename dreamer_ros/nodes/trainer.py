@@ -370,7 +370,8 @@ def _train(node: Node, arguments: _Arguments, config: Config, robots: RosRobots,
         trainer = Trainer(
             config, spec, run, robots, env_steps=arguments.steps or config.schedule.steps,
             free_running=arguments.free_running, device=arguments.device, seed=arguments.seed, stop=stop,
-            progress=Progress(), team=team, begin=Path(arguments.begin) if arguments.begin else None)
+            progress=Progress(), team=team, contract=arguments.contract,
+            begin=Path(arguments.begin) if arguments.begin else None)
         robots.start(trainer, spec.name)
         trainer.train()
         how = 'stopped' if stop.is_set() else 'finished'

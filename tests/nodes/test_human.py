@@ -22,7 +22,12 @@ from tests.nodes.test_robot_agent import wait_for
 
 RATE = 20.0
 RELEASE = 0.6
-JOYSTICK = f'joystick: {{axes: {{forward: {{"axes[1]": 1.2}}}}, release: {RELEASE}, max_age: 0.4}}'
+MORE = f'''
+joystick: {{axes: {{forward: {{"axes[1]": 1.2}}}}, release: {RELEASE}, max_age: 0.4}}
+reward:
+  fields: {{speed: {{topic: joint_states, type: sensor_msgs/msg/JointState, field: "velocity[wheel]"}}}}
+  expression: 2 * speed - 0.25
+'''
 
 
 class Joystick:
@@ -48,7 +53,7 @@ class Joystick:
 @pytest.fixture
 def robot(ros_domain, tmp_path):
     recorder = None
-    with scene(tmp_path, ros_domain, RATE, more=JOYSTICK) as made:
+    with scene(tmp_path, ros_domain, RATE, more=MORE) as made:
         made.joystick = Joystick(made.ears.node)
         with (tmp_path / 'recorder.log').open('w') as log:
             recorder = subprocess.Popen(
@@ -108,6 +113,8 @@ def test_a_person_takes_over_gives_back_and_is_recorded(robot):
     sent = {codecs.stamp_to_ns(message.header.stamp): message.header.frame_id for message in actions}
     done = [(action, sent[stamp]) for episode in episodes for stamp, action in zip(episode.stamp, episode.action)
             if stamp in sent]
+    for episode in episodes:  # the wheel turns at 0.5
+        assert (episode.reward[1:] == 0.75).all() and episode.reward[0] == (0.0 if episode.is_first[0] else 0.75)
     by_hand = [action for action, mode in done if mode == 'human']
     counts = Counter(mode for _, mode in done)
     assert counts['human'] > 10 and counts['policy/1/evaluate'] > 10
@@ -125,7 +132,7 @@ def test_a_person_takes_over_gives_back_and_is_recorded(robot):
     assert stop is not None and stop.received - began < 2e9
     time.sleep(RELEASE + 0.5)
     assert ears.commands[-1].is_stop, 'a joystick that fell silent does not give back by itself'
-    assert 'joy: silent for' in robot.log.read_text()
+    wait_for(lambda: 'joy: silent for' in robot.log.read_text())
     ears.enable()
     robot.ready()
     assert 1.2 not in {round(command.forward, 4) for command in ears.commands[-5:]}
