@@ -33,16 +33,16 @@ def modules_of(*packages: str) -> list:
 
 
 def test_the_robots_part_imports_neither_torch_nor_mujoco():
-    names = imported_by(['dreamer_ros.nodes.agent', 'dreamer_ros.nodes.recorder', 'dreamer_ros.nodes.player',
-                         'dreamer_ros.policy.runner',
-                         'dreamer_ros.policy.loader', *modules_of('bridge', 'replay')])
+    names = imported_by([*(f'dreamer_ros.nodes.{name}' for name in (
+        'agent', 'robot_agent', 'recorder', 'file_server', 'player')), 'dreamer_ros.policy.runner',
+        'dreamer_ros.policy.loader', *modules_of('bridge', 'replay', 'transfer')])
     assert {'rclpy', 'onnxruntime', 'numpy'} <= names
     assert not names & {'torch', 'mujoco', 'dm_control', 'onnx', 'matplotlib', 'tensorboard', 'imageio'}
 
 
 def test_only_nodes_import_rclpy():
     names = imported_by(['dreamer_ros.bringup', 'dreamer_ros.processes', 'dreamer_ros.cli', *modules_of(
-        'bridge', 'replay', 'policy', 'simulation', 'nets', 'agents', 'training')])
+        'bridge', 'replay', 'transfer', 'policy', 'simulation', 'nets', 'agents', 'training')])
     assert {'torch', 'mujoco', 'onnxruntime'} <= names
     assert not names & {'rclpy', 'launch', 'launch_ros', 'sensor_msgs'}
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from dreamer_ros.config import load_preset
-from dreamer_ros.policy.export import Exporter
+from dreamer_ros.policy.export import Exporter, export
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.training.learner import Learner
+from tests.agents.small import agent, robot
 from tests.policy.tiny import spec
 
 SMALL = ('schedule.batch=2', 'schedule.length=6', 'imagination.horizon=3')
@@ -64,3 +65,19 @@ def test_exported_agent_matches_torch(tmp_path, preset, overrides, discrete, rng
     with torch.no_grad():
         expected, _ = policy(*(torch.from_numpy(array) for array in feed.values()))
     np.testing.assert_allclose(actions, expected.numpy(), atol=1e-5)
+
+
+def test_what_was_done_instead_is_what_a_policy_remembers(tmp_path, rng):
+    """A person's action, or a limited one, takes the place of its own in the recurrent state."""
+    made = agent('v2', seed=3)
+    export(made.policy(), robot(), tmp_path / 'p.onnx', dict(system='dreamer', preset='v2', step=0, version=1))
+    images = rng.integers(0, 256, (2, 32, 32, 3), np.uint8)
+
+    def second(instead):
+        runner = PolicyRunner(tmp_path / 'p.onnx')
+        answer = runner.act(images[0], None, True, explore=False)
+        if instead is not None:
+            runner.acted(answer if instead == 'the same' else np.array(instead, np.float32))
+        return runner.act(images[1], None, False, explore=False)
+    np.testing.assert_array_equal(second(None), second('the same'))
+    assert np.abs(second([1, -1]) - second([-1, 1])).max() > 1e-3
