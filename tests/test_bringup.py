@@ -273,6 +273,13 @@ def test_crashes_are_forgiven_per_process_and_minute():
     assert rules.decide(first, -11)[0] is Verdict.RESTART  # a minute later
 
 
+def test_a_crash_of_a_deployed_agent_is_left_to_a_person(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    agent = by_label(scenario('deploy', {'policy': 'cartpole_swingup'}))['robot_agent of cartpole_swingup']
+    verdict, sentence = ExitRules().decide(agent, -9)
+    assert verdict is Verdict.FAILED and sentence == 'robot_agent of cartpole_swingup was killed by signal 9'
+
+
 def test_record(tmp_path):
     [process] = scenario('record', {'robot': 'rover', 'folder': str(tmp_path)}).processes
     assert (process.executable, process.namespace, process.leads) == ('recorder', '/rover', True)

@@ -22,8 +22,8 @@ class Verdict(enum.Enum):
 class ExitRules:
     """Decides over exits while a scenario runs (not while it is being stopped).
 
-    A process killed by a signal crashed: every node resumes from what it saved, so it is restarted, at most
-    RESTARTS_PER_MINUTE times a minute. Any other ending but that of the leading process with 0 takes the
+    A process killed by a signal crashed: every node resumes from what it saved, so it is restarted (unless that
+    would move a robot), at most RESTARTS_PER_MINUTE times a minute. Any other ending but that of the leading process with 0 takes the
     scenario down: a node that ended by itself has said why, and starting it again would repeat it.
     """
 
@@ -39,6 +39,8 @@ class ExitRules:
             return Verdict.FAILED, f'{process.label} ended before the run did'
         if returncode > 0:
             return Verdict.FAILED, f'{process.label} exited with code {returncode}'
+        if not process.restarts:
+            return Verdict.FAILED, f'{process.label} was killed by signal {-returncode}'
         now = self._clock()
         # By identity: a process holds dicts, which cannot be hashed.
         crashes = self._crashes.setdefault(id(process), collections.deque())

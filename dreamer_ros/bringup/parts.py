@@ -56,6 +56,7 @@ class Process:
         leads: the scenario is over when this process exits with 0; it owns the terminal.
         patience: seconds it may take to end when asked to, and what it does in that time.
         node: name of the node; '' for that of the executable.
+        restarts: whether it is started again after a crash; false for what moves a robot when it starts.
     """
 
     executable: str
@@ -66,6 +67,7 @@ class Process:
     leads: bool = False
     patience: Tuple[float, str] = (5.0, 'shutting down')
     node: str = ''
+    restarts: bool = True
 
     @property
     def name(self) -> str:

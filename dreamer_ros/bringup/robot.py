@@ -72,7 +72,7 @@ def deploy(policy: str, robot: str, hardware: str, task: str, namespace: str, re
             patience=(30.0, 'finishing the open bag')))
     processes.append(Process(
         'robot_agent', place, agent, (('policy', '/policy'),), ONE_THREAD, leads=True, patience=STOPPING,
-        node='agent'))
+        node='agent', restarts=False))
     return Scenario('deploy', tuple(processes), folder)
 
 
