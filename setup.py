@@ -6,8 +6,8 @@ from setuptools import find_packages, setup
 
 PACKAGE = 'dreamer_ros'
 
-NODES = ['simulator', 'agent', 'robot_agent', 'trainer', 'offline_trainer', 'recorder', 'evaluator', 'hardware', 'file_server',
-         'bag_puller', 'player', 'resimulator', 'dream_player']
+NODES = ['simulator', 'agent', 'robot_agent', 'trainer', 'offline_trainer', 'recorder', 'evaluator', 'hardware',
+         'file_server', 'bag_puller', 'player', 'resimulator', 'dream_player']
 
 # What a robot needs.
 ROBOT = [

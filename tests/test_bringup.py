@@ -395,8 +395,8 @@ def test_robot_train_on_two_computers(tmp_path, monkeypatch):
     assert processes['file_server'].parameters == {
         'policies': str(tmp_path / 'run' / 'policies'), 'address': '127.0.0.1', 'port': 8075}
     assert processes['trainer'].parameters['policies_url'] == 'http://127.0.0.1:8075/policies'
-    default = scenario_arguments('robot_train')
-    assert {argument.name: argument.default for argument in default}['address'] == '127.0.0.1', 'nothing is shown unasked'
+    defaults = {argument.name: argument.default for argument in scenario_arguments('robot_train')}
+    assert defaults['address'] == '127.0.0.1', 'nothing is shown unasked'
 
 
 def test_robot_train_goes_on(rover_policy, tmp_path):

@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NODES = {'simulator', 'agent', 'robot_agent', 'trainer', 'offline_trainer', 'recorder', 'evaluator', 'hardware', 'file_server',
-         'bag_puller', 'player', 'resimulator', 'dream_player'}
+NODES = {'simulator', 'agent', 'robot_agent', 'trainer', 'offline_trainer', 'recorder', 'evaluator', 'hardware',
+         'file_server', 'bag_puller', 'player', 'resimulator', 'dream_player'}
 DATA = ('launch', 'sim', 'models')
 
 

@@ -63,8 +63,8 @@ ROBOT_TRAIN_ARGUMENTS = (
 
 def robot_train(
     robot: str, role: str, bags: Sequence[str], address: str, port: int, policy: str, hardware: bool, task: str,
-    namespace: str, evaluate_every: int, pause: bool, begin: str, preset: str, logdir: str, steps: Optional[int], device: str,
-    learners: int, signing_key: str, seed: int, overrides: Sequence[str],
+    namespace: str, evaluate_every: int, pause: bool, begin: str, preset: str, logdir: str,
+    steps: Optional[int], device: str, learners: int, signing_key: str, seed: int, overrides: Sequence[str],
 ) -> Scenario:
     if not robot:
         raise InputError('robot_train: expected robot:=<contract>')

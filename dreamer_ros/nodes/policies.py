@@ -128,7 +128,8 @@ class Policies:
                 if old.name != name:
                     old.unlink()
         except OSError as error:
-            self._complain(f'policy version {manifest.version} plays, but could not be kept in {self._folder} ({error})')
+            self._complain(
+                f'policy version {manifest.version} plays, but could not be kept in {self._folder} ({error})')
 
     def _play(self, runner: PolicyRunner) -> None:
         with self._lock:

@@ -56,11 +56,11 @@ class RobotAgent(LifecycleNode):
         parameters = Parameters(self)
         self._robot = parameters.text('robot', '', 'robot contract: a YAML file, or the name of a robot of sim/')
         self._policy = parameters.text(
-            'policy', '', 'ONNX file or manifest to play; empty: what the trainer offers on the topic `policy`. In mode '
-            'train: what to begin with')
+            'policy', '', 'ONNX file or manifest to play; empty: what the trainer offers on the topic `policy`. '
+            'In mode train: what to begin with')
         keep = parameters.text(
-            'keep', '', 'mode train: folder in which the newest policy is kept, to begin with after a restart while the '
-            'trainer is away')
+            'keep', '', 'mode train: folder in which the newest policy is kept, to begin with after a restart while '
+            'the trainer is away')
         self.autostart = parameters.flag('autostart', True, 'configure and activate at once')
         self._training = 'train' == parameters.text(
             'mode', 'evaluate', 'evaluate: deterministic; train: explore, at random until there is a policy',

@@ -109,7 +109,7 @@ def test_further_keys():
     ({'episode_length': 0}, 'episode_length: expected a whole number of at least 1'),
     ({'estop': 'e stop'}, 'estop: expected the name of a topic'),
     ({'joystick': {}}, 'joystick: expected axes that it moves'),
-    ({'joystick': {'axes': {'wrist': {'axes[0]': 1}}}}, r"joystick.axes: expected axes of the command \(shoulder, elbow"),
+    ({'joystick': {'axes': {'wrist': {'axes[0]': 1}}}}, r"joystick.axes: expected axes of the command \(shoulder, "),
     ({'joystick': {'axes': {'elbow': {'axes': 1}}}}, r'axes.elbow.axes: expected a stick or button such as axes\[1\]'),
     ({'joystick': {'axes': {'elbow': {'axes[0]': 'x'}}}}, r'joystick.axes.elbow.axes\[0\]: expected a number'),
     ({'joystick': {'axes': {'elbow': {'axes[0]': 1}}, 'takeover': 4}}, 'joystick.takeover: expected a name, got 4'),

@@ -47,7 +47,8 @@ def test_only_while_the_button_is_held():
 
 
 def test_buttons_choose():
-    choices = {'wait': {'shoulder': 0, 'elbow': 0}, 'up': {'shoulder': 1, 'elbow': 0}, 'down': {'shoulder': -1, 'elbow': 2}}
+    choices = {'wait': {'shoulder': 0, 'elbow': 0}, 'up': {'shoulder': 1, 'elbow': 0},
+               'down': {'shoulder': -1, 'elbow': 2}}
     sticks = Sticks(contract(
         command__choices=choices, command__stop='zero', joystick={'choices': {'down': 'buttons[1]', 'up': 'axes[0]'}}))
     actions = [sticks.read(joy([push], [0, press])) for push, press in ((0, 0), (0.5, 0), (1, 1), (0, 1))]

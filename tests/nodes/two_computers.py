@@ -1,4 +1,5 @@
-"""A robot that learns with its trainer on another computer: two namespaces, and a wire that is cut."""
+"""A robot that learns with its trainer on another computer: two namespaces and a wire that is cut, or without
+permission for that two sides on one computer."""
 from __future__ import annotations
 
 import hashlib
@@ -6,11 +7,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Union
 
 from dreamer_ros.paths import share
 from tests.network import Computer, Network
@@ -23,10 +25,20 @@ OVERRIDES = (
 PATIENCE = 120.0  # seconds; only a failing trial waits that long
 
 
+class Here:
+    """This computer itself."""
+
+    address = '127.0.0.1'
+
+    def command(self, *words: str) -> List[str]:
+        """See Computer.command."""
+        return list(words)
+
+
 class Side:
     """`dreamer launch robot_train` of one role on one computer, its output in `log`."""
 
-    def __init__(self, computer: Computer, folder: Path, domain: int, role: str, **arguments):
+    def __init__(self, computer: Union[Computer, Here], folder: Path, domain: int, role: str, **arguments):
         self.computer, self.folder, self.role = computer, folder / role, role
         self._domain, self._arguments = domain, arguments
         self.log = folder / f'{role}.log'
@@ -37,15 +49,15 @@ class Side:
         return self.folder / 'episodes'
 
     def start(self) -> None:
-        words = {'role': self.role, 'logdir': self.folder, 'address': '0.0.0.0', **self._arguments}
+        words = {'role': self.role, 'logdir': self.folder, **self._arguments}
         command = [sys.executable, '-m', 'dreamer_ros.cli', 'launch', 'robot_train',
                    *(f'{name}:={value}' for name, value in words.items())]
         # Both are one computer to Fast DDS: shared memory would pass the wire by.
         environment = {**os.environ, 'ROS_DOMAIN_ID': str(self._domain), 'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
         with self.log.open('a') as stream:
             self._process = subprocess.Popen(
-                self.computer.command(*command), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment,
-                cwd=Path(__file__).parents[2])
+                self.computer.command(*command), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+                env=environment, cwd=Path(__file__).parents[2])
 
     def stop(self) -> None:
         """In good order."""
@@ -80,24 +92,35 @@ def _parent(process: Path) -> int:
         return 0
 
 
+def _free_ports() -> List[int]:
+    with socket.create_server(('127.0.0.1', 0)) as one, socket.create_server(('127.0.0.1', 0)) as other:
+        return [one.getsockname()[1], other.getsockname()[1]]
+
+
 class Trial:
     """Both sides, in a network that is closed with the trial.
 
     Args:
         folder: for everything.
         domain: of ROS.
-        network: open.
+        network: open; None for one computer.
     """
 
-    def __init__(self, folder: Path, domain: int, network: Network):
+    def __init__(self, folder: Path, domain: int, network: Optional[Network]):
         contract = share('sim', 'rover', 'robot.yaml').read_text()
-        contract = contract.replace('rate: 5', f'rate: {RATE}').replace('episode_length: 125', f'episode_length: {EPISODE}')
+        contract = contract.replace('rate: 5', f'rate: {RATE}')
+        contract = contract.replace('episode_length: 125', f'episode_length: {EPISODE}')
         (folder / 'rover.yaml').write_text(contract)
         self.network = network
         robot = folder / 'rover.yaml'
-        self.robot = Side(network.robot, folder, domain, 'robot', robot=robot, hardware='true', task='rover_target')
-        self.trainer = Side(network.trainer, folder, domain, 'trainer', robot=robot, preset='cpu', steps=1_000_000,
-                            bags=f'http://{network.robot.address}:8075', overrides=OVERRIDES)
+        computers = (network.robot, network.trainer) if network else (Here(), Here())
+        address = '0.0.0.0' if network else Here.address
+        ports = (8075, 8075) if network else _free_ports()
+        self.robot = Side(computers[0], folder, domain, 'robot', robot=robot, hardware='true', task='rover_target',
+                          address=address, port=ports[0])
+        self.trainer = Side(computers[1], folder, domain, 'trainer', robot=robot, preset='cpu', steps=1_000_000,
+                            bags=f'http://{computers[0].address}:{ports[0]}', overrides=OVERRIDES, address=address,
+                            port=ports[1])
 
     def close(self) -> None:
         for side in (self.trainer, self.robot):
@@ -144,5 +167,7 @@ class Trial:
         for name in [*before, *meanwhile]:
             assert self.trainer.content(name) == self.robot.content(name), name
         return {'cut [s]': seconds, 'episodes recorded meanwhile': len(meanwhile),
-                'policy of the robot before and after': (version, kept), 'policies learnt meanwhile': self.offered() - learnt,
-                'episodes at the trainer after [s]': round(bags, 1), 'new policy on the robot after [s]': round(bags + policy, 1)}
+                'policy of the robot before and after': (version, kept),
+                'policies learnt meanwhile': self.offered() - learnt,
+                'episodes at the trainer after [s]': round(bags, 1),
+                'new policy on the robot after [s]': round(bags + policy, 1)}

@@ -57,7 +57,8 @@ def test_whole_bags_come_in_order_and_once(tmp_path, rng, closing):
     write_bag(robot, '20261120T0-growing', rng)
     (robot / '20261120T0-growing' / 'metadata.yaml').unlink()
     assert pull.look() == ['20261120T1-a', '20261120T2-b']
-    assert content(trainer) == expected and (pull.bags, pull.bytes, pull.missing) == (2, sum(map(len, expected.values())), 0)
+    assert content(trainer) == expected
+    assert (pull.bags, pull.bytes, pull.missing) == (2, sum(map(len, expected.values())), 0)
     assert list(trainer.glob('.*')) == []
     (trainer / '20261120T1-a' / 'metadata.yaml').write_text('a mark of the trainer')
     write_bag(robot, '20261120T3-c', rng)
@@ -164,9 +165,11 @@ def test_nothing_else_can_be_read_or_written(tmp_path, rng, closing):
     server = closing(FileServer(Shelf(bags, policies), '127.0.0.1', 0))
     assert get(server, '/policies/policy_000003.onnx')[:2] == (200, b'policy')
     listed = json.loads(get(server, '/bags/a')[1])['files']
-    assert [(file['name'], file['size']) for file in listed] == [('a_0.mcap', 100), ('a_1.mcap', 100), ('metadata.yaml', 5)]
+    assert [(file['name'], file['size']) for file in listed] == [
+        ('a_0.mcap', 100), ('a_1.mcap', 100), ('metadata.yaml', 5)]
     for path in ('/', '/run', '/policies', '/policies/latest.json', '/bags/a/.hidden', '/bags/a/../../config.yaml',
-                 '/bags/..', '/bags/../config.yaml', '/bags/%2e%2e/config.yaml', '/bags/a/%2e%2e%2f%2e%2e%2fconfig.yaml',
+                 '/bags/..', '/bags/../config.yaml', '/bags/%2e%2e/config.yaml',
+                 '/bags/a/%2e%2e%2f%2e%2e%2fconfig.yaml',
                  '/bags/up/config.yaml', '/bags/a/config.yaml', '/bags/b', '//etc/passwd', '/bags//etc/passwd',
                  '/bags/a/a_0.mcap/x', '/bags/%00', '/bags/%ff', '/policies/../config.yaml', '/config.yaml'):
         status, body, _ = get(server, path)
@@ -182,7 +185,8 @@ def test_nothing_else_can_be_read_or_written(tmp_path, rng, closing):
 def test_parts_of_files_and_unchanged_lists(tmp_path, rng, closing):
     data = (write_bag(tmp_path, 'a', rng, 1000) / 'a_0.mcap').read_bytes()
     server = closing(FileServer(Shelf(tmp_path), '127.0.0.1', 0))
-    for wanted, first, last in (('bytes=0-', 0, 999), ('bytes=900-', 900, 999), ('bytes=5-9', 5, 9), ('bytes=5-5000', 5, 999)):
+    for wanted, first, last in (
+            ('bytes=0-', 0, 999), ('bytes=900-', 900, 999), ('bytes=5-9', 5, 9), ('bytes=5-5000', 5, 999)):
         status, body, headers = get(server, '/bags/a/a_0.mcap', Range=wanted)
         assert (status, body, headers['Content-Range']) == (206, data[first:last + 1], f'bytes {first}-{last}/1000')
     assert get(server, '/bags/a/a_0.mcap', Range='bytes=1000-')[0] == 416
