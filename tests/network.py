@@ -55,7 +55,8 @@ class Computer:
             _, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(4))
         if not ancillary:
             self._holder.wait()
-            raise Unsupported(f'no network namespace: {self._holder.stdout.read().strip().splitlines()[-1:]}')
+            said = self._holder.stdout.read().strip().splitlines() or ['unshare is refused']
+            raise Unsupported(f'no network namespace: {said[-1]}')
         self.tap = array.array('i', ancillary[0][2])[0]
 
     def command(self, *words: str) -> List[str]:

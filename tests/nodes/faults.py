@@ -27,12 +27,14 @@ class Scene:
         clock: the camera's process also publishes /clock, on which the agent's time is.
         autostart: the agent's parameter.
         more: of the contract.
+        parameters: further ones of the agent.
     """
 
     def __init__(self, folder: Path, domain: int, rate: float, clock: bool = False, autostart: bool = True,
-                 more: str = ''):
+                 more: str = '', **parameters):
         self.folder, self.rate = folder, rate
-        self._parameters = {'use_sim_time': clock, 'autostart': autostart, 'robot': folder / 'robot.yaml'}
+        self._parameters = {'use_sim_time': clock, 'autostart': autostart, 'robot': folder / 'robot.yaml',
+                            **parameters}
         self.period = round(1e9 / rate)
         public_key = generate_key(folder / 'key') if not (folder / 'key').exists() else None
         public_key = public_key or (folder / 'public').read_text()

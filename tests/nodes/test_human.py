@@ -173,3 +173,19 @@ def test_pauses_and_resets_end_and_begin_episodes(robot):
         last, first = flags.index((False, True)), flags.index((True, False))
         assert first == last + 1, flags
         assert not steps[last].is_terminal and steps[first].reward == 0.0
+
+
+def test_it_waits_after_every_episode_until_somebody_has_set_it_up(ros_domain, tmp_path):
+    with scene(tmp_path, ros_domain, RATE, more='episode_length: 20', pause=True) as robot:
+        ears, steps = robot.ears, []
+        ears.node.create_subscription(
+            JointState, 'step', lambda message: steps.append(codecs.read_step(message)), 1000)
+        wait_for(lambda: ears.spin(0.05) or any(step.is_last for step in steps))
+        count = len(steps)
+        ears.spin(1.0)
+        assert len(steps) == count and ears.commands[-1].is_stop
+        wait_for(lambda: '~/enable true begins the next one' in robot.log.read_text())
+        ears.enable()
+        wait_for(lambda: ears.spin(0.05) or len(steps) > count + 5)
+        assert steps[count].is_first and steps[count - 1].is_last
+        robot.ready()
