@@ -38,7 +38,6 @@ def test_a_wire_is_cut_and_computers_restart(trial):
         before, after = told['policy of the robot before and after']
         assert before == after > 0, 'it goes on with the policy it has'
         assert told['episodes recorded meanwhile'] >= 0.4 * CUT * RATE / EPISODE
-        assert 'trying again' in trial.trainer.output and 'is back after' in trial.trainer.output
 
     # The robot's computer restarts while the trainer cannot be reached.
     trial.robot.stop()
@@ -57,6 +56,8 @@ def test_a_wire_is_cut_and_computers_restart(trial):
         trial.network.wire.cut = False
     recorded = trial.robot.bags()
     trial.until(lambda: set(recorded) <= set(trial.trainer.bags()), 'catching up')
+    assert 'trying again' in trial.trainer.output
+    trial.until(lambda: 'is back after' in trial.trainer.output, 'a word about it')
     for name in recorded:
         assert trial.trainer.content(name) == trial.robot.content(name), name
     if not trial.network:

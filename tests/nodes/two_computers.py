@@ -67,6 +67,8 @@ class Side:
 
     def kill(self) -> None:
         """All of its processes at once, like a computer that loses its power."""
+        if self._process is None or self._process.poll() is not None:
+            return
         children = [int(path.name) for path in Path('/proc').glob('[0-9]*') if _parent(path) == self._process.pid]
         for pid in (self._process.pid, *children):
             os.kill(pid, signal.SIGKILL)
@@ -123,8 +125,8 @@ class Trial:
                             port=ports[1])
 
     def close(self) -> None:
-        for side in (self.trainer, self.robot):
-            side.stop()
+        self.trainer.kill()  # its last films would take a while
+        self.robot.stop()
 
     def until(self, condition: Callable[[], object], what: str):
         """Wait; the seconds it took."""
