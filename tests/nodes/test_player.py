@@ -164,9 +164,13 @@ def test_plain_bag_play_into_an_agent(start, peer, made, tmp_path):
                   for name, topic in opened.topics.items()}
     steps = publishers['/sim0/step']
     peer.until(lambda: steps.get_subscription_count() >= 2, 'the agent')  # the peer's own is the other
-    began = time.monotonic()
+    began, played = time.monotonic(), 0
     for message in opened.messages():
         peer.spin(max(0.0, began + (message.time - opened.start) / 1e9 - time.monotonic()))
+        if message.topic == '/sim0/step':
+            # Slower where the machine is: an agent that is behind answers only the newest observation.
+            peer.spin_until(lambda: len(answers) >= played, 10.0)
+            played += 1
         publishers[message.topic].publish(message.data)
     peer.until(lambda: len(answers) >= STEPS, 'an answer to every observation', 10.0)
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
+import sys
 
 import imageio.v3 as iio
 import numpy as np
@@ -127,7 +127,7 @@ def test_what_cannot_be_looked_at(tmp_path, rng, bag):
 def table(rrd, entity, home) -> list:
     """Rows (step, stamp in ns, first number) of an entity, as Rerun's own command prints them."""
     printed = subprocess.run(
-        [shutil.which('rerun') or 'rerun', 'rrd', 'print', '-vvv', '--entity', entity, str(rrd)], check=True,
+        [sys.executable, '-m', 'rerun', 'rrd', 'print', '-vvv', '--entity', entity, str(rrd)], check=True,
         stdout=subprocess.PIPE, text=True, env={**os.environ, 'HOME': str(home), 'XDG_CONFIG_HOME': str(home)}).stdout
     rows = re.findall(r'┆ (\d+) +┆ (\S+) ┆ \[+([^\]…]*)', printed)
     return [(int(step), int(np.datetime64(stamp, 'ns').astype(np.int64)),
