@@ -424,6 +424,14 @@ def bag_files(path: Path) -> List[Path]:
     return sorted(found, key=_place)
 
 
+def bag_name(path: Path) -> str:
+    """Of a bag directory, or of a single file of one without its suffix; there may be dots in either."""
+    name = path.name
+    for suffix in () if path.is_dir() else ('.zstd', '.mcap', '.db3'):
+        name = name[:-len(suffix)] if name.endswith(suffix) else name
+    return name
+
+
 def mcap_files(path: Path) -> List[Path]:
     """MCAP files of a bag directory in order: `NAME_2.mcap` comes before `NAME_10.mcap`."""
     return sorted(path.glob('*.mcap'), key=_place)

@@ -6,6 +6,7 @@ from typing import Iterator, List, Tuple
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.arrays import ARRAYS, write_arrays
+from dreamer_ros.replay.bag import bag_name
 from dreamer_ros.replay.episode import Problem
 from dreamer_ros.replay.importing import recorded_spec
 from dreamer_ros.replay.reading import read_episodes
@@ -27,7 +28,7 @@ def export_arrays(bag: Path, folder: Path) -> Iterator[Tuple[Path, int, List[Pro
         raise InputError(f'{bag}: expected an episode, but {problems[-1].reason if problems else "it is empty"}')
     folder.mkdir(parents=True, exist_ok=True)
     for number, episode in enumerate(episodes):
-        name = bag.stem if bag.suffix == '.mcap' else bag.name
+        name = bag_name(bag)
         path = folder / (f'{name}{ARRAYS}' if len(episodes) == 1 else f'{name}-{number:03d}{ARRAYS}')
         write_arrays(path, episode, spec)
         yield path, len(episode), problems

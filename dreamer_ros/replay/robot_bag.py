@@ -23,6 +23,7 @@ from dreamer_ros.bridge.fields import has_header
 from dreamer_ros.bridge.sensing import Sensed, Sensing
 from dreamer_ros.bridge.topics import ACTION, STEP, Topic
 from dreamer_ros.errors import InputError
+from dreamer_ros.replay.bag import bag_name
 from dreamer_ros.replay.episode import Episode, Problem
 from dreamer_ros.replay.labels import Label, Labels
 from dreamer_ros.replay.recording import Recording
@@ -286,7 +287,7 @@ def _recorded(path: Path, tracks: RobotTracks, contract: RobotContract, labels: 
     rows = Rows(path, contract.spec.control_period)
     observer = _Observer(tracks, contract)
     size = len(contract.spec.action)
-    labelled = _labelled(tracks, labels.of(path.stem, *_span(tracks))) if labels else {}
+    labelled = _labelled(tracks, labels.of(bag_name(path), *_span(tracks))) if labels else {}
     if labels and not labelled:
         raise InputError(f'{labels.source} has no episode of it')
     for stamp, message in zip(tracks.step.stamps, tracks.step.messages):
@@ -361,7 +362,7 @@ def _laid(
     if labels is None and contract.reward is None:
         problems.append(Problem(path, f'all rewards are 0: {contract.source} has no reward, and there are no labels'))
     begin, end = _span(tracks)
-    wanted = labels.of(path.stem, begin, end) if labels else [Label(begin, end + 1, False, ())]
+    wanted = labels.of(bag_name(path), begin, end) if labels else [Label(begin, end + 1, False, ())]
     if not wanted:
         raise InputError(f'{labels.source} has no episode of it')
     rows = Rows(path, contract.spec.control_period)

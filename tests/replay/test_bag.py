@@ -24,7 +24,7 @@ from dreamer_ros.bridge import topics
 from dreamer_ros.bridge.codecs import image_to_array, read_step, stamp_to_ns
 from dreamer_ros.bridge.definitions import definition
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay.bag import EpisodeWriter, episode_name, partial_path, recover
+from dreamer_ros.replay.bag import EpisodeWriter, bag_name, episode_name, partial_path, recover
 from dreamer_ros.replay.reading import read_episodes
 from tests.replay.bags import (
     PERIOD_NS, SPEC, START_NS, assert_equal, cdr_messages, messages, random_episode, write_episode,
@@ -338,3 +338,10 @@ def test_full_disk_is_one_sentence_and_keeps_what_is_whole(tmp_path):
     (found,), _ = read_episodes(path, SPEC)
     assert_equal(found, random_episode(np.random.default_rng(5), 1000), slice(0, len(found)))
     assert len(found) > 150
+
+
+def test_names_with_dots(tmp_path):
+    folder = tmp_path / '20261120T192539.546-rover-000000'
+    folder.mkdir()
+    assert bag_name(folder) == folder.name
+    assert bag_name(tmp_path / 'a.5-b_0.mcap') == bag_name(tmp_path / 'a.5-b_0.db3.zstd') == 'a.5-b_0'

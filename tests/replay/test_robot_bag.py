@@ -139,11 +139,11 @@ def test_commands_that_cease_are_the_stop(tmp_path, rng):
 
 def test_labels(tmp_path, rng):
     _, _, rows = teleoperated(rng)
-    path = write_robot_bag(tmp_path, 'monday', rows)
+    path = write_robot_bag(tmp_path, '20261120T192539.546-rover-000000', rows)
     labels = Labels('''
 episodes:
-  - {bag: monday, start: 0.5, end: 1.4, terminal: true, reward: 2.5}
-  - {bag: monday, start: 2.0, end: 3.0, rewards: [
+  - {bag: 20261120T192539.546-rover-000000, start: 0.5, end: 1.4, terminal: true, reward: 2.5}
+  - {bag: 20261120T192539.546-rover-000000, start: 2.0, end: 3.0, rewards: [
       {time: 2.25, reward: 1.0}, {time: 2.3, reward: 0.5}, {time: 2.95, reward: 4}]}
   - {bag: tuesday, start: 0, end: 1}
 ''', 'labels.yaml')
@@ -158,7 +158,7 @@ episodes:
 def test_labels_of_what_an_agent_did(tmp_path, rng):
     """Its ticks, observations and actions stay as they were; rewards and ends are the labels'."""
     agent = played(rng, sensors(rng, 4.0), 30)
-    path = write_robot_bag(tmp_path, 'monday', agent.rows)
+    path = write_robot_bag(tmp_path, 'monday.5', agent.rows)
     [whole], _ = read_episodes(path, SPEC, contract(), Labels('episodes: [{reward: 2, terminal: true}]', 'labels.yaml'))
     [plain], _ = read_episodes(path, SPEC, contract())
     for name in ('stamp', 'image', 'vector', 'action', 'is_first', 'is_last'):
@@ -168,7 +168,7 @@ def test_labels_of_what_an_agent_did(tmp_path, rng):
 
     before = [(stamp - 1000) / 1e9 for stamp in agent.stamps]  # floats of seconds since 1970 are 0.2 us apart
     [part], _ = read_episodes(path, SPEC, contract(), Labels(
-        f'episodes: [{{start: {before[4]!r}, end: {before[10]!r}, rewards: [{{time: {before[6]!r}, reward: 0.5}}]}}]',
+        f'episodes: [{{bag: monday.5, start: {before[4]!r}, end: {before[10]!r}, rewards: [{{time: {before[6]!r}, reward: 0.5}}]}}]',
         'labels.yaml'))
     np.testing.assert_array_equal(part.stamp, agent.stamps[4:10])
     np.testing.assert_array_equal(part.action, plain.action[4:10])
