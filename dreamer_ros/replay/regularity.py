@@ -1,13 +1,15 @@
 """How regularly the messages of a topic came while they were recorded."""
 from __future__ import annotations
 
+import collections
 import math
-from typing import Dict, Optional, Union
+import statistics
+from typing import Deque, Dict, Optional, Union
 
 # A pause so many times as long as usual is a gap.
 GAP = 2.5
-# Weight of the newest interval in what is usual.
-FORGETTING = 0.05
+# Intervals whose median is the usual one.
+RECENT = 25
 
 
 class Regularity:
@@ -20,7 +22,7 @@ class Regularity:
     def __init__(self, late_after: float = math.inf):
         self._late_after = late_after
         self._first = self._last = 0
-        self._usual: Optional[float] = None
+        self._recent: Deque[float] = collections.deque(maxlen=RECENT)
         self.messages = 0
         self.lost = 0        # that their publisher sent, but never arrived
         self.gaps = 0
@@ -53,11 +55,13 @@ class Regularity:
             return
         self._last = stamp
         self.longest_gap = max(self.longest_gap, interval)
-        if self._usual is not None and interval > GAP * self._usual:
-            self.gaps += 1
-        else:
-            usual = interval if self._usual is None else self._usual
-            self._usual = usual + FORGETTING * (interval - usual)
+        filled = len(self._recent) == RECENT
+        self._recent.append(interval)
+        limit = GAP * statistics.median(self._recent)
+        if filled:
+            self.gaps += interval > limit
+        else:  # what is usual is not known at the first of them
+            self.gaps = sum(each > limit for each in self._recent)
 
     @property
     def rate(self) -> Optional[float]:

@@ -9,6 +9,7 @@ import pytest
 from dreamer_ros import cli
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.contents import read_contents
+from dreamer_ros.replay.regularity import Regularity
 from tests.replay import robot_bags
 from tests.replay.bags import PERIOD_NS, START_NS, cdr_messages, random_episode, write_raw
 
@@ -91,3 +92,20 @@ def test_a_damaged_bag_says_so(bag):
     file.write_bytes(b'nothing')
     with pytest.raises(InputError, match='expected messages in it.*does not begin as an MCAP'):
         read_contents(path)
+
+
+@pytest.mark.parametrize('first', [1, 20, 5000])
+def test_one_odd_interval_at_the_beginning(first):
+    """At 5/s, ms: it is a gap if it is long, and makes nothing else one."""
+    regularity = Regularity()
+    intervals = [first, *[200] * 60, 900, *[200] * 10]
+    for stamp in np.cumsum([START_NS, *(interval * 1_000_000 for interval in intervals)]).tolist():
+        regularity.add(stamp, stamp)
+    assert regularity.gaps == (2 if first > 500 else 1)
+
+
+def test_a_rate_that_changes():
+    regularity = Regularity()
+    for stamp in np.cumsum([START_NS, *[20_000_000] * 100, *[200_000_000] * 100]).tolist():
+        regularity.add(stamp, stamp)
+    assert 0 < regularity.gaps < 20
