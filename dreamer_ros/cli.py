@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional
 
-from dreamer_ros.commands import bag, benchmark, dream, policy, record, replay, train, view, world_models
+from dreamer_ros.commands import bag, benchmark, call, dream, policy, record, replay, train, view, world_models
 from dreamer_ros.commands.options import command, whole_number
 from dreamer_ros.errors import InputError, missing_package, run_main
 
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument('run_directories', metavar='RUN', nargs='+', help='run directory')
     plot.add_argument('--compare', metavar='FILE', help='draw the evaluations of all runs into one PNG file')
 
-    for group in (train, benchmark, world_models, dream, bag, view, record, replay, policy):
+    for group in (train, benchmark, world_models, dream, bag, view, record, replay, policy, call):
         group.add(commands)
 
     command(commands, 'tasks', _tasks, 'list the tasks that can be simulated', 'dreamer tasks')

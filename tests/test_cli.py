@@ -21,7 +21,7 @@ def dreamer(*words: str, **options) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize('words', [
-    [], ['launch'], ['eval'], ['plot'], ['dream'], ['replay'], ['benchmark'], ['benchmark', 'table'], ['bag'], ['bag', 'info'], ['bag', 'video'], ['bag', 'plot'], ['view'], ['tasks'], ['presets']])
+    [], ['launch'], ['eval'], ['plot'], ['dream'], ['replay'], ['benchmark'], ['benchmark', 'table'], ['bag'], ['bag', 'info'], ['bag', 'video'], ['bag', 'plot'], ['view'], ['tasks'], ['presets'], ['call']])
 def test_every_command_has_help_with_an_example(words, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([*words, '--help'])

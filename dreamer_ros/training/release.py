@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Optional
@@ -28,7 +29,7 @@ def release(run: Path, folder: Path) -> Path:
         the card.
 
     Raises:
-        InputError: the policy was not evaluated in enough episodes, or is not whole.
+        InputError: the policy was not evaluated in enough episodes, is not whole, or a better one is released.
     """
     source = latest_policy(run)
     runner = PolicyRunner(source)
@@ -53,9 +54,13 @@ def release(run: Path, folder: Path) -> Path:
         'spec_hash': runner.spec.hash,
         'config': yaml.safe_load(read_text(run / 'config.yaml')),
     }
+    path = folder / f'{runner.spec.name}.yaml'
+    before = yaml.safe_load(read_text(path))['return']['mean'] if path.exists() else -math.inf
+    if before > card['return']['mean']:
+        raise InputError(f'{path}: expected a better policy than the one released, whose mean return is {before}, got '
+                         f'{card["return"]["mean"]}; remove that one first if this is meant')
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, folder / f'{runner.spec.name}.onnx')
-    path = folder / f'{runner.spec.name}.yaml'
     write_file(path, yaml.safe_dump(card, sort_keys=False))
     return path
 

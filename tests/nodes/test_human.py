@@ -151,6 +151,7 @@ def test_pauses_and_resets_end_and_begin_episodes(robot):
     def pause():
         ears.enable(False)
         assert ears.first_stop(time.time_ns() - 10**9)
+        wait_for(lambda: ears.spin(0.1) or steps[-1].is_last)
         ears.spin(0.5)
         assert steps[-1].is_last, 'nothing is recorded while it rests'
         ears.enable(True)
@@ -158,6 +159,7 @@ def test_pauses_and_resets_end_and_begin_episodes(robot):
     def press():
         ears.press(True)
         assert ears.first_stop(time.time_ns() - 10**9)
+        wait_for(lambda: ears.spin(0.1) or steps[-1].is_last)
         ears.press(False)
         ears.spin(0.3)
         assert steps[-1].is_last

@@ -68,3 +68,7 @@ def test_only_what_was_evaluated_is_released(tmp_path):
     assert (card['env_steps'], card['updates'], card['preset']) == (100, 7, 'cpu')
     assert Config.from_dict(card['config'], 'card') == Config()
     assert card['sha256'] == sha256(tmp_path / 'released' / f'{robot.name}.onnx')
+    better = tmp_path / 'released' / f'{robot.name}.yaml'
+    better.write_text(better.read_text().replace('mean: 12.3', 'mean: 12.4'))
+    with pytest.raises(InputError, match='whose mean return is 12.4, got 12.3'):
+        release(run.path, tmp_path / 'released')
