@@ -5,6 +5,7 @@ command topic. Silence means a frozen process, the end of the pipe a dead one, k
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -125,7 +126,8 @@ def main() -> int:
         nonlocal matched
         before, matched = matched, min(publisher.get_subscription_count(), 255)
         if matched != before:
-            os.write(request['ready'], bytes([matched]))
+            with contextlib.suppress(BrokenPipeError):  # the agent has ended: `watch` deals with that
+                os.write(request['ready'], bytes([matched]))
     tell()
     watch(contract, request['pipe'], request['patience'], publisher.publish, tell)
     node.destroy_node()

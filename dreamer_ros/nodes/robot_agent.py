@@ -100,6 +100,7 @@ class RobotAgent(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load contract and policy, verify and warm up."""
+        self.refusal = None
         try:
             contract = load_contract(self._robot)
             length = contract.episode_length if self._episode_length < 0 else self._episode_length
@@ -111,7 +112,8 @@ class RobotAgent(LifecycleNode):
                 policy, self._complain, self._keep)
         except InputError as error:
             self.refusal = error
-            self._log.error(str(error))
+            if not self.autostart:  # else `try_start` says it
+                self._log.error(str(error))
             return FAILURE
         self._log.info(f'{contract.name} at {contract.rate:g} Hz; policy {self.deployment.version}')
         return SUCCESS
@@ -166,6 +168,8 @@ class RobotAgent(LifecycleNode):
         elif self._offered is None or (self._policy and not self._training):
             raise self.refusal or InputError('expected to be configured; the reason is above')
         else:
+            if self.refusal is not None:
+                self._log.error(str(self.refusal))
             self._offered = None  # the trainer may have a better one
 
     def housekeeping(self) -> None:

@@ -192,7 +192,7 @@ def test_refusals(ros_domain, tmp_path):
         for parameter in parameters:
             command += ['-p', parameter]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 2
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
         return done.stderr.splitlines()[-1]
     assert run() == 'error: /agent: parameter robot: expected a contract, got none'
     assert run(f'robot:={contract.source}', f'policy:={tmp_path}/other.onnx') == (
