@@ -220,7 +220,7 @@ class Control:
     def _step(self, sensed: Sensed, action: np.ndarray) -> None:
         """Publish a step of the running episode."""
         if sensed.reward_problems and self._length > 0:  # there is no reward for the first
-            self._complain(f'reward counted as 0: {"; ".join(map(str, sensed.reward_problems))}')
+            self._complain(f'reward counted as 0: {self._inputs.told(sensed.reward_problems)}')
         if self._runner is not None:
             self._runner.acted(action)
         self._publisher.publish(self._stamp, sensed, (self._length == 0, False, False), action, self._mode)
@@ -235,7 +235,7 @@ class Control:
     def _judge(self, sensed: Sensed) -> None:
         """Hold the robot for as long as the observation is nothing to act upon."""
         if sensed.problems:
-            self._gate.hold('observation', '; '.join(map(str, sensed.problems)))
+            self._gate.hold('observation', self._inputs.told(sensed.problems))
         else:
             self._gate.release('observation')
         self._gate.release('action')

@@ -196,7 +196,13 @@ class Deployment:
 
     def waiting(self) -> str:
         """What commands wait for, if anything."""
-        return '; '.join(self._gate.reasons.values()) if self.active else ''
+        if not self.active:
+            return ''
+        reasons = dict(self._gate.reasons)
+        # Of a silent topic both the watchdog and the control loop tell.
+        if f'{reasons.get("stale", "").split(":")[0]}: ' in reasons.get('observation', ''):
+            reasons.pop('stale', None)
+        return '; '.join(reasons.values())
 
     def tick_diagnostics(self) -> None:
         """Once in a while; publishes at 1 Hz."""

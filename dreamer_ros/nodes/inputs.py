@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from typing import Callable, Dict, NamedTuple, Optional
+from typing import Callable, Dict, Iterable, NamedTuple, Optional
 
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
@@ -12,7 +12,7 @@ from rclpy.serialization import deserialize_message
 from dreamer_ros.bridge import codecs
 from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.bridge.fields import has_header
-from dreamer_ros.bridge.sensing import Sensed, Sensing
+from dreamer_ros.bridge.sensing import Problem, Sensed, Sensing
 from dreamer_ros.bridge.topics import QoS
 from dreamer_ros.nodes import qos
 from dreamer_ros.nodes.inbox import TakenByHand
@@ -64,6 +64,7 @@ class Inputs:
             topic.name: node.create_subscription(
                 qos.message_type(topic), topic.name, _never_called, qos.profile(LATEST), callback_group=group, raw=True)
             for topic in contract.topics}
+        self._names = {topic: subscription.topic_name for topic, subscription in self._subscriptions.items()}
         self._lock = threading.Lock()
         self._newest: Dict[str, Taken] = {}
         self._unread: Dict[str, Taken] = {}
@@ -107,13 +108,18 @@ class Inputs:
             late = self._late(now)
         return late
 
+    def told(self, problems: Iterable[Problem]) -> str:
+        """Problems for people, with the full names of the topics."""
+        named = (problem._replace(topic=self._names.get(problem.topic, problem.topic)) for problem in problems)
+        return '; '.join(map(str, named))
+
     def _late(self, now: float) -> str:
         for topic, limit in self._limits.items():
             taken = self._newest.get(topic)
             if taken is None:
-                return f'{topic}: nothing came yet'
+                return f'{self._names[topic]}: nothing came yet'
             if now > taken.expires:
-                return f'{topic}: {limit + now - taken.expires:.3f} s old, expected at most {limit:g} s'
+                return f'{self._names[topic]}: {limit + now - taken.expires:.3f} s old, expected at most {limit:g} s'
         return ''
 
     def _take(self) -> None:

@@ -45,7 +45,7 @@ def inject_and_check(robot, kinds):
 def test_what_stops_the_robot_while_the_agent_lives_on(robot):
     inject_and_check(robot, [kind for kind in FAULTS if kind not in ('SIGTERM', 'SIGINT', 'agent killed (SIGKILL)')])
     robot.ready()
-    for sentence in ('camera/image_raw: 0.', 'expected encoding', 'expected a finite value, got nan',
+    for sentence in ('stopped: /robot/camera/image_raw: 0.', 'expected encoding', 'expected a finite value, got nan',
                      'is not finite', 'no command within', 'the executor is stuck', 'emergency stop on /robot/estop'):
         assert sentence in robot.log.read_text(), sentence
     robot.agent.send_signal(signal.SIGINT)
@@ -200,6 +200,21 @@ def test_refusals(ros_domain, tmp_path):
     keyed = write_contract(tmp_path / 'keyed.yaml', rate=50.0, more=f"public_key: '{'ab' * 32}'")
     assert f'expected a signature by the key {"ab" * 32}, but it has no manifest' in run(
         f'robot:={keyed.source}', f'policy:={tmp_path}/other.onnx')
+
+
+def test_without_a_robot(ros_domain, tmp_path):
+    """It says once what it waits for, by the topic's full name."""
+    contract = write_contract(tmp_path / 'robot.yaml')
+    write_policy(tmp_path / 'policy.onnx', contract)
+    command = [sys.executable, '-m', 'dreamer_ros.nodes.robot_agent', '--ros-args', '-r', '__ns:=/rover',
+               '-p', f'robot:={contract.source}', '-p', f'policy:={tmp_path}/policy.onnx']
+    with (tmp_path / 'log').open('w') as log, subprocess.Popen(command, stdout=log, stderr=log) as agent:
+        try:
+            wait_for(lambda: 'waiting: ' in (tmp_path / 'log').read_text())
+        finally:
+            agent.send_signal(signal.SIGINT)
+    [line] = [line for line in (tmp_path / 'log').read_text().splitlines() if 'waiting: ' in line]
+    assert line.count('/rover/camera/image_raw: nothing came yet') == line.count('camera/image_raw') == 1, line
 
 
 def modes(ears):
