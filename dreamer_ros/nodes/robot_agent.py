@@ -28,7 +28,7 @@ from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.policy.manifest import Manifest
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
-TURN = 0.02      # seconds that the executor waits for something to do
+TURN = 0.01      # seconds between two looks of the executor for something to do
 STALLED = 0.5    # of a control period that a callback may take while the robot is commanded
 UNCONFIGURED, FINALIZED = 1, 4  # lifecycle_msgs/msg/State
 
@@ -277,10 +277,15 @@ class WatchedExecutor(SingleThreadedExecutor):
         self.add_node(agent)
 
     def turn(self, timeout: float) -> None:
-        """Run one callback, after waiting for it up to `timeout` seconds."""
+        """Run one callback that is due, or sleep for `timeout` seconds."""
         try:
-            handler, _, _ = self.wait_for_ready_callbacks(timeout)
-        except (TimeoutException, ShutdownException, ConditionReachedException):
+            # Never in rclpy's own wait: what it wakes up for but may not run, it waits for again at once, and the
+            # interpreter that such a loop holds is the one that the policy needs.
+            handler, _, _ = self.wait_for_ready_callbacks(0.0)
+        except TimeoutException:
+            time.sleep(timeout)
+            return
+        except (ShutdownException, ConditionReachedException):
             return
         deployment = self._agent.deployment
         if deployment is not None:

@@ -20,7 +20,7 @@ from tests.nodes.faults import scene
 from tests.nodes.robot import NAMESPACE
 from tests.nodes.test_robot_agent import wait_for
 
-RATE = 20.0
+RATE = 5.0  # slow enough for machines on which ten processes share two cores
 RELEASE = 0.6
 MORE = f'''
 joystick: {{axes: {{forward: {{"axes[1]": 1.2}}}}, release: {RELEASE}, max_age: 0.4}}
@@ -117,7 +117,7 @@ def test_a_person_takes_over_gives_back_and_is_recorded(robot):
         assert (episode.reward[1:] == 0.75).all() and episode.reward[0] == (0.0 if episode.is_first[0] else 0.75)
     by_hand = [action for action, mode in done if mode == 'human']
     counts = Counter(mode for _, mode in done)
-    assert counts['human'] > 10 and counts['policy/1/evaluate'] > 10
+    assert counts['human'] > 5 and counts['policy/1/evaluate'] >= 2
     for action in by_hand:  # of 2 m/s
         assert action[1] == 0 and np.isclose(action[0], [0, 0.3, 1.0]).any()
     data = [read_metadata(bag)['custom_data'] for bag in bags]
