@@ -3,16 +3,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dreamer_ros.bringup.parts import ONE_THREAD, Argument, Process, Scenario
+from dreamer_ros.bringup.parts import ONE_THREAD, Argument, Process, Scenario, number
 from dreamer_ros.errors import InputError
 from dreamer_ros.training.run import latest_policy
-
-
-def _rate(text: str) -> float:
-    value = float(text)
-    if not 0.001 <= value <= 1000.0:
-        raise ValueError(text)
-    return value
 
 
 REPLAY_ARGUMENTS = (
@@ -20,7 +13,7 @@ REPLAY_ARGUMENTS = (
     Argument('mode', 'play', 'play: its messages on topics again, and a policy in shadow if there is one; simulate: '
              'its actions into the simulator, and compare; dream: the world model of a run predicts it',
              choices=('play', 'simulate', 'dream')),
-    Argument('rate', '1.0', 'mode play: times the recorded pace', _rate, 'a number from 0.001 to 1000'),
+    Argument('rate', '1.0', 'mode play: times the recorded pace', number(0.001, 1000.0), 'a number from 0.001 to 1000'),
     Argument('policy', '', 'mode play: ONNX file of a policy whose actions are compared with the recorded ones'),
     Argument('run', '', 'mode play: run directory whose latest policy is taken, instead of policy; mode dream: run '
              'directory, or one of its checkpoints'),

@@ -4,16 +4,9 @@ from __future__ import annotations
 import shlex
 from typing import Optional, Sequence
 
-from dreamer_ros.bringup.parts import Argument, Process, Scenario, optional, whole, without_empty
+from dreamer_ros.bringup.parts import Argument, Process, Scenario, number, optional, whole, without_empty
 from dreamer_ros.training.offline import plan
 from dreamer_ros.training.process import check_learners
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0.0 <= value <= 0.9:
-        raise ValueError(text)
-    return value
 
 
 OFFLINE_TRAIN_ARGUMENTS = (
@@ -25,7 +18,7 @@ OFFLINE_TRAIN_ARGUMENTS = (
     Argument('updates', '', 'of the whole run; default: as many as the preset makes online', optional(whole(1)),
              'a whole number from 1'),
     Argument('validation', '', 'share of the episodes that is held out to measure predictions; default: 0.1',
-             optional(_share), 'a number from 0 to 0.9'),
+             optional(number(0.0, 0.9)), 'a number from 0 to 0.9'),
     Argument('robot', '', 'contract of the robot, for bags that do not say which it was'),
     Argument('device', 'auto', 'where the learner computes; auto: the GPU if there is one',
              choices=('auto', 'cpu', 'cuda')),

@@ -132,6 +132,16 @@ def whole(low: int) -> Callable[[str], int]:
     return parse
 
 
+def number(low: float, high: float) -> Callable[[str], float]:
+    """Parser of a number from `low` to `high`."""
+    def parse(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise ValueError(text)
+        return value
+    return parse
+
+
 def optional(parse: Callable[[str], object]) -> Callable[[str], object]:
     """Parser that also takes nothing, as None."""
     return lambda text: parse(text) if text else None

@@ -4,8 +4,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
 
 def dreamer_call(*words):
     done = subprocess.run([sys.executable, '-m', 'dreamer_ros.cli', 'call', *words], stdout=subprocess.PIPE,

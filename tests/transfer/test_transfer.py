@@ -66,12 +66,17 @@ def test_whole_bags_come_in_order_and_once(tmp_path, rng, closing):
     assert (trainer / '20261120T1-a' / 'metadata.yaml').read_text() == 'a mark of the trainer'
 
 
-def test_a_link_that_breaks_again_and_again(tmp_path, rng, closing):
-    """Every connection ends after 60 kB; nothing is fetched twice but a few buffers."""
+def linked(tmp_path, rng, closing):
+    """Folders of a robot with one bag and of a trainer, and the link between them."""
     robot, trainer = tmp_path / 'robot', tmp_path / 'trainer'
     write_bag(robot, 'a', rng)
     server = closing(FileServer(Shelf(bags=robot), '127.0.0.1', 0))
-    link = closing(Link(server.port))
+    return robot, trainer, closing(Link(server.port))
+
+
+def test_a_link_that_breaks_again_and_again(tmp_path, rng, closing):
+    """Every connection ends after 60 kB; nothing is fetched twice but a few buffers."""
+    robot, trainer, link = linked(tmp_path, rng, closing)
     link.limit = 60_000
     failures = 0
     while not (trainer / 'a').exists():
@@ -87,10 +92,7 @@ def test_a_link_that_breaks_again_and_again(tmp_path, rng, closing):
 
 
 def test_damage_on_the_way_is_noticed(tmp_path, rng, closing):
-    robot, trainer = tmp_path / 'robot', tmp_path / 'trainer'
-    write_bag(robot, 'a', rng)
-    server = closing(FileServer(Shelf(bags=robot), '127.0.0.1', 0))
-    link = closing(Link(server.port))
+    robot, trainer, link = linked(tmp_path, rng, closing)
     link.flip = 100_000
     pull = closing(puller(link.port, trainer))
     with pytest.raises(Failed, match='what came is not what was promised'):
