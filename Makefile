@@ -40,7 +40,7 @@ train: $(RENDERS)
 	exec $(BIN)/dreamer launch sim_train $(if $(TASK),task:=$(TASK)) $(if $(PRESET),preset:=$(PRESET)) $(ARGS)
 
 test: $(RENDERS)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 bench: $(RENDERS)
 	for file in tests/bench/bench_*.py; do $(BIN)/python -m tests.bench.$$(basename $$file .py) $(ARGS); done

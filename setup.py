@@ -75,6 +75,8 @@ EXTRAS = {
         *SIGNING,
         'pytest>=7.4',          # runs the tests
         'pytest-timeout>=2.2',  # a test that hangs fails alone, with a stack of every thread
+        'pytest-xdist>=3.5',    # two tests at a time: those of nodes mostly wait
+        'pytest-rerunfailures>=14',  # tests against the clock of a busy machine, see tests/nodes/conftest.py
         'setuptools',           # builds the package, which is tested too
         'wheel',                # needed by setuptools before 70
         'imageio>=2.31',        # reads back pictures and videos

@@ -25,14 +25,23 @@ MARK = 'DREAMER_ROS_TEST_SESSION'
 
 def pytest_configure(config):
     config.dreamer_seed = int(os.environ.get('DREAMER_TEST_SEED') or random.SystemRandom().randrange(1 << 31))
-    os.environ[MARK] = uuid.uuid4().hex
+    os.environ['DREAMER_TEST_SEED'] = str(config.dreamer_seed)  # the same in every worker
+    if not _is_worker(config):
+        os.environ[MARK] = uuid.uuid4().hex  # its workers inherit it
+
+
+def _is_worker(config):
+    return hasattr(config, 'workerinput')
 
 
 def pytest_report_header(config):
     return f'seed: {config.dreamer_seed} (DREAMER_TEST_SEED={config.dreamer_seed} repeats it)'
 
 
+@pytest.hookimpl(trylast=True)  # once the workers are gone
 def pytest_sessionfinish(session):
+    if _is_worker(session.config):
+        return
     left = list(_marked_processes())
     for pid, command in left:
         print(f'\nerror: a test left process {pid} running: {command}')

@@ -4,10 +4,12 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Deque, List, NamedTuple, Optional, Tuple
 
-PATIENCE = 2.0  # seconds that a step waits for a missing message once a later step is there
-ORPHAN_AGE = 5.0  # seconds that messages wait for their step
-PENDING_LIMIT = 1000  # steps, what the subscriptions hold too; bounds the memory
-SEEN_LIMIT = 4000  # stamps remembered to know repeats by
+# Seconds that a step waits for a missing message once a later step is there: DDS may take 3 to find the publisher
+# of the actions, and then delivers those of before.
+PATIENCE = 5.0
+ORPHAN_AGE = 10.0  # seconds that messages wait for their step
+PENDING_LIMIT = 4000  # steps, as many as publishers of actions keep; bounds the memory
+SEEN_LIMIT = 2 * PENDING_LIMIT  # stamps remembered to know repeats by
 
 
 class AlignedStep(NamedTuple):
@@ -82,6 +84,12 @@ class StepAligner:
         self._drop_orphans(now)
         return due
 
+    def take_rest(self) -> List[AlignedStep]:
+        """At the end: all that came, in order, but for a newest step that nobody answered any more."""
+        rest = [AlignedStep(stamp, tuple(self._pending.pop(stamp).messages)) for stamp in self._order]
+        self._order.clear()
+        return rest[:-1] if rest and None in rest[-1].messages else rest
+
     def _drop_orphans(self, now: float) -> None:
         """Forget messages whose step never came: sent before the recorder was there."""
         while self._pending:
@@ -90,3 +98,4 @@ class StepAligner:
             if oldest.messages[self._leader] is not None or not aged:
                 return
             del self._pending[stamp]
+

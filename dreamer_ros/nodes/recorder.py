@@ -177,10 +177,12 @@ class Recorder:
         self._aligner = StepAligner(len(recorded), leader=len(recorded) + STEP)
 
     def _drain(self) -> None:
-        """Give messages that were under way when the stop came the time to arrive."""
+        """Give messages that were under way when the stop came the time to arrive; then write what there is."""
         deadline = time.monotonic() + DRAIN_TIME
         while time.monotonic() < deadline and (self._turn() or self._aligner and self._aligner.waiting):
             time.sleep(0.02)
+        for aligned in self._aligner.take_rest() if self._aligner else ():
+            self._record(aligned)
 
     def _take_spec(self) -> None:
         spec = self._announcements.take()

@@ -1,9 +1,12 @@
 """Two simulators on one namespace would answer each other's actions: the younger one must end."""
 from __future__ import annotations
 
+import errno
 import math
+import socket
+import sys
 import time
-from typing import Any
+from typing import Any, Optional
 
 from rclpy.node import Node
 
@@ -12,7 +15,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import qos
 from dreamer_ros.nodes.inbox import Inbox
 
-DISCOVERY_TIME = 1.0  # seconds within which DDS nearly always has found every publisher of the network
+DISCOVERY_TIME = 1.0  # seconds within which DDS mostly has found the publishers of the network; 3 if packets get lost
 CHECK_PERIOD = 1.0    # seconds between two looks for one that it found later
 LISTENER = QoS(reliable=True, transient_local=True, depth=10)
 
@@ -20,7 +23,8 @@ LISTENER = QoS(reliable=True, transient_local=True, depth=10)
 class OnlyPublisher:
     """Publishes one latched message for as long as nobody else has done so before.
 
-    DDS delivers a latched message to whoever comes later, stamped with the time of its publication, and only
+    On one computer the kernel knows at once who was first: a socket name is given away once, and is free again
+    when its process ends, whatever ends it. Between computers, DDS delivers a latched message to whoever comes later, stamped with the time of its publication, and only
     while its publisher lives: so the message itself tells who was first, and a killed simulator, which stays in
     the ROS graph for up to 20 s, does not count.
 
@@ -37,6 +41,7 @@ class OnlyPublisher:
     def __init__(self, node: Node, inbox: Inbox, topic: Topic, message: Any):
         self._inbox = inbox
         self._messages = inbox.subscribe(topic, LISTENER)
+        self._claim = _claim(node.context.get_domain_id(), self._messages.topic_name)
         self._published = math.inf
         end = time.monotonic() + DISCOVERY_TIME
         while (now := time.monotonic()) < end:
@@ -62,6 +67,25 @@ class OnlyPublisher:
         while (published := self._inbox.take_publication_time(self._messages)) is not None:
             if published < self._published:
                 since = time.strftime('%H:%M:%S', time.localtime(published / 1e9))
-                raise InputError(
-                    f'topic {self._messages.topic_name}: expected no other publisher, but a simulator publishes '
-                    f'there since {since}; give each simulator a namespace of its own')
+                raise _refusal(self._messages.topic_name, f'publishes there since {since}')
+
+
+def _claim(domain: int, topic: str) -> Optional[socket.socket]:
+    """Holds the topic for this process on this computer (its network namespace); None where names of sockets are
+    files, which a killed process would leave behind."""
+    if not sys.platform.startswith('linux'):
+        return None
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(f'\0dreamer_ros/{domain}{topic}')
+    except OSError as error:
+        claim.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise _refusal(topic, 'of this computer publishes there') from None
+    return claim
+
+
+def _refusal(topic: str, publisher: str) -> InputError:
+    return InputError(f'topic {topic}: expected no other publisher, but a simulator {publisher}; '
+                      f'give each simulator a namespace of its own')

@@ -50,6 +50,16 @@ def test_a_lost_message_holds_up_its_step_only_for_a_while():
     assert [step.messages for step in aligner.take(100.0 + PATIENCE)] == [(b'step', None), (b'step', b'action')]
 
 
+def test_what_waits_at_the_end_is_not_lost():
+    aligner = StepAligner(2, leader=0)
+    for stamp in (1, 2, 3):
+        aligner.add(0, stamp, b'step', 0.0)
+    aligner.add(1, 2, b'action', 0.0)
+    assert aligner.take(0.0) == []
+    assert aligner.take_rest() == [AlignedStep(1, (b'step', None)), AlignedStep(2, (b'step', b'action'))]
+    assert aligner.take_rest() == [] and aligner.waiting == 0
+
+
 def test_memory_is_bounded():
     aligner = StepAligner(2, leader=0)
     for stamp in range(3 * PENDING_LIMIT):

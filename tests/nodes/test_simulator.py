@@ -12,10 +12,12 @@ import rclpy
 from rclpy.node import Node
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Joy
+from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.bridge.codecs import stamp_to_ns
+from dreamer_ros.nodes import qos
 from dreamer_ros.nodes.simulator import Simulator
 from dreamer_ros.spec import RobotSpec
 from tests.nodes.conftest import NAMESPACE
@@ -171,11 +173,28 @@ def test_second_simulator_is_refused(simulator, start, peer):
     step = peer.next_step()
     second = start('simulator', task='cartpole_swingup')
     assert second.wait() == 2
-    assert second.output.splitlines()[-1].startswith('error: topic /sim0/spec: expected no other publisher')
-    # Where discovery was slow, the second one has published before it knew.
-    peer.spin(0.2)
-    peer.steps[:] = [step]
+    [line] = second.output.splitlines()
+    assert line.startswith('error: topic /sim0/spec: expected no other publisher')
+    assert {seen.stamp for seen in peer.steps} == {step.stamp}, 'it published nothing'
     assert peer.play(step, 3).stamp == step.stamp + 3 * PERIOD, 'the first one goes on'
+
+
+def test_a_simulator_of_another_computer(start, peer):
+    """It is known by its `spec` alone: the younger one of two ends."""
+    publisher = qos.publisher(peer.node, topics.SPEC)
+    publisher.publish(String(data='{}'))
+    second = start('simulator', task='cartpole_swingup')
+    assert second.wait() == 2
+    assert 'expected no other publisher, but a simulator publishes there since' in second.output.splitlines()[-1]
+
+    peer.node.destroy_publisher(publisher)
+    start('simulator', task='cartpole_swingup', action_repeat=8)
+    peer.steps.clear()
+    step = peer.next_step()
+    publisher = qos.publisher(peer.node, topics.SPEC)
+    publisher.publish(String(data='{}'))
+    peer.spin(2.5)
+    assert peer.play(step, 3).stamp == step.stamp + 3 * PERIOD, 'the older one goes on'
 
 
 def test_real_time(start, peer):
