@@ -89,7 +89,8 @@ def _episodes(bags: Path, policy: Path):
 
 
 def _verify(arguments) -> None:
-    from dreamer_ros.policy.loader import find_manifest, load
+    from dreamer_ros.policy.digest import KEY
+    from dreamer_ros.policy.loader import find_manifest, load, stored_manifest
     from dreamer_ros.policy.signing import verify
     manifest = find_manifest(arguments.policy)
     if arguments.key:
@@ -97,3 +98,5 @@ def _verify(arguments) -> None:
     runner = load(manifest)
     signed = f', signed by {arguments.key}' if arguments.key else ''
     print(f'{manifest.uri}: version {runner.version} for {runner.spec.name} (spec {runner.spec.hash}){signed}')
+    if KEY not in runner.metadata and stored_manifest(arguments.policy) is None:
+        print(f'it is without {KEY} and without a manifest: only what it computes was checked, not every byte')

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from dreamer_ros.files import write_file
+from dreamer_ros.policy.digest import with_digest
 from dreamer_ros.policy.manifest import GOLDEN_STEPS, GOLDEN_TOLERANCE, Golden, Manifest, golden_inputs
 from dreamer_ros.spec import RobotSpec
 
@@ -88,7 +89,7 @@ class Exporter:
             'action_in_state': json.dumps(getattr(self._policy, 'action_in_state', (0, 0))),
             'control_period': self._spec.control_period, 'golden': json.dumps(golden.to_dict()),
         })
-        data = self._model.SerializeToString()
+        data = with_digest(self._model.SerializeToString())
         write_file(path, data)
         return Manifest(
             version=int(metadata['version']), uri=str(path), sha256=hashlib.sha256(data).hexdigest(),

@@ -16,6 +16,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
+from dreamer_ros.policy.digest import KEY, with_digest
 from dreamer_ros.policy.manifest import GOLDEN_STEPS, Manifest, golden_inputs
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.replay.episode import Episode
@@ -54,11 +55,12 @@ def quantize(source: Path, target: Path) -> Manifest:
             logging.getLogger().setLevel(level)
         model = onnx.load(str(quantized))
     metadata = {**runner.metadata, 'quantized': 'int8'}
+    metadata.pop(KEY, None)  # of the source's content
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, metadata)
     golden = dataclasses.replace(runner.golden, action=_golden_actions(model, runner))
     onnx.helper.set_model_props(model, {**metadata, 'golden': json.dumps(golden.to_dict())})
-    data = model.SerializeToString()
+    data = with_digest(model.SerializeToString())
     write_file(target.absolute(), data)
     return Manifest(runner.version, str(target.absolute()), hashlib.sha256(data).hexdigest(), len(data),
                     runner.spec.hash, runner.spec.control_period, golden)

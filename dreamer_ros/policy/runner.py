@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.policy.digest import check_digest
 from dreamer_ros.policy.manifest import GOLDEN_STEPS, Golden, golden_difference, golden_inputs
 from dreamer_ros.spec import RobotSpec
 
@@ -57,6 +58,7 @@ class PolicyRunner:
             digest = hashlib.sha256(data).hexdigest()
             if digest != sha256.lower():
                 raise InputError(f'policy {self.path}: expected sha256 {sha256.lower()}, got {digest}')
+        check_digest(data, self.path)
         self._session = _open_session(self.path, data)
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         self.spec, self.version, self.golden, self._evaluation_noise, self._action_in_state = self._read_metadata()

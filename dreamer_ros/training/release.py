@@ -2,16 +2,17 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Optional
 
 import yaml
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import read_text, sha256, write_file
+from dreamer_ros.files import read_text, write_file
+from dreamer_ros.policy.digest import with_digest
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.training.run import latest_policy
 
@@ -38,6 +39,7 @@ def release(run: Path, folder: Path) -> Path:
         raise InputError(f'run {run}: expected an evaluation of {source.name} over at least {FEWEST_EPISODES} episodes, '
                          f'found none: dreamer eval {run}')
     made = datetime.datetime.fromtimestamp(source.stat().st_mtime, datetime.timezone.utc)
+    data = with_digest(source.read_bytes())  # an older run's has none
     metadata = runner.metadata
     card = {
         'task': runner.spec.name,
@@ -50,7 +52,7 @@ def release(run: Path, folder: Path) -> Path:
         'env_steps': int(metadata['step']),
         'updates': int(metadata['updates']),
         'date': made.date().isoformat(),
-        'sha256': sha256(source),
+        'sha256': hashlib.sha256(data).hexdigest(),
         'spec_hash': runner.spec.hash,
         'config': yaml.safe_load(read_text(run / 'config.yaml')),
     }
@@ -60,7 +62,7 @@ def release(run: Path, folder: Path) -> Path:
         raise InputError(f'{path}: expected a better policy than the one released, whose mean return is {before}, got '
                          f'{card["return"]["mean"]}; remove that one first if this is meant')
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, folder / f'{runner.spec.name}.onnx')
+    write_file(folder / f'{runner.spec.name}.onnx', data)
     write_file(path, yaml.safe_dump(card, sort_keys=False))
     return path
 

@@ -135,6 +135,7 @@ def test_refusals_say_what_and_why(tmp_path):
     with pytest.raises(InputError, match='foreign.onnx: expected metadata spec'):
         PolicyRunner(tmp_path / 'foreign.onnx')
     changed = onnx.load(str(path))
+    del changed.metadata_props[-1]  # content_sha256
     bias = next(t for t in changed.graph.initializer if t.name == 'actor.bias')
     bias.raw_data = (np.frombuffer(bias.raw_data, np.float32) + 0.2).astype(np.float32).tobytes()
     onnx.save(changed, str(tmp_path / 'changed.onnx'))

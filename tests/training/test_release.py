@@ -58,6 +58,8 @@ def test_only_what_was_evaluated_is_released(tmp_path):
     metadata = {'version': 3, 'preset': 'cpu', 'system': 'dreamer', 'step': 100, 'updates': 7}
     run.write_policy(3, lambda path: export(tiny_policy(robot), robot, path, metadata))
     run.close()
+    [source] = run.policies.glob('policy_*.onnx')
+    source.write_bytes(source.read_bytes()[:-84])  # of an older run: without content_sha256
     for version, episodes in ((2, 10), (3, 9)):
         evaluated(run.path, version, episodes)
     with pytest.raises(InputError, match='expected an evaluation of policy_000003.onnx over at least 10 episodes'):
@@ -68,6 +70,7 @@ def test_only_what_was_evaluated_is_released(tmp_path):
     assert (card['env_steps'], card['updates'], card['preset']) == (100, 7, 'cpu')
     assert Config.from_dict(card['config'], 'card') == Config()
     assert card['sha256'] == sha256(tmp_path / 'released' / f'{robot.name}.onnx')
+    assert 'content_sha256' in PolicyRunner(tmp_path / 'released' / f'{robot.name}.onnx').metadata
     better = tmp_path / 'released' / f'{robot.name}.yaml'
     better.write_text(better.read_text().replace('mean: 12.3', 'mean: 12.4'))
     with pytest.raises(InputError, match='whose mean return is 12.4, got 12.3'):

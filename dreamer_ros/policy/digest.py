@@ -1,0 +1,50 @@
+"""A policy file's digest of its own content, so that a file that comes without a manifest is whole or refused.
+
+The digest is the last entry of the ONNX metadata. A serialised message goes on where another ends (protobuf merges
+them, and appends what is repeated), so that these last bytes can be added and checked without the onnx package:
+
+    … | 72 52 | 0a 0e content_sha256 | 12 40 | 64 hexadecimal digits
+
+The digits are the SHA-256 of all bytes before them.
+"""
+from __future__ import annotations
+
+import hashlib
+import operator
+
+from dreamer_ros.errors import InputError
+
+KEY = 'content_sha256'
+DIGITS = 64
+# ModelProto.metadata_props (field 14) with StringStringEntryProto.key (1) and .value (2), each of a length.
+_ENTRY = b'\x0a' + bytes([len(KEY)]) + KEY.encode() + b'\x12' + bytes([DIGITS])
+_HEAD = b'\x72' + bytes([len(_ENTRY) + DIGITS]) + _ENTRY
+
+
+def with_digest(data: bytes) -> bytes:
+    """An ONNX file's bytes with the digest behind them; those that have one are returned as they are."""
+    if has_digest(data):
+        return data
+    data = data + _HEAD
+    return data + hashlib.sha256(data).hexdigest().encode()
+
+
+def has_digest(data: bytes) -> bool:
+    """Whether a file says what its content is; a changed byte in the entry's own name does not hide that."""
+    place = data[-DIGITS - len(_HEAD):-DIGITS]
+    return _HEAD in data or sum(map(operator.eq, place, _HEAD)) > len(_HEAD) // 2
+
+
+def check_digest(data: bytes, name: str) -> None:
+    """Check a file against its digest; one that never had any passes: it is older, or made by others.
+
+    Raises:
+        InputError: the content is another than the one the digest was made of.
+    """
+    if not has_digest(data):
+        return
+    said = data[-DIGITS:]
+    found = hashlib.sha256(memoryview(data)[:-DIGITS]).hexdigest()
+    if said != found.encode() or not data.endswith(_HEAD + said) or data.count(_HEAD) != 1:
+        raise InputError(f'policy {name}: expected the content that its own {KEY} was made of, but it was damaged or '
+                         f'changed since (sha256 {found} up to there)')
