@@ -31,7 +31,7 @@ def add(commands) -> None:
                        'its actions differ; whether it keeps the return, `dreamer launch sim_eval` tells',
                        'dreamer policy quantize policy.onnx --bags runs/cartpole_swingup-cpu-20260131-120000/episodes')
     quantize.add_argument('policy', metavar='POLICY', type=Path, help='ONNX file')
-    quantize.add_argument('--output', metavar='FILE', type=Path, help='default: <name>_int8.onnx beside it')
+    quantize.add_argument('--output', metavar='FILE', type=Path, help='default: <name>_int8.onnx beside it, but not among released policies')
     quantize.add_argument('--bags', metavar='PATH', type=Path,
                           help='bag or folder of bags with observations to compare on; default: images of noise')
 
@@ -68,6 +68,9 @@ def _quantize(arguments) -> None:
     from dreamer_ros.policy.quantize import difference, quantize
     source = arguments.policy
     target = arguments.output or source.with_name(f'{source.stem}_int8.onnx')
+    if any(file.with_suffix('.yaml').exists() for file in target.absolute().parent.glob('*.onnx')):
+        raise InputError(f'policy {target}: expected --output in another folder: in this one every policy is released, '
+                         'with a card of the returns that were measured with it')
     manifest = quantize(source, target)
     gap = difference(source, target, _episodes(arguments.bags, source) if arguments.bags else ())
     seen = 'recorded observations' if arguments.bags else 'images of noise'

@@ -44,3 +44,15 @@ def test_the_command(policy, capsys):
     assert 'policy_int8.onnx: ' in capsys.readouterr().out
     with pytest.raises(InputError, match='expected a bag'):
         main(['policy', 'quantize', str(policy), '--bags', str(policy.parent)])
+
+
+def test_no_variant_without_a_card_among_released_policies(policy, tmp_path, capsys):
+    released = tmp_path / 'released'
+    released.mkdir()
+    source = policy.rename(released / 'tiny.onnx')
+    source.with_suffix('.yaml').write_text('task: tiny')
+    for arguments in ([], ['--output', str(released / 'small.onnx')]):
+        with pytest.raises(InputError, match='expected --output in another folder'):
+            main(['policy', 'quantize', str(source), *arguments])
+    assert sorted(path.name for path in released.iterdir()) == ['tiny.onnx', 'tiny.yaml']
+    assert main(['policy', 'quantize', str(source), '--output', str(tmp_path / 'small.onnx')]) == 0
