@@ -27,13 +27,16 @@ def add(bag_commands) -> None:
 
 
 def _info(arguments) -> int:
-    from dreamer_ros.replay.info import bags_in, describe, format_table
+    from dreamer_ros.replay.info import bags_in, describe, format_table, totals
     path = Path(arguments.path)
     bags = bags_in(path)
     if arguments.full or bags == [path]:
         return _print_contents(bags, arguments.json)
     rows = describe(path)
-    print(json.dumps([row.to_dict() for row in rows], indent=1) if arguments.json else format_table(rows))
+    if arguments.json:
+        print(json.dumps({'bags': [row.to_dict() for row in rows], 'folders': totals(rows)}, indent=1))
+    else:
+        print(format_table(rows))
     return 0
 
 

@@ -19,6 +19,8 @@ class BagInfo:
 
     Attributes:
         name: directory name.
+        folder: that the bag lies in, within the one described: of a run `episodes`, what was trained on, or
+            `evaluation/<time>`; `.` for that one itself.
         steps: messages on the step topic; None if there is no such topic.
         missing: how many more steps its duration has room for; None if the bag does not tell.
         total_reward: return of the episode, if its recorder noted it.
@@ -30,6 +32,7 @@ class BagInfo:
     """
 
     name: str
+    folder: str = '.'
     steps: Optional[int] = None
     total_reward: Optional[float] = None
     mode: str = ''
@@ -58,7 +61,31 @@ def describe(path: Path) -> List[BagInfo]:
     Raises:
         InputError: there is none.
     """
-    return [_describe(bag) for bag in bags_in(Path(path))]
+    path = Path(path)
+    bags = bags_in(path)
+    if bags == [path]:
+        return [_describe(path)]
+    return [dataclasses.replace(_describe(bag), folder=bag.parent.relative_to(path).as_posix()) for bag in bags]
+
+
+def totals(rows: List[BagInfo]) -> Dict[str, Dict[str, Any]]:
+    """JSON-ready sums by folder, so that evaluations do not mix with the episodes a run was trained on.
+
+    Returns:
+        By the first part of `BagInfo.folder`: `bags`, `steps`, `bytes`, and the `least`, `mean` and `most` of the
+        returns, None where no bag tells its return.
+    """
+    groups: Dict[str, List[BagInfo]] = {}
+    for row in rows:
+        groups.setdefault(row.folder.partition('/')[0], []).append(row)
+    return {folder: _total(group) for folder, group in groups.items()}
+
+
+def _total(rows: List[BagInfo]) -> Dict[str, Any]:
+    returns = [row.total_reward for row in rows if row.total_reward is not None]
+    least, mean, most = (min(returns), sum(returns) / len(returns), max(returns)) if returns else (None,) * 3
+    return {'bags': len(rows), 'steps': sum(row.steps or 0 for row in rows), 'bytes': sum(row.size for row in rows),
+            'least': least, 'mean': mean, 'most': most}
 
 
 def bags_in(path: Path) -> List[Path]:
@@ -135,17 +162,17 @@ def _missing(custom_data: Dict[str, str], steps: List[int], duration: float) -> 
 
 
 def format_table(rows: List[BagInfo]) -> str:
-    """Rows as aligned text: a line per bag, then the messages by topic and the totals."""
-    header = ('bag', 'steps', 'missing', 'return', 'mode', 'policy', 'seconds', 'steps/s', 'KiB')
+    """Rows as aligned text: a line per bag, then the messages by topic and the totals of each folder."""
+    header = ('folder', 'bag', 'steps', 'missing', 'return', 'mode', 'policy', 'seconds', 'steps/s', 'KiB')
     table = [header] + [
         (
-            row.name, _number(row.steps, '.0f'), _number(row.missing, '.0f'), _number(row.total_reward, '.2f'),
+            row.folder, row.name, _number(row.steps, '.0f'), _number(row.missing, '.0f'), _number(row.total_reward, '.2f'),
             row.mode or '-', row.policy_version or '-', f'{row.duration:.1f}', _number(row.rate, '.1f'),
             f'{row.size / 1024:.0f}',
         )
         for row in rows
     ]
-    lines = align(table, left=(0, 4))  # names and modes; numbers right
+    lines = align(table, left=(0, 1, 5))  # names and modes; numbers right
     for k, row in enumerate(rows, start=1):
         if row.problem:
             lines[k] += f'  ({row.problem})'
@@ -154,12 +181,13 @@ def format_table(rows: List[BagInfo]) -> str:
         for topic, count in row.messages.items():
             messages[topic] = messages.get(topic, 0) + count
     lines += ['', *(f'{count:>9}  {topic}' for topic, count in sorted(messages.items()))]
-    returns = [row.total_reward for row in rows if row.total_reward is not None]
-    steps = sum(row.steps or 0 for row in rows)
-    total = f'{len(rows)} bags, {steps} steps, {sum(row.size for row in rows) / 2**20:.1f} MiB'
-    if returns:
-        total += f', returns {min(returns):.2f} to {max(returns):.2f}, mean {sum(returns) / len(returns):.2f}'
-    return '\n'.join([*lines, '', total])
+    lines.append('')
+    for folder, total in totals(rows).items():
+        text = f'{total["bags"]} bags, {total["steps"]} steps, {total["bytes"] / 2**20:.1f} MiB'
+        if total['mean'] is not None:
+            text += f', returns {total["least"]:.2f} to {total["most"]:.2f}, mean {total["mean"]:.2f}'
+        lines.append(f'{folder}: {text}')
+    return '\n'.join(lines)
 
 
 def _number(value: Optional[float], form: str) -> str:

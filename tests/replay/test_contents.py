@@ -53,7 +53,7 @@ def test_command(bag, capsys):
     assert told['topics']['/sim0/action']['messages'] == 32
     # a folder: what the recorders noted, or everything
     assert cli.main(['bag', 'info', str(path.parent), '--json']) == 0
-    [told] = json.loads(capsys.readouterr().out)
+    [told] = json.loads(capsys.readouterr().out)['bags']
     assert told['steps'] == 32 and 'episodes' not in told
     (path.parent / 'empty').mkdir()
     assert cli.main(['bag', 'info', str(path.parent), '--json', '--full']) == 0

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from dreamer_ros.cli import main
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.bag import partial_path
-from dreamer_ros.replay.info import describe, format_table
+from dreamer_ros.replay.info import BagInfo, describe, format_table, totals
 from tests.replay.bags import random_episode, write_episode
 
 
@@ -40,11 +43,32 @@ def test_describe(run):
 def test_table(run):
     text = format_table(describe(run))
     lines = text.splitlines()
-    assert lines[0].split() == ['bag', 'steps', 'missing', 'return', 'mode', 'policy', 'seconds', 'steps/s', 'KiB']
-    assert lines[2].split()[:8] == ['a', '26', '0', '2.00', 'random', '-', '2.0', '12.5']
+    assert lines[0].split() == ['folder', 'bag', 'steps', 'missing', 'return', 'mode', 'policy', 'seconds', 'steps/s', 'KiB']
+    assert lines[2].split()[:9] == ['episodes', 'a', '26', '0', '2.00', 'random', '-', '2.0', '12.5']
     assert 'metadata.yaml is missing' in lines[3]
     assert '37  /sim0/step' in text
-    assert '4 bags, 37 steps' in lines[-1] and 'returns 2.00 to 4.50, mean 3.25' in lines[-1]
+    assert lines[4].split()[:4] == ['evaluation/20270101-000000', 'c', '11', '0']
+    assert lines[-2].startswith('episodes: 3 bags, 26 steps') and lines[-2].endswith('returns 2.00 to 2.00, mean 2.00')
+    assert lines[-1].startswith('evaluation: 1 bags, 11 steps') and lines[-1].endswith('4.50 to 4.50, mean 4.50')
+
+
+def test_one_folder_has_one_total(run):
+    rng = np.random.default_rng(1)
+    write_episode(run / 'episodes', 'e', random_episode(rng, 3), {'return': '5.0'})
+    lines = format_table(describe(run / 'episodes')).splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == ['.'] * 4
+    assert lines[-1].startswith('.: 4 bags, 29 steps') and lines[-1].endswith('returns 2.00 to 5.00, mean 3.50')
+
+
+def test_json_keeps_evaluations_apart(run, capsys):
+    assert main(['bag', 'info', str(run), '--json']) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {bag['name']: bag['folder'] for bag in told['bags']} == {
+        '.d.partial': 'episodes', 'a': 'episodes', 'b': 'episodes', 'c': 'evaluation/20270101-000000'}
+    assert {folder: (total['bags'], total['steps'], total['mean']) for folder, total in told['folders'].items()} == {
+        'episodes': (3, 26, 2.0), 'evaluation': (1, 11, 4.5)}
+    assert totals([BagInfo('x')]) == {
+        '.': {'bags': 1, 'steps': 0, 'bytes': 0, 'least': None, 'mean': None, 'most': None}}
 
 
 def test_nothing_to_describe(tmp_path):
