@@ -19,12 +19,14 @@ from dreamer_ros.bridge.topics import QoS, Topic
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import diagnostics, qos
 from dreamer_ros.nodes.announcement import announcement
+from dreamer_ros.nodes.claim import Claim
 from dreamer_ros.nodes.control import LATE, Behaviour, Control, StepPublisher
 from dreamer_ros.nodes.diagnostics import Diagnostics
 from dreamer_ros.nodes.guard import Guard
 from dreamer_ros.nodes.inbox import TakenByHand
 from dreamer_ros.nodes.inputs import Inputs
 from dreamer_ros.nodes.joystick import Person
+from dreamer_ros.nodes.others import OtherPublishers
 from dreamer_ros.nodes.policies import Policies
 from dreamer_ros.nodes.runtime import terminating
 from dreamer_ros.nodes.watchdog import Advance, Check, Deadline, Gate, Watchdog
@@ -43,6 +45,8 @@ HEARTBEAT = 0.1       # seconds
 class Deployment:
     """Ready to command on construction, commands between `start` and `halt`.
 
+    It holds the command topic: as long as one lives, no other process of this computer makes one for it.
+
     Args:
         node: that publishes and subscribes.
         contract: of the robot.
@@ -52,10 +56,13 @@ class Deployment:
         keep: see Policies.
 
     Raises:
+        Claimed: another agent of this computer holds the robot.
         InputError: the policy cannot be used on this robot, or not in this way.
 
     Attributes:
         policies: which one plays.
+        command_topic: by its full name.
+        others: who publishes it besides.
         executor_deadline: to be kept by whoever runs the node's callbacks while this is active.
     """
 
@@ -64,11 +71,14 @@ class Deployment:
         self._node, self.contract = node, contract
         self._sim_time = node.get_parameter('use_sim_time').value
         self._check_stamps()
-        self.policies = Policies(contract, behaviour.seed, keep, complain)
         command = contract.command_topic
+        self.command_topic = node.resolve_topic_name(command.name)
+        self._claim = Claim(node, self.command_topic, (
+            f'topic {self.command_topic}: expected no other agent, but one of this computer commands the robot there; '
+            'end or clean up that one first'))
+        self.policies = Policies(contract, behaviour.seed, keep, complain)
         # It starts while the policy is loaded.
-        self._guard = Guard(
-            contract, Topic(node.resolve_topic_name(command.name), command.type, command.qos), FROZEN * self.period)
+        self._guard = Guard(contract, Topic(self.command_topic, command.type, command.qos), FROZEN * self.period)
         self._publishers = []
         try:
             if policy:
@@ -78,8 +88,11 @@ class Deployment:
         except BaseException:
             self._guard.close()
             self.policies.close()
+            self._claim.close()
             raise
         self._publishers = [qos.publisher(node, command) for _ in range(2)]
+        self.others = OtherPublishers(node, self.command_topic, {
+            node.get_fully_qualified_name(): len(self._publishers), self._guard.name: 1})
         self._gate = Gate(contract, *(publisher.publish for publisher in self._publishers), self._time_ns)
         self._inputs = Inputs(node, contract, self._time_ns)
         self._estop = EmergencyStop(node, contract.estop)
@@ -166,6 +179,7 @@ class Deployment:
         self._steps.close()
         for publisher in (*self._publishers, self._specs, self._heartbeats):
             self._node.destroy_publisher(publisher)
+        self._claim.close()
 
     def enable(self, enabled: bool) -> None:
         """Let the policy command, or stop the robot and keep it stopped.
@@ -282,6 +296,8 @@ class Deployment:
             return diagnostics.WARN, self.policies.problem, values
         if self._person and self._person.problem:
             return diagnostics.WARN, self._person.problem, values
+        if self.others.names:
+            return diagnostics.WARN, f'{self.command_topic} is published by {", ".join(self.others.names)} too', values
         return diagnostics.OK, 'commanding' if self.active else 'inactive', values
 
 

@@ -39,6 +39,7 @@ class Guard:
         patience: seconds of silence after which an armed agent counts as frozen.
 
     Attributes:
+        name: of its node, in full.
         alive: whether the process runs.
         matched: how many subscribers of the command it has found.
     """
@@ -58,6 +59,7 @@ class Guard:
             os.close(told)
         for end in (self._pipe, self._ready):
             os.set_blocking(end, False)
+        self.name = f'/{_node_name(self._process.pid)}'
         self.alive = False
         self.matched = 0
 
@@ -104,6 +106,10 @@ def pack(armed: bool, ahead: int, values: np.ndarray) -> bytes:
     return _BEAT.pack(armed, ahead) + np.asarray(values, np.float64).tobytes()
 
 
+def _node_name(pid: int) -> str:
+    return f'guard_{pid}'
+
+
 def main() -> int:
     """The guard's process: its request is the only argument."""
     request = json.loads(sys.argv[1])
@@ -117,7 +123,7 @@ def main() -> int:
     from dreamer_ros.nodes import qos
     contract = RobotContract.from_text(request['contract'], request['source'])
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = Node(f'guard_{os.getpid()}', start_parameter_services=False, enable_rosout=False)
+    node = Node(_node_name(os.getpid()), start_parameter_services=False, enable_rosout=False)
     command = contract.command_topic
     publisher = qos.publisher(node, Topic(request['topic'], command.type, command.qos))
     matched = None

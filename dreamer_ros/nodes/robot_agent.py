@@ -21,6 +21,7 @@ from dreamer_ros.bridge import topics
 from dreamer_ros.bridge.contract import load_contract
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import qos
+from dreamer_ros.nodes.claim import Claimed
 from dreamer_ros.nodes.control import Behaviour
 from dreamer_ros.nodes.deployment import Deployment
 from dreamer_ros.nodes.policies import kept_policy
@@ -165,7 +166,7 @@ class RobotAgent(LifecycleNode):
         if self.trigger_configure() is SUCCESS:
             self.autostart = False
             self.trigger_activate()
-        elif self._offered is None or (self._policy and not self._training):
+        elif self._offered is None or (self._policy and not self._training) or isinstance(self.refusal, Claimed):
             raise self.refusal or InputError('expected to be configured; the reason is above')
         else:
             if self.refusal is not None:
@@ -189,6 +190,11 @@ class RobotAgent(LifecycleNode):
                 self._refuse(deployment.policies.problem)
             else:
                 self._log.info(f'policy {deployment.version}')
+        newcomers = deployment.others.look()
+        if newcomers:
+            self._log.warning(
+                f'{", ".join(newcomers)} publishes {deployment.command_topic} too: the robot obeys whoever spoke last, '
+                'and what stops this agent stops nobody else')
         deployment.tick_diagnostics()
 
     def _say_stop(self, reason: str) -> None:

@@ -1,18 +1,16 @@
 """Two simulators on one namespace would answer each other's actions: the younger one must end."""
 from __future__ import annotations
 
-import errno
 import math
-import socket
-import sys
 import time
-from typing import Any, Optional
+from typing import Any
 
 from rclpy.node import Node
 
 from dreamer_ros.bridge.topics import QoS, Topic
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import qos
+from dreamer_ros.nodes.claim import Claim
 from dreamer_ros.nodes.inbox import Inbox
 
 DISCOVERY_TIME = 1.0  # seconds within which DDS mostly has found the publishers of the network; 3 if packets get lost
@@ -23,10 +21,9 @@ LISTENER = QoS(reliable=True, transient_local=True, depth=10)
 class OnlyPublisher:
     """Publishes one latched message for as long as nobody else has done so before.
 
-    On one computer the kernel knows at once who was first: a socket name is given away once, and is free again
-    when its process ends, whatever ends it. Between computers, DDS delivers a latched message to whoever comes later, stamped with the time of its publication, and only
-    while its publisher lives: so the message itself tells who was first, and a killed simulator, which stays in
-    the ROS graph for up to 20 s, does not count.
+    On one computer a claim of the topic tells at once. Between computers, DDS delivers a latched message to whoever
+    comes later, stamped with the time of its publication, and only while its publisher lives: so the message itself
+    tells who was first, and a killed simulator, which stays in the ROS graph for up to 20 s, does not count.
 
     Args:
         node: that publishes.
@@ -41,7 +38,7 @@ class OnlyPublisher:
     def __init__(self, node: Node, inbox: Inbox, topic: Topic, message: Any):
         self._inbox = inbox
         self._messages = inbox.subscribe(topic, LISTENER)
-        self._claim = _claim(node.context.get_domain_id(), self._messages.topic_name)
+        self._claim = Claim(node, self._messages.topic_name, self._refusal('of this computer publishes there'))
         self._published = math.inf
         end = time.monotonic() + DISCOVERY_TIME
         while (now := time.monotonic()) < end:
@@ -67,25 +64,8 @@ class OnlyPublisher:
         while (published := self._inbox.take_publication_time(self._messages)) is not None:
             if published < self._published:
                 since = time.strftime('%H:%M:%S', time.localtime(published / 1e9))
-                raise _refusal(self._messages.topic_name, f'publishes there since {since}')
+                raise InputError(self._refusal(f'publishes there since {since}'))
 
-
-def _claim(domain: int, topic: str) -> Optional[socket.socket]:
-    """Holds the topic for this process on this computer (its network namespace); None where names of sockets are
-    files, which a killed process would leave behind."""
-    if not sys.platform.startswith('linux'):
-        return None
-    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    try:
-        claim.bind(f'\0dreamer_ros/{domain}{topic}')
-    except OSError as error:
-        claim.close()
-        if error.errno != errno.EADDRINUSE:
-            raise
-        raise _refusal(topic, 'of this computer publishes there') from None
-    return claim
-
-
-def _refusal(topic: str, publisher: str) -> InputError:
-    return InputError(f'topic {topic}: expected no other publisher, but a simulator {publisher}; '
-                      f'give each simulator a namespace of its own')
+    def _refusal(self, publisher: str) -> str:
+        return (f'topic {self._messages.topic_name}: expected no other publisher, but a simulator {publisher}; '
+                f'give each simulator a namespace of its own')

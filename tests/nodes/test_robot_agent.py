@@ -9,6 +9,8 @@ import time
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import Twist
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.qos import QoSProfile
@@ -200,6 +202,67 @@ def test_refusals(ros_domain, tmp_path):
     keyed = write_contract(tmp_path / 'keyed.yaml', rate=50.0, more=f"public_key: '{'ab' * 32}'")
     assert f'expected a signature by the key {"ab" * 32}, but it has no manifest' in run(
         f'robot:={keyed.source}', f'policy:={tmp_path}/other.onnx')
+
+
+def test_a_second_agent_on_the_robot_is_refused(ros_domain, tmp_path):
+    """For as long as the first one is configured, and no longer."""
+    with scene(tmp_path, ros_domain, RATE) as robot:
+        ears, first = robot.ears, robot.agent
+        robot.ready()
+
+        def second(topic='cmd_vel'):
+            """Another agent, under another name."""
+            command = [sys.executable, '-m', 'dreamer_ros.nodes.robot_agent', '--ros-args', '-r', '__ns:=/robot', '-r',
+                       '__node:=second', '-p', f'robot:={tmp_path}/robot.yaml', '-r', f'cmd_vel:={topic}', '-p',
+                       f'policy:={tmp_path}/policy_1.manifest.json']
+            return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+        def change(transition):
+            request = ChangeState.Request(transition=Transition(id=transition))
+            return ears.call(ChangeState, 'change_state', request).success
+
+        def refused():
+            agent = second()
+            said = agent.communicate(timeout=60)[1].splitlines()
+            return agent.returncode == 2 and said == [
+                'error: topic /robot/cmd_vel: expected no other agent, but one of this computer commands the robot '
+                'there; end or clean up that one first']
+        with second('elsewhere') as agent:
+            assert 'policy version 1' in agent.stderr.readline(), 'another topic is another robot'
+            agent.terminate()
+        assert refused()
+        assert change(Transition.TRANSITION_DEACTIVATE)
+        assert refused(), 'configured, the first one may be activated at any time'
+        assert change(Transition.TRANSITION_CLEANUP)
+        with second() as agent:
+            assert 'policy version 1' in agent.stderr.readline()
+            assert not change(Transition.TRANSITION_CONFIGURE)
+            assert 'expected no other agent' in robot.log.read_text()
+            agent.kill()
+        assert change(Transition.TRANSITION_CONFIGURE), 'the dead hold nothing'
+        assert change(Transition.TRANSITION_ACTIVATE)
+        robot.ready()
+        assert first.poll() is None
+
+
+def test_others_that_command_the_robot_are_named(robot):
+    """A teleoperator is no error, but nobody should have to guess why the robot moves; the guard is the agent's."""
+    ears, reports = robot.ears, []
+    ears.node.create_subscription(
+        DiagnosticArray, '/diagnostics', lambda message: reports.append(message.status[0]), QoSProfile(depth=10))
+    robot.ready()
+    wait_for(lambda: ears.spin(0.1) or len(reports) > 2)
+    assert reports[-1].level == DiagnosticStatus.OK, reports[-1].message
+    sentence = '/robot/ears publishes /robot/cmd_vel too'
+    publisher = ears.node.create_publisher(Twist, 'cmd_vel', 10)
+    wait_for(lambda: ears.spin(0.1) or sentence in robot.log.read_text())
+    wait_for(lambda: ears.spin(0.1) or reports[-1].level == DiagnosticStatus.WARN)
+    assert reports[-1].message == '/robot/cmd_vel is published by /robot/ears too'
+    ears.spin(2.0)
+    assert robot.log.read_text().count(sentence) == 1 and ears.moving()
+    ears.node.destroy_publisher(publisher)
+    wait_for(lambda: ears.spin(0.1) or reports[-1].level == DiagnosticStatus.OK)
+    assert 'guard' not in robot.log.read_text()
 
 
 def test_without_a_robot(ros_domain, tmp_path):
