@@ -14,9 +14,9 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 import yaml
 from mcap.writer import CompressionType, Writer
 
-from dreamer_ros.bridge.codecs import read_step
+from dreamer_ros.bridge.codecs import parse_mode, read_step, stamp_to_ns
 from dreamer_ros.bridge.definitions import decode, definition
-from dreamer_ros.bridge.topics import STEP, Topic
+from dreamer_ros.bridge.topics import ACTION, STEP, Topic
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import sync_folder, write_file
 from dreamer_ros.replay.scan import RawTopic, Scan, scan_mcap
@@ -59,6 +59,18 @@ def episode_mode(modes: Counter) -> str:
         return next(iter(modes), 'random')
     others = [kind for kind, _ in modes.most_common() if kind not in ('evaluate', 'random')]
     return others[0] if others else 'explore'
+
+
+def who_acted(frame_ids: Iterable[str]) -> Dict[str, str]:
+    """For custom_data: `mode` and `policy_version` of actions with these frame_ids; empty if none says a mode."""
+    modes: Counter = Counter()
+    version = ''
+    for text in frame_ids:
+        with contextlib.suppress(InputError):
+            mode = parse_mode(text)
+            modes[mode.kind] += 1
+            version = version if mode.version is None else str(mode.version)
+    return {'mode': episode_mode(modes), 'policy_version': version} if modes else {}
 
 
 class BagExists(InputError):
@@ -407,15 +419,22 @@ def _damage(path: Path, scans: List[Scan]) -> List[str]:
 
 
 def _tally(scans: Iterable[Scan]) -> Dict[str, str]:
-    """Length and return of what was recovered, if it holds step messages."""
+    """Length, return and who acted of what was recovered, as far as it holds step messages and actions."""
     rewards: Dict[int, float] = {}
+    actors: Dict[int, str] = {}
     for scan in scans:
         for message in scan.messages:
-            if message.topic.rsplit('/', 1)[-1] == STEP.name and scan.topics[message.topic].type == STEP.type:
-                with contextlib.suppress(InputError):
+            type_name, name = scan.topics[message.topic].type, message.topic.rsplit('/', 1)[-1]
+            with contextlib.suppress(InputError):
+                if (name, type_name) == (STEP.name, STEP.type):
                     step = read_step(decode(message.data, STEP.type))
                     rewards.setdefault(step.stamp, step.reward)
-    return {'length': str(len(rewards)), 'return': repr(sum(rewards.values()))} if rewards else {}
+                elif (name, type_name) == (ACTION.name, ACTION.type):
+                    header = decode(message.data, ACTION.type).header
+                    actors.setdefault(stamp_to_ns(header.stamp), header.frame_id)
+    if not rewards:
+        return {}
+    return {'length': str(len(rewards)), 'return': repr(sum(rewards.values())), **who_acted(actors.values())}
 
 
 def bag_files(path: Path) -> List[Path]:

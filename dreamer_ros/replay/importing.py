@@ -4,19 +4,18 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
-from dreamer_ros.bridge.codecs import AGE_PREFIX, STEP_NAMES, fill_stamp, header_stamp, parse_mode
+from dreamer_ros.bridge.codecs import AGE_PREFIX, STEP_NAMES, fill_stamp, header_stamp
 from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.bridge.definitions import blank_message, decode, encode
 from dreamer_ros.bridge.topics import ACTION, SENSOR, SPEC, STEP, Topic, camera_infos
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.arrays import ARRAYS, read_arrays
-from dreamer_ros.replay.bag import BagExists, EpisodeWriter, bag_files, episode_mode, episode_name, read_metadata
+from dreamer_ros.replay.bag import BagExists, EpisodeWriter, bag_files, episode_name, read_metadata, who_acted
 from dreamer_ros.replay.episode import Problem
 from dreamer_ros.replay.labels import Labels
 from dreamer_ros.replay.reading import check_spec, contract_data, embedded_contract
@@ -225,18 +224,8 @@ def recorded_spec(source: Path, recording: Recording, folder: Path) -> RobotSpec
 # Writing
 
 def _summary(run: List[Row]) -> Dict[str, str]:
-    modes: Counter = Counter()
-    version = None
-    for row in run:
-        try:
-            mode = parse_mode(row.frame_id)
-        except InputError:
-            continue
-        modes[mode.kind] += 1
-        version = mode.version if mode.version is not None else version
-    summary = {'length': str(len(run)), 'return': repr(float(sum(row.step.reward for row in run))),
-               'policy_version': '' if version is None else str(version), 'begins': str(run[0].step.stamp)}
-    return {**summary, 'mode': episode_mode(modes)} if modes else summary
+    return {'length': str(len(run)), 'return': repr(float(sum(row.step.reward for row in run))), 'policy_version': '',
+            'begins': str(run[0].step.stamp), **who_acted(row.frame_id for row in run)}
 
 
 def _write(

@@ -11,10 +11,12 @@ from dreamer_ros.bridge import codecs
 from dreamer_ros.bridge.commands import Commands
 from dreamer_ros.bridge.definitions import typestore
 from dreamer_ros.errors import InputError
+from dreamer_ros.replay.bag import recover
+from dreamer_ros.replay.info import describe
 from dreamer_ros.replay.labels import Labels
 from dreamer_ros.replay.reading import read_episodes
 from tests.replay.robot_bags import (
-    PERIOD, REWARDED, START, TINY, contract, played, sensors, write_robot_bag,
+    PERIOD, REWARDED, START, TINY, action_cdr, contract, played, sensors, write_robot_bag,
 )
 
 SPEC = contract().spec
@@ -254,3 +256,20 @@ def test_a_pause_and_a_stamp_from_another_century(tmp_path, rng):
     assert sum(map(len, episodes)) > 30
     assert 'without any message' in reasons(problems)
     assert '1 of 400 messages on joint_states have stamps that are more than 60 s off' in reasons(problems)
+
+
+@pytest.mark.parametrize('modes, mode, version', [
+    (['random'] * 8 + ['policy/3/explore'] * 12 + ['policy/4/explore'] * 10, 'explore', '4'),
+    (['policy/7/evaluate'] * 30, 'evaluate', '7'),
+    (['policy/7/evaluate'] * 5 + ['human'] * 25, 'human', '7'),
+    (['teleop'] * 30, '', ''),
+])
+def test_a_recovered_bag_tells_who_acted(tmp_path, rng, modes, mode, version):
+    rows = [row for row in played(rng, sensors(rng, 4.0), 30).rows if row[0] != 'action']
+    stamps = [stamp for topic, _, stamp in rows if topic == 'step']
+    rows += [('action', action_cdr(stamp, np.zeros(2), text), stamp + 10**6) for stamp, text in zip(stamps, modes)]
+    path = write_robot_bag(tmp_path, 'bag', rows, contract())
+    (path / 'metadata.yaml').unlink()  # what the recorder writes at the very end
+    recover(path)
+    [told] = describe(path)
+    assert (told.mode, told.policy_version, told.steps) == (mode, version, 30)
