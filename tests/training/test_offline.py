@@ -30,16 +30,7 @@ from dreamer_ros.training.schedule import Schedule
 from dreamer_ros.training.trainer import Trainer
 from dreamer_ros.training.validation import CONTEXT, held_out_errors
 from tests.replay import bags
-from tests.training.test_trainer import CONFIG, ROBOT, STEPS, Walking, write_bags
-
-
-@pytest.fixture
-def preset(tmp_path):
-    """The small config as a file, for another robot: that of the bags is taken from them."""
-    config = dataclasses.replace(CONFIG, env=dataclasses.replace(CONFIG.env, image_size=(64, 64)))
-    path = tmp_path / 'small.yaml'
-    path.write_text(config.to_yaml())
-    return str(path)
+from tests.training.test_trainer import ROBOT, STEPS, Walking, write_bags
 
 
 def learn(run, stop=None):

@@ -11,7 +11,7 @@ from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.offline import plan
 from tests.replay.robot_bags import START, TINY, contract, write_robot_bag
 from tests.replay.test_robot_bag import expected_at, teleoperated
-from tests.training.test_offline import learn, preset  # noqa: F401 - a fixture
+from tests.training.test_offline import learn
 
 LARGER = TINY.replace('[6, 8]', '[32, 32]')
 TOPIC = '{topic: range, type: std_msgs/msg/Float64, field: data}'
@@ -31,7 +31,7 @@ def expected(kind, sent, stamp):
 
 
 @pytest.mark.parametrize('kind', REWARDS)
-def test_rewards_are_learned(kind, tmp_path, rng, preset, monkeypatch):  # noqa: F811
+def test_rewards_are_learned(kind, tmp_path, rng, preset, monkeypatch):
     robot = contract(LARGER + REWARDS[kind])
     (tmp_path / 'robot.yaml').write_text(robot.text)
     sent, _, rows = teleoperated(rng)

@@ -1,0 +1,17 @@
+"""Fixtures of several tests of training."""
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.training.test_trainer import CONFIG
+
+
+@pytest.fixture
+def preset(tmp_path):
+    """The small config as a file, for another robot: that of the bags is taken from them."""
+    config = dataclasses.replace(CONFIG, env=dataclasses.replace(CONFIG.env, image_size=(64, 64)))
+    path = tmp_path / 'small.yaml'
+    path.write_text(config.to_yaml())
+    return str(path)
