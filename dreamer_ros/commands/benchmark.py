@@ -33,8 +33,8 @@ def add(commands) -> None:
         benchmark.add_argument(f'--{name}', type=whole_number, metavar='N', help=help)
     benchmark.add_argument('--ros', action='store_true', default=None,
                            help='train with `dreamer launch sim_train` instead of in one process')
-    benchmark.add_argument('--output', metavar='FOLDER', help='for results.json, runs, table and plots; an '
-                           'existing one is continued')
+    benchmark.add_argument('--output', metavar='FOLDER', help='needed: for results.json, runs, table and '
+                           'plots; an existing one is continued')
     table = command(
         benchmark.add_subparsers(metavar='table'), 'table', _benchmark_table,
         'compare finished benchmarks with each other and with published scores',
@@ -51,11 +51,11 @@ def _benchmark(arguments) -> int:
     given = {key: value for key, value in vars(arguments).items() if key in OPTIONS and value is not None}
     plan = Plan.make(arguments.plan, given)
     try:
-        run_benchmark(plan)
+        results = run_benchmark(plan)
     except KeyboardInterrupt:
         print('stopped; the same command goes on from the runs that have finished', file=sys.stderr)
         return 130
-    print(_compare([plan.output], None, plan.output))
+    print(f'{_compare([plan.output], None, plan.output)}, {results.path}')
     return 0
 
 

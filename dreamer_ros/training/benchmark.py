@@ -45,7 +45,10 @@ def run_benchmark(plan: Plan) -> Results:
         InputError: an unknown system or task, an output of another benchmark, or runs that failed.
     """
     results = Results(plan.output, plan.protocol)
-    plan.output.mkdir(parents=True, exist_ok=True)
+    try:
+        plan.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'{plan.output}: expected a folder for the results ({error.strerror})') from error
     cores = sorted(os.sched_getaffinity(0))
     waiting = []
     for preset in dict.fromkeys(plan.systems):

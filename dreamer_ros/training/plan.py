@@ -53,10 +53,12 @@ class Plan:
             if not fits(value):
                 raise InputError(f'{where}{key}: expected {expected}, got {value!r}')
         tasks = [*values.get('tasks', ()), *TASK_SETS.get(values.get('task_set'), ())]
-        missing = [key for key in ('systems', 'steps', 'output') if key not in values]
-        missing += [] if tasks else ['tasks or task_set']
+        dashes = '' if file else '--'
+        missing = [f'{dashes}{key}' for key in ('systems', 'steps', 'output') if key not in values]
+        missing += [] if tasks else ['tasks or task_set' if file else '--tasks or --task-set']
         if missing:
-            raise InputError(f'{where}expected {", ".join(missing)}, got none')
+            why = '; output is the folder that results, runs, table and plots go to' if 'output' not in values else ''
+            raise InputError(f'{where}expected {", ".join(missing)}, got none{why}')
         baselines = set(values['systems']) & set(BASELINES)
         if values['ros'] and (values['jobs'] > 1 or 'minutes' in values or baselines):
             raise InputError(f'{where}ros: expected no baselines, no minutes and one job at a time, since every '

@@ -245,10 +245,21 @@ def test_plans_from_files_and_options(tmp_path):
             ('sistems: [cpu]', 'expected the keys systems, .*got sistems'),
             ('systems: cpu', 'systems: expected a list of presets and baselines, got .cpu.'),
             ('steps: 0', 'steps: expected a whole number from 1, got 0'),
-            ('systems: [cpu]', 'expected steps, output, tasks or task_set, got none'),
+            ('systems: [cpu]', 'expected steps, output, tasks or task_set, got none; output is the folder that results'),
             ('{systems: [random], tasks: [walker_walk], steps: 9, output: x, ros: true}', 'ros: expected no'),
             ('[', 'expected YAML'), ('7', 'expected the keys')):
         file.write_text(text)
         with pytest.raises(InputError, match=expected) as caught:
             Plan.make(file, {})
         assert str(file) in str(caught.value)
+
+
+def test_where_results_go_is_asked_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, '_Benchmark', lambda *_: pytest.fail('began'))
+    command = ['benchmark', '--systems', 'random', '--tasks', 'cartpole_balance', '--steps', '100']
+    with pytest.raises(InputError, match='benchmark: expected --output, got none; output is the folder that results'):
+        cli.main(command)
+    (tmp_path / 'file').touch()
+    for output in (tmp_path / 'file', tmp_path / 'file' / 'folder'):
+        with pytest.raises(InputError, match=f'{output}: expected a folder for the results'):
+            cli.main([*command, '--output', str(output)])
