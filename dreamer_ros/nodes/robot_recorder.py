@@ -30,7 +30,7 @@ from dreamer_ros.nodes.diagnostics import Diagnostics
 from dreamer_ros.nodes.disk import DiskGuard
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.replay.background import Background
-from dreamer_ros.replay.bag import EpisodeWriter, episode_mode, new_episode
+from dreamer_ros.replay.bag import EpisodeWriter, episode_mode, known_return, new_episode, return_data
 from dreamer_ros.replay.reading import contract_data
 from dreamer_ros.replay.regularity import Regularity
 
@@ -102,8 +102,9 @@ class _Source:
 class _Bag:
     """The bag being written, and what its custom_data and the report will say."""
 
-    def __init__(self, writer: EpisodeWriter, sources: List[_Source], requested: bool):
+    def __init__(self, writer: EpisodeWriter, contract: RobotContract, sources: List[_Source], requested: bool):
         self.writer = writer
+        self._contract = contract
         self.requested = requested
         self.first_step = 0  # its stamp
         self.regularity = {source.name: Regularity(source.late_after) for source in sources}
@@ -128,7 +129,7 @@ class _Bag:
         if self._steps:
             data.update(length=str(self._steps), mode=episode_mode(self._modes), policy_version=str(
                 '' if self._version is None else self._version))
-            data.update({'return': repr(self._return), 'human_steps': str(self._modes['human'])})
+            data.update(return_data(self._return, self._contract), human_steps=str(self._modes['human']))
         return data
 
     def summary(self) -> str:
@@ -136,7 +137,10 @@ class _Bag:
         seconds = time.monotonic() - self.begun
         messages = sum(entry.messages for entry in self.regularity.values())
         text = f'{messages} messages in {seconds:.1f} s'
-        return f'{self._steps} steps, return {self._return:.1f}, {text}' if self._steps else text
+        if not self._steps:
+            return text
+        known = known_return(self._return, self._contract)
+        return f'{self._steps} steps, {"" if known is None else f"return {known:.1f}, "}{text}'
 
 
 class RobotRecorder:
@@ -309,7 +313,7 @@ class RobotRecorder:
             'task': spec.name, 'robot': self._robot, 'spec': spec.to_json(), 'spec_hash': spec.hash,
             **contract_data(contract)})
         self._bags += 1
-        self._bag = _Bag(writer, self._all, requested)
+        self._bag = _Bag(writer, contract, self._all, requested)
         for source in self._sources:
             for message in source.recent:
                 self._write(source, message)

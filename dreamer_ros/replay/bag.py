@@ -15,6 +15,7 @@ import yaml
 from mcap.writer import CompressionType, Writer
 
 from dreamer_ros.bridge.codecs import parse_mode, read_step, stamp_to_ns
+from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.bridge.definitions import decode, definition
 from dreamer_ros.bridge.topics import ACTION, STEP, Topic
 from dreamer_ros.errors import InputError
@@ -381,7 +382,7 @@ def _recover(path: Path, name: str) -> Path:
     target = path.parent / name
     if target != path and target.exists():
         raise InputError(f'episode bag {path}: {target.name} exists already')
-    custom_data = {**scans[0].custom_data, **_tally(scans), 'recovered': 'true'}
+    custom_data = {**scans[0].custom_data, **_tally(scans, _contract(scans[0].custom_data)), 'recovered': 'true'}
     damage = _damage(path, scans)
     if damage:
         custom_data[DAMAGE] = '; '.join([*filter(None, [custom_data.get(DAMAGE)]), *damage])
@@ -418,7 +419,29 @@ def _damage(path: Path, scans: List[Scan]) -> List[str]:
     return damage
 
 
-def _tally(scans: Iterable[Scan]) -> Dict[str, str]:
+def known_return(total: float, contract: Optional[RobotContract]) -> Optional[float]:
+    """The return of an episode; None where its zeros mean that nobody knows: its robot's contract has no reward.
+
+    Args:
+        total: sum of the rewards of its steps.
+        contract: of its robot; None without one, where rewards are what the task gave.
+    """
+    return None if contract is not None and contract.reward is None and total == 0.0 else total
+
+
+def return_data(total: float, contract: Optional[RobotContract]) -> Dict[str, str]:
+    """A return as it stands in custom_data, where it is left out if nobody knows it; see `known_return`."""
+    known = known_return(total, contract)
+    return {} if known is None else {'return': repr(known)}
+
+
+def _contract(custom_data: Mapping[str, str]) -> Optional[RobotContract]:
+    with contextlib.suppress(InputError):
+        return RobotContract.from_text(custom_data['contract'], CUSTOM_DATA) if 'contract' in custom_data else None
+    return None
+
+
+def _tally(scans: Iterable[Scan], contract: Optional[RobotContract]) -> Dict[str, str]:
     """Length, return and who acted of what was recovered, as far as it holds step messages and actions."""
     rewards: Dict[int, float] = {}
     actors: Dict[int, str] = {}
@@ -434,7 +457,7 @@ def _tally(scans: Iterable[Scan]) -> Dict[str, str]:
                     actors.setdefault(stamp_to_ns(header.stamp), header.frame_id)
     if not rewards:
         return {}
-    return {'length': str(len(rewards)), 'return': repr(sum(rewards.values())), **who_acted(actors.values())}
+    return {'length': str(len(rewards)), **return_data(sum(rewards.values()), contract), **who_acted(actors.values())}
 
 
 def bag_files(path: Path) -> List[Path]:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from dreamer_ros.bridge.codecs import Step, header_stamp, parse_mode, read_step
+from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.bridge.definitions import decode
 from dreamer_ros.bridge.fields import has_header
 from dreamer_ros.bridge.topics import ACTION, STEP
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.align import align
+from dreamer_ros.replay.bag import known_return
 from dreamer_ros.replay.opening import OpenBag
 from dreamer_ros.replay.reading import read_episodes
 from dreamer_ros.replay.regularity import Regularity
@@ -26,7 +28,7 @@ class EpisodeContents:
         robot: namespace, '' for none.
         start: header stamp of its first step, s.
         steps: in the bag; missing: how many more its first and last stamp have room for.
-        total_reward: sum over the steps in the bag.
+        total_reward: sum over the steps in the bag; None where a robot has no reward.
         actors: steps by who chose their action, as in the header of `action`: `random`, `policy/12/explore`, ….
         begins, ends: whether its first and its last step are in the bag.
         terminal: whether it ended for good rather than by time.
@@ -36,7 +38,7 @@ class EpisodeContents:
     start: float
     steps: int
     missing: int
-    total_reward: float
+    total_reward: Optional[float]
     actors: Dict[str, int]
     begins: bool
     ends: bool
@@ -90,8 +92,8 @@ class Contents:
             actors = ', '.join(f'{name} ({count})' if len(episode.actors) > 1 else name
                                for name, count in episode.actors.items()) or '-'
             where = f'{number} {episode.robot}'.rstrip()
-            rows.append((where, f'{episode.steps}', f'{episode.missing}', f'{episode.total_reward:.2f}',
-                         episode.state, actors))
+            total = '-' if episode.total_reward is None else f'{episode.total_reward:.2f}'
+            rows.append((where, f'{episode.steps}', f'{episode.missing}', total, episode.state, actors))
         lines = [f'{self.path.name}: {len(self.episodes)} episodes, {self.seconds:.1f} s', '']
         if self.episodes:
             lines += [*align(rows, left=(0, 4, 5)), '']
@@ -132,13 +134,14 @@ def read_contents(path: Path) -> Contents:
             unreadable[message.topic] += 1
     problems += [f'{count} messages on {name} cannot be read' for name, count in unreadable.items()]
     period = _period(bag)
-    episodes = [episode for robot in robots for episode in _episodes(robot, steps[robot], actors[robot], period)]
+    episodes = [episode for robot in robots
+                for episode in _episodes(robot, steps[robot], actors[robot], period, bag.contract)]
     if not episodes and bag.contract is not None:  # of a robot that was teleoperated, or recorded by somebody else
         found, more = read_episodes(bag.path, bag.contract.spec)
         problems += [problem.reason for problem in more if problem.reason not in problems]
         episodes = [EpisodeContents(
-            '', episode.stamp[0] / 1e9, len(episode), 0, episode.total_reward, {}, bool(episode.is_first[0]),
-            bool(episode.is_last[-1]), bool(episode.is_terminal[-1])) for episode in found]
+            '', episode.stamp[0] / 1e9, len(episode), 0, known_return(episode.total_reward, bag.contract), {},
+            bool(episode.is_first[0]), bool(episode.is_last[-1]), bool(episode.is_terminal[-1])) for episode in found]
     return Contents(
         bag.path, (bag.end - bag.start) / 1e9, tuple(sorted(episodes, key=lambda episode: episode.start)),
         tuple(TopicContents(name, topic.type, regularity[name]) for name, topic in sorted(bag.topics.items())),
@@ -146,7 +149,8 @@ def read_contents(path: Path) -> Contents:
 
 
 def _episodes(
-    robot: str, steps: Dict[int, Step], actors: Dict[int, str], period: Optional[float]
+    robot: str, steps: Dict[int, Step], actors: Dict[int, str], period: Optional[float],
+    contract: Optional[RobotContract]
 ) -> List[EpisodeContents]:
     """Episodes of one robot, split where one begins or after one has ended."""
     runs: List[List[Step]] = []
@@ -162,8 +166,8 @@ def _episodes(
         chosen = Counter(actors[step.stamp] for step in run if step.stamp in actors and not step.is_last)
         episodes.append(EpisodeContents(
             robot.strip('/'), run[0].stamp / 1e9, len(run), max(0, expected - len(run)),
-            math.fsum(step.reward for step in run), dict(chosen.most_common()), run[0].is_first, run[-1].is_last,
-            run[-1].is_terminal))
+            known_return(math.fsum(step.reward for step in run), contract), dict(chosen.most_common()),
+            run[0].is_first, run[-1].is_last, run[-1].is_terminal))
     return episodes
 
 

@@ -15,7 +15,8 @@ from dreamer_ros.bridge.definitions import blank_message, decode, encode
 from dreamer_ros.bridge.topics import ACTION, SENSOR, SPEC, STEP, Topic, camera_infos
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.arrays import ARRAYS, read_arrays
-from dreamer_ros.replay.bag import BagExists, EpisodeWriter, bag_files, episode_name, read_metadata, who_acted
+from dreamer_ros.replay.bag import (
+    BagExists, EpisodeWriter, bag_files, episode_name, read_metadata, return_data, who_acted)
 from dreamer_ros.replay.episode import Problem
 from dreamer_ros.replay.labels import Labels
 from dreamer_ros.replay.reading import check_spec, contract_data, embedded_contract
@@ -119,8 +120,8 @@ def _import_robot(
         result.problems += rows.problems()
         robot = tracks.namespace.strip('/') or contract.name
         for number, run in enumerate(rows.runs):
-            _write(result, folder, robot, number, contract.spec, _summary(run), contract_data(contract),
-                   _robot_messages(tracks, run, contract))
+            _write(result, folder, robot, number, contract.spec, _summary(run, None if labels else contract),
+                   contract_data(contract), _robot_messages(tracks, run, contract))
 
 
 def _robot_messages(tracks: RobotTracks, run: List[Row], contract: RobotContract) -> Iterator[Tuple[Topic, Message]]:
@@ -223,8 +224,10 @@ def recorded_spec(source: Path, recording: Recording, folder: Path) -> RobotSpec
 
 # Writing
 
-def _summary(run: List[Row]) -> Dict[str, str]:
-    return {'length': str(len(run)), 'return': repr(float(sum(row.step.reward for row in run))), 'policy_version': '',
+def _summary(run: List[Row], contract: Optional[RobotContract] = None) -> Dict[str, str]:
+    """Of steps whose rewards are the contract's, or somebody's who gave them."""
+    total = float(sum(row.step.reward for row in run))
+    return {'length': str(len(run)), **return_data(total, contract), 'policy_version': '',
             'begins': str(run[0].step.stamp), **who_acted(row.frame_id for row in run)}
 
 

@@ -13,6 +13,7 @@ from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import Exporter
+from dreamer_ros.replay.bag import known_return
 from dreamer_ros.replay.episode import EpisodeInfo
 from dreamer_ros.replay.mix import ReplayMix, open_replay
 from dreamer_ros.replay.prefetch import Prefetcher
@@ -74,6 +75,7 @@ class Trainer:
         self._offline = env_steps is None
         self._schedule = OfflineSchedule(updates) if self._offline else Schedule.make(
             config.schedule, env_steps, spec.action_repeat)
+        self._contract = contract
         self._learner = Learner(config, spec, device, seed, team)
         self._store = open_replay(run.episodes, config.replay, spec, config.schedule.length, seed, contract)
         self._exporter = Exporter(self._learner.policy, spec)
@@ -284,10 +286,11 @@ class Trainer:
             if mode == 'evaluate':
                 self._evaluation = info.name
             if info.complete:
+                known = known_return(info.total_reward, self._contract)
                 if mode == 'evaluate':
-                    self.status.evaluation_return = info.total_reward
-                self.status.last_return = info.total_reward
-                values = {f'return_{mode}': info.total_reward}
+                    self.status.evaluation_return = known
+                self.status.last_return = known
+                values = {} if known is None else {f'return_{mode}': known}
                 self._write(self._stored, episode=info.name, length=steps, **values)
         for problem in self._store.problems[self._problems_told:]:
             self._problems_told += 1

@@ -72,12 +72,12 @@ class Robot:
         newest['range'] = self._published[-1], newest['range'][1]
         return newest
 
-    def step(self, is_first, is_last):
+    def step(self, is_first, is_last, reward=0.25):
         newest = self.sense()
         stamp = time.time_ns()
         ages = {topic: stamp - measured for topic, (measured, _) in newest.items()}
         action = self._rng.uniform(-1, 1, 2).astype(np.float32)
-        self.send('step', step_cdr(stamp, 0.25, (is_first, is_last, False), ages))
+        self.send('step', step_cdr(stamp, reward, (is_first, is_last, False), ages))
         self.send('action', action_cdr(stamp, action))
         self._peer.spin(0.01)
         self.seen.append((*(newest[topic][1] for topic in ('camera/image_raw', 'joint_states', 'range')), action))
@@ -121,7 +121,7 @@ def test_episodes_as_their_agent_saw_them(robot, recorder, peer, tmp_path):
         robot.step(k == 0, k == 11)
     peer.until(lambda: len(bags(folder)) == 1, 'the first bag')
     for k in range(5):
-        robot.step(k == 0, False)
+        robot.step(k == 0, False, reward=0.0)
     peer.spin(0.3)
     assert recorder.stop() == 0
     first, second = bags(folder)
@@ -141,6 +141,10 @@ def test_episodes_as_their_agent_saw_them(robot, recorder, peer, tmp_path):
     data = custom_data(first)
     assert data['contract'] == SLOW and data['length'] == '12' and float(data['return']) == 3.0
     assert data['mode'] == 'explore' and data['policy_version'] == '3' and data['robot'] == 'sim0'
+    rest = custom_data(second)
+    assert rest['length'] == '5' and 'return' not in rest, 'no reward in the contract, none in the steps'
+    [line] = [line for line in recorder.output.splitlines() if f'{second.name}: 5 steps, ' in line]
+    assert 'return' not in line
     report = json.loads(data['report'])
     assert report['/sim0/step'] == {'messages': 12, 'rate': report['/sim0/step']['rate']}
     assert report['/sim0/camera/image_raw']['messages'] >= 36

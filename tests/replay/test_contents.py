@@ -8,6 +8,7 @@ import pytest
 
 from dreamer_ros import cli
 from dreamer_ros.errors import InputError
+from dreamer_ros.replay.bag import read_metadata, recover
 from dreamer_ros.replay.contents import read_contents
 from dreamer_ros.replay.regularity import Regularity
 from tests.replay import robot_bags
@@ -70,6 +71,27 @@ def test_a_robot_with_a_contract(tmp_path, rng):
     rates = {topic.name: topic.regularity.rate for topic in contents.topics}
     assert rates['/robot/camera/image_raw'] == pytest.approx(30, rel=0.05)
     assert rates['/robot/cmd_vel'] == pytest.approx(10, rel=0.05)
+
+
+@pytest.mark.parametrize('text, known', [(robot_bags.TINY, False), (robot_bags.REWARDED, True)])
+def test_a_robot_without_reward_has_no_return(tmp_path, rng, capsys, text, known):
+    """Its steps carry zeros, which are no return of 0; where the contract has a reward they are one."""
+    agent = robot_bags.played(rng, robot_bags.sensors(rng, 4.0), 30)
+    rows = [row for row in agent.rows if row[0] != 'step']
+    rows += [('step', robot_bags.step_cdr(stamp, 0.0, (k == 0, k == 29, False), {}), stamp)
+             for k, stamp in enumerate(agent.stamps)]
+    bag = robot_bags.write_robot_bag(tmp_path, 'bag', rows, robot_bags.contract(text))
+    [episode] = read_contents(bag).episodes
+    assert episode.total_reward == (0.0 if known else None)
+    assert cli.main(['bag', 'info', str(bag)]) == 0
+    cells = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ['0', 'robot', '30', '0', '0.00' if known else '-', 'whole', 'policy/3/explore'] in cells
+    (bag / 'metadata.yaml').unlink()  # as a crash leaves it
+    data = read_metadata(recover(bag))['custom_data']
+    assert data['length'] == '30' and data.get('return') == ('0.0' if known else None)
+    assert cli.main(['bag', 'info', str(tmp_path)]) == 0
+    [cells] = [line.split() for line in capsys.readouterr().out.splitlines() if ' explore ' in line]
+    assert cells[:3] + cells[4:6] == ['.', 'bag', '30', '0.00' if known else '-', 'explore']
 
 
 def test_a_robot_that_nobody_but_a_human_drove(tmp_path, rng):
