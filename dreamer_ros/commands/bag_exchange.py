@@ -43,7 +43,7 @@ def _import(arguments) -> int:
         bags += len(result.bags)
         print(f'{source}: {len(result.bags)} episodes, {result.steps} steps')
         for problem in result.problems:
-            print(f'  {problem.reason}', file=sys.stderr)
+            print(f'  {problem}', file=sys.stderr)
     print(f'{bags} episode bags are in {arguments.to}')
     return 0 if bags else 1
 

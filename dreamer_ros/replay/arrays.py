@@ -8,10 +8,10 @@ One file is one episode of T actions:
 | `observations/vector` | float [T+1, N] |
 | `actions` | float [T, A] in [-1, 1], or between `action_low` and `action_high` [A]; whole numbers [T] for choices |
 | `rewards` | float [T], what each action earned |
-| `terminations`, `truncations` | bool [T], the last one says how it ended |
+| `terminations`, `truncations` | bool [T], the last one says how it ended; or `terminated`, `truncated` |
 
-A single array may be called `observations`. `spec` (JSON of a RobotSpec), `stamps` (int64 [T+1] ns) and `meta` (JSON)
-are written, too, and used where they are there.
+A single array may be called `observations`. `spec` (JSON of a RobotSpec), `stamps` (int64 [T+1] ns) and `meta` (JSON,
+of which the mode and the policy's version are read) are written, too, and used where they are there.
 """
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from dreamer_ros.bridge.codecs import STEP_NAMES, Mode, fill_stamp
+from dreamer_ros.bridge.codecs import STEP_NAMES, Mode, fill_stamp, parse_mode
 from dreamer_ros.bridge.definitions import blank_message, encode
 from dreamer_ros.bridge.topics import ACTION, JOINT_STATES, STEP, Topic, images
 from dreamer_ros.errors import InputError
@@ -33,6 +33,10 @@ ARRAYS = '.npz'
 # Stamps of a file that has none count from 2000-01-01: the same file gives the same bag.
 EPOCH = 946_684_800_000_000_000
 MOST_CHOICES = 1000
+# What `Env.step` calls the flags.
+STEP_FLAGS = {'terminations': 'terminated', 'truncations': 'truncated'}
+# Names that do not say which of the two they mean, or that data sets of many episodes in a file have.
+OTHER_FLAGS = ('done', 'dones', 'terminals', 'timeouts')
 
 
 def write_arrays(path: Path, episode: Episode, spec: RobotSpec) -> None:
@@ -78,11 +82,17 @@ def read_arrays(
     if not len(actions) == len(rewards) == length - 1 or length < 2:
         raise InputError(f'expected one action and one reward less than observations, got {len(actions)} actions, '
                          f'{len(rewards)} rewards and {length} observations')
-    terminations, truncations = (_flags(arrays, key, len(rewards)) for key in ('terminations', 'truncations'))
+    if rewards.ndim != 1:
+        raise InputError(f'rewards: expected [T], got {list(rewards.shape)}')
+    if not _finite(rewards):
+        raise InputError('rewards: expected finite numbers, as float32, got others')
+    ends = [_flags(arrays, key, len(rewards)) for key in STEP_FLAGS]
+    if all(flags is None for flags in ends):
+        problems.append(Problem(path, 'expected terminations or truncations, got none: the episode counts as cut'))
+    terminations, truncations = (np.zeros(len(rewards), bool) if flags is None else flags for flags in ends)
     if (terminations | truncations)[:-1].any():
-        raise InputError('expected one episode in a file, but it ends before the last step')
-    if not np.isfinite(rewards).all() or (vector is not None and not np.isfinite(vector).all()):
-        raise InputError('expected finite observations and rewards')
+        raise InputError('terminations, truncations: expected one episode in a file, but it ends before the last step')
+    mode = _mode(arrays)
     in_units = 'action_low' in arrays or 'action_high' in arrays
     spec = _spec(path, arrays, image, vector, actions, period)
     actions = _actions(spec, actions, in_units)
@@ -91,67 +101,108 @@ def read_arrays(
     if unknown:
         problems.append(Problem(path, f'not used: {", ".join(unknown)}'))
     total = float(rewards.sum(dtype=np.float64))
-    meta = {'length': str(length), 'return': repr(total), 'mode': 'human', 'policy_version': '',
-            'begins': str(int(stamps[0]))}
+    meta = {'length': str(length), 'return': repr(total), 'begins': str(int(stamps[0])), 'mode': mode.kind,
+            'policy_version': '' if mode.version is None else str(mode.version)}
     last = length - 1
     rows = (
         message
         for k, stamp in enumerate(stamps.tolist())
         for message in _messages(
-            spec, stamp, None if image is None else image[k], None if vector is None else vector[k],
+            spec, mode, stamp, None if image is None else image[k], None if vector is None else vector[k],
             actions[min(k, last - 1)] * (k < last), 0.0 if k == 0 else float(rewards[k - 1]),
             (k == 0, k == last and bool(terminations[-1] or truncations[-1]), k == last and bool(terminations[-1]))))
     return spec, meta, rows
 
 
 def _load(path: Path) -> Dict[str, np.ndarray]:
+    """All arrays; for one of Python objects a single None, so that it is refused only where it is needed."""
+    arrays = {}
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            for name in file.files:
+                try:
+                    arrays[name] = file[name]
+                except ValueError as error:
+                    if 'allow_pickle' not in str(error):
+                        raise
+                    arrays[name] = np.array(None)
     # What damaged zip files and headers of arrays provoke.
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError, MemoryError,
             SyntaxError, RuntimeError, TypeError, OverflowError, UnicodeDecodeError) as error:
         raise InputError(f'it is no NumPy file that can be read ({error})') from error
+    return arrays
 
 
 def _take(arrays: Dict[str, np.ndarray], key: str) -> np.ndarray:
     if key not in arrays:
-        raise InputError(f'expected an array {key}, got {", ".join(sorted(arrays)) or "none"}')
+        raise InputError(f'{key}: expected an array of that name, got none')
     array = arrays.pop(key)
+    if array.dtype.kind == 'O':
+        raise InputError(f'{key}: expected an array of numbers, got one of Python objects, which are never loaded')
     if array.dtype.kind not in 'iufb' or array.ndim == 0:
         raise InputError(f'{key}: expected an array of numbers, got {array.dtype} {list(array.shape)}')
     return array
 
 
-def _flags(arrays: Dict[str, np.ndarray], key: str, length: int) -> np.ndarray:
-    if key not in arrays:
-        return np.zeros(length, bool)
-    flags = _take(arrays, key)
+def _flags(arrays: Dict[str, np.ndarray], key: str, length: int) -> Optional[np.ndarray]:
+    """bool [T], or None without such an array."""
+    names = [name for name in (key, STEP_FLAGS[key]) if name in arrays]
+    if len(names) > 1:
+        raise InputError(f'expected {key} or {STEP_FLAGS[key]}, got both')
+    if not names:
+        others = [name for name in OTHER_FLAGS if name in arrays]
+        if others:
+            raise InputError(f'{others[0]}: expected terminations and truncations, which tell an end for good from one '
+                             'by time')
+        return None
+    flags = _take(arrays, names[0])
     if flags.shape != (length,) or not np.isin(flags, (0, 1)).all():
-        raise InputError(f'{key}: expected {length} flags, got {list(flags.shape)} of {flags.dtype}')
+        raise InputError(f'{names[0]}: expected {length} flags, got {list(flags.shape)} of {flags.dtype}')
     return flags.astype(bool)
+
+
+def _finite(array: np.ndarray) -> bool:
+    """As float32, which episodes are made of."""
+    with np.errstate(over='ignore'):
+        return bool(np.isfinite(array.astype(np.float32)).all())
+
+
+def _mode(arrays: Dict[str, np.ndarray]) -> Mode:
+    """Who acted, as our own files say; an episode of another origin counts as a human's."""
+    try:
+        meta = json.loads(str(arrays.pop('meta', '{}')))
+        version = meta.get('policy_version')
+        return parse_mode(str(Mode(meta['mode'], int(version) if version else None)))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Mode('human')
 
 
 def _observations(arrays: Dict[str, np.ndarray]) -> Tuple[Optional[np.ndarray], Optional[np.ndarray]]:
     """Images uint8 [T+1, H, W, C] and vectors float [T+1, N], or None each."""
+    image_key, vector_key = 'observations/image', 'observations/vector'
     if 'observations' in arrays:
-        key = 'observations/image' if arrays['observations'].ndim == 4 else 'observations/vector'
-        arrays.setdefault(key, arrays.pop('observations'))
-    image = _take(arrays, 'observations/image') if 'observations/image' in arrays else None
-    vector = _take(arrays, 'observations/vector') if 'observations/vector' in arrays else None
+        hidden = image_key if arrays['observations'].ndim == 4 else vector_key
+        if hidden in arrays:
+            raise InputError(f'expected observations or {hidden}, got both')
+        image_key, vector_key = (
+            ('observations', vector_key) if hidden == image_key else (image_key, 'observations'))
+    image, vector = (_take(arrays, key) if key in arrays else None for key in (image_key, vector_key))
     if image is not None:
         if image.ndim == 4 and image.shape[1] in (3, 6, 9) and image.shape[3] not in (3, 6, 9):
             image = image.transpose(0, 2, 3, 1)
-        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] % 3 or not image.shape[3]:
-            raise InputError(
-                f'observations/image: expected uint8 [T+1, H, W, 3], got {image.dtype} {list(image.shape)}')
+        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] % 3 or not image.size:
+            raise InputError(f'{image_key}: expected uint8 [T+1, H, W, 3] from 0 to 255, got {image.dtype} '
+                             f'{list(image.shape)}')
     if vector is not None and vector.ndim != 2:
-        raise InputError(f'observations/vector: expected [T+1, N], got {list(vector.shape)}')
+        raise InputError(f'{vector_key}: expected [T+1, N], got {list(vector.shape)}')
+    if vector is not None and not _finite(vector):
+        raise InputError(f'{vector_key}: expected finite numbers, as float32, got others')
     if image is None and vector is None:
         raise InputError('expected observations, observations/image or observations/vector, got '
                          f'{", ".join(sorted(arrays)) or "none"}')
     if image is not None and vector is not None and len(image) != len(vector):
-        raise InputError(f'expected as many images as vectors, got {len(image)} and {len(vector)}')
+        raise InputError(f'expected as many images as vectors, got {len(image)} in {image_key} and {len(vector)} in '
+                         f'{vector_key}')
     return image, vector
 
 
@@ -161,9 +212,8 @@ def _spec(
 ) -> RobotSpec:
     """The robot as the file says, else as the arrays look."""
     limits = {key: _take(arrays, key) for key in ('action_low', 'action_high') if key in arrays}
-    arrays.pop('meta', None)
     if 'spec' in arrays:
-        spec = RobotSpec.from_json(str(arrays.pop('spec')), path.name)
+        spec = RobotSpec.from_json(str(arrays.pop('spec')), 'spec')
         if limits:
             raise InputError('expected spec or action_low and action_high, got both')
         shape = (0, 0, 0) if image is None else image.shape[1:]
@@ -176,7 +226,7 @@ def _spec(
     discrete = actions.ndim == 1 and actions.dtype.kind in 'iu'
     if discrete and (actions.min() < 0 or actions.max() >= MOST_CHOICES):
         raise InputError(f'actions: expected choices from 0, got {actions.min()} to {actions.max()}')
-    if not discrete and actions.ndim != 2:
+    if not discrete and (actions.ndim != 2 or not actions.size):
         raise InputError(f'actions: expected [T, A] or whole numbers [T], got {actions.dtype} {list(actions.shape)}')
     size = max(2, int(actions.max()) + 1) if discrete else actions.shape[1]
     low, high = (limits.get(key, np.full(size, default)) for key, default in (
@@ -196,8 +246,9 @@ def _actions(spec: RobotSpec, actions: np.ndarray, in_units: bool) -> np.ndarray
     """float32 [T, A] in [-1, 1], of actions that are so already or between the limits."""
     size = len(spec.action)
     if spec.discrete and actions.ndim == 1:
-        if actions.max() >= size:
-            raise InputError(f'actions: expected choices below {size}, got {actions.max()}')
+        if actions.dtype.kind not in 'iu' or actions.min() < 0 or actions.max() >= size:
+            raise InputError(f'actions: expected whole numbers from 0 to {size - 1}, got {actions.dtype} from '
+                             f'{actions.min():g} to {actions.max():g}')
         return np.eye(size, dtype=np.float32)[actions.astype(int)]
     if actions.shape[1:] != (size,) or not np.isfinite(actions).all():
         raise InputError(f'actions: expected finite [T, {size}], got {list(actions.shape)}')
@@ -221,8 +272,8 @@ def _stamps(arrays: Dict[str, np.ndarray], length: int, spec: RobotSpec) -> np.n
 
 
 def _messages(
-    spec: RobotSpec, stamp: int, image: Optional[np.ndarray], vector: Optional[np.ndarray], action: np.ndarray,
-    reward: float, flags: Tuple[bool, bool, bool]
+    spec: RobotSpec, mode: Mode, stamp: int, image: Optional[np.ndarray], vector: Optional[np.ndarray],
+    action: np.ndarray, reward: float, flags: Tuple[bool, bool, bool]
 ) -> Iterator[Tuple[Topic, Tuple[str, bytes, int]]]:
     """The messages of one step."""
     def finished(topic: Topic, message: Any) -> Tuple[Topic, Tuple[str, bytes, int]]:
@@ -249,6 +300,6 @@ def _messages(
     message.name, message.position = list(STEP_NAMES), np.array([reward, *flags], np.float64)
     yield finished(STEP, message)
     message = blank_message(ACTION.type)
-    message.header.frame_id = str(Mode('human'))
+    message.header.frame_id = str(mode)
     message.axes = action.astype(np.float32)
     yield finished(ACTION, message)

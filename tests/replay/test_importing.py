@@ -16,6 +16,7 @@ from dreamer_ros.bridge.definitions import blank_message, encode, typestore
 from dreamer_ros.cli import main
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.bag import EpisodeWriter, partial_path, read_metadata
+from dreamer_ros.replay.contents import read_contents
 from dreamer_ros.replay.exporting import export_arrays
 from dreamer_ros.replay.importing import find_sources, import_source
 from dreamer_ros.replay.labels import Labels
@@ -237,21 +238,79 @@ def test_out_and_in_again_is_the_same_episode(tmp_path, rng, spec, last):
         list(export_arrays(tmp_path / 'bags' / 'bag', tmp_path / 'arrays'))
 
 
+END = np.arange(9) == 8
+PYTHON = np.array([{'a': 1}] * 9, object)
+
+
+def as_observations(image):
+    return {'observations/image': None, 'observations/vector': None, 'observations': image}
+
+
 @pytest.mark.parametrize('changes, complaint', [
-    ({'actions': None}, 'expected an array actions'),
+    ({'actions': None}, 'actions: expected an array of that name, got none'),
+    ({'rewards': None}, 'rewards: expected an array of that name, got none'),
     ({'rewards': np.zeros(8)}, 'one action and one reward less than observations, got 9 actions, 8 rewards'),
-    ({'actions': np.full((9, 2), 1.5)}, r'expected numbers in \[-1, 1\]'),
-    ({'rewards': np.full(9, np.nan)}, 'finite'),
-    ({'terminations': np.ones(9, bool)}, 'ends before the last step'),
-    ({'observations/image': np.zeros((10, 16, 12, 3))}, 'expected uint8'),
-    ({'actions': np.array([object()] * 9)}, 'no NumPy file that can be read'),
+    (as_observations(np.zeros((9, 2))), 'got 9 actions, 9 rewards and 9 observations'),
+    ({'rewards': np.zeros((9, 1))}, r'rewards: expected \[T\], got \[9, 1\]'),
+    ({'actions': np.full((9, 2), 1.5)}, r'actions: expected numbers in \[-1, 1\]'),
+    ({'actions': np.zeros((9, 0))}, r'actions: expected \[T, A\] or whole numbers \[T\], got float64 \[9, 0\]'),
+    ({'rewards': np.full(9, np.nan)}, 'rewards: expected finite numbers'),
+    ({'observations/vector': np.full((10, 2), 1e39)}, 'observations/vector: expected finite numbers, as float32'),
+    ({'terminations': np.ones(9, bool)}, 'terminations, truncations: expected one episode .* ends before the last'),
+    ({'terminations': END, 'terminated': END}, 'expected terminations or terminated, got both'),
+    ({'terminations': None, 'truncations': None, 'dones': END}, 'dones: expected terminations and truncations'),
+    ({'observations': np.zeros((10, 2))}, 'expected observations or observations/vector, got both'),
+    ({'observations/image': np.zeros((10, 16, 12, 3))}, r'observations/image: expected uint8 .* got float64 \['),
+    (as_observations(np.zeros((10, 16, 12, 3))), r'observations: expected uint8 .* got float64 \[10, 16, 12, 3\]'),
+    (as_observations(np.zeros((10, 16, 12), np.uint8)), r'observations: expected \[T\+1, N\], got \[10, 16, 12\]'),
+    ({'actions': PYTHON}, 'actions: expected an array of numbers, got one of Python objects'),
+    (as_observations(PYTHON), 'observations: expected an array of numbers, got one of Python objects'),
+    ({'spec': np.array('{')}, 'spec: robot spec: expected JSON'),
 ])
-def test_arrays_that_do_not_fit(tmp_path, rng, changes, complaint):
+def test_arrays_that_do_not_fit(tmp_path, rng, capsys, changes, complaint):
     np.savez(tmp_path / 'one.npz', **gymnasium(rng, **changes))
-    result = import_source(tmp_path / 'one.npz', tmp_path / 'episodes', period=0.05)
-    assert not result.bags
-    assert re.search(complaint, reasons(result))
+    command = ['bag', 'import', str(tmp_path / 'one.npz'), '--to', str(tmp_path / 'episodes'), '--period', '0.05']
+    assert main(command) == 1
+    [sentence] = capsys.readouterr().err.splitlines()
+    assert re.match(f'  one.npz: .*{complaint}', sentence)
     assert not (tmp_path / 'episodes').exists()
+
+
+def test_other_names_of_flags_and_arrays_that_nobody_needs(tmp_path, rng):
+    flags = {'terminations': None, 'truncations': None}
+    for name, changes, ends, complaint in (
+            ('step', {**flags, 'terminated': np.zeros(9, bool), 'truncated': END, 'infos': PYTHON}, (True, False),
+             'not used: infos'),
+            ('terminal', {**flags, 'terminated': END}, (True, True), ''),
+            ('open', flags, (False, False), 'expected terminations or truncations, got none')):
+        np.savez(tmp_path / f'{name}.npz', **gymnasium(rng, **changes))
+        result = import_source(tmp_path / f'{name}.npz', tmp_path / name, period=0.1)
+        [bag] = result.bags
+        [episode], _ = read_episodes(bag, RobotSpec.from_json(read_metadata(bag)['custom_data']['spec'], 'bag'))
+        assert (episode.is_last[-1], episode.is_terminal[-1]) == ends
+        assert complaint in reasons(result) and bool(complaint) == bool(result.problems)
+
+
+@pytest.mark.parametrize('wrong', [np.array([0, 1, 2]), np.array([0, -1, 1]), np.array([0, 0.5, 1])])
+def test_choices_that_the_robot_of_the_file_does_not_have(tmp_path, rng, wrong):
+    spec = RobotSpec('grid', (0, 0), ['x/position'], ['left', 'right'], [0, 0], [1, 1], 0.1, 1, (), True)
+    np.savez(tmp_path / 'one.npz', **gymnasium(rng, 3, **as_observations(np.zeros((4, 1))), actions=wrong,
+                                               spec=np.array(spec.to_json())))
+    result = import_source(tmp_path / 'one.npz', tmp_path / 'episodes')
+    assert not result.bags and 'actions: expected whole numbers from 0 to 1' in reasons(result)
+
+
+@pytest.mark.parametrize('custom, mode, version', [
+    ({'mode': 'evaluate', 'policy_version': '7'}, 'evaluate', '7'),
+    ({'mode': 'random', 'policy_version': ''}, 'random', ''), ({'mode': 'human', 'policy_version': '7'}, 'human', ''),
+    ({'mode': 'nobody'}, 'human', '')])
+def test_who_acted_goes_out_and_comes_in_again(tmp_path, rng, custom, mode, version):
+    write_episode(tmp_path / 'bags', 'bag', random_episode(rng, 12), custom)
+    [(path, _, _)] = export_arrays(tmp_path / 'bags' / 'bag', tmp_path / 'arrays')
+    [bag] = import_source(path, tmp_path / 'again').bags
+    data = read_metadata(bag)['custom_data']
+    assert (data['mode'], data['policy_version']) == (mode, version)
+    assert read_contents(bag).episodes[0].actors == {f'policy/{version}/{mode}' if version else mode: 11}
 
 
 def test_sources_and_what_is_none(tmp_path, rng):
