@@ -31,7 +31,8 @@ def add(commands) -> None:
                        'its actions differ; whether it keeps the return, `dreamer launch sim_eval` tells',
                        'dreamer policy quantize policy.onnx --bags runs/cartpole_swingup-cpu-20260131-120000/episodes')
     quantize.add_argument('policy', metavar='POLICY', type=Path, help='ONNX file')
-    quantize.add_argument('--output', metavar='FILE', type=Path, help='default: <name>_int8.onnx beside it, but not among released policies')
+    quantize.add_argument('--output', metavar='FILE', type=Path,
+                          help='default: <name>_int8.onnx beside it; not among released policies')
     quantize.add_argument('--bags', metavar='PATH', type=Path,
                           help='bag or folder of bags with observations to compare on; default: images of noise')
 

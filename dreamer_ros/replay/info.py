@@ -166,9 +166,9 @@ def format_table(rows: List[BagInfo]) -> str:
     header = ('folder', 'bag', 'steps', 'missing', 'return', 'mode', 'policy', 'seconds', 'steps/s', 'KiB')
     table = [header] + [
         (
-            row.folder, row.name, _number(row.steps, '.0f'), _number(row.missing, '.0f'), _number(row.total_reward, '.2f'),
-            row.mode or '-', row.policy_version or '-', f'{row.duration:.1f}', _number(row.rate, '.1f'),
-            f'{row.size / 1024:.0f}',
+            row.folder, row.name, _number(row.steps, '.0f'), _number(row.missing, '.0f'),
+            _number(row.total_reward, '.2f'), row.mode or '-', row.policy_version or '-', f'{row.duration:.1f}',
+            _number(row.rate, '.1f'), f'{row.size / 1024:.0f}',
         )
         for row in rows
     ]

@@ -245,7 +245,7 @@ def test_plans_from_files_and_options(tmp_path):
             ('sistems: [cpu]', 'expected the keys systems, .*got sistems'),
             ('systems: cpu', 'systems: expected a list of presets and baselines, got .cpu.'),
             ('steps: 0', 'steps: expected a whole number from 1, got 0'),
-            ('systems: [cpu]', 'expected steps, output, tasks or task_set, got none; output is the folder that results'),
+            ('systems: [cpu]', 'expected steps, output, tasks or task_set, got none; output is the folder'),
             ('{systems: [random], tasks: [walker_walk], steps: 9, output: x, ros: true}', 'ros: expected no'),
             ('[', 'expected YAML'), ('7', 'expected the keys')):
         file.write_text(text)
