@@ -43,7 +43,8 @@ def test_describe(run):
 def test_table(run):
     text = format_table(describe(run))
     lines = text.splitlines()
-    assert lines[0].split() == ['folder', 'bag', 'steps', 'missing', 'return', 'mode', 'policy', 'seconds', 'steps/s', 'KiB']
+    assert lines[0].split() == [
+        'folder', 'bag', 'steps', 'missing', 'return', 'mode', 'policy', 'seconds', 'steps/s', 'KiB']
     assert lines[2].split()[:9] == ['episodes', 'a', '26', '0', '2.00', 'random', '-', '2.0', '12.5']
     assert 'metadata.yaml is missing' in lines[3]
     assert '37  /sim0/step' in text
