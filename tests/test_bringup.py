@@ -355,8 +355,11 @@ def test_a_policy_without_a_contract_gets_that_of_its_simulation(inputs):
     from dreamer_ros.simulation.environment import make
     environment = make('cartpole_swingup', image_size=(32, 32), action_repeat=4, inputs=inputs)
     environment.close()
-    contract = RobotContract.from_text(simulated_contract(environment.spec), 'robot.yaml')
+    contract = RobotContract.from_text(simulated_contract(environment.spec, rewarded=True), 'robot.yaml')
     contract.check(environment.spec)
+    assert contract.reward.sources
+    # Nobody but the stand-in publishes it.
+    assert RobotContract.from_text(simulated_contract(environment.spec, rewarded=False), 'robot.yaml').reward is None
     assert contract.name == 'cartpole_swingup' and contract.rate == 25
 
 
@@ -370,7 +373,7 @@ def test_robot_train_on_one_computer(rover_policy, tmp_path):
     agent = processes['robot_agent of rover']
     assert agent.parameters == {
         'robot': 'rover', 'mode': 'train', 'evaluate_every': 4, 'pause': True, 'seed': 3,
-        'keep': str(tmp_path / 'run' / 'robot'), 'policy': str(rover_policy)}
+        'keep': str(tmp_path / 'run' / 'robot'), 'show': False, 'policy': str(rover_policy)}
     assert (agent.name, agent.remappings) == ('agent', (('policy', '/policy'),))
     assert processes['recorder of rover'].parameters == {
         'contract': 'rover', 'folder': str(tmp_path / 'run' / 'episodes')}

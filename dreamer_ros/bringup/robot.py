@@ -50,7 +50,8 @@ def deploy(policy: str, robot: str, hardware: str, task: str, namespace: str, re
         contract = load_contract(Path(robot).expanduser())
         source = robot if not Path(robot).suffix else str(Path(robot).expanduser().absolute())
     else:
-        contract, source = RobotContract.from_text(simulated_contract(spec), str(copy)), str(copy)
+        text = simulated_contract(spec, rewarded=hardware != 'false')
+        contract, source = RobotContract.from_text(text, str(copy)), str(copy)
     if spec:
         contract.check(spec)
     place = '/' + (namespace or contract.name).strip('/')
@@ -87,8 +88,11 @@ def policy_path(policy: str) -> Path:
     return share('models', 'policies', f'{policy}.onnx')
 
 
-def simulated_contract(spec: RobotSpec) -> str:
+def simulated_contract(spec: RobotSpec, rewarded: bool) -> str:
     """YAML of a contract that has the spec: images, joint states, and a controller that takes the actions' units.
+
+    Args:
+        rewarded: the stand-in for the robot tells the task's reward.
 
     Raises:
         InputError: a spec that says too little, that of discrete actions.
@@ -113,6 +117,7 @@ def simulated_contract(spec: RobotSpec) -> str:
                      in enumerate(zip(spec.action, spec.action_low, spec.action_high))],
             'stop': 'zero' if centred else dict(zip(spec.action, middle)),
         },
+        **({'reward': {'topic': 'reward', 'type': 'std_msgs/msg/Float64', 'field': 'data'}} if rewarded else {}),
     }
     return yaml.safe_dump({key: value for key, value in contract.items() if value != {} and value != []},
                           sort_keys=False)

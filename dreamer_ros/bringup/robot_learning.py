@@ -116,7 +116,8 @@ def _robot_side(
 ) -> List[Process]:
     """What runs on the robot's computer."""
     place = '/' + (namespace or contract.name).strip('/')
-    agent = {'robot': source, 'mode': 'train', **behaviour, 'keep': str(folder / 'robot')}
+    # Where the trainer owns the terminal, it is the one that says how it goes.
+    agent = {'robot': source, 'mode': 'train', **behaviour, 'keep': str(folder / 'robot'), 'show': leads}
     if policy:
         path = policy_path(policy)
         contract.check(load(find_manifest(path)).spec)

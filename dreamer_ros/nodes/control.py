@@ -102,6 +102,8 @@ class Control:
 
     Attributes:
         timings: latency from image stamp to command, inference, age of the first camera's image at a tick.
+        returned: sum of the rewards of the running episode, or of the last one; None where there is no reward.
+        length: steps of that episode after its first observation.
         played, episodes, overruns, limited: counts of steps, of episodes, of commands that came too late, and of those
             that were changed for safety.
     """
@@ -126,6 +128,8 @@ class Control:
         self._stopping = threading.Event()
         self._thread: Optional[threading.Thread] = None
         self.timings = Timings('latency', 'inference', 'age')
+        self.returned: Optional[float] = None
+        self.length = 0
         self.played = self.episodes = self.overruns = self.limited = 0
 
     def start(self) -> None:
@@ -223,9 +227,15 @@ class Control:
             self._complain(f'reward counted as 0: {self._inputs.told(sensed.reward_problems)}')
         if self._runner is not None:
             self._runner.acted(action)
-        self._publisher.publish(self._stamp, sensed, (self._length == 0, False, False), action, self._mode)
+        self._publish(sensed, (self._length == 0, False, False), action)
         self._length += 1
         self.played += 1
+
+    def _publish(self, sensed: Sensed, flags: Tuple[bool, bool, bool], action: np.ndarray) -> None:
+        self.length = 0 if flags[0] else self.length + 1
+        if self._contract.reward is not None:
+            self.returned = 0.0 if flags[0] else self.returned + (sensed.reward or 0.0)
+        self._publisher.publish(self._stamp, sensed, flags, action, self._mode)
 
     def _passing(self, sensed: Sensed) -> bool:
         """Whether what holds the robot is no end of the episode."""
@@ -273,7 +283,7 @@ class Control:
         """Publish the last step of the running episode, if there is one."""
         if self._length > 0:
             still = np.zeros(len(self._spec.action), np.float32)
-            self._publisher.publish(self._stamp, sensed, (False, True, sensed.is_terminal), still, self._mode)
+            self._publish(sensed, (False, True, sensed.is_terminal), still)
         self._length = -1
 
     def _end_episode_quietly(self) -> None:

@@ -6,7 +6,7 @@ import ctypes
 import gc
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple, Union
+from typing import Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
@@ -21,7 +21,7 @@ from dreamer_ros.nodes import diagnostics, qos
 from dreamer_ros.nodes.announcement import announcement
 from dreamer_ros.nodes.claim import Claim
 from dreamer_ros.nodes.control import LATE, Behaviour, Control, StepPublisher
-from dreamer_ros.nodes.diagnostics import Diagnostics
+from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
 from dreamer_ros.nodes.guard import Guard
 from dreamer_ros.nodes.inbox import TakenByHand
 from dreamer_ros.nodes.inputs import Inputs
@@ -217,6 +217,25 @@ class Deployment:
         if f'{reasons.get("stale", "").split(":")[0]}: ' in reasons.get('observation', ''):
             reasons.pop('stale', None)
         return '; '.join(reasons.values())
+
+    def timings(self) -> Timings:
+        """Durations from now on, for `describe`."""
+        return self._control.timings.reader()
+
+    def describe(self, timings: Mapping[str, str]) -> str:
+        """How it goes, in a line for people; `timings` is the summary of what `timings` returned."""
+        control, runner = self._control, self.policies.current
+        parts = [f'{timings["rate [Hz]"]} Hz']
+        if self.waiting() or not self.active:
+            parts.insert(0, f'waiting: {self.waiting()}' if self.active else 'inactive')
+        if 'latency p50 [ms]' in timings:
+            median, high, age = (float(timings[f'{name} [ms]']) for name in ('latency p50', 'latency p99', 'age p50'))
+            parts += [f'latency {median:.1f} ms (p99 {high:.1f})', f'observation {age:.1f} ms old']
+        parts += ['no policy' if runner is None else f'policy {runner.version}',
+                  f'episode {control.episodes}: {control.length} steps']
+        if control.returned is not None:
+            parts.append(f'return {control.returned:.1f}')
+        return ', '.join(parts)
 
     def tick_diagnostics(self) -> None:
         """Once in a while; publishes at 1 Hz."""

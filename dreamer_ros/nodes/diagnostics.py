@@ -59,11 +59,19 @@ class Timings:
 
     def __init__(self, *names: str):
         self._names = names
+        self._readers: List[Timings] = []
         self._clear()
+
+    def reader(self) -> Timings:
+        """The same durations once more, with summaries of its own; to be read as long as there are any."""
+        self._readers.append(Timings(*self._names))
+        return self._readers[-1]
 
     def add(self, name: str, seconds: float) -> None:
         """Note one duration."""
         self._durations[name].append(seconds)
+        for reader in self._readers:
+            reader.add(name, seconds)
 
     def summary(self) -> Dict[str, str]:
         """Rate in Hz; median, 99th percentile and maximum of each part in ms since the last call; then start anew."""

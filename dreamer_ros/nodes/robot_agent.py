@@ -5,6 +5,7 @@ and falls silent. README.md lists what stops the robot, how fast, and what no so
 """
 from __future__ import annotations
 
+import math
 import re
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Dict, Optional, Tuple, Union
 
 from rclpy.executors import ConditionReachedException, ShutdownException, SingleThreadedExecutor, TimeoutException
+from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
@@ -24,8 +26,10 @@ from dreamer_ros.nodes import qos
 from dreamer_ros.nodes.claim import Claimed
 from dreamer_ros.nodes.control import Behaviour
 from dreamer_ros.nodes.deployment import Deployment
+from dreamer_ros.nodes.diagnostics import Timings
 from dreamer_ros.nodes.policies import kept_policy
 from dreamer_ros.nodes.runtime import Parameters, run_node
+from dreamer_ros.nodes.status_line import StatusLine
 from dreamer_ros.policy.manifest import Manifest
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
@@ -53,7 +57,6 @@ class RobotAgent(LifecycleNode):
 
     def __init__(self, name: str):
         super().__init__(name)
-        self._log = self.get_logger()
         parameters = Parameters(self)
         self._robot = parameters.text('robot', '', 'robot contract: a YAML file, or the name of a robot of sim/')
         self._policy = parameters.text(
@@ -72,7 +75,10 @@ class RobotAgent(LifecycleNode):
             'episode_length', -1, "steps of an episode; 0 for no end, -1 for the contract's", -1, 10**9)
         self._pause = parameters.flag('pause', False, 'stop after every episode until ~/enable true')
         self._seed = parameters.integer('seed', 0, 'of random actions and exploration', 0, 2**31 - 1)
+        show = parameters.flag('show', True, 'say on standard error how it goes')
         parameters.finish()
+        self._line = StatusLine() if show else None
+        self._timings: Optional[Timings] = None
         self._keep = Path(keep).expanduser() if keep and self._training else None
         if not self._robot:
             raise InputError(f'{self.get_fully_qualified_name()}: parameter robot: expected a contract, got none')
@@ -80,12 +86,22 @@ class RobotAgent(LifecycleNode):
         self.refusal: Optional[InputError] = None
         self._offered: Optional[Manifest] = None
         self._complaint = ''
-        self._said: Dict[str, Tuple[float, int]] = {}  # about stops: when, and how many there were since
+        self._said: Dict[str, Tuple[float, int]] = {}  # by kind of sentence: when, and how many there were since
         self.create_subscription(
             qos.message_type(topics.POLICY), topics.POLICY.name, self._on_manifest, qos.profile(topics.LATCHED))
         self.create_service(SetBool, '~/enable', self._on_enable)
         self.create_service(Trigger, '~/rollback', self._on_rollback)
         self.create_service(Trigger, '~/end_episode', self._on_end_episode)
+
+    @property
+    def _log(self) -> RcutilsLogger:
+        """What is logged takes the place of the status line, which is drawn again below."""
+        self._clear_line()
+        return self.get_logger()
+
+    def _clear_line(self) -> None:
+        if self._line:
+            self._line.clear()
 
     @property
     def state(self) -> int:
@@ -116,6 +132,8 @@ class RobotAgent(LifecycleNode):
             if not self.autostart:  # else `try_start` says it
                 self._log.error(str(error))
             return FAILURE
+        if self._line:
+            self._timings = self.deployment.timings()
         self._log.info(f'{contract.name} at {contract.rate:g} Hz; policy {self.deployment.version}')
         return SUCCESS
 
@@ -149,6 +167,7 @@ class RobotAgent(LifecycleNode):
 
     def halt(self) -> None:
         """Stop the robot, if it was commanded."""
+        self._clear_line()
         if self.deployment is not None and self.deployment.active:
             self._log.info(self.deployment.halt())
 
@@ -176,14 +195,14 @@ class RobotAgent(LifecycleNode):
     def housekeeping(self) -> None:
         """Say what happened, take over policies that are ready, report."""
         complaint, self._complaint = self._complaint, ''
-        if complaint:
-            self._log.error(complaint, throttle_duration_sec=SAY_AGAIN)
+        if complaint and self._unsaid(complaint) is not None:
+            self._log.error(complaint)
         deployment = self.deployment
         if deployment is None:
             return
         for reason in deployment.stops():
             self._say_stop(reason)
-        if deployment.waiting():
+        if deployment.waiting() and not (self._line and self._line.on_terminal):
             self._log.info(f'waiting: {deployment.waiting()}', throttle_duration_sec=SAY_AGAIN, skip_first=True)
         if deployment.policies.poll():
             if deployment.policies.problem:
@@ -196,16 +215,22 @@ class RobotAgent(LifecycleNode):
                 f'{", ".join(newcomers)} publishes {deployment.command_topic} too: the robot obeys whoever spoke last, '
                 'and what stops this agent stops nobody else')
         deployment.tick_diagnostics()
+        if self._line and self._line.due():
+            self._line.show(deployment.describe(self._timings.summary()))
 
     def _say_stop(self, reason: str) -> None:
         """Each kind of stop once in a while: on a busy computer there may be many."""
-        kind, now = re.sub(r'[\d.]+', '', reason), time.monotonic()
-        said, unsaid = self._said.get(kind, (-SAY_AGAIN, 0))
-        if now - said < SAY_AGAIN:
-            self._said[kind] = said, unsaid + 1
-            return
-        self._said[kind] = now, 0
-        self._log.warning(f'stopped: {reason}' + (f' ({unsaid} more such stops before)' if unsaid else ''))
+        unsaid = self._unsaid(reason)
+        if unsaid is not None:
+            self._log.warning(f'stopped: {reason}' + (f' ({unsaid} more such stops before)' if unsaid else ''))
+
+    def _unsaid(self, sentence: str) -> Optional[int]:
+        """Whether to say a sentence: how many like it were left out since the last one, or None if it is too early."""
+        kind, now = re.sub(r'[\d.]+', '', sentence), time.monotonic()
+        said, unsaid = self._said.get(kind, (-math.inf, 0))
+        early = now - said < SAY_AGAIN
+        self._said[kind] = (said, unsaid + 1) if early else (now, 0)
+        return None if early else unsaid
 
     def _lacking(self) -> str:
         """Where a policy has to come from before there can be anything; '' when there is one, or none is needed."""

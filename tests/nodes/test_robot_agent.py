@@ -1,10 +1,15 @@
 """The robot agent on a robot of topics: its life, its policies, what it records, and what stops the robot."""
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import numpy as np
@@ -263,6 +268,51 @@ def test_others_that_command_the_robot_are_named(robot):
     ears.node.destroy_publisher(publisher)
     wait_for(lambda: ears.spin(0.1) or reports[-1].level == DiagnosticStatus.OK)
     assert 'guard' not in robot.log.read_text()
+
+
+def test_a_line_on_the_terminal_says_how_it_goes(ros_domain, tmp_path):
+    """Drawn over again below what is logged; the wheel turns at 0.5, which is the reward of each step."""
+    reward = "reward: {topic: joint_states, type: sensor_msgs/msg/JointState, field: 'velocity[wheel]'}"
+    with scene(tmp_path, ros_domain, RATE, more=reward) as robot:
+        robot.agent.kill()
+        ours, theirs = _open_terminal(columns=200)
+        agent = subprocess.Popen(
+            [sys.executable, '-m', 'dreamer_ros.nodes.robot_agent', '--ros-args', '-r', '__ns:=/robot', '-p',
+             f'robot:={tmp_path}/robot.yaml', '-p', f'policy:={tmp_path}/policy_1.manifest.json'],
+            stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        try:
+            text, lines = '', []
+            while len(lines) < 3:
+                text += os.read(ours, 1000).decode()
+                lines = re.findall(
+                    r'\r\x1b\[K(\S+) Hz, latency (\S+) ms \(p99 (\S+)\), observation (\S+) ms old, policy 1, '
+                    r'episode (\d+): (\d+) steps, return (\S+)(?=\r)', text)
+        finally:
+            agent.terminate()
+            for data in iter(lambda: _read(ours), b''):
+                text += data.decode()
+            os.close(ours)
+            agent.wait(30)
+            print(text)
+    for rate, median, high, age, _, steps, total in lines:
+        assert 0 < float(rate) < 2 * RATE and 0 < float(median) <= float(high) and 0 < float(age) <= float(high)
+        assert float(total) == pytest.approx(0.5 * int(steps), abs=0.06)
+    last = text.rpartition('stopped the robot')[0].rpartition('\n')[2]
+    assert 'Hz' not in last.rpartition('\x1b[K')[2], 'the line is gone before another one is written'
+
+
+def _read(terminal):
+    try:
+        return os.read(terminal, 1000)
+    except OSError:  # its other side is closed
+        return b''
+
+
+def _open_terminal(columns):
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
+    return ours, theirs
 
 
 def test_without_a_robot(ros_domain, tmp_path):
