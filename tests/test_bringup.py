@@ -441,6 +441,28 @@ def test_robot_train_refuses_what_does_not_fit(arguments, complaint):
         scenario('robot_train', arguments)
 
 
+def test_robot_train_refuses_the_run_of_another_robot_before_anything_moves(tmp_path):
+    """With the trainer's own sentence; the two roles that could do harm with such a folder."""
+    from dreamer_ros.bridge.contract import load_contract
+    from dreamer_ros.config import load_preset
+    from dreamer_ros.training.run import RunDirectory
+    config = load_preset('cpu')
+    run = RunDirectory(tmp_path / 'run', config, load_contract('arm').spec)
+    arguments = {'robot': 'rover', 'logdir': str(tmp_path / 'run')}
+    with pytest.raises(InputError, match='expected to be its only trainer, but process'):
+        scenario('robot_train', arguments)
+    run.close()
+    for role in ({}, {'role': 'robot'}, {'role': 'trainer', 'bags': 'http://127.0.0.1:80'}):
+        with pytest.raises(InputError) as early:
+            scenario('robot_train', {**arguments, **role})
+        with pytest.raises(InputError, match='expected the task arm, .* got rover') as trainer:
+            RunDirectory(tmp_path / 'run', config, load_contract('rover').spec)
+        assert str(early.value) == str(trainer.value)
+    (tmp_path / 'run' / 'spec.json').write_text(load_contract('rover').spec.to_json())
+    with pytest.raises(InputError, match='expected the preset cpu it was started with, but'):
+        scenario('robot_train', {**arguments, 'preset': 'dreamerv3_1m'})
+
+
 def test_a_trainer_that_no_robot_can_reach_is_refused(monkeypatch):
     from dreamer_ros.bringup import robot_learning
     monkeypatch.setattr(robot_learning, '_own_address', lambda url: '10.1.2.3')

@@ -18,7 +18,7 @@ from dreamer_ros.policy.loader import find_manifest, load
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.offline import senses
 from dreamer_ros.training.process import check_learners
-from dreamer_ros.training.run import default_logdir
+from dreamer_ros.training.run import check_run, default_logdir
 from dreamer_ros.training.schedule import Schedule
 
 LOCAL = '127.0.0.1'
@@ -80,6 +80,8 @@ def robot_train(
         contract.name, 'robot' if role == 'robot' else load_preset(preset).preset)
     folder = folder.expanduser().absolute()
     processes: List[Process] = []
+    if role == 'robot':
+        check_run(folder, contract.spec)
     if role != 'trainer':
         if bags:
             raise InputError('robot_train: expected bags:=… with role:=trainer alone')
@@ -92,6 +94,7 @@ def robot_train(
         words = [*overrides, *senses(contract.spec)]
         config = load_preset(preset, words)
         check_learners(config, learners)
+        check_run(folder, contract.spec, config)  # the trainer does so too, but by then a robot here moves
         steps = steps or config.schedule.steps
         Schedule.make(config.schedule, steps, 1)  # refuses a budget that teaches nothing
         trainer = {

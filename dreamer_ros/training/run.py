@@ -21,6 +21,7 @@ from dreamer_ros.spec import RobotSpec
 
 CHECKPOINTS_KEPT = 2
 POLICIES_KEPT = 5
+LOCK = '.trainer.lock'
 
 
 def default_logdir(task: str, preset: str) -> Path:
@@ -70,9 +71,9 @@ class RunDirectory:
                 folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise _unwritable(self.path, error) from error
         try:
-            self._check(config, spec)
+            _check(self.path, spec, config)
             write_file(self.path / 'config.yaml', config.to_yaml())
             write_file(self.path / 'spec.json', spec.to_json() + '\n')
             for leftover in [*self.policies.glob('.*.partial'), *self.checkpoints.glob('.*.partial')]:
@@ -80,29 +81,8 @@ class RunDirectory:
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
-                raise self._unwritable(error) from error
+                raise _unwritable(self.path, error) from error
             raise
-
-    def _unwritable(self, error: OSError) -> InputError:
-        return InputError(f'run {self.path}: expected a directory that can be written ({error})')
-
-    def _check(self, config: Config, spec: RobotSpec) -> None:
-        spec_file, config_file = self.path / 'spec.json', self.path / 'config.yaml'
-        if spec_file.exists():
-            stored = RobotSpec.from_json(read_text(spec_file), str(spec_file))
-            if stored.name != spec.name:
-                raise InputError(f'run {self.path}: expected the task {stored.name}, which this run was '
-                                 f'started with, got {spec.name}; choose another log directory')
-            if stored.hash != spec.hash:
-                raise InputError(f'run {self.path}: expected the robot this run was started with, but '
-                                 f'{stored.difference(spec)}; choose another log directory')
-        if config_file.exists():
-            stored = _read_config(config_file)
-            changed = sorted(_differences(stored, config.to_dict()))
-            if changed:
-                raise InputError(
-                    f'run {self.path}: expected the preset {stored.get("preset")} it was started with, but '
-                    f'{"; ".join(changed[:4])}{" …" * (len(changed) > 4)}; choose another log directory')
 
     def save_checkpoint(self, step: int, save_learner: Callable[[Path], None], state: dict) -> Path:
         """Write checkpoints/<step>/ whole or not at all, point `latest` at it, drop all but the newest few.
@@ -198,9 +178,50 @@ class RunDirectory:
         os.close(self._lock)
 
 
+def check_run(path: Path, spec: RobotSpec, config: Optional[Config] = None) -> None:
+    """Refuse at once the directory that a trainer would refuse once it has started; nothing of it is changed.
+
+    Args:
+        path: of the directory, which need not exist.
+        spec, config: of the run about to start; config None where nobody learns.
+
+    Raises:
+        InputError: it belongs to another task, robot or preset, another trainer has it open, or it cannot be written.
+    """
+    try:
+        if config is not None and (path / LOCK).exists():
+            os.close(_lock(path))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    _check(path, spec, config)
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f'run {path}: expected a directory that can be written ({error})')
+
+
+def _check(path: Path, spec: RobotSpec, config: Optional[Config]) -> None:
+    spec_file, config_file = path / 'spec.json', path / 'config.yaml'
+    if spec_file.exists():
+        stored = RobotSpec.from_json(read_text(spec_file), str(spec_file))
+        if stored.name != spec.name:
+            raise InputError(f'run {path}: expected the task {stored.name}, which this run was '
+                             f'started with, got {spec.name}; choose another log directory')
+        if stored.hash != spec.hash:
+            raise InputError(f'run {path}: expected the robot this run was started with, but '
+                             f'{stored.difference(spec)}; choose another log directory')
+    if config is not None and config_file.exists():
+        stored = _read_config(config_file)
+        changed = sorted(_differences(stored, config.to_dict()))
+        if changed:
+            raise InputError(
+                f'run {path}: expected the preset {stored.get("preset")} it was started with, but '
+                f'{"; ".join(changed[:4])}{" …" * (len(changed) > 4)}; choose another log directory')
+
+
 def _lock(path: Path) -> int:
-    """Hold <path>/.trainer.lock until the process ends; the kernel releases it even after kill -9."""
-    descriptor = os.open(path / '.trainer.lock', os.O_RDWR | os.O_CREAT, 0o644)
+    """Hold the lock of a run until it is closed; the kernel releases it even after kill -9."""
+    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -11,7 +11,7 @@ import pytest
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.manifest import Golden, Manifest
-from dreamer_ros.training.run import RunDirectory, default_logdir, latest_policy
+from dreamer_ros.training.run import RunDirectory, check_run, default_logdir, latest_policy
 from tests.policy.tiny import spec
 
 CONFIG = load_preset('cpu')
@@ -55,8 +55,13 @@ def reopen(run, config=CONFIG, robot=ROBOT):
 def test_another_run_is_refused(tmp_path, config, robot, sentence):
     RunDirectory(tmp_path, CONFIG, ROBOT).close()
     before = (tmp_path / 'config.yaml').read_text(), (tmp_path / 'spec.json').read_text()
-    with pytest.raises(InputError, match=sentence):
+    with pytest.raises(InputError, match=sentence) as refused:
         RunDirectory(tmp_path, config, robot)
+    with pytest.raises(InputError) as early:
+        check_run(tmp_path, robot, config)
+    assert str(early.value) == str(refused.value)
+    if robot == ROBOT:
+        check_run(tmp_path, robot)  # of nobody who learns
     assert ((tmp_path / 'config.yaml').read_text(), (tmp_path / 'spec.json').read_text()) == before
     RunDirectory(tmp_path, CONFIG, ROBOT).close()  # the refused one left no lock
 
