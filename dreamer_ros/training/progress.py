@@ -11,7 +11,10 @@ from tqdm import tqdm
 
 LINE_PERIOD = 10.0  # seconds between lines where there is no terminal
 BAR_PERIOD = 0.2
-RATE_WINDOW = 30.0  # seconds that rates are averaged over
+# Rates are averaged over so many seconds, and over so many growths of what is counted:
+RATE_WINDOW = 30.0
+GROWTHS = 5
+RESOLUTION = 0.5  # seconds; growths that follow each other faster count as one
 
 
 @dataclasses.dataclass
@@ -74,35 +77,70 @@ class Bar:
             self._bar = None
 
 
+class Rate:
+    """How fast a count grows: steadily, or by a whole episode at a time, as that of a robot's bags does.
+
+    It is the mean from one growth to another one, over half a minute or a few growths, whichever is longer. Anything
+    else would show how long ago the last episode came.
+
+    Attributes:
+        per_second: as of the last note.
+    """
+
+    def __init__(self) -> None:
+        self._growths: Deque[Tuple[float, float]] = collections.deque()  # when the count became what
+        self._now = 0.0
+        self.per_second = 0.0
+
+    def note(self, now: float, count: float) -> None:
+        """The count at a time in seconds; also while it stands still."""
+        growths = self._growths
+        if not growths or count > growths[-1][1]:
+            if len(growths) > 1 and now - growths[-2][0] < RESOLUTION:
+                growths.pop()
+            growths.append((now, count))
+        while len(growths) > GROWTHS + 1 and growths[1][0] < now - RATE_WINDOW:
+            growths.popleft()
+        self._now = now
+        # What has not grown for longer than usual has become slower.
+        seconds = growths[-1][0] - growths[0][0] + max(0.0, now - growths[-1][0] - self._interval())
+        self.per_second = (growths[-1][1] - growths[0][1]) / seconds if seconds > 0 else 0.0
+
+    def left(self, goal: float) -> Optional[float]:
+        """Seconds until the count reaches the goal, as of the last note; None while it does not grow."""
+        if not self.per_second:
+            return None
+        when, count = self._growths[-1]
+        # The episode that is going on counts as far as it should have come.
+        return max(0.0, (goal - count) / self.per_second - min(self._now - when, self._interval()))
+
+    def _interval(self) -> float:
+        """Seconds between two growths."""
+        return (self._growths[-1][0] - self._growths[0][0]) / max(1, len(self._growths) - 1)
+
+
 class Progress(Bar):
     """The bar of one run, with its rates."""
 
     def __init__(self, stream: Optional[TextIO] = None):
         super().__init__(stream)
-        self._history: Deque[Tuple[float, Status]] = collections.deque()
+        self._steps, self._frames, self._updates = Rate(), Rate(), Rate()
 
     def update(self, status: Status) -> None:
         """Show a status, if the last one has been shown for long enough."""
         now = time.monotonic()
-        if not self._history or now - self._history[-1][0] > 0.5:
-            self._history.append((now, dataclasses.replace(status)))
-        # keep one entry at or beyond the window's far end
-        while len(self._history) > 2 and self._history[1][0] < now - RATE_WINDOW:
-            self._history.popleft()
+        self._steps.note(now, status.step)
+        self._frames.note(now, status.frames)
+        self._updates.note(now, status.updates)
         if self.due():
             self.show(status.done, self._describe(status))
 
-    def rates(self, status: Status) -> Tuple[float, float, float]:
-        """Env steps, frames and updates per second over the last half minute."""
-        then, before = self._history[0] if self._history else (time.monotonic(), status)
-        seconds = max(time.monotonic() - then, 1e-6)
-        if seconds < 0.1:
-            return 0.0, 0.0, 0.0
-        return ((status.step - before.step) / seconds, (status.frames - before.frames) / seconds,
-                (status.updates - before.updates) / seconds)
+    def rates(self) -> Tuple[float, float, float]:
+        """Env steps, frames and updates per second of late; see Rate."""
+        return self._steps.per_second, self._frames.per_second, self._updates.per_second
 
     def _describe(self, status: Status) -> str:
-        steps, frames, updates = self.rates(status)
+        _, frames, updates = self.rates()
         done, unit = (status.updates, 'updates') if status.offline else (status.step, 'env steps')
         parts = [f'{done}/{status.budget} {unit}', f'{status.episodes} episodes']
         if status.last_return is not None:
@@ -112,9 +150,9 @@ class Progress(Bar):
         if status.validation_error is not None:
             parts.append(f'held-out error {status.validation_error:.2g}')
         parts += [f'{updates:.2f} updates/s', *([] if status.offline else [f'{frames:.1f} frames/s'])]
-        rate = updates if status.offline else steps
-        if rate > 0:
-            parts.append(f'{duration((status.budget - done) / rate)} left')
+        left = (self._updates if status.offline else self._steps).left(status.budget)
+        if left is not None:
+            parts.append(f'{duration(left)} left')
         if status.waiting:
             parts.append(f'waiting for {status.waiting}')
         return ', '.join(parts)

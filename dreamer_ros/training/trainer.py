@@ -337,7 +337,7 @@ class Trainer:
     def _log_losses(self, collected: int) -> None:
         means = self._losses.take_means()
         means.update(self._validate())
-        steps, frames, updates = self._progress.rates(self.status)
+        steps, frames, updates = self._progress.rates()
         self._write(collected, **means, env_steps_per_second=steps, frames_per_second=frames,
                     updates_per_second=updates, replay_steps=float(self._store.steps))
         check_finite(means, f'update {self._learner.updates}',
@@ -369,7 +369,7 @@ class Trainer:
 
     def rates(self) -> Tuple[float, float, float]:
         """Env steps, agent steps and updates per second, for diagnostics."""
-        return self._progress.rates(self.status)
+        return self._progress.rates()
 
     @property
     def replay_steps(self) -> int:

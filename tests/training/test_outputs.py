@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dreamer_ros.errors import InputError
 from dreamer_ros.training.metrics import Metrics, read_metrics
 from dreamer_ros.training.plots import plot_comparison, plot_run
-from dreamer_ros.training.progress import Progress, Status, duration
+from dreamer_ros.training.progress import Progress, Rate, Status, duration
 from dreamer_ros.training.video import dream_video
 from dreamer_ros.viewing.video import write_video
 from tests.policy.tiny import spec
@@ -75,6 +75,37 @@ def test_progress_on_a_terminal_draws_a_bar():
             text += os.read(main, 1 << 16).decode()
     os.close(main)
     assert '50%|' in text and '4000/8000' in text and 'a line above' in text
+
+
+@pytest.mark.parametrize('episode', [1, 200, 500])
+def test_rates_do_not_tell_how_long_ago_an_episode_came(rng, episode):
+    """5 steps a second that come one by one, or with their episode's bag, which is late by up to 5 s."""
+    rate, budget, shown = Rate(), 10_000, []
+    late = 0.0 if episode == 1 else 5.0
+    arrivals = np.arange(0, budget + 1, episode) / 5.0
+    arrivals[1:] += rng.uniform(0.0, late, len(arrivals) - 1)
+    for now in np.arange(0.0, 1200.0, 0.7):
+        rate.note(now, episode * (np.searchsorted(arrivals, now, side='right') - 1))
+        if now > 3 * episode / 5.0 + 30.0:  # until it has settled
+            shown.append((rate.per_second, now + rate.left(budget)))
+    speeds, ends = np.array(shown).T
+    assert np.abs(speeds / 5.0 - 1).max() < 0.08
+    assert np.abs(ends / (budget / 5.0) - 1).max() < 0.1, 'time left counts down'
+    assert np.abs(np.diff(ends)).max() < 0.06 * budget / 5.0
+
+
+def test_a_rate_falls_when_nothing_comes_any_more():
+    rate = Rate()
+    rate.note(0.0, 7)
+    assert rate.per_second == 0.0 and rate.left(100) is None
+    for now in np.arange(0.1, 60.0, 0.1):
+        rate.note(now, 7 + int(100 * now))
+    assert rate.per_second == pytest.approx(100, rel=0.01)
+    stalled = []
+    for now in np.arange(60.0, 120.0, 0.1):
+        rate.note(now, 6000)
+        stalled.append(rate.per_second)
+    assert stalled == sorted(stalled, reverse=True) and stalled[-1] < 10
 
 
 def test_durations():
