@@ -1,12 +1,14 @@
 """Choosing and loading OpenGL.
 
-dm_control reads MUJOCO_GL while it is imported, so `prepare` must run before that. Only the standard library
-is imported at the top here; the other files in this folder may import mujoco at theirs.
+dm_control reads MUJOCO_GL and loads OpenGL while it is imported, so `prepare` must run before that. Only the
+standard library is imported at the top here; the other files in this folder may import mujoco at theirs.
 """
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import sys
 from typing import Any
 
 from dreamer_ros.errors import InputError
@@ -26,6 +28,7 @@ def prepare() -> None:
     """
     os.environ['MUJOCO_GL'] = os.environ.get('MUJOCO_GL', '').lower() or 'egl'
     os.environ.setdefault('LP_NUM_THREADS', '0')
+    _load_triton_first()
     _backend()
 
 
@@ -35,6 +38,7 @@ def make_context(width: int, height: int) -> Any:
     Raises:
         InputError: the machine has no usable OpenGL.
     """
+    _load_triton_first()
     try:
         context = _backend().GLContext(width, height)
         context.make_current()
@@ -43,6 +47,17 @@ def make_context(width: int, height: int) -> Any:
     except Exception as error:  # each backend has its own: ImportError, RuntimeError, GLError, …
         raise _unavailable(error) from error
     return context
+
+
+def _load_triton_first() -> None:
+    """Load Triton before Mesa where PyTorch may want it later.
+
+    Both bring an LLVM along, and the process crashes when Triton's is loaded second. PyTorch's wheels for GPUs
+    load it with the first optimizer.
+    """
+    if 'torch' in sys.modules and 'dm_control' not in sys.modules:  # which has loaded Mesa
+        with contextlib.suppress(ImportError):
+            importlib.import_module('triton')
 
 
 def _backend() -> Any:

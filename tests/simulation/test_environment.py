@@ -9,7 +9,6 @@ import types
 import mujoco
 import numpy as np
 import pytest
-from dm_control import suite
 
 from dreamer_ros.bridge.codecs import read_vector
 from dreamer_ros.errors import InputError
@@ -121,6 +120,7 @@ def test_action_repeat_sums_rewards(task, open_environment):
 @pytest.mark.parametrize('task', ['cheetah_run', 'finger_turn_hard', 'humanoid_walk'])
 def test_suite_task_is_step_by_step_that_of_dm_control(task, open_environment):
     environment = open_environment(task, seed=7, image_size=(16, 16))
+    from dm_control import suite  # loads OpenGL: after ours is prepared
     reference = suite.load(*task.split('_', 1), task_kwargs={'random': 7})
     random = np.random.default_rng(0)
     for number in range(2):

@@ -1,6 +1,9 @@
 """Images: sizes, orientation, quality modes, the camera model."""
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import mujoco
 import numpy as np
 import pytest
@@ -93,3 +96,10 @@ def test_a_new_terrain_is_drawn():
     fresh.close()
     environment.close()
     assert np.array_equal(second, expected) and not np.array_equal(first, second)
+
+
+def test_an_optimizer_can_be_made_after_rendering():
+    """PyTorch's wheels for GPUs load Triton then, whose LLVM must not come after Mesa's."""
+    code = ("import torch; from dreamer_ros import simulation; simulation.make('cartpole_swingup').reset(); "
+            "torch.optim.Adam([torch.zeros(1, requires_grad=True)])")
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
