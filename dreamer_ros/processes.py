@@ -215,24 +215,26 @@ class Supervisor:
         self._interrupts += 1
         if not self._stopping:
             self._say(f'{signal.Signals(number).name}: stopping')
-            self._stop(EXIT_INTERRUPTED)
+            self._stop(EXIT_INTERRUPTED, number)
             return
         self._code = self._code or EXIT_INTERRUPTED
         if self._interrupts > 1:
             for child in self._children:
                 child.kill_at = time.monotonic()
 
-    def _stop(self, code: int) -> None:
+    def _stop(self, code: int, number: int = signal.SIGTERM) -> None:
         """Ask every process to end: nodes save and return, a process that is still importing just ends.
 
-        SIGTERM, not SIGINT: the nodes treat both alike, and Python itself answers SIGINT with a traceback.
+        Nodes get the SIGINT that came, and can name it; they treat both signals alike. Before it has become a node, a
+        process gets SIGTERM, since Python itself answers SIGINT with a traceback.
         """
         self._stopping = True
         self._code = code
         now = time.monotonic()
         self._report_at = now + REPORT_EVERY
         for child in self._children:
-            child.popen.terminate()
+            interrupt = number == signal.SIGINT and _handles(child.popen.pid, signal.SIGTERM)
+            child.popen.send_signal(signal.SIGINT if interrupt else signal.SIGTERM)
             child.kill_at = now + child.process.patience[0]
 
     def _insist(self) -> None:
@@ -321,6 +323,17 @@ def _write(text: str) -> None:
         sys.stdout.flush()
     except OSError:
         pass  # the terminal is gone, the children still have to be ended in good order
+
+
+def _handles(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal; nodes have one for SIGTERM, and Python before them has none. False
+    where the system does not tell."""
+    try:
+        with open(f'/proc/{pid}/status', encoding='ascii', errors='replace') as lines:
+            caught = next((line.split()[1] for line in lines if line.startswith('SigCgt:')), '0')
+    except OSError:
+        return False
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def _signal_group(pid: int, number: int) -> None:

@@ -28,8 +28,12 @@ class Child(Process):
 
 
 def behave(behaviour: str) -> None:
-    """Do what the word says; `forever` ends in good order when asked to, `finish:FILE` once there is the file."""
+    """Do what the word says; `forever` ends in good order when asked to, `finish:FILE` once there is the file, and
+    `starting` has not come to its handlers."""
     what, _, detail = behaviour.partition(':')
+    if what == 'starting':
+        print('pid', os.getpid(), flush=True)
+        time.sleep(600)
     stopped = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN if what == 'stubborn' else lambda n, _: stopped.append(n))

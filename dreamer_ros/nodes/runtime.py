@@ -15,7 +15,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from dreamer_ros.errors import InputError, run_main
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
+ENDING = (signal.SIGINT, signal.SIGTERM)  # in this order: who handles SIGTERM has a handler for SIGINT too
 # Python's own signal handler writes there, whatever its threads are doing.
 _numbers = os.pipe()
 for _end in _numbers:
