@@ -58,6 +58,22 @@ def episode(environment, policy):
     return seen
 
 
+def test_a_rover_stays_on_the_ground(rng):
+    """Whatever it weighs and wherever it looks: its contacts with the floor do not throw it up."""
+    model = mujoco.MjModel.from_xml_path(str(share('sim', 'rover', 'rover.xml')))
+    body_mass, body_inertia = model.body_mass.copy(), model.body_inertia.copy()
+    for _ in range(30):
+        factor, yaw = rng.uniform(0.9, 1.1), rng.uniform(-math.pi, math.pi)
+        model.body_mass[:], model.body_inertia[:] = factor * body_mass, factor * body_inertia
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+        data = mujoco.MjData(model)
+        data.qpos[3:7] = math.cos(yaw / 2), 0, 0, math.sin(yaw / 2)
+        for _ in range(500):
+            mujoco.mj_step(model, data, 4)
+            roll_and_pitch_rate = data.qvel[3:5]
+            assert np.abs(roll_and_pitch_rate).max() < 0.5
+
+
 def test_the_arm_reaches_its_ball(rng):
     """With the right joint angles it stays at the ball and earns nearly all; held still or at random far less."""
     environment = make('arm_reach', inputs='vector', seed=5)
