@@ -21,8 +21,8 @@ SIMULATED_AGE_SECONDS = 0.1
 _FLAG = ('true', 'false')
 
 DEPLOY_ARGUMENTS = (
-    Argument('policy', '', 'ONNX file, manifest, or name of a released policy in models/policies/; default: what a trainer '
-             'offers on /policy'),
+    Argument('policy', '', 'ONNX file, manifest, or name of a released policy in models/policies/; default: what a '
+             'trainer offers on /policy'),
     Argument('robot', '', 'robot contract: a YAML file, or the name of a robot of sim/; default: a simulated robot as '
              'the policy knows it'),
     Argument('hardware', 'auto', 'whether a simulator stands in for the robot; auto: if there is no contract',

@@ -230,11 +230,11 @@ class Deployment:
             parts.insert(0, f'waiting: {self.waiting()}' if self.active else 'inactive')
         if 'latency p50 [ms]' in timings:
             median, high, age = (float(timings[f'{name} [ms]']) for name in ('latency p50', 'latency p99', 'age p50'))
-            parts += [f'latency {median:.1f} ms (p99 {high:.1f})', f'observation {age:.1f} ms old']
-        parts += ['no policy' if runner is None else f'policy {runner.version}',
-                  f'episode {control.episodes}: {control.length} steps']
+            parts += [f'latency {median:.1f} ms (p99 {high:.1f})', f'input {age:.1f} ms old']
+        parts.append('no policy' if runner is None else f'policy {runner.version}')
         if control.returned is not None:
             parts.append(f'return {control.returned:.1f}')
+        parts.append(f'step {control.length} of episode {control.episodes}')  # what a narrow terminal can do without
         return ', '.join(parts)
 
     def tick_diagnostics(self) -> None:

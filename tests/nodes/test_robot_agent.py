@@ -286,8 +286,8 @@ def test_a_line_on_the_terminal_says_how_it_goes(ros_domain, tmp_path):
             while len(lines) < 3:
                 text += os.read(ours, 1000).decode()
                 lines = re.findall(
-                    r'\r\x1b\[K(\S+) Hz, latency (\S+) ms \(p99 (\S+)\), observation (\S+) ms old, policy 1, '
-                    r'episode (\d+): (\d+) steps, return (\S+)(?=\r)', text)
+                    r'\r\x1b\[K(\S+) Hz, latency (\S+) ms \(p99 (\S+)\), input (\S+) ms old, policy 1, '
+                    r'return (\S+), step (\d+) of episode \d+(?=\r)', text)
         finally:
             agent.terminate()
             for data in iter(lambda: _read(ours), b''):
@@ -295,7 +295,7 @@ def test_a_line_on_the_terminal_says_how_it_goes(ros_domain, tmp_path):
             os.close(ours)
             agent.wait(30)
             print(text)
-    for rate, median, high, age, _, steps, total in lines:
+    for rate, median, high, age, total, steps in lines:
         assert 0 < float(rate) < 2 * RATE and 0 < float(median) <= float(high) and 0 < float(age) <= float(high)
         assert float(total) == pytest.approx(0.5 * int(steps), abs=0.06)
     last = text.rpartition('stopped the robot')[0].rpartition('\n')[2]
