@@ -440,6 +440,9 @@ def _check(config: Config, where: str) -> None:
             f'times: height and width must be multiples of {multiple} from 32 to 256')
     if config.conv.kind == 'valid' and (height, width) != (64, 64):
         raise InputError(f'{where}: conv.kind valid needs env.image_size 64x64, got {height}x{width}')
+    if config.schedule.overlap and config.system != 'dreamer':
+        raise InputError(f'{where}: schedule.overlap is for system dreamer, which learns an actor; expected false '
+                         f'for system {config.system}, got true')
     if config.critic.replay_scale and config.imagination.starts:
         raise InputError(
             f'{where}: critic.replay_scale bootstraps from a dream of every replayed state, so '
@@ -471,9 +474,6 @@ def _check(config: Config, where: str) -> None:
         raise InputError(
             f'{where}: loss.representation thumbnail learns from images, so env.inputs must be image or both, '
             'got vector; take loss.representation=reconstruction')
-    if config.schedule.overlap and config.system != 'dreamer':
-        raise InputError(f'{where}: schedule.overlap is for system dreamer, which learns an actor; expected false '
-                         f'for system {config.system}, got true')
     if config.system == 'world_models' and config.conv.kind == 'pool':
         raise InputError(f'{where}: system world_models needs conv.kind valid, stride or patch, got pool')
     if 'default' not in config.env.action_repeat:

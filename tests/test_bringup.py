@@ -182,6 +182,8 @@ def test_an_existing_run_brings_its_task_and_preset(tmp_path):
     assert processes['trainer'].parameters['steps'] == 77777
     with pytest.raises(InputError, match='holds a run of walker_walk, not of cup_catch'):
         scenario('sim_train', {'logdir': str(tmp_path), 'task': 'cup_catch'})
+    with pytest.raises(InputError, match=r'started with, but env.image_size is \[32, 32\] instead of \[64, 64\]'):
+        scenario('sim_train', {'logdir': str(tmp_path), 'overrides': 'env.image_size=32'})
 
 
 def test_replay(tmp_path):

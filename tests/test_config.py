@@ -177,6 +177,7 @@ def test_bad_values_are_refused_by_name(override, names):
     ('dreamerv3_1m', ('rssm.deter=100',), ('rssm.deter', '100', 'divisible by 8')),
     ('dreamerv3_1m', ('rssm.deter=100', 'rssm.blocks=4'), ('rssm.deter', '100', 'pool')),
     ('dreamerv3_1m', ('conv.depth=3',), ('conv.depth', '3')),
+    ('world_models_cpu', ('schedule.overlap=true',), ('schedule.overlap', 'system dreamer', 'world_models')),
     ('planet', ('planner.elites=2000',), ('planner.elites', 'planner.candidates 1000', '2000')),
 ])
 def test_settings_that_do_not_fit_each_other(preset, overrides, names):

@@ -12,7 +12,7 @@ from dreamer_ros.files import read_text
 from dreamer_ros.seeds import collector_seed, evaluation_seed
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.process import check_learners
-from dreamer_ros.training.run import default_logdir, latest_policy, new_evaluation
+from dreamer_ros.training.run import check_run, default_logdir, latest_policy, new_evaluation
 from dreamer_ros.training.schedule import Schedule
 
 _SEED = Argument('seed', '0', 'random seed; two runs of one seed see the same initial states', whole(0),
@@ -72,6 +72,7 @@ def sim_train(task: str, preset: str, logdir: str, simulators: int, seed: int, s
     Schedule.make(config.schedule, steps or config.schedule.steps, repeat)  # refuses a budget that teaches nothing
     folder = Path(logdir) if logdir else default_logdir(name, Path(preset).stem)
     folder = folder.expanduser().absolute()
+    check_run(folder, None, config)  # the trainer does so too, but by then the first episode is recorded
     robots = [f'sim{n}' for n in range(simulators)]
     processes = []
     for n, robot in enumerate(robots):

@@ -1,6 +1,7 @@
 """Training with simulators in the same process: no ROS and no bags, for comparing systems."""
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from pathlib import Path
@@ -37,18 +38,23 @@ def train_in_process(config: Config, task: str, seed: int, protocol: Protocol, f
     Raises:
         InputError: the task, the folder or the budget do not fit, or the losses are not finite.
     """
-    return _Training(config, task, seed, protocol, folder, report, simulators).run()
+    with contextlib.ExitStack() as open_now:
+        return _Training(config, task, seed, protocol, folder, report, simulators, open_now).run()
 
 
 class _Training:
 
     def __init__(self, config: Config, task: str, seed: int, protocol: Protocol, folder: Path,
-                 report: Callable[[Outcome], None], simulators: int):
+                 report: Callable[[Outcome], None], simulators: int, open_now: contextlib.ExitStack):
         repeat = config.action_repeat_for(task)
         self._schedule = Schedule.make(config.schedule, protocol.steps, repeat)
         self._config, self._task, self._protocol, self._report = config, task, protocol, report
-        self._collectors = [Player(task, config.env, repeat, collector_seed(seed, n)) for n in range(simulators)]
-        self._evaluators = [Player(task, config.env, repeat, evaluation_seed(seed, n))
+
+        def player(its_seed: int) -> Player:
+            return open_now.enter_context(contextlib.closing(Player(task, config.env, repeat, its_seed)))
+
+        self._collectors = [player(collector_seed(seed, n)) for n in range(simulators)]
+        self._evaluators = [player(evaluation_seed(seed, n))
                             for n in range(min(EVALUATION_PLAYERS, protocol.curve_episodes))]
         spec = self._collectors[0].spec
         self._repeat = spec.action_repeat
@@ -56,8 +62,8 @@ class _Training:
         self._exporter = Exporter(self._learner.policy, spec)
         capacity = min(config.replay.capacity, 2 * self._schedule.budget + 10_000)
         self._replay = ReplayBuffer(capacity, spec.image_shape, len(spec.vector), len(spec.action), seed)
-        self._run = RunDirectory(folder, config, spec)
-        self._metrics = Metrics(self._run.path)
+        self._run = open_now.enter_context(contextlib.closing(RunDirectory(folder, config, spec)))
+        self._metrics = open_now.enter_context(contextlib.closing(Metrics(self._run.path)))
         self._losses = Losses()
         self._outcome = Outcome()
         self._collected = 0  # agent steps
@@ -65,15 +71,9 @@ class _Training:
         self._policy: Optional[Path] = None  # what the collectors act with
 
     def run(self) -> Outcome:
-        try:
-            self._train()
-            self._outcome.returns = self._evaluate(self._protocol.episodes)
-            self._run.save_checkpoint(self._learner.updates, self._learner.save, {})
-        finally:
-            for player in [*self._collectors, *self._evaluators]:
-                player.close()
-            self._metrics.close()
-            self._run.close()
+        self._train()
+        self._outcome.returns = self._evaluate(self._protocol.episodes)
+        self._run.save_checkpoint(self._learner.updates, self._learner.save, {})
         return self._outcome
 
     def _train(self) -> None:

@@ -178,12 +178,13 @@ class RunDirectory:
         os.close(self._lock)
 
 
-def check_run(path: Path, spec: RobotSpec, config: Optional[Config] = None) -> None:
+def check_run(path: Path, spec: Optional[RobotSpec], config: Optional[Config] = None) -> None:
     """Refuse at once the directory that a trainer would refuse once it has started; nothing of it is changed.
 
     Args:
         path: of the directory, which need not exist.
-        spec, config: of the run about to start; config None where nobody learns.
+        spec: of the robot; None where only its simulator will tell.
+        config: of the run about to start; None where nobody learns.
 
     Raises:
         InputError: it belongs to another task, robot or preset, another trainer has it open, or it cannot be written.
@@ -200,9 +201,9 @@ def _unwritable(path: Path, error: OSError) -> InputError:
     return InputError(f'run {path}: expected a directory that can be written ({error})')
 
 
-def _check(path: Path, spec: RobotSpec, config: Optional[Config]) -> None:
+def _check(path: Path, spec: Optional[RobotSpec], config: Optional[Config]) -> None:
     spec_file, config_file = path / 'spec.json', path / 'config.yaml'
-    if spec_file.exists():
+    if spec is not None and spec_file.exists():
         stored = RobotSpec.from_json(read_text(spec_file), str(spec_file))
         if stored.name != spec.name:
             raise InputError(f'run {path}: expected the task {stored.name}, which this run was '

@@ -110,6 +110,15 @@ def test_a_failing_run_is_told_and_the_others_go_on(tiny, tmp_path):
     assert [run.system for run in Results(tmp_path / 'out').runs] == ['random']
 
 
+def test_a_system_that_does_not_fit_the_robot_is_one_sentence(tmp_path, capfd):
+    """Also on stderr, when the simulators that were open by then are closed."""
+    long = dataclasses.replace(PROTOCOL, steps=8000)
+    with pytest.raises(InputError, match='expected a robot with continuous actions to plan'):
+        benchmark.run_benchmark(plan('', tmp_path / 'out', systems=['planet_cpu'], tasks=['rover_target_discrete'],
+                                     protocol=long))
+    assert 'Traceback' not in capfd.readouterr().err
+
+
 # Tables
 
 def made_up(folder: Path, rng: np.random.Generator) -> Results:
