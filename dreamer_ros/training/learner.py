@@ -21,6 +21,8 @@ from dreamer_ros.training.parallel import average_gradients, average_metrics
 if TYPE_CHECKING:
     from dreamer_ros.training.parallel import Team
 
+DREAM_CONTEXT = 5  # steps seen before the prediction begins, of sequences that are long enough
+
 
 def pick_device(name: str) -> torch.device:
     """`auto` takes the GPU where there is one.
@@ -115,7 +117,8 @@ class Learner:
         if not self.spec.cameras:
             raise InputError(f'dream of {self.spec.name}: expected a robot with a camera, but it has none')
         batch = self.to_batch(samples)
-        return self.agent.inspect(batch).film(batch.image)
+        context = min(DREAM_CONTEXT, batch.reward.shape[1] - 1)
+        return self.agent.inspect(batch, context).film(batch.image)
 
     def policy_metadata(self, version: int, **more) -> dict:
         """What a policy file says about where it comes from."""

@@ -52,6 +52,13 @@ def samples(trained, seed=0):
         action=action, reward=rng.uniform(0, 1, shape).astype(np.float32), **flags)
 
 
+@pytest.mark.parametrize('length', [2, 5, 8])
+def test_sequences_of_any_length_are_dreamed(length):
+    trained = learner('planet_cpu')
+    data = {key: value[:, :length] for key, value in samples(trained).items()}
+    assert trained.dream(data).shape == (4, length, 32, 3 * 32, 3)
+
+
 @pytest.mark.parametrize('preset', sorted(SPECIFIC))
 def test_every_parameter_is_trained_and_the_loss_falls(preset):
     trained = learner(preset)
