@@ -22,6 +22,8 @@ def entry_point() -> int:
         code = run_main(main)
         sys.stdout.flush()
         return code
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:  # `dreamer bag info RUN | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

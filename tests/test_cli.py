@@ -79,6 +79,15 @@ def test_an_error_is_one_line_and_exit_code_2():
     assert result.stderr == 'error: simulators:=none: expected a whole number from 1\n'
 
 
+def test_ctrl_c_is_no_traceback(monkeypatch):
+    """At any moment of any command."""
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, 'main', interrupted)
+    assert cli.entry_point() == 130
+
+
 @pytest.mark.parametrize('package, words, extra', [
     ('dm_control', ['tasks'], 'sim'), ('torch', ['dream', '{run}', '--bag', '{run}'], 'train'),
     ('matplotlib', ['plot', '{run}'], 'view'), ('rerun', ['view', '{run}'], 'view')])
