@@ -63,6 +63,19 @@ def _marked_processes():
             yield int(folder.name), command
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests of nodes wait for processes most of the time: one worker has them all, one after the other, while the
+    others compute. (`--dist loadgroup` would do, but waits for ever when a worker crashes.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class NodesInOneWorker(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return 'tests/nodes' if nodeid.startswith('tests/nodes/') else nodeid.partition('::')[0]
+
+    return NodesInOneWorker(config, log)
+
+
 @pytest.fixture
 def seed(request) -> int:
     """A number of this test's own, the same again with the session's printed seed."""

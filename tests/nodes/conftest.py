@@ -27,12 +27,10 @@ PATIENCE = 60.0  # seconds; only a failing test waits that long
 
 
 def pytest_collection_modifyitems(items):
-    """These wait for each other's processes most of the time: they run one after the other, beside those that
-    compute. On a machine that stalls for seconds, what is promised per control period can fail: such a test gets a
-    second chance, and the summary names it."""
+    """On a machine that stalls for seconds, what is promised per control period can fail: such a test gets a second
+    chance, and the summary names it."""
     for item in items:
         if HERE in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group('nodes'))
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 
