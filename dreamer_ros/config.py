@@ -46,7 +46,7 @@ class ScheduleConfig:
     prefill: int = _number(1000, 1)  # agent steps of random actions before the first update
     batch: int = _number(16, 1)
     length: int = _number(64, 2)  # agent steps per training sequence
-    replay_ratio: float = _number(256.0, 0.0)  # agent steps trained on per agent step collected
+    replay_ratio: float = _number(256.0, 0.001)  # agent steps trained on per agent step collected
     overlap: bool = False  # actor and critic train on a second thread, one batch behind the world model
     publish_every: int = _number(50, 1)  # updates between two published policies
     log_every: int = _number(50, 1)  # updates between two lines of metrics
@@ -131,13 +131,13 @@ class LossConfig:
     representation: str = _choice(
         'reconstruction', 'contrastive', 'reward', 'redundancy', 'thumbnail', default='reconstruction')
     image: str = _choice('normal', 'squared', default='squared')  # ½Σ(x−x̂)² with x−½, or Σ(x−x̂)² of a sigmoid
-    image_scale: float = 1.0
+    image_scale: float = _number(1.0, 0.0)
     reward: str = _choice('normal', 'twohot', default='twohot')
-    reward_scale: float = 1.0
+    reward_scale: float = _number(1.0, 0.0)
     continue_head: bool = True
-    continue_scale: float = 1.0
-    dynamics_scale: float = 1.0
-    representation_scale: float = 0.1
+    continue_scale: float = _number(1.0, 0.0)
+    dynamics_scale: float = _number(1.0, 0.0)
+    representation_scale: float = _number(0.1, 0.0)
     free_nats: float = _number(1.0, 0.0)
     kl_free: str = _choice('mean', 'step', 'planet', default='step')
     overshooting: int = _number(0, 0)  # agent steps ahead that the prior is trained to predict (PlaNet); 0: off
@@ -155,7 +155,7 @@ class ActorConfig:
     unimix: float = _number(0.01, 0.0, 1.0)  # uniform share of the probabilities of discrete actions
     gradient: str = _choice('dynamics', 'reinforce', 'mixed', 'auto', default='reinforce')
     mix: float = _number(0.9, 0.0, 1.0)
-    entropy: float = 3e-4
+    entropy: float = _number(3e-4, 0.0)
     exploration_noise: float = _number(0.0, 0.0)  # std of Gaussian noise added while collecting (V1: 0.3)
     normalise_returns: bool = True  # advantage over max(1, EMA of the 5th to 95th percentile range)
 

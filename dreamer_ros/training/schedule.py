@@ -15,7 +15,7 @@ class Schedule:
     """All numbers are agent steps (transitions).
 
     Attributes:
-        steps_per_update: agent steps collected for each update; infinite for a replay ratio of 0.
+        steps_per_update: agent steps collected for each update.
         prefill: steps before the first update is due.
         budget: steps of the whole run.
     """
@@ -37,8 +37,13 @@ class Schedule:
                 f'steps: expected more than the {schedule.prefill * action_repeat} env steps that are played '
                 f'at random before learning begins, got {env_steps}')
         trained = schedule.batch * schedule.length
-        per_update = trained / schedule.replay_ratio if schedule.replay_ratio else math.inf
-        return cls(per_update, schedule.prefill, budget)
+        made = cls(trained / schedule.replay_ratio, schedule.prefill, budget)
+        if not made.updates_due(budget):
+            needed = math.ceil(schedule.prefill + made.steps_per_update) * action_repeat
+            raise InputError(
+                f'steps: expected at least {needed} env steps, after which the first update is made (schedule.prefill '
+                f'{schedule.prefill}, schedule.replay_ratio {schedule.replay_ratio:g}), got {env_steps}')
+        return made
 
     def updates_due(self, collected: int) -> int:
         """Updates that should have been made once `collected` steps exist."""
@@ -48,8 +53,6 @@ class Schedule:
 
     def steps_allowed(self, updates: int) -> int:
         """Steps that may exist once `updates` updates are made."""
-        if math.isinf(self.steps_per_update):
-            return self.budget
         # One more, so that a step is always allowed when no update is due, however many updates it brings.
         ahead = math.floor((updates + SLACK_UPDATES) * self.steps_per_update) + 1
         return min(self.budget, self.prefill + ahead)

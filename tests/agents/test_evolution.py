@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from dreamer_ros.agents.evolution import Evolution
+from dreamer_ros.agents.evolution import FULL_COVARIANCE, Evolution
 
 
 def sphere(x):
@@ -24,9 +24,22 @@ def test_known_optimum_is_found(fitness, size, generations, optimum, seed):
     torch.testing.assert_close(evolution.mean.float(), optimum, atol=1e-3, rtol=0)
 
 
-def test_resumes_bit_for_bit(seed):
+def test_many_numbers_take_a_diagonal_covariance(seed):
+    """As many as the controller of a humanoid has; the full one would take a minute per generation."""
     torch.manual_seed(seed)
-    first, second = Evolution(6, 8, 0.3), Evolution(6, 8, 0.9)
+    evolution = Evolution(3000, 32, 0.5)
+    assert evolution.covariance.shape == (3000,)
+    scale = torch.linspace(1.0, 3.0, 3000)
+    costs = [-evolution.step(lambda x: -(scale * (x - 1.0)).square().sum(-1)).min().item() for _ in range(600)]
+    assert costs[-1] < 0.4 * costs[0]
+    narrow = evolution.covariance[scale > 2.5].mean() / evolution.covariance[scale < 1.5].mean()
+    assert narrow < 0.995, 'steep directions are searched in smaller steps'
+
+
+@pytest.mark.parametrize('size', [6, FULL_COVARIANCE + 1])
+def test_resumes_bit_for_bit(size, seed):
+    torch.manual_seed(seed)
+    first, second = Evolution(size, 8, 0.3), Evolution(size, 8, 0.9)
     for _ in range(20):
         first.step(rosenbrock)
     second.load_state_dict(first.state_dict())

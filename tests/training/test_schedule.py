@@ -1,6 +1,7 @@
 """The replay ratio is exact, and nobody ever waits for nobody."""
 from __future__ import annotations
 
+import math
 import types
 
 import pytest
@@ -29,7 +30,7 @@ def test_any_ratio_ends_exact_without_deadlock(rng):
         batch, length = int(rng.integers(1, 50)), int(rng.integers(2, 65))
         ratio = float(rng.choice([0.3, 1, 7, 100, 512, 1e4]))
         prefill, repeat = int(rng.integers(1, 300)), int(rng.integers(1, 9))
-        budget = prefill + int(rng.integers(1, 400))
+        budget = prefill + math.ceil(batch * length / ratio) + int(rng.integers(1, 400))
         schedule = make(batch, length, ratio, prefill, budget * repeat, repeat)
         collected = updates = 0
         while collected < budget or updates < schedule.updates_due(collected):
@@ -48,9 +49,10 @@ def test_any_ratio_ends_exact_without_deadlock(rng):
         assert updates <= ratio * (budget - prefill) / (batch * length) + 1e-6
 
 
-def test_no_replay_means_no_updates():
-    schedule = make(replay_ratio=0.0)
-    assert schedule.updates_due(50_000) == 0 and schedule.steps_allowed(0) == schedule.budget
+def test_a_budget_without_an_update_is_refused():
+    with pytest.raises(InputError, match='expected at least 2008 env steps .* got 2006'):
+        make(env_steps=2006)
+    assert make(env_steps=2008).updates_due(1004) == 1
 
 
 def test_budget_within_the_prefill_is_refused():
