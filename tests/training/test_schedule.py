@@ -50,7 +50,7 @@ def test_any_ratio_ends_exact_without_deadlock(rng):
 
 
 def test_a_budget_without_an_update_is_refused():
-    with pytest.raises(InputError, match='expected at least 2008 env steps .* got 2006'):
+    with pytest.raises(InputError, match='expected at least 2008 env steps, .* got 2006'):
         make(env_steps=2006)
     assert make(env_steps=2008).updates_due(1004) == 1
 
