@@ -80,7 +80,7 @@ class _Run:
             namespace=process.namespace, parameters=[dict(process.parameters)],
             remappings=list(process.remappings),
             additional_env={key: value for key, value in environment.items() if os.environ.get(key) != value},
-            output='screen', emulate_tty=process.leads,
+            output='screen',
             sigterm_timeout=str(process.patience[0]), sigkill_timeout='5',
             on_exit=lambda event, context: self._on_exit(process, event, telling_line(tail)))
         self._nodes[id(process)] = node
