@@ -38,6 +38,10 @@ class QoS:
         )
 
 
+# For late subscribers: an agent answers observations, over 1,000 a second, for up to 3 s before DDS has found the
+# recorder.
+ACTIONS_KEPT = 4000
+
 # Roles. Publishers and whoever counts steps are reliable and deep enough that no step is ever lost.
 SENSOR = QoS(depth=1000)
 LATCHED = QoS(depth=1, transient_local=True)
@@ -45,7 +49,7 @@ LATCHED = QoS(depth=1, transient_local=True)
 # asked for again. Best effort saves the acknowledgements, a third of the round trip.
 LOCKSTEP_SUBSCRIBER = QoS(depth=10, reliable=False)
 RECORDER_SUBSCRIBER = QoS(depth=1000)
-RECORDER_ACTION_SUBSCRIBER = QoS(depth=4000, transient_local=True)
+RECORDER_ACTION_SUBSCRIBER = QoS(depth=ACTIONS_KEPT, transient_local=True)
 TRAINER_SUBSCRIBER = QoS(depth=1000)
 
 
@@ -68,9 +72,7 @@ IMAGE = Topic('camera/image_raw', 'sensor_msgs/msg/Image', SENSOR)
 CAMERA_INFO = Topic('camera/camera_info', 'sensor_msgs/msg/CameraInfo', SENSOR)
 JOINT_STATES = Topic('joint_states', 'sensor_msgs/msg/JointState', SENSOR)
 STEP = Topic('step', 'sensor_msgs/msg/JointState', SENSOR)
-# Kept for late subscribers: an agent answers observations, over 1,000 a second, for up to 3 s before DDS has found
-# the recorder.
-ACTION = Topic('action', 'sensor_msgs/msg/Joy', QoS(depth=4000, transient_local=True))
+ACTION = Topic('action', 'sensor_msgs/msg/Joy', QoS(depth=ACTIONS_KEPT, transient_local=True))
 SPEC = Topic('spec', 'std_msgs/msg/String', LATCHED)
 # JSON of a simulator at each reset: what it takes to simulate the episode that begins once more.
 SIMULATION = Topic('simulation', 'std_msgs/msg/String', QoS(depth=10, transient_local=True))

@@ -4,11 +4,13 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Deque, List, NamedTuple, Optional, Tuple
 
+from dreamer_ros.bridge.topics import ACTIONS_KEPT
+
 # Seconds that a step waits for a missing message once a later step is there: DDS may take 3 to find the publisher
 # of the actions, and then delivers those of before.
 PATIENCE = 5.0
 ORPHAN_AGE = 10.0  # seconds that messages wait for their step
-PENDING_LIMIT = 4000  # steps, as many as publishers of actions keep; bounds the memory
+PENDING_LIMIT = ACTIONS_KEPT  # steps; bounds the memory
 SEEN_LIMIT = 2 * PENDING_LIMIT  # stamps remembered to know repeats by
 
 
@@ -98,4 +100,3 @@ class StepAligner:
             if oldest.messages[self._leader] is not None or not aged:
                 return
             del self._pending[stamp]
-

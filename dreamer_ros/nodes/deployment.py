@@ -226,8 +226,9 @@ class Deployment:
         """How it goes, in a line for people; `timings` is the summary of what `timings` returned."""
         control, runner = self._control, self.policies.current
         parts = [f'{timings["rate [Hz]"]} Hz']
-        if self.waiting() or not self.active:
-            parts.insert(0, f'waiting: {self.waiting()}' if self.active else 'inactive')
+        waiting = self.waiting()
+        if waiting or not self.active:
+            parts.insert(0, f'waiting: {waiting}' if self.active else 'inactive')
         if 'latency p50 [ms]' in timings:
             median, high, age = (float(timings[f'{name} [ms]']) for name in ('latency p50', 'latency p99', 'age p50'))
             parts += [f'latency {median:.1f} ms (p99 {high:.1f})', f'input {age:.1f} ms old']

@@ -202,8 +202,9 @@ class RobotAgent(LifecycleNode):
             return
         for reason in deployment.stops():
             self._say_stop(reason)
-        if deployment.waiting() and not (self._line and self._line.on_terminal):
-            self._log.info(f'waiting: {deployment.waiting()}', throttle_duration_sec=SAY_AGAIN, skip_first=True)
+        waiting = '' if self._line and self._line.on_terminal else deployment.waiting()
+        if waiting:
+            self._log.info(f'waiting: {waiting}', throttle_duration_sec=SAY_AGAIN, skip_first=True)
         if deployment.policies.poll():
             if deployment.policies.problem:
                 self._refuse(deployment.policies.problem)
