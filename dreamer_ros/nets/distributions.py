@@ -20,7 +20,7 @@ class Normal:
     raw_size = 1
 
     def mean(self, raw: Tensor) -> Tensor:
-        return raw.squeeze(-1)
+        return widened(raw.squeeze(-1))  # returns and plans sum it
 
     def loss(self, raw: Tensor, *targets: Tensor) -> Tensor:
         """½(prediction − target)², summed over the targets."""

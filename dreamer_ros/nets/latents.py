@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dreamer_ros.nets.categorical import gumbel_from_normal, mixed_log_probs, one_hot_sample
+from dreamer_ros.nets.layers import widened
 
 
 class GaussianLatent:
@@ -24,7 +25,7 @@ class GaussianLatent:
         self.min_std = min_std
 
     def stats(self, raw: Tensor) -> Tensor:
-        mean, std = raw.split(self.size, -1)
+        mean, std = widened(raw).split(self.size, -1)
         return torch.cat([mean, F.softplus(std) + self.min_std], -1)
 
     def noise(self, *shape: int, device=None) -> Tensor:

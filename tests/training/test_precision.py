@@ -26,9 +26,11 @@ def test_bfloat16_losses_are_close_to_float32(system, seed):
         assert rounded[name] == pytest.approx(exact[name], rel=0.1, abs=0.1), name
 
 
-def test_norms_latents_and_values_are_float32_inside():
-    made = agent('v3')
+@pytest.mark.parametrize('system', ['v1', 'v2', 'v3'])
+def test_norms_latents_rewards_and_values_are_float32_inside(system):
+    made = agent(system)
     with torch.autocast('cpu', torch.bfloat16):
         stats = made.model.rssm.prior(torch.randn(4, made.model.rssm.deter_size))
-        value = made.behaviour.value(torch.randn(4, made.model.rssm.feature_size))
-    assert stats.dtype == value.dtype == torch.float32
+        feature = torch.randn(4, made.model.rssm.feature_size)
+        reward, value = made.model.predict_reward(feature), made.behaviour.value(feature)
+    assert stats.dtype == reward.dtype == value.dtype == torch.float32
