@@ -34,6 +34,10 @@ class Agent(nn.Module):
         """Trained parameters by the name of their learning rate: `model` is `optimizer.model_lr`, and so on."""
         raise NotImplementedError
 
+    def watching(self) -> List[Tensor]:
+        """Those of the trained parameters that only show what the others learn."""
+        return []
+
     def after_update(self, batch: Batch) -> Dict[str, Tensor]:
         """What follows each optimiser step: slow copies, evolution; metrics as scalar tensors."""
         return {}

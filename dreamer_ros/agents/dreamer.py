@@ -44,6 +44,9 @@ class Dreamer(Agent):
             'critic': list(self.behaviour.critic.parameters()),
         }
 
+    def watching(self) -> list:
+        return self.model.watching()
+
     def after_update(self, batch: Batch) -> Dict[str, Tensor]:
         self.behaviour.update_slow_critic()
         return {}

@@ -45,6 +45,9 @@ class PlaNet(Agent):
     def parameter_groups(self) -> Dict[str, list]:
         return {'model': list(self.model.parameters())}
 
+    def watching(self) -> list:
+        return self.model.watching()
+
     def policy(self) -> PlanningPolicy:
         return PlanningPolicy(self.model, self.planner, self.action_size)
 

@@ -1,7 +1,7 @@
 """The world model: encoder, RSSM, decoder, reward and continue heads, and their loss."""
 from __future__ import annotations
 
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +104,11 @@ class WorldModel(nn.Module):
         metrics['prior_entropy'] = latent.entropy(prior.detach()).mean()
         metrics['model_loss'] = total
         return total, states, {key: value.detach() for key, value in metrics.items()}
+
+    def watching(self) -> List[Tensor]:
+        """The image decoder's parameters, where something else than reconstruction shapes the states."""
+        watches = self.decoder is not None and self.config.representation != 'reconstruction'
+        return list(self.decoder.parameters()) if watches else []
 
     def embed(self, batch: Batch) -> Tensor:
         """Embeddings [B, T, E] of the observations."""

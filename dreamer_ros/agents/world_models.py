@@ -118,6 +118,9 @@ class WorldModels(Agent):
         return {'vae': list(self.vae.parameters()),
                 'memory': [parameter for part in memory for parameter in part.parameters()]}
 
+    def watching(self) -> list:
+        return list(self.vae.decoder.parameters()) if self.config.vae.target == 'thumbnail' else []
+
     def after_update(self, batch: Batch) -> Dict[str, Tensor]:
         """One generation of C every `controller.every` updates."""
         self.updates += 1

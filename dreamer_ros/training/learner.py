@@ -61,7 +61,8 @@ class Learner:
         self.device = pick_device(device if team is None else team.device(device))
         torch.manual_seed(seed)
         self.agent = make_agent(config, spec).to(self.device)
-        self.optimizer = Optimizer(config.optimizer, self.agent.parameter_groups())
+        self.optimizer = Optimizer(
+            config.optimizer, self.agent.parameter_groups(), self.agent.watching())
         self.policy = self.agent.policy()
         self.overlap = Overlap(self) if config.schedule.overlap else None
         self.updates = 0

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from typing import Dict, List
+from typing import Dict, List, Sequence
 
 import torch
 from torch import Tensor
@@ -64,12 +64,17 @@ class Optimizer:
     Args:
         config: kind and learning rates.
         groups: parameters by the name of their learning rate: `model` is `config.model_lr`, and so on.
+        watching: those of them that only show what others learn. The norm of their gradients is clipped by
+            itself, so that a large one does not shorten the steps of the others.
     """
 
-    def __init__(self, config: OptimizerConfig, groups: Dict[str, List[Tensor]]):
+    def __init__(self, config: OptimizerConfig, groups: Dict[str, List[Tensor]], watching: Sequence[Tensor] = ()):
         self.config = config
         self.rates = {name: getattr(config, f'{name}_lr') for name in groups}
         self.steps = {name: 0 for name in groups}
+        apart = set(map(id, watching))
+        self._clipped = {name: [[p for p in own if (id(p) in apart) == alone] for alone in (False, True)]
+                         for name, own in groups.items()}
         self.inner: Dict[str, torch.optim.Optimizer] = {}
         for name, parameters in groups.items():
             group = [{'params': parameters, 'lr': self.rates[name]}]
@@ -83,7 +88,7 @@ class Optimizer:
         training is over has none, and rests.
 
         Returns:
-            gradient norms by group.
+            gradient norms by group, without those that watch.
         """
         norms = {}
         for name in names or self.inner:
@@ -99,7 +104,8 @@ class Optimizer:
                 if self.config.clip_kind == 'element':
                     torch.nn.utils.clip_grad_value_(group['params'], limit, foreach=True)
                     limit = math.inf  # what follows then only measures
-                norms[f'{name}_grad_norm'] = torch.nn.utils.clip_grad_norm_(group['params'], limit, foreach=True)
+                norms[f'{name}_grad_norm'], _ = (
+                    torch.nn.utils.clip_grad_norm_(part, limit, foreach=True) for part in self._clipped[name])
             if self.config.weight_decay:
                 # DreamerV2's public code: neither through the gradient nor with the learning rate
                 with torch.no_grad():

@@ -25,6 +25,7 @@ SPECIFIC = {
     'dreamerv3_1m:discrete': (*SMALL, 'rssm.deter=64', 'rssm.hidden=16', 'mlp.units=16'),
     'planet_cpu': (*SMALL, 'rssm.deter=32', 'loss.overshooting=3'),
     'r2dreamer_cpu': SMALL,
+    'world_models_cpu': (*SMALL, 'optimizer.clip_kind=norm', 'optimizer.clip=100'),
 }
 
 
@@ -159,6 +160,26 @@ def test_extreme_data_gives_finite_updates(extreme):
             metrics = trained.update(batch)
         assert all(torch.isfinite(value).all() for value in metrics.values()), (preset, metrics)
         assert all(torch.isfinite(p).all() for p in trained.agent.parameters()), preset
+
+
+@pytest.mark.parametrize('name', ['dreamer:contrastive', 'planet_cpu', 'world_models_cpu'])
+def test_a_decoder_that_watches_changes_no_step_of_the_others(name):
+    """A thousandfold gradient of the decoder, beyond the clip, leaves everything else as it is bit for bit."""
+    taken = []
+    for scale in (1.0, 1000.0):
+        trained = learner(name)
+        group = 'vae' if name == 'world_models_cpu' else 'model'
+        decoder, own = trained.agent.watching(), trained.optimizer.inner[group].param_groups[0]['params']
+        assert decoder and len(decoder) < len(own)
+        hooks = [p.register_hook(lambda gradient, scale=scale: scale * gradient) for p in decoder]
+        for number in range(3):
+            metrics = trained.update(samples(trained, number))
+        for hook in hooks:
+            hook.remove()
+        ids = set(map(id, decoder))
+        taken.append([metrics[f'{group}_grad_norm'], *(p.detach() for p in own if id(p) not in ids)])
+    for one, other in zip(*taken):
+        assert torch.equal(one, other)
 
 
 def test_dream_shows_truth_reconstruction_and_prediction():
