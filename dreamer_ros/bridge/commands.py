@@ -52,6 +52,11 @@ class Commands:
             return np.eye(self._size, dtype=np.float32)[distance.argmin()]
         return np.clip((values - self._low) / width * 2 - 1, -1, 1).astype(np.float32)
 
+    def within_limits(self, values: np.ndarray) -> bool:
+        """Whether no axis is commanded beyond its limits, but for rounding."""
+        slack = 1e-5 * (self._high - self._low)
+        return bool(((self._low - slack <= values) & (values <= self._high + slack)).all())
+
     def encode(self, values: np.ndarray, stamp_ns: int) -> bytes:
         """The serialised command message (CDR), for rclpy to publish or a bag to hold. Thread-safe.
 

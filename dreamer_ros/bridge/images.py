@@ -14,7 +14,7 @@ from dreamer_ros.errors import InputError
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
 
 # Encoding -> Pillow's mode, how it calls the layout of the bytes, and bytes per pixel.
-_LAYOUTS = {
+LAYOUTS = {
     'rgb8': ('RGB', 'RGB', 3),
     'bgr8': ('RGB', 'BGR', 3),
     'rgba8': ('RGB', 'RGBX', 4),
@@ -52,7 +52,16 @@ def decode_image(
     Raises:
         InputError: an encoding that is not supported, damaged data, or the crop reaches out of the image.
     """
-    image = _decompress(message) if type_name == COMPRESSED else _from_raw(message)
+    return fit_image(open_image(message.data, message.format) if type_name == COMPRESSED else _from_raw(message),
+                     crop, size)
+
+
+def fit_image(image: Image.Image, crop: Optional[Crop], size: Optional[Tuple[int, int]]) -> np.ndarray:
+    """See `decode_image`.
+
+    Args:
+        image: RGB, or grey of 8 or 16 bits.
+    """
     x, y, width, height = crop or (0, 0, image.width, image.height)
     if x + width > image.width or y + height > image.height:
         raise InputError(f'image: expected at least {x + width}x{y + height} pixels because of crop, '
@@ -78,9 +87,9 @@ def fill_compressed(message: Any, image: np.ndarray, stamp: int, frame_id: str =
 
 
 def _from_raw(message: Any) -> Image.Image:
-    if message.encoding not in _LAYOUTS:
-        raise InputError(f'image: expected encoding {", ".join(_LAYOUTS)}, got {message.encoding!r}')
-    mode, layout, pixel = _LAYOUTS[message.encoding]
+    if message.encoding not in LAYOUTS:
+        raise InputError(f'image: expected encoding {", ".join(LAYOUTS)}, got {message.encoding!r}')
+    mode, layout, pixel = LAYOUTS[message.encoding]
     height, width, step = message.height, message.width, message.step
     data = memoryview(message.data).cast('B')
     if not (height and width) or step < width * pixel or len(data) != height * step:
@@ -92,12 +101,17 @@ def _from_raw(message: Any) -> Image.Image:
     return Image.frombytes(mode, (width, height), data, 'raw', layout, step)
 
 
-def _decompress(message: Any) -> Image.Image:
+def open_image(data: Any, name: str) -> Image.Image:
+    """The picture in the bytes of a JPEG or PNG file; `name` is what they are said to be.
+
+    Raises:
+        InputError: they are neither, or damaged.
+    """
     try:
-        image = Image.open(io.BytesIO(memoryview(message.data).cast('B')), formats=('JPEG', 'PNG'))
+        image = Image.open(io.BytesIO(memoryview(data).cast('B')), formats=('JPEG', 'PNG'))
         image.load()
         return image if image.mode in ('RGB', 'L', 'I;16') else image.convert('RGB')
     except UnidentifiedImageError:
-        raise InputError(f'image: expected JPEG or PNG, got {message.format!r} of {len(message.data)} bytes') from None
+        raise InputError(f'image: expected JPEG or PNG, got {name!r} of {len(data)} bytes') from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f'image: damaged {message.format!r} ({error})') from error
+        raise InputError(f'image: damaged {name!r} ({error})') from error

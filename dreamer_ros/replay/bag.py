@@ -30,6 +30,8 @@ FILE_BYTES = 2**30
 # Written to the disk at the latest then, so that closing a large file does not take long.
 SYNC_BYTES = 32 * 2**20
 _YamlLoader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+# Files of bags: MCAP and sqlite3, and either as rosbag2 compresses whole files.
+SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd')
 # Key of custom_data that tells what was lost when the bag was recovered.
 DAMAGE = 'damage'
 # Name of the MCAP metadata record that keeps custom_data where a crash can't lose it.
@@ -216,9 +218,10 @@ class _McapFile:
         for topic in self.topics:
             if topic.type not in schemas:
                 text = topic.definition.encode()
-                schemas[topic.type] = self._writer.register_schema(topic.type, 'ros2msg', text)
+                schemas[topic.type] = self._writer.register_schema(
+                    topic.type, topic.definition_encoding, text) if topic.type else 0
             self._channels[topic.name] = self._writer.register_channel(
-                topic.name, 'cdr', schemas[topic.type],
+                topic.name, topic.encoding, schemas[topic.type],
                 {'offered_qos_profiles': topic.offered_qos, 'topic_type_hash': topic.hash},
             )
 
@@ -270,9 +273,17 @@ def read_metadata(path: Path) -> Dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f'{path.name}: metadata.yaml is damaged ({" ".join(str(error).split())})') from error
     information = content.get('rosbag2_bagfile_information') if isinstance(content, dict) else None
-    if not isinstance(information, dict) or not isinstance(information.get('custom_data') or {}, dict):
+    if not isinstance(information, dict) or not isinstance(
+            information.get('custom_data') or {}, dict) or not isinstance(
+            information.get('relative_file_paths') or [], list):
         raise InputError(f'{path.name}: metadata.yaml does not describe a bag')
     return information
+
+
+def missing_files(path: Path, information: Mapping[str, Any]) -> List[str]:
+    """Files of a bag directory that its metadata tells of, and that are not in it, compressed or not."""
+    found = {name for file in bag_files(path) for name in (file.name, file.stem)}
+    return sorted({Path(str(name)).name for name in information.get('relative_file_paths') or ()} - found)
 
 
 def _write_metadata(directory: Path, files: List[_McapFile], custom_data: Mapping[str, str]) -> None:
@@ -290,7 +301,7 @@ def _write_metadata(directory: Path, files: List[_McapFile], custom_data: Mappin
                 'topic_metadata': {
                     'name': topic.name,
                     'type': topic.type,
-                    'serialization_format': 'cdr',
+                    'serialization_format': topic.encoding,
                     'offered_qos_profiles': topic.offered_qos,
                     'type_description_hash': topic.hash,
                 },
@@ -462,16 +473,14 @@ def _tally(scans: Iterable[Scan], contract: Optional[RobotContract]) -> Dict[str
 
 def bag_files(path: Path) -> List[Path]:
     """Every file of a bag directory that holds messages, of any storage, in order."""
-    found = [file for pattern in ('*.mcap', '*.db3', '*.mcap.zstd', '*.db3.zstd') for file in path.glob(pattern)]
-    return sorted(found, key=_place)
+    return sorted((file for suffix in SUFFIXES for file in path.glob(f'*{suffix}')), key=_place)
 
 
 def bag_name(path: Path) -> str:
     """Of a bag directory, or of a single file of one without its suffix; there may be dots in either."""
     name = path.name
-    for suffix in () if path.is_dir() else ('.zstd', '.mcap', '.db3'):
-        name = name[:-len(suffix)] if name.endswith(suffix) else name
-    return name
+    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix) and not path.is_dir()), '')
+    return name[:len(name) - len(suffix)]
 
 
 def mcap_files(path: Path) -> List[Path]:

@@ -3,8 +3,8 @@
 A bag NAME has two files in `.cache/<key>/` of its folder, where the key is the hash of what it is read as:
 
     NAME.json   first line: SHA-256 of the second, which is one JSON object: names, sizes and times of the
-                bag's files and their SHA-256, what reading them had to complain about, and for every episode
-                its length, return, stamps, identity, place in the other file and SHA-256 of its bytes there.
+                bag's files and their SHA-256, what reading them had to complain about, and for every episode its
+                length, return, stamps, identity, marks, place in the other file and SHA-256 of its bytes there.
     NAME.steps  for every episode its images uint8 [T, H, W, C], then its rows (`buffer.row_type`) [T].
 
 A step of 64x64 RGB with two actions takes 12,288 + 15 bytes, so 1,000,000 of them 12.3 GB of disk, and that is
@@ -37,9 +37,10 @@ from dreamer_ros.replay.mapping import FileMap
 from dreamer_ros.spec import RobotSpec
 
 FOLDER = '.cache'
-VERSION = 1  # raise it when the files mean something else, or bags would be read into other steps
+VERSION = 2  # raise it when the files mean something else, or bags would be read into other steps
 LEFTOVER_SECONDS = 3600.0  # since a file under a temporary name was written: nobody will finish it
 BLOCK = 1 << 20
+MARKED = 64  # one of so many steps is a mark
 
 Read = Callable[[Path], Tuple[List[Episode], List[Problem]]]
 
@@ -55,11 +56,11 @@ class CachedBag(NamedTuple):
     """What a bag holds.
 
     Attributes:
-        episodes: in order of time, each with what is worth telling and its `identity`.
+        episodes: in order of time, each with what is worth telling, its `identity` and its `marks`.
         problems: what could not be used and why.
     """
 
-    episodes: List[Tuple[StoredEpisode, EpisodeInfo, str]]
+    episodes: List[Tuple[StoredEpisode, EpisodeInfo, str, List[str]]]
     problems: List[Problem]
 
 
@@ -69,6 +70,22 @@ def identity(episode: Episode) -> str:
     for array in (episode.stamp, episode.action, episode.reward, episode.image[0], episode.image[-1]):
         content.update(np.ascontiguousarray(array))
     return content.hexdigest()
+
+
+def marks(episode: Episode) -> List[str]:
+    """Hex digests by which parts of an episode are known again, as a damaged copy of its bag holds: of its first and
+    its last step, and of those that their stamps choose."""
+    digests = []
+    for k, stamp in enumerate(episode.stamp):
+        chosen = hashlib.blake2b(stamp.tobytes(), digest_size=8).digest()[0] % MARKED == 0
+        if chosen or k in (0, len(episode) - 1):
+            content = hashlib.blake2b(stamp.tobytes(), digest_size=8)
+            # Rewards may come from labels, and whether the last step has an action is chance.
+            acted = [] if episode.is_last[k] else [episode.action[k]]
+            for array in (*acted, episode.vector[k], episode.image[k]):
+                content.update(np.ascontiguousarray(array))
+            digests.append(content.hexdigest())
+    return digests
 
 
 class EpisodeCache:
@@ -134,9 +151,9 @@ class EpisodeCache:
             if not self._unwritable:
                 self._unwritable = True
                 self._problems.append(Problem(
-                    self._folder, f'expected a folder that can be written ({error.strerror}); its episodes '
-                    'stay in memory and are read again at the next start'))
-            made = [(episode, EpisodeInfo.of(episode), identity(episode)) for episode in episodes]
+                    self._bags, f'expected a folder {FOLDER} in it that can be written ({error.strerror}); its '
+                    'episodes stay in memory and are read again at the next start'))
+            made = [(episode, EpisodeInfo.of(episode), identity(episode), marks(episode)) for episode in episodes]
             return CachedBag(made, problems)
         return self._from_header(bag, header)
 
@@ -205,7 +222,7 @@ class EpisodeCache:
         episodes = []
         for number, entry in enumerate(header['episodes']):
             info = EpisodeInfo(bag, entry['steps'], *entry['info'])
-            episodes.append((CachedEpisode(self, bag, number, entry), info, entry['identity']))
+            episodes.append((CachedEpisode(self, bag, number, entry), info, entry['identity'], entry['marks']))
         return CachedBag(episodes, [Problem(bag, reason, steps) for reason, steps in header['problems']])
 
     def _write_steps(self, stream: BinaryIO, episode: Episode) -> dict:
@@ -220,7 +237,8 @@ class EpisodeCache:
             stream.write(data)
         info = EpisodeInfo.of(episode)
         return {
-            'steps': len(episode), 'identity': identity(episode), 'offset': offset, 'sha256': digest.hexdigest(),
+            'steps': len(episode), 'identity': identity(episode), 'marks': marks(episode), 'offset': offset,
+            'sha256': digest.hexdigest(),
             'info': [info.total_reward, info.complete, info.last_stamp, info.meta],
         }
 

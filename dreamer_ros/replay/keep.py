@@ -4,6 +4,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.replay.arrays import ARRAYS
+from dreamer_ros.replay.bag import SUFFIXES
 
 NAME = 'keep'
 
@@ -20,8 +22,8 @@ def keep(bag: Path, kept: bool = True) -> None:
         InputError: it is no bag, or its folder can't be written.
     """
     bag = Path(bag)
-    if not (bag.is_file() and bag.suffix == '.mcap' or (bag / 'metadata.yaml').exists()):
-        raise InputError(f'{bag}: expected a bag: a directory with metadata.yaml, or an MCAP file')
+    if not (bag.is_file() and bag.name.endswith((*SUFFIXES, ARRAYS)) or (bag / 'metadata.yaml').exists()):
+        raise InputError(f'{bag}: expected a bag: a directory with metadata.yaml, or a file of one')
     try:
         if kept:
             _mark(bag).touch()
@@ -32,4 +34,4 @@ def keep(bag: Path, kept: bool = True) -> None:
 
 
 def _mark(bag: Path) -> Path:
-    return bag.with_name(f'{bag.name}.{NAME}') if bag.suffix == '.mcap' and not bag.is_dir() else bag / NAME
+    return bag.with_name(f'{bag.name}.{NAME}') if bag.is_file() else bag / NAME

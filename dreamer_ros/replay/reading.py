@@ -7,10 +7,12 @@ from typing import Dict, List, Optional, Tuple
 
 from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.errors import InputError
+from dreamer_ros.replay.arrays import ARRAYS, read_arrays
 from dreamer_ros.replay.episode import Episode, Problem
 from dreamer_ros.replay.labels import Labels
-from dreamer_ros.replay.recording import load_recording
+from dreamer_ros.replay.recording import Recording, load_recording
 from dreamer_ros.replay.robot_bag import robot_episodes
+from dreamer_ros.replay.scan import RawMessage, Store
 from dreamer_ros.replay.wire import wire_episodes
 from dreamer_ros.spec import RobotSpec
 
@@ -18,7 +20,7 @@ from dreamer_ros.spec import RobotSpec
 def read_episodes(
     path: Path, spec: RobotSpec, contract: Optional[RobotContract] = None, labels: Optional[Labels] = None
 ) -> Tuple[List[Episode], List[Problem]]:
-    """Read a bag directory or a single MCAP or sqlite3 file.
+    """Read a bag directory, a single MCAP or sqlite3 file, or an .npz file of arrays.
 
     A bag that was recorded from a robot contract holds it and is read by it. Episodes are split where one begins
     or ends, and wherever a step is missing, so that neighbours in an episode were neighbours in the world.
@@ -34,6 +36,8 @@ def read_episodes(
     path = Path(path)
     problems: List[Problem] = []
     try:
+        if path.suffix == ARRAYS:
+            return wire_episodes(path, _arrays(path, spec, problems), spec, problems), problems
         recording = load_recording(path, problems)
         contract = contract or embedded_contract(recording.custom_data)
         if contract is not None:
@@ -47,6 +51,19 @@ def read_episodes(
     except OSError as error:
         return [], [*problems, Problem(path, f'it can not be read ({error.strerror or error})')]
     return sorted(episodes, key=lambda episode: int(episode.stamp[0])), problems
+
+
+def _arrays(path: Path, spec: RobotSpec, problems: List[Problem]) -> Recording:
+    """An episode in arrays as a bag of our own topics."""
+    robot, meta, rows = read_arrays(path, spec.control_period, problems)
+    difference = spec.difference(robot)
+    if difference:
+        raise InputError(f'recorded from another robot: {difference}')
+    topics, messages = {}, []
+    for topic, (name, cdr, stamp) in rows:
+        topics[name] = topic.type
+        messages.append(RawMessage(name, stamp, stamp, Store(memoryview(cdr)), 0, len(cdr)))
+    return Recording(messages, topics, meta)
 
 
 def read_longest(path: Path, spec: RobotSpec) -> Episode:

@@ -11,11 +11,16 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import zstandard
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay.bag import CUSTOM_DATA, DAMAGE, bag_files, read_metadata
+from dreamer_ros.replay.bag import CUSTOM_DATA, DAMAGE, bag_files, missing_files, read_metadata
 from dreamer_ros.replay.episode import Problem
-from dreamer_ros.replay.scan import RawMessage, Store, scan_mcap
+from dreamer_ros.replay.left_out import left_out
+from dreamer_ros.replay.scan import CDR, RawMessage, Store, scan_mcap
 
 ZSTD = '.zstd'
+# How compressed messages begin, and CDR does.
+FRAME = zstandard.FRAME_HEADER
+PLAIN = (b'\0\0', b'\0\1')
+NOT_CDR = 'not CDR of a known type'
 # How the problem begins that `recover` has dealt with.
 RECOVERED = 'recovered from damage'
 # No message is larger: what claims to be is damaged.
@@ -30,11 +35,13 @@ class Recording:
         messages: in the order of the files.
         types: of the topics, by name; of topics without messages, too.
         custom_data: what the recorder noted.
+        others: whole messages that are not CDR of a known type, which nothing here can decode.
     """
 
     messages: List[RawMessage]
     types: Dict[str, str]
     custom_data: Dict[str, str]
+    others: List[RawMessage] = dataclasses.field(default_factory=list)
 
 
 def load_recording(path: Path, problems: List[Problem]) -> Recording:
@@ -58,9 +65,7 @@ def load_recording(path: Path, problems: List[Problem]) -> Recording:
         files = bag_files(path)
         if not files:
             raise InputError('no MCAP file and no sqlite3 file is in it')
-        listed = {Path(str(name)).name for name in information.get('relative_file_paths') or ()}
-        missing = sorted(listed - {file.name for file in files} - {file.stem for file in files})
-        problems += [Problem(path, f'{name} is missing') for name in missing]
+        problems += [Problem(path, f'{name} is missing') for name in missing_files(path, information)]
     else:
         files = [path]
     recording = Recording([], {}, {})
@@ -71,15 +76,21 @@ def load_recording(path: Path, problems: List[Problem]) -> Recording:
         except zstandard.ZstdError as error:
             damage = [f'it can not be decompressed ({error})']
         problems += [Problem(path, f'{file.name}: {sentence}') for sentence in damage]
-    if str(information.get('compression_mode')).upper() == 'MESSAGE':
+    first = {message.topic: message for message in reversed(recording.messages)}
+    if str(information.get('compression_mode')).upper() == 'MESSAGE' or any(
+            message.data[:len(FRAME)] == FRAME for message in first.values()):
         _decompress_messages(path, recording, problems)
     recording.custom_data.update(
         (str(key), str(value)) for key, value in (information.get('custom_data') or {}).items())
     if DAMAGE in recording.custom_data:
         problems.append(Problem(path, f'{RECOVERED}: {recording.custom_data[DAMAGE]}'))
     expected = information.get('message_count')
-    if isinstance(expected, int) and expected != len(recording.messages):
-        problems.append(Problem(path, f'{len(recording.messages)} of {expected} messages are whole'))
+    found = len(recording.messages) + len(recording.others)
+    if isinstance(expected, int) and expected != found:
+        problems.append(Problem(path, f'{found} of {expected} messages are whole' if found < expected else
+                                f'{found} messages are in it, but metadata.yaml tells of {expected}'))
+    if recording.others:
+        problems.append(Problem(path, left_out(recording.others, NOT_CDR)))
     return recording
 
 
@@ -98,8 +109,9 @@ def _decompressed(file: Path) -> Iterator[Path]:
 
 def _add_mcap(file: Path, recording: Recording) -> List[str]:
     scan = scan_mcap(file, CUSTOM_DATA)
-    recording.messages += scan.messages
-    recording.types.update((topic.name, topic.type) for topic in scan.topics.values())
+    for message in scan.messages:
+        (recording.messages if scan.topics[message.topic].is_readable else recording.others).append(message)
+    recording.types.update((topic.name, topic.type) for topic in scan.topics.values() if topic.is_readable)
     recording.custom_data.update(scan.custom_data)
     return scan.damage
 
@@ -107,15 +119,14 @@ def _add_mcap(file: Path, recording: Recording) -> List[str]:
 def _add_sqlite(file: Path, recording: Recording) -> List[str]:
     """Rows up to the first one that can not be read."""
     rows: List[Tuple[int, int, bytes]] = []
-    topics: Dict[int, Tuple[str, str]] = {}
+    topics: Dict[int, Tuple[str, str, str]] = {}
     damage = []
     try:
         with contextlib.closing(sqlite3.connect(f'{file.absolute().as_uri()}?mode=ro', uri=True)) as database:
             database.text_factory = lambda text: text.decode('utf-8', 'replace')
             for number, name, kind, form in database.execute(
                     'SELECT id, name, type, serialization_format FROM topics'):
-                if form == 'cdr':
-                    topics[number] = (str(name), str(kind))
+                topics[number] = str(name), str(kind), str(form)
             for row in database.execute('SELECT topic_id, timestamp, data FROM messages ORDER BY id'):
                 rows.append(row)
     except (sqlite3.Error, ValueError, MemoryError, OverflowError) as error:
@@ -123,23 +134,25 @@ def _add_sqlite(file: Path, recording: Recording) -> List[str]:
     strange = 0
     for number, time, data in rows:
         if number in topics and isinstance(time, int) and isinstance(data, bytes):
-            store = Store(memoryview(data))
-            recording.messages.append(RawMessage(topics[number][0], time, time, store, 0, len(data)))
+            name, _, form = topics[number]
+            message = RawMessage(name, time, time, Store(memoryview(data)), 0, len(data))
+            (recording.messages if form == CDR else recording.others).append(message)
         else:
             strange += 1
     if strange:
-        damage.append(f'{strange} rows are no CDR messages of a known topic')
-    recording.types.update(topics.values())
+        damage.append(f'{strange} rows are no messages of a known topic')
+    recording.types.update((name, kind) for name, kind, form in topics.values() if form == CDR)
     return damage
 
 
 def _decompress_messages(path: Path, recording: Recording, problems: List[Problem]) -> None:
-    """Undo rosbag2's compression of single messages."""
+    """Undo rosbag2's compression of single messages, whatever metadata.yaml says of it."""
     whole: List[RawMessage] = []
     decompressor = zstandard.ZstdDecompressor()
     for message in recording.messages:
-        data = _plain(decompressor, message.data)
-        if data is not None:
+        if message.data[:2] in PLAIN:
+            whole.append(message)
+        elif (data := _plain(decompressor, message.data)) is not None:
             whole.append(message._replace(store=Store(memoryview(data)), start=0, end=len(data)))
     if len(whole) < len(recording.messages):
         problems.append(Problem(path, f'{len(recording.messages) - len(whole)} messages can not be decompressed'))

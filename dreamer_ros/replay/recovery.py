@@ -7,7 +7,8 @@ from typing import Iterator, List, Tuple
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.bag import bag_files, is_partial, mcap_files, recover
 from dreamer_ros.replay.episode import Problem
-from dreamer_ros.replay.recording import RECOVERED, load_recording
+from dreamer_ros.replay.left_out import left_out
+from dreamer_ros.replay.recording import NOT_CDR, RECOVERED, load_recording
 
 
 def recover_all(path: Path) -> Iterator[Tuple[Path, str, bool]]:
@@ -36,8 +37,10 @@ def _is_bag(path: Path) -> bool:
 def _recovered(bag: Path) -> Tuple[str, bool]:
     damage: List[Problem] = []
     try:
-        messages = len(load_recording(bag, damage).messages)
-        damage = [problem for problem in damage if not problem.reason.startswith(RECOVERED)]
+        recording = load_recording(bag, damage)
+        messages = len(recording.messages) + len(recording.others)
+        sound = left_out(recording.others, NOT_CDR)
+        damage = [problem for problem in damage if problem.reason != sound and not problem.reason.startswith(RECOVERED)]
         if not is_partial(bag) and not damage:
             return f'is whole, {messages} messages', True
         if not mcap_files(bag) and bag_files(bag):

@@ -26,6 +26,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.replay.bag import bag_name
 from dreamer_ros.replay.episode import Episode, Problem
 from dreamer_ros.replay.labels import Label, Labels
+from dreamer_ros.replay.left_out import left_out
 from dreamer_ros.replay.recording import Recording
 from dreamer_ros.replay.rows import Row, Rows, Unusable, recorded_action
 from dreamer_ros.replay.scan import RawMessage
@@ -107,14 +108,19 @@ def robot_rows(
     path: Path, recording: Recording, contract: RobotContract, labels: Optional[Labels], problems: List[Problem]
 ) -> Iterator[Tuple[RobotTracks, Rows]]:
     """Every robot's messages and steps; see `robot_episodes`."""
-    for tracks in robot_tracks(path, recording, contract, problems):
-        if tracks.step is not None:
-            stray = len(set(tracks.action.stamps if tracks.action else ()) - set(tracks.step.stamps))
-            if stray:
-                problems.append(Problem(path, f'{stray} actions answer no step in the bag'))
-            yield tracks, _recorded(path, tracks, contract, labels)
-        else:
-            yield tracks, _laid(path, tracks, contract, labels, problems)
+    useless: List[Tuple[str, InputError]] = []
+    robots = robot_tracks(path, recording, contract, problems)
+    for tracks in robots:
+        try:
+            rows = _recorded(path, tracks, contract, labels, problems) if tracks.step is not None else _laid(
+                path, tracks, contract, labels, problems)
+        except InputError as error:  # others in the bag may be of use
+            useless.append((tracks.namespace, error))
+            continue
+        yield tracks, rows
+    if len(useless) == len(robots):
+        raise useless[0][1]
+    problems += [Problem(path, f'robot {namespace}: {error}') for namespace, error in useless]
 
 
 def robot_tracks(
@@ -136,6 +142,7 @@ def robot_tracks(
     found: Dict[str, Dict[str, List[Tuple[int, RawMessage]]]] = defaultdict(lambda: defaultdict(list))
     names: Dict[Tuple[str, str], str] = {}
     short: Counter = Counter()
+    unstamped: Counter = Counter()
     by_header = {topic.name: (contract.stamps == 'header' or topic in (STEP, ACTION)) and has_header(topic.type)
                  for topic in wanted.values()}
     by_header[contract.command_topic.name] = False  # many leave it empty
@@ -147,6 +154,9 @@ def robot_tracks(
             except InputError:
                 short[message.topic] += 1
                 continue
+            if stamp == 0:
+                unstamped[message.topic] += 1
+                continue
             found[namespace][topic.name].append((stamp, message))
             names[namespace, topic.name] = message.topic
     for topics in found.values():
@@ -154,8 +164,11 @@ def robot_tracks(
             topics[name] = _with_sound_stamps(path, name, messages, problems)
     problems += [Problem(path, f'{count} messages on {name} are too short to hold a stamp')
                  for name, count in short.items()]
+    problems += [Problem(path, f'{count} messages on {name} hold no stamp; with `stamps: receive` the contract needs '
+                               'none') for name, count in unstamped.items()]
     shared = found.pop('', {}) if len(found) > 1 else {}  # topics with absolute names in the contract
-    robots = []
+    robots: List[RobotTracks] = []
+    blind = []  # names of topics of namespaces without anything to observe
     for namespace, topics in found.items():
         tracks = {
             name: _track(path, names.get((namespace, name)) or names['', name], wanted[name].type, messages, problems)
@@ -165,10 +178,16 @@ def robot_tracks(
             command, step, action = (
                 tracks.get(name) for name in (contract.command_topic.name, STEP.name, ACTION.name))
             robots.append(RobotTracks(namespace, observed, command, step, action))
+        else:
+            blind += [track.name for track in tracks.values()]
     if not robots:
         topics = ', '.join(sorted({message.topic for message in recording.messages})) or 'no messages'
         expected = ', '.join(topic.name for topic in contract.topics)
         raise InputError(f'none of the topics {expected} of {contract.source} are in it, but {topics}')
+    for what, names in (('of robots without anything to observe', blind),
+                        ('not of this robot', recording.types.keys() - place.keys())):
+        sentence = left_out((message for message in recording.messages if message.topic in names), what)
+        problems += [Problem(path, sentence)] if sentence else []
     return robots
 
 
@@ -282,8 +301,13 @@ class _Observer:
         return sensed
 
 
-def _recorded(path: Path, tracks: RobotTracks, contract: RobotContract, labels: Optional[Labels]) -> Rows:
+def _recorded(
+    path: Path, tracks: RobotTracks, contract: RobotContract, labels: Optional[Labels], problems: List[Problem]
+) -> Rows:
     """The steps of a recorded agent; with labels those that are labelled, with rewards and ends as the labels say."""
+    stray = len(set(tracks.action.stamps if tracks.action else ()) - set(tracks.step.stamps))
+    if stray:
+        problems.append(Problem(path, f'{stray} actions answer no step in the bag'))
     rows = Rows(path, contract.spec.control_period)
     observer = _Observer(tracks, contract)
     size = len(contract.spec.action)
@@ -370,6 +394,9 @@ def _laid(
     commanded = _Commanded(tracks, contract)
     for label in wanted:
         _lay(rows, label, labels is not None, observer, commanded, contract)
+    if commanded.beyond:
+        problems.append(Problem(path, f'{commanded.beyond} actions are at the limits of {contract.source}, because the '
+                                      'commands that they come from are beyond'))
     return rows
 
 
@@ -411,11 +438,16 @@ def _lay(
 
 
 class _Commanded:
-    """The actions that recorded commands stand for."""
+    """The actions that recorded commands stand for.
+
+    Attributes:
+        beyond: how many of them come from a command that no action stands for.
+    """
 
     def __init__(self, tracks: RobotTracks, contract: RobotContract):
         self._command = contract.command
         self._commands = Commands(contract)
+        self.beyond = 0
         self._messages = tracks.command.messages
         # Robots in a simulation count time of their own, which the stamps of their sensors are in.
         delay = np.median([message.published - stamp for track in tracks.observed.values()
@@ -439,6 +471,8 @@ class _Commanded:
             return self._commands.action(np.array(self._command.stop))
         try:
             message = decode(self._messages[place].data, self._command.type)
-            return self._commands.action(self._commands.decode(message))
+            values = self._commands.decode(message)
+            self.beyond += not self._commands.within_limits(values)
+            return self._commands.action(values)
         except InputError as error:
             raise Unusable('with a bad command') from error

@@ -12,6 +12,7 @@ from dreamer_ros.bridge.definitions import decode
 from dreamer_ros.bridge.topics import ACTION
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.episode import Episode, Problem
+from dreamer_ros.replay.left_out import when
 from dreamer_ros.replay.scan import RawMessage
 
 # Two steps further apart than so many control periods are not neighbours: something between them is missing.
@@ -44,8 +45,7 @@ class _Span:
     count: int = 0
 
     def __str__(self) -> str:
-        when = f'{self.first / 1e9:.3f}'
-        return f'at {when}' if self.count == 1 else f'between {when} and {self.last / 1e9:.3f}'
+        return when(self.first, self.last)
 
 
 class Rows:
@@ -69,6 +69,9 @@ class Rows:
 
     def add(self, row: Row) -> None:
         """Append a usable step."""
+        if row.step.is_terminal and not row.step.is_last:
+            self.drop(row.step.stamp, Unusable('that are terminal but not the last'))
+            return
         self._steps += 1
         last = self._runs[-1][-1].step if self._runs[-1] else None
         if last is not None:

@@ -21,6 +21,7 @@ _DAMAGE = (
 )
 # Of a file whose messages take more than this, the least recently used chunks are read again when needed.
 HELD_BYTES = 256 * 2**20
+CDR = 'cdr'
 _RECORD = struct.Struct('<BQ')    # opcode, length
 _MESSAGE = struct.Struct('<HIQQ')  # channel, sequence, log time, publish time
 
@@ -96,13 +97,26 @@ class _Recent:
 
 
 class RawTopic(NamedTuple):
-    """A topic as stored."""
+    """A topic as stored.
+
+    Attributes:
+        type: '' if the file does not tell.
+        definition_encoding: of the definition, '' or `ros2idl` from some writers.
+        encoding: of the messages.
+    """
 
     name: str
     type: str
     definition: str
     offered_qos: str
     hash: str
+    definition_encoding: str = 'ros2msg'
+    encoding: str = CDR
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether its messages are what a type can decode."""
+        return self.encoding == CDR and self.type != ''
 
 
 @dataclasses.dataclass
@@ -124,6 +138,7 @@ class Scan:
 
 # A message before the name of its topic is known: channel, and what RawMessage holds.
 _Found = Tuple[int, int, int, Union[Store, _ChunkStore], int, int]
+_NO_SCHEMA = Schema(data=b'', encoding='', id=0, name='')
 # Records outside of chunks that say something.
 _SMALL = {Opcode.SCHEMA: Schema, Opcode.CHANNEL: Channel, Opcode.METADATA: Metadata}
 
@@ -174,16 +189,19 @@ def scan_mcap(path: Path, metadata_name: str) -> Scan:
     # because chunks are checked by their CRC.
     topics = {}
     for number, channel in channels.items():
-        schema = schemas.get(channel.schema_id)
-        if schema is not None and channel.message_encoding == 'cdr' and schema.encoding == 'ros2msg':
-            topics[number] = RawTopic(
-                channel.topic,
-                schema.name,
-                schema.data.decode('utf-8', 'replace'),
-                channel.metadata.get('offered_qos_profiles', ''),
-                channel.metadata.get('topic_type_hash', ''),
-            )
+        schema = schemas.get(channel.schema_id, _NO_SCHEMA)
+        topics[number] = RawTopic(
+            channel.topic,
+            schema.name,
+            schema.data.decode('utf-8', 'replace'),
+            channel.metadata.get('offered_qos_profiles', ''),
+            channel.metadata.get('topic_type_hash', ''),
+            schema.encoding,
+            channel.message_encoding,
+        )
     messages = [RawMessage(topics[number].name, *rest) for number, *rest in found if number in topics]
+    if len(messages) < len(found):
+        damage.append(f'{len(found) - len(messages)} messages are of channels that nothing in it describes')
     return Scan({topic.name: topic for topic in topics.values()}, messages, custom_data, damage)
 
 

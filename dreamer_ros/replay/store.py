@@ -5,25 +5,22 @@ import collections
 import dataclasses
 import hashlib
 import threading
-import time
 from pathlib import Path
 from typing import Counter, Dict, List, Optional, Set, Tuple
 
 import numpy as np
-from mcap.writer import MCAP0_MAGIC
 
 from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay.bag import is_partial, mcap_files, recover
+from dreamer_ros.replay.arrays import ARRAYS
+from dreamer_ros.replay.bag import SUFFIXES, is_partial, recover
 from dreamer_ros.replay.buffer import ReplayBuffer
 from dreamer_ros.replay.cache import CachedBag, EpisodeCache
 from dreamer_ros.replay.episode import Episode, EpisodeInfo, Problem
 from dreamer_ros.replay.keep import is_kept
 from dreamer_ros.replay.reading import read_episodes
+from dreamer_ros.replay.settled import is_settled
 from dreamer_ros.spec import RobotSpec
-
-# A bag without its end may still be recorded or copied; after so many quiet seconds it is taken as it is.
-QUIET_SECONDS = 60.0
 
 
 class ReplayStore:
@@ -31,7 +28,7 @@ class ReplayStore:
 
     `refresh` looks for new bags and may run in another thread than `sample`. A bag is read once, however many
     sessions learn from it (see cache.py), and enters once: by its name, and by what it holds, so that a copy
-    under another name is refused. Bags of dead writers are recovered. Nothing that lies in the folder makes the
+    under another name is refused, whole or damaged. Bags of dead writers are recovered. Nothing that lies in the folder makes the
     store raise. What leaves the store is still in its bag.
 
     Attributes:
@@ -69,7 +66,8 @@ class ReplayStore:
         self._refreshing = threading.Lock()
         self._looked = self._crowded = False
         self._seen: Set[str] = set()                       # names of bags loaded or refused
-        self._identities: Dict[str, Tuple[str, int]] = {}  # of what was loaded: its bag, and number there
+        # By identity and marks of what was loaded: its bag, and number there.
+        self._known: Dict[str, Tuple[str, int]] = {}
         self._held: Counter[str] = collections.Counter()   # episodes held of each bag
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +101,7 @@ class ReplayStore:
             for path in self._new_bags():
                 bag = self._cache.known(path)
                 if bag is None:
-                    if not _is_settled(path):
+                    if not is_settled(path):
                         continue
                     bag = self._cache.load(path)
                 self._seen.add(path.name)
@@ -149,7 +147,7 @@ class ReplayStore:
             self.held_out.restart(0)
             self._seen = set(state['seen'])
             self._held.clear()
-            self._identities.clear()
+            self._known.clear()
             name, bag = '', CachedBag([], [])
             # Checkpoints from before there was validation do not speak of it.
             for other, number in [*state['held'], *state.get('held_out', [])]:
@@ -164,13 +162,16 @@ class ReplayStore:
     def _add(
         self, path: Path, number: int, bag: CachedBag, make_room: bool = True
     ) -> Optional[EpisodeInfo]:
-        """Take one episode of a bag, unless the same was taken before under whatever name."""
-        episode, info, identity = bag.episodes[number]
-        first = self._identities.setdefault(identity, (path.name, number))
-        if first != (path.name, number):
-            self.problems.append(Problem(path, f'holds the same episode as {first[0]}', len(episode)))
-            self._release(path)
-            return None
+        """Take one episode of a bag, unless the same or a part of it was taken before under whatever name."""
+        episode, info, identity, marks = bag.episodes[number]
+        place = path.name, number
+        for digest, what in [(identity, 'the same episode as'), *((mark, 'steps of an episode of') for mark in marks)]:
+            first = self._known.get(digest, place)
+            if first != place:
+                self.problems.append(Problem(path, f'holds {what} {first[0]}', len(episode)))
+                self._release(path)
+                return None
+        self._known.update(dict.fromkeys([identity, *marks], place))
         held_out = int(identity[:8], 16) < self._validation * 16 ** 8
         buffer = self.held_out if held_out else self._buffer
         self._held[path.name] += 1
@@ -201,7 +202,7 @@ class ReplayStore:
         return [
             path for path in sorted(self.folder.iterdir())
             if path.name not in self._seen and not path.name.startswith('.')
-            and (path.is_dir() or path.suffix == '.mcap')
+            and (path.is_dir() or path.name.endswith((*SUFFIXES, ARRAYS)))
         ]
 
     def _read(self, path: Path) -> Tuple[List[Episode], List[Problem]]:
@@ -210,23 +211,3 @@ class ReplayStore:
         # Whatever a damaged bag provokes in the readers, it must not end the training.
         except Exception as error:  # noqa: BLE001
             return [], [Problem(path, f'it can not be read ({type(error).__name__}: {error})')]
-
-
-def _is_settled(path: Path) -> bool:
-    """Whether a bag is whole, or has not changed for long enough that it never will be."""
-    try:
-        files = mcap_files(path) if path.is_dir() else [path]
-        whole = not path.is_dir() or (path / 'metadata.yaml').exists()
-        if whole and all(_has_end(file) for file in files) and (files or any(path.glob('*.db3*'))):
-            return True
-        newest = max(file.stat().st_mtime for file in ([path, *path.iterdir()] if path.is_dir() else [path]))
-    except FileNotFoundError:
-        return False  # renamed or deleted this moment
-    return time.time() - newest > QUIET_SECONDS
-
-
-def _has_end(file: Path) -> bool:
-    """Whether an MCAP file ends as a finished one does."""
-    with file.open('rb') as stream:
-        stream.seek(max(0, file.stat().st_size - len(MCAP0_MAGIC)))
-        return stream.read() == MCAP0_MAGIC

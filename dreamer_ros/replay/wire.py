@@ -8,13 +8,14 @@ from typing import Dict, Iterator, KeysView, List, Mapping, Set, Tuple
 import numpy as np
 
 from dreamer_ros.bridge.codecs import (
-    header_stamp, image_to_array, join_images, read_step, read_vector,
+    ENCODINGS, header_stamp, image_to_array, join_images, read_step, read_vector,
 )
 from dreamer_ros.bridge.definitions import decode
-from dreamer_ros.bridge.images import COMPRESSED, decode_image
-from dreamer_ros.bridge.topics import ACTION, JOINT_STATES, STEP, images
+from dreamer_ros.bridge.images import COMPRESSED, LAYOUTS, decode_image
+from dreamer_ros.bridge.topics import ACTION, JOINT_STATES, SPEC, STEP, camera_infos, images
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.episode import Episode, Problem
+from dreamer_ros.replay.left_out import left_out
 from dreamer_ros.replay.recording import Recording
 from dreamer_ros.replay.rows import Row, Rows, Unusable, recorded_action
 from dreamer_ros.replay.scan import RawMessage
@@ -29,12 +30,16 @@ class WireRobot:
 
     Args:
         namespace: of the robot, `/` at its end; '' for none.
+
+    Attributes:
+        clashing: by topic in the bag, messages that have the stamp of another one and differ from it.
     """
 
     def __init__(self, namespace: str):
         self.namespace = namespace
         self._messages: Dict[str, Dict[int, RawMessage]] = defaultdict(dict)
         self._doubtful: Set[Tuple[str, int]] = set()
+        self.clashing: Counter = Counter()
         self._otherwise_timed: Set[Tuple[str, int]] = set()
         self._count = 0
 
@@ -48,6 +53,7 @@ class WireRobot:
         # Lock-step repeats a message that got lost, byte for byte.
         if known is not message and known.topic == message.topic and known.data != message.data:
             self._doubtful.add((topic, stamp))
+            self.clashing[message.topic] += 1
 
     def check_times(self) -> None:
         """In bags of our own recorder a message was recorded at its stamp. The few of which that is not true have
@@ -109,9 +115,13 @@ def wire_rows(
                 rows.add(_read_row(robot, stamp, spec, recording.types))
             except Unusable as reason:
                 rows.drop(stamp, reason)
-        stray = len(robot.stamps(ACTION.name) - set(stamps))
-        if stray:
-            problems.append(Problem(path, f'{stray} actions answer no observation in the bag'))
+        if robot.clashing:
+            counts = ', '.join(f'{count} on {name}' for name, count in robot.clashing.items())
+            problems.append(Problem(path, f'messages that have the stamp of another one: {counts}'))
+        for topic, what in ((ACTION, 'actions answer'), (JOINT_STATES, 'joint states belong to')):
+            stray = len(robot.stamps(topic.name) - set(stamps))
+            if stray:
+                problems.append(Problem(path, f'{stray} {what} no observation in the bag'))
         yield robot, rows
 
 
@@ -145,6 +155,14 @@ def _robots(path: Path, recording: Recording, spec: RobotSpec, problems: List[Pr
     if not found:
         topics = ', '.join(sorted({message.topic for message in recording.messages})) or 'no messages'
         raise InputError(f'no messages on a topic named {STEP.name} are in it, but {topics}')
+    # `spec` was read, and what a camera is like stands in it.
+    used = {robot.namespace for robot in found}
+    known = {namespace + topic.name for namespace in used for topic in (*camera_infos(spec.cameras), SPEC)}
+    stepless = [name for name, (namespace, _) in place.items() if namespace not in used]
+    for what, names in ((f'of robots without {STEP.name}', stepless),
+                        ('not of this robot', recording.types.keys() - place.keys() - known)):
+        sentence = left_out((message for message in recording.messages if message.topic in names), what)
+        problems += [Problem(path, sentence)] if sentence else []
     return found
 
 
@@ -162,10 +180,7 @@ def _read_row(robot: WireRobot, stamp: int, spec: RobotSpec, types: Mapping[str,
         step = read_step(decode(scalars.data, STEP.type))
     except InputError as error:
         raise Unusable('with bad step scalars') from error
-    try:
-        frames = [_frame(message, types[message.topic]) for message in seen]
-    except InputError as error:
-        raise Unusable('with a bad image') from error
+    frames = [_frame(message, types[message.topic]) for message in seen]
     for frame in frames:
         if frame.shape[:2] != spec.image_size:
             raise Unusable(f'image: expected {_size(spec.image_size)}, got {_size(frame.shape)}')
@@ -191,9 +206,21 @@ def _read_row(robot: WireRobot, stamp: int, spec: RobotSpec, types: Mapping[str,
 
 
 def _frame(message: RawMessage, type_name: str) -> np.ndarray:
-    """uint8 [H, W, 3] of an image, raw or compressed."""
-    decoded = decode(message.data, type_name)
-    return decode_image(decoded, type_name, None, None) if type_name == COMPRESSED else image_to_array(decoded)
+    """uint8 [H, W, 3] of an image, raw or compressed.
+
+    Raises:
+        Unusable: it is damaged, or of an encoding that is not supported.
+    """
+    try:
+        decoded = decode(message.data, type_name)
+        if type_name != COMPRESSED:
+            if decoded.encoding in ENCODINGS:
+                return image_to_array(decoded)  # without a copy
+            if decoded.encoding not in LAYOUTS:
+                raise Unusable(f'with an image of the encoding {decoded.encoding}')
+        return decode_image(decoded, type_name, None, None)
+    except InputError as error:
+        raise Unusable('with a bad image') from error
 
 
 def _size(shape: Tuple[int, ...]) -> str:

@@ -1,6 +1,7 @@
 """The store over a folder: what enters, what doesn't, and that training continues where it stopped."""
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,12 +12,18 @@ import time
 
 import numpy as np
 import pytest
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from dreamer_ros.bridge import topics
+from dreamer_ros.bridge.definitions import typestore
 from dreamer_ros.errors import InputError
+from dreamer_ros.replay import bag
+from dreamer_ros.replay.arrays import write_arrays
 from dreamer_ros.replay.bag import EpisodeWriter, partial_path
+from dreamer_ros.replay.keep import is_kept, keep
 from dreamer_ros.replay.prefetch import Prefetcher
-from dreamer_ros.replay.store import QUIET_SECONDS, ReplayStore
+from dreamer_ros.replay.settled import QUIET_SECONDS
+from dreamer_ros.replay.store import ReplayStore
 from tests.replay.bags import (
     BLIND, PERIOD_NS, SPEC, START_NS, TWO_CAMERAS, cdr_messages, random_episode, write_episode,
 )
@@ -122,10 +129,101 @@ def test_bag_still_being_recorded_by_another_tool_is_waited_for(tmp_path, rng):
     assert [info.steps for info in store.refresh()] == [10] and store.problems == []
 
 
+@pytest.mark.parametrize('storage', ['split', 'sqlite3', 'sqlite3 compressed', 'mcap compressed'])
+def test_a_bag_that_is_being_copied_is_waited_for(tmp_path, rng, storage, monkeypatch):
+    """metadata.yaml comes first, of the messages only a part."""
+    episode = random_episode(rng, 100)
+    if storage == 'split':
+        monkeypatch.setattr(bag, 'FILE_BYTES', 20_000)
+        monkeypatch.setattr(bag, 'CHUNK_BYTES', 8_000)
+        whole = write_episode(tmp_path / 'away', 'bag', episode)
+    else:
+        whole = write_foreign(tmp_path / 'away', episode, storage)
+    store = ReplayStore(tmp_path / 'episodes', SPEC, 1000)
+    copy = store.folder / 'bag'
+    copy.mkdir()
+    shutil.copy(whole / 'metadata.yaml', copy)
+    files = bag.bag_files(whole)
+    assert (len(files) > 3) == (storage == 'split')
+    for part in (0.0, 0.3, 0.9, 0.999):
+        for file in files[:int(part * len(files))]:
+            shutil.copy(file, copy)
+        if storage != 'split':
+            data = files[0].read_bytes()
+            (copy / files[0].name).write_bytes(data[:int(part * len(data))])
+        assert store.refresh() == [] and store.problems == []
+    for file in files:
+        shutil.copy(file, copy)
+    assert [info.steps for info in store.refresh()] == [100] and store.problems == []
+
+
+def write_foreign(folder, episode, storage):
+    """As `ros2 bag record` would."""
+    kind = StoragePlugin.SQLITE3 if storage.startswith('sqlite3') else StoragePlugin.MCAP
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = Writer(folder / 'bag', version=9, storage_plugin=kind)
+    if storage.endswith('compressed'):
+        writer.set_compression(CompressionMode.FILE, CompressionFormat.ZSTD)
+    names = [topic.within('sim0') for topic in topics.PER_STEP]
+    with writer:
+        connections = {topic.name: writer.add_connection(topic.name, topic.type, typestore=typestore())
+                       for topic in names}
+        for name, cdr, stamp in cdr_messages(episode):
+            writer.write(connections[name], stamp, cdr)
+    return folder / 'bag'
+
+
+def test_single_files_of_every_kind(tmp_path, rng):
+    store = ReplayStore(tmp_path / 'episodes', SPEC, 1000)
+    for k, storage in enumerate(('sqlite3', 'mcap', 'sqlite3 compressed', 'mcap compressed')):
+        made = write_foreign(tmp_path / storage, random_episode(rng, 10, START_NS + k * 10**12), storage)
+        [file] = bag.bag_files(made)
+        shutil.copy(file, store.folder / f'{k}{"".join(file.suffixes)}')
+    write_arrays(store.folder / '4.npz', random_episode(rng, 10, START_NS + 4 * 10**12), SPEC)
+    other = dataclasses.replace(SPEC, control_period=0.5)
+    write_arrays(store.folder / '5.npz', random_episode(rng, 10, START_NS), other)
+    (store.folder / '6.npz').write_bytes(b'nothing')
+    infos = store.refresh()
+    assert [(info.name, info.steps) for info in infos] == [
+        ('0.db3', 10), ('1.mcap', 10), ('2.db3.zstd', 10), ('3.mcap.zstd', 10), ('4.npz', 10)]
+    told = reasons(store)
+    assert len(told) == 2 and told[0].startswith('5.npz: recorded from another robot: control_period')
+    assert told[1].startswith('6.npz: it is no NumPy file')
+    keep(store.folder / '2.db3.zstd')
+    assert is_kept(store.folder / '2.db3.zstd') and (store.folder / '2.db3.zstd.keep').exists()
+    assert len(ReplayStore(store.folder, SPEC, 1000).refresh()) == 5
+
+
+def test_a_damaged_copy_of_a_bag_is_not_loaded_again(tmp_path, rng, monkeypatch):
+    """Its first part, and what comes after a damaged chunk."""
+    monkeypatch.setattr(bag, 'CHUNK_BYTES', 20_000)
+    [whole] = fill(tmp_path, rng, [300])
+    cut, holed = tmp_path / 'cut', tmp_path / 'holed'
+    for copy in (cut, holed):
+        shutil.copytree(whole, copy)
+        file = copy / 'bag000_0.mcap'
+        data = bytearray(file.read_bytes())
+        if copy is cut:
+            del data[len(data) * 2 // 3:]
+        else:
+            data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+        make_old(copy)
+    fill(tmp_path, rng, [300], first=1)
+    store = ReplayStore(tmp_path, SPEC, 10_000)
+    assert [(info.name, info.steps) for info in store.refresh()] == [('bag000', 300), ('bag001', 300)]
+    told = reasons(store)
+    assert told.count('cut: holds steps of an episode of bag000') == 1
+    assert told.count('holed: holds steps of an episode of bag000') == 2
+    # The next start, from the cache, finds the same.
+    again = ReplayStore(tmp_path, SPEC, 10_000)
+    assert [info.steps for info in again.refresh()] == [300, 300] and reasons(again) == told
+
+
 def test_a_copy_of_a_bag_is_not_loaded_again(tmp_path, rng):
-    (bag,) = fill(tmp_path, rng, [10])
-    shutil.copytree(bag, tmp_path / 'copy')
-    shutil.copy(bag / 'bag000_0.mcap', tmp_path / 'loose.mcap')
+    (whole,) = fill(tmp_path, rng, [10])
+    shutil.copytree(whole, tmp_path / 'copy')
+    shutil.copy(whole / 'bag000_0.mcap', tmp_path / 'loose.mcap')
     store = ReplayStore(tmp_path, SPEC, 100)
     assert len(store.refresh()) == 1 and store.steps == 10
     assert reasons(store) == [f'{name}: holds the same episode as bag000' for name in ('copy', 'loose.mcap')]
