@@ -1,7 +1,7 @@
 """Reading the YAML files that people write: every error names the file and the key."""
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any, Callable, Dict, NoReturn, Optional, Tuple
 
 import yaml
@@ -11,15 +11,30 @@ from dreamer_ros.errors import InputError
 Range = Tuple[float, float]
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which plain YAML silently takes the last."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        names = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in names:
+                    raise yaml.composer.ComposerError(None, None, f'the key {key.value!r} twice', key.start_mark)
+                names.add(key.value)
+        return node
+
+
 def parse_yaml(text: str, source: str) -> Section:
     """The top level of a file; `source` names the file in every error.
 
     Raises:
-        InputError: it is not YAML, or no mapping.
+        InputError: it is not YAML, has a key twice, or is no mapping.
     """
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = yaml.load(text, _Loader)
+    # ValueError: a date that does not exist. RecursionError: brackets within brackets.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f'{source}: expected YAML, got {" ".join(str(error).split())}') from error
     return Section(source, '', content)
 
@@ -106,6 +121,7 @@ class Section:
 
     def has(self, key: str) -> bool:
         """Whether the key is there and was not taken yet."""
+        self._known.append(key)
         return key in self._left
 
     def is_text(self, key: str) -> bool:
@@ -115,7 +131,7 @@ class Section:
     def finish(self) -> None:
         """Refuse keys that nobody took."""
         if self._left:
-            self.fail('', f'the keys {", ".join(self._known)}', next(iter(self._left)))
+            self.fail('', f'the keys {", ".join(dict.fromkeys(self._known))}', next(iter(self._left)))
 
     def _take(self, key: str, expected: str, valid: Callable[[Any], Any], default: Dict[str, Any]) -> Any:
         self._known.append(key)
@@ -133,7 +149,7 @@ class Section:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_names(value: Any) -> bool:

@@ -26,6 +26,7 @@ from dreamer_ros.spec import RobotSpec
 
 IMAGE_TYPES = ('sensor_msgs/msg/Image', COMPRESSED)
 JOY = 'sensor_msgs/msg/Joy'
+ESTOP = 'std_msgs/msg/Bool'
 # Type of a command -> what paths of its fields look like, and an example.
 COMMAND_FIELDS = {
     'geometry_msgs/msg/Twist': (r'(linear|angular)\.[xyz]', 'linear.x'),
@@ -36,10 +37,11 @@ COMMAND_FIELDS = {
     'sensor_msgs/msg/JointState': (r'(position|velocity|effort)\[.*\D.*\]', 'position[elbow]'),
     JOY: (r'axes\[\d+\]', 'axes[0]'),
 }
+RATES = (0.01, 1000.0)  # actions per second
 PERIOD_TOLERANCE = 0.01  # by how much of it a policy's control period may differ from the robot's
 LIMIT_TOLERANCE = 1e-6  # by how much of its range a limit may
 
-_TOPIC = re.compile(r'/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
+_TOPIC = re.compile(r'(?!.*__)/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
 _EXPRESSION_NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
 
 
@@ -332,7 +334,7 @@ class _Reader:
         terminal = self._formula(top.section('terminal')) if top.has('terminal') else None
         self.contract = RobotContract(
             name=top.text('name'),
-            rate=float(top.positive('rate')),
+            rate=self._rate(top),
             stamps=top.choice('stamps', ('header', 'receive'), default='header'),
             image_size=image_size,
             cameras=cameras,
@@ -341,7 +343,7 @@ class _Reader:
             reward=reward,
             terminal=terminal,
             episode_length=top.count('episode_length', default=None),
-            estop=self._topic(top, 'estop', default='estop'),
+            estop=self._estop(top),
             joystick=self._joystick(top.section('joystick'), command) if top.has('joystick') else None,
             public_key=self._public_key(top),
             text=text,
@@ -397,6 +399,18 @@ class _Reader:
         topic, type_name, max_age = self._observed(section, IMAGE_TYPES)
         section.finish()
         return Camera(name, topic, type_name, crop, max_age)
+
+    def _rate(self, top: Section) -> float:
+        rate = float(top.positive('rate'))
+        if not RATES[0] <= rate <= RATES[1]:
+            top.fail('rate', f'{RATES[0]:g} to {RATES[1]:g} actions per second', rate)
+        return rate
+
+    def _estop(self, top: Section) -> str:
+        topic = self._topic(top, 'estop', default='estop')
+        if self._types.setdefault(topic, ESTOP) != ESTOP:
+            top.fail('estop', f'a topic of {ESTOP}, but {topic} is one of {self._types[topic]} elsewhere', topic)
+        return topic
 
     def _image_size(self, top: Section) -> Tuple[int, int]:
         size = top.numbers('image_size')

@@ -4,6 +4,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import sys
 from typing import Any, Callable, Collection, Dict, Mapping
 
 from dreamer_ros.errors import InputError
@@ -72,6 +73,8 @@ class Expression:
 
         kind = type(getattr(node, 'op', None))
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+            if not abs(node.value) <= sys.float_info.max:
+                raise InputError(f'{self.text}: expected numbers of at most {sys.float_info.max:.0e}, got {node.value}')
             constant = float(node.value)
             return lambda values: constant
         if isinstance(node, ast.Name):

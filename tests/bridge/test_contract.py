@@ -8,6 +8,7 @@ import pytest
 from dreamer_ros.bridge.contract import RobotContract, load_contract
 from dreamer_ros.bridge.topics import QoS
 from dreamer_ros.errors import InputError
+from dreamer_ros.sections import parse_yaml
 from dreamer_ros.spec import RobotSpec
 from tests.bridge.robots import ARM, contract
 
@@ -58,6 +59,9 @@ def test_further_keys():
 @pytest.mark.parametrize('changes, reason', [
     ({'name': None}, r'name \(a name\) is missing'),
     ({'rate': 0}, 'rate: expected a number above 0, got 0'),
+    ({'rate': 1e9}, 'rate: expected 0.01 to 1000 actions per second, got'),
+    ({'rate': 1e-300}, 'rate: expected 0.01 to 1000 actions per second, got'),
+    ({'rate': 10 ** 400}, 'rate: expected a number above 0, got 1000'),
     ({'max_age': None}, 'max_age .* is missing'),
     ({'stamps': 'now'}, "stamps: expected one of header, receive, got 'now'"),
     ({'speed': 1}, "the whole file: expected the keys .*, got 'speed'"),
@@ -69,6 +73,7 @@ def test_further_keys():
     ({'cameras__wrist__crop': {'left': 0}}, r'cameras.wrist.crop.x .* is missing'),
     ({'cameras__wrist__type': 'sensor_msgs/msg/JointState'}, 'cameras.wrist.type: expected one of sensor_msgs/msg/I'),
     ({'cameras__wrist__topic': 'a b'}, "cameras.wrist.topic: expected the name of a topic, got 'a b'"),
+    ({'cameras__wrist__topic': 'a__b'}, 'cameras.wrist.topic: expected the name of a topic'),  # ROS has no such names
     ({'cameras__wrist__fps': 30}, "cameras.wrist: expected the keys .*, got 'fps'"),
     ({'cameras__7': {'topic': 'x', 'type': 'sensor_msgs/msg/Image'}}, 'expected a mapping of names'),
     ({'cameras__a-b': {'topic': 'x', 'type': 'sensor_msgs/msg/Image'}}, 'cameras must be different names'),
@@ -108,6 +113,8 @@ def test_further_keys():
     ({'public_key': 'secret'}, 'public_key: expected an ed25519 key of 64 hexadecimal digits'),
     ({'episode_length': 0}, 'episode_length: expected a whole number of at least 1'),
     ({'estop': 'e stop'}, 'estop: expected the name of a topic'),
+    ({'estop': 'imu'}, 'estop: expected a topic of std_msgs/msg/Bool, but imu is one of sensor_msgs/msg/Imu elsewhere'),
+    ({'reward__expression': '9' * 400}, 'reward.expression: 9.*: expected numbers of at most'),
     ({'joystick': {}}, 'joystick: expected axes that it moves'),
     ({'joystick': {'axes': {'wrist': {'axes[0]': 1}}}}, r"joystick.axes: expected axes of the command \(shoulder, "),
     ({'joystick': {'axes': {'elbow': {'axes': 1}}}}, r'axes.elbow.axes: expected a stick or button such as axes\[1\]'),
@@ -132,10 +139,21 @@ def test_joints_of_commands_must_be_complete():
 
 @pytest.mark.parametrize('text, reason', [
     ('rate: [1', 'robot.yaml: expected YAML, got '), ('', 'robot.yaml: the whole file: expected a mapping'),
-    ('- 1', 'robot.yaml: the whole file: expected a mapping'), ('1: 2', 'expected a mapping of names')])
+    ('- 1', 'robot.yaml: the whole file: expected a mapping'), ('1: 2', 'expected a mapping of names'),
+    ('rate: 1\nrate: 9', "robot.yaml: expected YAML, got the key 'rate' twice in .* line 2"),
+    ('axes: [{limits: [-1, 1], limits: [-9, 9]}]', "robot.yaml: expected YAML, got the key 'limits' twice"),
+    ('name: 2026-13-45', 'robot.yaml: expected YAML, got month must be'),
+    ('[' * 5000, 'robot.yaml: expected YAML, got .*recursion')])
 def test_files_that_are_no_contract(text, reason):
     with pytest.raises(InputError, match=reason):
         RobotContract.from_text(text, 'robot.yaml')
+
+
+def test_what_is_merged_in_may_be_overridden():
+    """YAML's `<<` is no key that is there twice."""
+    text = 'a: &a {limits: [-1, 1], unit: m}\nb: &b {<<: *a, unit: s}\nc: {<<: *b, limits: [0, 2]}'
+    section = parse_yaml(text, 'robot.yaml').section('c')
+    assert section.range('limits') == (0, 2) and section.text('unit') == 's'
 
 
 def test_contracts_by_name_and_by_path(tmp_path):
