@@ -22,6 +22,7 @@ from dreamer_ros.nodes.inputs import Inputs
 from dreamer_ros.nodes.joystick import Person
 from dreamer_ros.nodes.metronome import Metronome
 from dreamer_ros.nodes.policies import Policies
+from dreamer_ros.nodes.realtime import CONTROL, raise_thread
 from dreamer_ros.nodes.template import MessageTemplate
 from dreamer_ros.nodes.watchdog import Deadline, Gate
 from dreamer_ros.policy.actions import random_action
@@ -157,6 +158,7 @@ class Control:
         return self._length >= 0
 
     def _run(self) -> None:
+        raise_thread(CONTROL)
         metronome = Metronome(1.0 / self._contract.rate, time.monotonic())
         while not self._stopping.is_set():
             tick = metronome.wait()

@@ -1,8 +1,6 @@
 """A policy on a robot: everything between the robot's topics and its command, made, started and halted."""
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import time
 from pathlib import Path
@@ -28,6 +26,7 @@ from dreamer_ros.nodes.inputs import Inputs
 from dreamer_ros.nodes.joystick import Person
 from dreamer_ros.nodes.others import OtherPublishers
 from dreamer_ros.nodes.policies import Policies
+from dreamer_ros.nodes.realtime import has_priority
 from dreamer_ros.nodes.runtime import terminating
 from dreamer_ros.nodes.watchdog import Advance, Check, Deadline, Gate, Watchdog
 from dreamer_ros.policy.manifest import Manifest
@@ -117,7 +116,6 @@ class Deployment:
         # What lives until here lives on: the collector need not look at it in the middle of a tick.
         gc.collect()
         gc.freeze()
-        _give_memory_back()
 
     @property
     def period(self) -> float:
@@ -307,7 +305,7 @@ class Deployment:
             **control.timings.summary(), 'policy version': self.version, 'steps': control.played,
             'episodes': control.episodes, 'overruns': control.overruns, 'observations dropped': self._inputs.dropped,
             'observations repeated': self._inputs.repeated, 'commands limited': control.limited,
-            'stops': sum(gate.stops.values())}
+            'stops': sum(gate.stops.values()), 'real-time priority': 'yes' if has_priority() else 'no'}
         if self._person:
             values['in control'] = 'a person' if self._person.steering else 'the policy'
         if self.waiting():
@@ -319,12 +317,6 @@ class Deployment:
         if self.others.names:
             return diagnostics.WARN, f'{self.command_topic} is published by {", ".join(self.others.names)} too', values
         return diagnostics.OK, 'commanding' if self.active else 'inactive', values
-
-
-def _give_memory_back() -> None:
-    """To the system: loading a policy takes several times its size for a moment."""
-    with contextlib.suppress(AttributeError):  # another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 class EmergencyStop:

@@ -22,6 +22,7 @@ from dreamer_ros.bridge.commands import Commands
 from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.bridge.safety import Safety
 from dreamer_ros.bridge.topics import Topic
+from dreamer_ros.nodes.realtime import GUARD, take_priority
 
 LAST_TIME = 0.5  # seconds of stops after the agent's death, and until a pose is reached
 LAST_LIMIT = 10.0
@@ -116,6 +117,7 @@ def main() -> int:
     # It ends with the agent, not before.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    take_priority(GUARD)
     import rclpy
     from rclpy.node import Node
     from rclpy.signals import SignalHandlerOptions

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Dict, Optional, Tuple, Union
+from typing import Callable, Dict, Optional, Tuple, Union
 
 from rclpy.executors import ConditionReachedException, ShutdownException, SingleThreadedExecutor, TimeoutException
 from rclpy.impl.rcutils_logger import RcutilsLogger
@@ -28,6 +28,7 @@ from dreamer_ros.nodes.control import Behaviour
 from dreamer_ros.nodes.deployment import Deployment
 from dreamer_ros.nodes.diagnostics import Timings
 from dreamer_ros.nodes.policies import kept_policy
+from dreamer_ros.nodes.realtime import PROCESS, has_priority, take_priority
 from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.nodes.status_line import StatusLine
 from dreamer_ros.policy.manifest import Manifest
@@ -134,7 +135,8 @@ class RobotAgent(LifecycleNode):
             return FAILURE
         if self._line:
             self._timings = self.deployment.timings()
-        self._log.info(f'{contract.name} at {contract.rate:g} Hz; policy {self.deployment.version}')
+        self._log.info(f'{contract.name} at {contract.rate:g} Hz; policy {self.deployment.version}; '
+                       f'{"real-time priority" if has_priority() else "no real-time priority"}')
         return SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -344,9 +346,10 @@ def body(agent: RobotAgent, stop: threading.Event) -> None:
         executor.shutdown()
 
 
-def main() -> int:
+def main(make: Callable[[str], RobotAgent] = RobotAgent) -> int:
     """Entry point of `ros2 run dreamer_ros robot_agent`."""
-    return run_node('agent', body, RobotAgent)
+    take_priority(PROCESS)  # before the middleware's threads start
+    return run_node('agent', body, make)
 
 
 if __name__ == '__main__':

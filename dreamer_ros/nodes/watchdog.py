@@ -16,6 +16,7 @@ import numpy as np
 from dreamer_ros.bridge.commands import Commands
 from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.bridge.safety import Limited, Safety
+from dreamer_ros.nodes.realtime import WATCHDOG, raise_thread
 
 LOCK_PATIENCE = 0.001  # seconds a stop waits for a command that is on its way out
 
@@ -177,6 +178,7 @@ class Watchdog:
             self._gate.release(name)
 
     def _run(self) -> None:
+        raise_thread(WATCHDOG)
         while not self._stop.wait(self._interval):
             self._round(time.monotonic())
 

@@ -67,8 +67,8 @@ class Scene:
         self.start(from_topic)
 
     def ready(self) -> None:
-        """Wait until the robot moves."""
-        if not self.ears.moving():
+        """Wait until the robot moves, and the ears are connected to all of it."""
+        if not (self.ears.moving() and self.ears.connected()):
             raise RuntimeError(f'the robot does not move: {self.log.read_text()[-1000:]}')
 
     def close(self) -> None:

@@ -55,4 +55,4 @@ class FaultyAgent(robot_agent.RobotAgent):
 
 
 if __name__ == '__main__':
-    sys.exit(robot_agent.run_node('agent', robot_agent.body, FaultyAgent))
+    sys.exit(robot_agent.main(FaultyAgent))

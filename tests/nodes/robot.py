@@ -220,6 +220,15 @@ class Ears:
             time.sleep(0.005)
         return False
 
+    def connected(self, timeout: float = 30.0) -> bool:
+        """Whether images are heard and somebody listens to faults: discovery may take longer than the first command."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            if self.image_stamp and self._faults.get_subscription_count():
+                return True
+            time.sleep(0.005)
+        return False
+
     def silent(self, seconds: float) -> bool:
         """Whether nothing comes any more."""
         count = len(self.commands)
