@@ -66,7 +66,8 @@ class FilterPolicy(nn.Module):
 
 
 class Policy(FilterPolicy):
-    """Filter plus actor. All-zero noise gives the deterministic policy: the mode of the latent and of the action."""
+    """Filter plus actor. All-zero noise gives the deterministic policy: the mode of the latent and of the action (for
+    a tanh-normal its median)."""
 
     def __init__(self, model: WorldModel, behaviour: Behaviour):
         super().__init__(model, behaviour.action_size, behaviour.action_size, behaviour.exploration_noise)

@@ -103,7 +103,10 @@ class TanhNormal:
         return 5.0 * torch.tanh(mean / 5.0), F.softplus(std + softplus_inverse(5.0)) + 1e-4
 
     def sample(self, raw: Tensor, noise: Tensor) -> Tensor:
-        """Reparameterised action in (−1, 1); zero noise gives the mode tanh(mean)."""
+        """Reparameterised action in (−1, 1); zero noise gives the median tanh(mean).
+
+        That stands for the mode, which has no closed form: of a wide one it is near ±1.
+        """
         mean, std = self.parameters(raw)
         return torch.tanh(mean + std * noise)
 

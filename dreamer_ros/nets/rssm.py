@@ -32,15 +32,11 @@ class GRU(nn.Module):
     def __init__(self, config: RssmConfig, stoch: int, action: int):
         super().__init__()
         self.deter = config.deter  # a split of known size is one node in ONNX, a chunk is a dozen
+        # Two layers, so that actions are projected outside the scan.
         self.stoch = nn.Linear(stoch, config.hidden)
         self.action = nn.Linear(action, config.hidden, bias=False)
-        # One Glorot draw over the joint layer, kept as two so that actions are projected outside the scan.
-        joint = nn.Linear(stoch + action, config.hidden)
-        initialise(joint, 'none')
-        with torch.no_grad():
-            self.stoch.weight.copy_(joint.weight[:, :stoch])
-            self.action.weight.copy_(joint.weight[:, stoch:])
-            self.stoch.bias.zero_()
+        glorot_jointly(self.stoch, self.action)
+        nn.init.zeros_(self.stoch.bias)
         self.activation = ACTIVATIONS[config.activation]()
         self.input = nn.Linear(config.hidden, 3 * config.deter)
         self.recurrent = nn.Linear(config.deter, 3 * config.deter)
@@ -61,6 +57,15 @@ class GRU(nn.Module):
         return gate * deter + (1.0 - gate) * candidate
 
 
+def glorot_jointly(*layers: nn.Linear) -> None:
+    """Weights of layers whose outputs are added: they are one layer, so one Glorot draw (V1, V2)."""
+    joint = torch.empty(layers[0].out_features, sum(layer.in_features for layer in layers))
+    nn.init.xavier_uniform_(joint)
+    with torch.no_grad():
+        for layer, part in zip(layers, joint.split([layer.in_features for layer in layers], 1)):
+            layer.weight.copy_(part)
+
+
 class LayerNormGRU(nn.Module):
     """GRU with one normalisation over all three gates and update bias −1 (DreamerV2)."""
 
@@ -68,13 +73,14 @@ class LayerNormGRU(nn.Module):
         super().__init__()
         self.stoch = nn.Linear(stoch, config.hidden, bias=False)
         self.action = nn.Linear(action, config.hidden)
-        for layer in (self.stoch, self.action):
-            initialise(layer, config.norm)
         self.input = nn.Sequential(norm_layer(config.norm, config.hidden), ACTIVATIONS[config.activation]())
         self.hidden = nn.Linear(config.hidden, 3 * config.deter, bias=False)
         self.recurrent = nn.Linear(config.deter, 3 * config.deter, bias=False)
-        for layer in (self.hidden, self.recurrent):
-            initialise(layer, config.norm)
+        for pair in ((self.stoch, self.action), (self.hidden, self.recurrent)):
+            for layer in pair:
+                initialise(layer, config.norm)
+            if config.norm == 'none':
+                glorot_jointly(*pair)
         self.norm = nn.LayerNorm(3 * config.deter, eps=1e-3)
 
     def project_action(self, action: Tensor) -> Tensor:

@@ -148,6 +148,20 @@ def test_initial_weights_have_variance_one_over_the_full_fan_in(seed):
     assert weight.std().item() == pytest.approx(1 / np.sqrt(300), rel=0.02)
 
 
+@pytest.mark.parametrize('cell', ['gru', 'layernorm_gru'])
+def test_layers_whose_outputs_are_added_are_initialised_as_one(cell, seed):
+    """Glorot's bound of the layer on their concatenated inputs, as in V1 and V2; each alone would have a wider one."""
+    torch.manual_seed(seed)
+    made = RSSM(RssmConfig(deter=64, hidden=50, stoch=40, classes=0, cell=cell, norm='none'), EMBED, 6).cell
+    pairs = [(made.stoch, made.action)] + ([(made.hidden, made.recurrent)] if cell == 'layernorm_gru' else [])
+    for pair in pairs:
+        bound = np.sqrt(6 / (sum(layer.in_features for layer in pair) + pair[0].out_features))
+        for layer in pair:
+            assert 0.9 * bound < layer.weight.abs().max() <= bound
+            assert layer.weight.std().item() == pytest.approx(bound / np.sqrt(3), rel=0.15)
+            assert layer.bias is None or not layer.bias.any()
+
+
 def test_an_rms_normalised_layer_has_a_bias():
     """RMSNorm has no shift: without a bias the layer could not tell x from 2x."""
     torch.manual_seed(0)  # some initial weights leave the bias little to say
