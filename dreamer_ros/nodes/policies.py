@@ -1,6 +1,8 @@
 """Which policy a robot plays: the newest that proved itself, or the one before it after a rollback."""
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import threading
 from pathlib import Path
 from typing import Callable, Optional, Union
@@ -135,3 +137,10 @@ class Policies:
         with self._lock:
             self._previous, self.current = self.current, runner
             self.problem = ''
+        _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """To the system: loading a policy takes several times its size for a moment, and so does every version after it."""
+    with contextlib.suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)

@@ -33,7 +33,7 @@ class PolicyRunner:
     Args:
         path: the ONNX file; names it in errors.
         spec: of the robot at hand; None accepts the spec the file was made for.
-        sha256: expected hex digest of the file; None skips the check.
+        sha256: expected hex digest of the file; None for the one in the file, if there is one.
         seed: of the exploration noise; None takes entropy from the system.
         data: the file's bytes where they were read already (a download).
 
@@ -54,11 +54,10 @@ class PolicyRunner:
         self.path = str(path)
         if data is None:
             data = _read(self.path)
-        if sha256 is not None:
-            digest = hashlib.sha256(data).hexdigest()
-            if digest != sha256.lower():
-                raise InputError(f'policy {self.path}: expected sha256 {sha256.lower()}, got {digest}')
-        check_digest(data, self.path)
+        if sha256 is None:
+            check_digest(data, self.path)
+        elif (digest := hashlib.sha256(data).hexdigest()) != sha256.lower():
+            raise InputError(f'policy {self.path}: expected sha256 {sha256.lower()}, got {digest}')
         self._session = _open_session(self.path, data)
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         self.spec, self.version, self.golden, self._evaluation_noise, self._action_in_state = self._read_metadata()
@@ -216,8 +215,10 @@ def _open_session(path: str, data: bytes) -> onnxruntime.InferenceSession:
     options.add_session_config_entry('session.set_denormal_as_zero', '1')
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
+        session = onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
     except Exception as error:  # onnxruntime's exception classes share no public base
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f'policy {path}: expected an ONNX policy file, but onnxruntime said: {reason}') from error
+    session._model_bytes = None  # it keeps the whole file, for a change of providers that nobody asks for
+    return session

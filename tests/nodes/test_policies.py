@@ -1,10 +1,40 @@
-"""What a robot plays after a restart while its trainer is away."""
+"""What a robot plays after a restart while its trainer is away, and what new versions cost."""
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
+from torch import nn
+from torch.nn import functional as F
 
 from dreamer_ros.nodes.policies import Policies, kept_policy
 from tests.nodes.robot import write_contract, write_policy
+from tests.policy.tiny import TinyPolicy
+
+SWAPS = 6
+# A robot that gets version after version, in a process without torch; prints its megabytes after the first and the last.
+SWAPPING = f"""
+import sys, time
+from dreamer_ros.bridge.contract import load_contract
+from dreamer_ros.nodes.policies import Policies
+from dreamer_ros.policy.loader import find_manifest
+
+def resident():
+    lines = open('/proc/self/status').read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith('RssAnon')) / 1000
+policies = Policies(load_contract(sys.argv[1]), 0, None, print)
+manifest = find_manifest(sys.argv[2])
+policies.load(manifest)
+sizes = [resident()]
+for _ in range({SWAPS}):
+    policies._loader._seen = None  # as if it were another
+    policies.offer(manifest)
+    while not policies.poll():
+        time.sleep(0.01)
+    sizes.append(resident())
+print(sizes[0], sizes[-1])
+"""
 
 
 @pytest.fixture
@@ -47,3 +77,31 @@ def test_a_policy_that_cannot_be_kept_is_played(robot, tmp_path):
     policies.load(manifests[0])
     policies.close()
     assert policies.current.version == 1 and 'policy version 1 plays, but could not be kept in' in said[0]
+
+
+class LargePolicy(TinyPolicy):
+    """Further layers of a megabyte each, 12 of them."""
+
+    WIDTH = 512
+
+    def __init__(self, robot):
+        super().__init__(robot)
+        self.layers = nn.Sequential(*(nn.Linear(self.WIDTH, self.WIDTH) for _ in range(12)))
+
+    def forward(self, *inputs):
+        action, state = super().forward(*inputs)
+        more = self.layers(F.pad(state, (0, self.WIDTH - state.shape[-1])))
+        return (action + 1e-3 * more[:, :action.shape[-1]]).clamp(-1.0, 1.0), state
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='/proc')
+def test_version_after_version_takes_no_more_memory_than_a_few(tmp_path):
+    contract = write_contract(tmp_path / 'robot.yaml')
+    path = tmp_path / 'large.onnx'
+    write_policy(path, contract, policy=LargePolicy(contract.spec).eval())
+    size = path.stat().st_size / 1e6
+    done = subprocess.run([sys.executable, '-c', SWAPPING, contract.source, path], stdout=subprocess.PIPE, text=True,
+                          check=True, timeout=60)
+    first, last = map(float, done.stdout.split())
+    print(f'{size:.1f} MB each; resident with one {first:.1f} MB, after {SWAPS} more {last:.1f} MB')
+    assert size > 12 and last - first < 3.5 * size, 'the one before is kept for a rollback; the others are gone'

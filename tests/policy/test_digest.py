@@ -10,7 +10,7 @@ import pytest
 from dreamer_ros.cli import main
 from dreamer_ros.errors import InputError
 from dreamer_ros.paths import share
-from dreamer_ros.policy.digest import with_digest
+from dreamer_ros.policy.digest import BLOCK, check_digest, has_digest, with_digest
 from dreamer_ros.policy.export import export
 from dreamer_ros.policy.quantize import quantize
 from dreamer_ros.policy.runner import PolicyRunner
@@ -58,6 +58,17 @@ def test_any_changed_byte_is_found(policy, tmp_path, rng, capsys):
     for other in (data + b'\0', data[:-1], data[1:], data[:-ENTRY] + data[-ENTRY:] * 2):
         (tmp_path / 'changed.onnx').write_bytes(other)
         assert not accepted(tmp_path / 'changed.onnx')
+
+
+def test_an_entry_is_found_wherever_it_is():
+    """The search goes block by block."""
+    entry = with_digest(b'')
+    for place in range(BLOCK - len(entry), BLOCK + 2):
+        data = bytearray(2 * BLOCK + 500)
+        assert not has_digest(data)
+        data[place:place + len(entry)] = entry
+        with pytest.raises(InputError, match='was damaged'):
+            check_digest(bytes(data), 'x')
 
 
 def test_a_refusal_says_why(policy):
