@@ -1,6 +1,7 @@
 """Fetch policies by their manifests, and load new versions beside the running one."""
 from __future__ import annotations
 
+import http.client
 import threading
 import urllib.error
 import urllib.parse
@@ -205,8 +206,8 @@ def manifest_path(policy: Path) -> Path:
 def _fetch(uri: str, size: int) -> bytes:
     if not 0 < size <= DOWNLOAD_LIMIT:
         raise InputError(f'policy {uri}: expected a size of 1 to {DOWNLOAD_LIMIT} bytes, got {size}')
-    parts = urllib.parse.urlsplit(uri)
     try:
+        parts = urllib.parse.urlsplit(uri)
         if parts.scheme in ('http', 'https'):
             data = _download(uri, size)
         elif parts.scheme == 'file':
@@ -215,6 +216,10 @@ def _fetch(uri: str, size: int) -> bytes:
             data = _read(Path(uri), size)
         else:
             raise InputError(f'policy {uri}: expected a path, file://, http:// or https://')
+    except InputError:
+        raise
+    except (ValueError, http.client.InvalidURL) as error:
+        raise InputError(f'policy {uri!r}: expected a path or an address ({error})') from error
     except OSError as error:
         reason = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error
         raise InputError(f'policy {uri}: expected a file that can be read ({reason})') from error
@@ -241,14 +246,16 @@ def _download(uri: str, size: int) -> bytes:
         with urllib.request.urlopen(uri, timeout=DOWNLOAD_TIMEOUT) as response:
             while len(data) <= size and (block := response.read1(min(BLOCK, size + 1 - len(data)))):
                 data += block
-            promised = response.headers.get('Content-Length')
+            promised = response.headers.get('Content-Length', '')
+    except http.client.InvalidURL:
+        raise
     except urllib.error.HTTPError as error:
         if error.code < 500:
             raise
         raise Unreachable(f'policy {uri}: its server answers {error.code} {error.reason}') from error
-    except OSError as error:
-        reason = getattr(error, 'reason', None) or error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, 'reason', None) or ' '.join(str(error).split()) or type(error).__name__
         raise Unreachable(f'policy {uri}: its server does not answer ({reason})') from error
-    if promised and len(data) < min(size, int(promised)):
+    if promised.isdecimal() and len(data) < min(size, int(promised)):
         raise Unreachable(f'policy {uri}: the connection ended after {len(data)} of {promised} bytes')
     return bytes(data)

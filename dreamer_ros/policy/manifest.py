@@ -84,12 +84,16 @@ class Manifest:
         """
         try:
             data = json.loads(text)
-            return cls(
+            manifest = cls(
                 version=int(data['version']), uri=str(data['uri']), sha256=str(data['sha256']).lower(),
                 size=int(data['size']), spec_hash=str(data['spec_hash']),
                 control_period=float(data['control_period']), golden=Golden.from_dict(data['golden']),
                 signature=str(data.get('signature', '')))
-        except (ValueError, TypeError, KeyError) as error:
+            for said in (manifest.uri, manifest.sha256, manifest.spec_hash):
+                said.encode()  # what no terminal and no log can show
+            return manifest
+        # Arithmetic: a version of Infinity. Recursion: brackets within brackets.
+        except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
             names = ', '.join(field.name for field in dataclasses.fields(cls) if field.name != 'signature')
             raise InputError(
                 f'{source}: expected JSON with {names}, got {text[:80]!r} '

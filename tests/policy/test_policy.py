@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import http.server
+import json
 import socket
 import subprocess
 import sys
@@ -17,8 +18,8 @@ import torch
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import OPSET, Exporter, export
-from dreamer_ros.policy.loader import PolicyLoader, load
-from dreamer_ros.policy.manifest import Manifest
+from dreamer_ros.policy.loader import PolicyLoader, Unreachable, load
+from dreamer_ros.policy.manifest import Golden, Manifest
 from dreamer_ros.policy.runner import PolicyRunner
 from tests.policy.tiny import spec, tiny_policy
 
@@ -265,6 +266,46 @@ def test_a_server_that_is_away_is_asked_again(tmp_path, monkeypatch):
             server.shutdown()
             thread.join()
             server.server_close()
+
+
+@pytest.mark.parametrize('answer, kind, words', [
+    (b'garbage\r\n\r\n', Unreachable, 'does not answer .garbage.'),
+    (b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n', Unreachable, 'does not answer .IncompleteRead'),
+    (b'HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nabc', InputError, 'bytes, got 3')])
+def test_servers_that_speak_no_http(tmp_path, answer, kind, words):
+    manifest = export(tiny_policy(spec()), spec(), tmp_path / 'p.onnx', METADATA)
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        def serve():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(answer)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(InputError, match=words) as caught:
+            load(manifest.at(f'http://127.0.0.1:{server.getsockname()[1]}/p.onnx'))
+        thread.join()
+    assert caught.type is kind and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('uri', ['http://[::1', 'http://127.0.0.1:port/p.onnx', '/p\0.onnx', 'http://a b/p.onnx'])
+def test_addresses_that_are_none(tmp_path, uri):
+    manifest = export(tiny_policy(spec()), spec(), tmp_path / 'p.onnx', METADATA)
+    with pytest.raises(InputError, match='expected a path or an address'):
+        load(manifest.at(uri))
+
+
+@pytest.mark.parametrize('changes', [
+    {'version': 1e400}, {'size': 1e400}, {'control_period': 10 ** 400}, {'uri': '\ud800'}, {'spec_hash': '\ud800'},
+    {'golden': {'seed': 1e400, 'action': []}}, None])
+def test_whatever_a_manifest_holds_is_refused_in_words(changes):
+    """A robot hears them from the network."""
+    manifest = Manifest(1, 'p.onnx', 'ab' * 32, 9, 'cd', 0.1, Golden(1, ((0.0,),)))
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    text = '[' * 100_000 if changes is None else json.dumps({**json.loads(manifest.to_json()), **changes})
+    with pytest.raises(InputError, match='topic: expected JSON with') as caught:
+        Manifest.from_json(text, 'topic')
+    str(caught.value).encode()
 
 
 def test_a_check_decides_instead_of_the_hash(tmp_path):
