@@ -39,6 +39,11 @@ SIGNING = [
     'cryptography>=40',     # ed25519
 ]
 
+LEROBOT = [
+    'pyarrow>=14',          # tables of LeRobot datasets
+    'imageio-ffmpeg>=0.6',  # decodes their videos; its ffmpeg knows AV1
+]
+
 BASELINES = [
     'stable-baselines3>=2.7,<3',  # soft actor-critic with returns of several steps
 ]
@@ -68,10 +73,13 @@ EXTRAS = {
         *FIGURES,
         'rerun-sdk>=0.39,<1',   # the viewer; 170 MB, and needs NumPy 2
     ],
+    # LeRobot datasets in and out: `dreamer bag import` and `dreamer bag export --format lerobot`.
+    'lerobot': LEROBOT,
     # The model-free agent that `dreamer benchmark` compares with.
     'baselines': BASELINES,
     'test': [
         *BASELINES,
+        *LEROBOT,
         *SIGNING,
         'pytest>=7.4',          # runs the tests
         'pytest-timeout>=2.2',  # a test that hangs fails alone, with a stack of every thread

@@ -28,7 +28,8 @@ def missing_package(error: ModuleNotFoundError) -> Exception:
     package = (error.name or '').split('.')[0]
     if package == 'dreamer_ros':
         return error
-    extras = {'rclpy': 'ros', 'cryptography': 'signing', **dict.fromkeys(('mujoco', 'dm_control', 'OpenGL'), 'sim'),
+    extras = {'rclpy': 'ros', 'cryptography': 'signing', 'pyarrow': 'lerobot',
+              **dict.fromkeys(('mujoco', 'dm_control', 'OpenGL'), 'sim'),
               **dict.fromkeys(('matplotlib', 'PIL', 'imageio_ffmpeg', 'rerun'), 'view')}
     extra = extras.get(package, 'train')
     return InputError(f"{package} is not installed, which this needs: pip install 'dreamer_ros[{extra}]'")

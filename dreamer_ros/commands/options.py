@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Tuple
 
 
 def command(into, name: str, run, help: str, example: str) -> argparse.ArgumentParser:
@@ -39,6 +40,13 @@ def positive_number(text: str) -> float:
     return value
 
 
+def image_size(text: str) -> Tuple[int, int]:
+    """(height, width), written as 64x64."""
+    height, width = map(count, text.split('x'))
+    return height, width
+
+
+image_size.__name__ = 'HEIGHTxWIDTH in pixels'
 count.__name__, positive_number.__name__ = 'positive whole number', 'positive number'
 
 

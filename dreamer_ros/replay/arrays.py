@@ -22,16 +22,13 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from dreamer_ros.bridge.codecs import STEP_NAMES, Mode, fill_stamp, parse_mode
-from dreamer_ros.bridge.definitions import blank_message, encode
-from dreamer_ros.bridge.topics import ACTION, JOINT_STATES, STEP, Topic, images
+from dreamer_ros.bridge.codecs import Mode, parse_mode
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.episode import Episode, Problem
+from dreamer_ros.replay.messages import EPOCH, Sent, episode_data, episode_messages
 from dreamer_ros.spec import RobotSpec
 
 ARRAYS = '.npz'
-# Stamps of a file that has none count from 2000-01-01: the same file gives the same bag.
-EPOCH = 946_684_800_000_000_000
 MOST_CHOICES = 1000
 # What `Env.step` calls the flags.
 STEP_FLAGS = {'terminations': 'terminated', 'truncations': 'truncated'}
@@ -62,7 +59,7 @@ def write_arrays(path: Path, episode: Episode, spec: RobotSpec) -> None:
 
 def read_arrays(
     path: Path, period: Optional[float], problems: List[Problem]
-) -> Tuple[RobotSpec, Dict[str, str], Iterator[Tuple[Topic, Tuple[str, bytes, int]]]]:
+) -> Tuple[RobotSpec, Dict[str, str], Iterator[Sent]]:
     """An episode as messages of our own topics.
 
     Args:
@@ -84,7 +81,7 @@ def read_arrays(
                          f'{len(rewards)} rewards and {length} observations')
     if rewards.ndim != 1:
         raise InputError(f'rewards: expected [T], got {list(rewards.shape)}')
-    if not _finite(rewards):
+    if not finite(rewards):
         raise InputError('rewards: expected finite numbers, as float32, got others')
     ends = [_flags(arrays, key, len(rewards)) for key in STEP_FLAGS]
     if all(flags is None for flags in ends):
@@ -100,18 +97,9 @@ def read_arrays(
     unknown = sorted(arrays)
     if unknown:
         problems.append(Problem(path, f'not used: {", ".join(unknown)}'))
-    total = float(rewards.sum(dtype=np.float64))
-    meta = {'length': str(length), 'return': repr(total), 'begins': str(int(stamps[0])), 'mode': mode.kind,
-            'policy_version': '' if mode.version is None else str(mode.version)}
-    last = length - 1
-    rows = (
-        message
-        for k, stamp in enumerate(stamps.tolist())
-        for message in _messages(
-            spec, mode, stamp, None if image is None else image[k], None if vector is None else vector[k],
-            actions[min(k, last - 1)] * (k < last), 0.0 if k == 0 else float(rewards[k - 1]),
-            (k == 0, k == last and bool(terminations[-1] or truncations[-1]), k == last and bool(terminations[-1]))))
-    return spec, meta, rows
+    episode = Episode.of_transitions(
+        image, vector, actions, rewards, stamps, bool(terminations[-1] or truncations[-1]), bool(terminations[-1]))
+    return spec, episode_data(episode, mode), episode_messages(episode, spec, mode)
 
 
 def _load(path: Path) -> Dict[str, np.ndarray]:
@@ -161,8 +149,8 @@ def _flags(arrays: Dict[str, np.ndarray], key: str, length: int) -> Optional[np.
     return flags.astype(bool)
 
 
-def _finite(array: np.ndarray) -> bool:
-    """As float32, which episodes are made of."""
+def finite(array: np.ndarray) -> bool:
+    """Whether all numbers are, as float32, which episodes are made of."""
     with np.errstate(over='ignore'):
         return bool(np.isfinite(array.astype(np.float32)).all())
 
@@ -195,7 +183,7 @@ def _observations(arrays: Dict[str, np.ndarray]) -> Tuple[Optional[np.ndarray], 
                              f'{list(image.shape)}')
     if vector is not None and vector.ndim != 2:
         raise InputError(f'{vector_key}: expected [T+1, N], got {list(vector.shape)}')
-    if vector is not None and not _finite(vector):
+    if vector is not None and not finite(vector):
         raise InputError(f'{vector_key}: expected finite numbers, as float32, got others')
     if image is None and vector is None:
         raise InputError('expected observations, observations/image or observations/vector, got '
@@ -269,37 +257,3 @@ def _stamps(arrays: Dict[str, np.ndarray], length: int, spec: RobotSpec) -> np.n
     if stamps.shape != (length,) or stamps.dtype.kind not in 'iu' or stamps[0] < 0 or not (np.diff(stamps) > 0).all():
         raise InputError(f'stamps: expected {length} growing whole numbers, got {stamps.dtype} {list(stamps.shape)}')
     return stamps
-
-
-def _messages(
-    spec: RobotSpec, mode: Mode, stamp: int, image: Optional[np.ndarray], vector: Optional[np.ndarray],
-    action: np.ndarray, reward: float, flags: Tuple[bool, bool, bool]
-) -> Iterator[Tuple[Topic, Tuple[str, bytes, int]]]:
-    """The messages of one step."""
-    def finished(topic: Topic, message: Any) -> Tuple[Topic, Tuple[str, bytes, int]]:
-        fill_stamp(message.header.stamp, stamp)
-        topic = topic.within('')
-        return topic, (topic.name, encode(message, topic.type), stamp)
-
-    for number, topic in enumerate(images(spec.cameras)):
-        message = blank_message(topic.type)
-        message.height, message.width = image.shape[:2]
-        message.encoding, message.step = 'rgb8', 3 * message.width
-        message.data = np.ascontiguousarray(image[:, :, 3 * number:3 * number + 3]).ravel()
-        yield finished(topic, message)
-    if vector is not None:
-        message = blank_message(JOINT_STATES.type)
-        joints = list(dict.fromkeys(name.rpartition('/')[0] or name for name in spec.vector))
-        message.name = joints
-        values = dict(zip(spec.vector, vector.tolist()))
-        message.position, message.velocity = (
-            np.array([values.get(f'{joint}/{quantity}', values.get(joint, 0.0)) for joint in joints])
-            for quantity in ('position', 'velocity'))
-        yield finished(JOINT_STATES, message)
-    message = blank_message(STEP.type)
-    message.name, message.position = list(STEP_NAMES), np.array([reward, *flags], np.float64)
-    yield finished(STEP, message)
-    message = blank_message(ACTION.type)
-    message.header.frame_id = str(mode)
-    message.axes = action.astype(np.float32)
-    yield finished(ACTION, message)

@@ -36,6 +36,29 @@ class Episode:
     path: Optional[Path] = None
     number: int = 0
 
+    @classmethod
+    def of_transitions(
+        cls, image: Optional[np.ndarray], vector: Optional[np.ndarray], action: np.ndarray, reward: np.ndarray,
+        stamp: np.ndarray, ends: bool, terminal: bool
+    ) -> Episode:
+        """A whole episode of T actions, with what each of them earned.
+
+        Args:
+            image: uint8 [T+1, H, W, C], None without cameras.
+            vector: [T+1, N], None without any.
+            action, reward: [T, A] and [T].
+            stamp: [T+1].
+            ends, terminal: whether the last observation is the end, and for good.
+        """
+        length = len(stamp)
+        last = np.arange(length) == length - 1
+        return cls(
+            image=np.zeros((length, 0, 0, 0), np.uint8) if image is None else image,
+            vector=np.zeros((length, 0), np.float32) if vector is None else vector.astype(np.float32),
+            action=np.concatenate([action, np.zeros_like(action[:1])]).astype(np.float32),
+            reward=np.concatenate([[0.0], reward]).astype(np.float32),
+            is_first=np.arange(length) == 0, is_last=last & ends, is_terminal=last & terminal, stamp=stamp)
+
     def __len__(self) -> int:
         return len(self.stamp)
 

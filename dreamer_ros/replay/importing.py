@@ -19,7 +19,8 @@ from dreamer_ros.replay.bag import (
     BagExists, EpisodeWriter, bag_files, episode_name, read_metadata, return_data, who_acted)
 from dreamer_ros.replay.episode import Problem
 from dreamer_ros.replay.labels import Labels
-from dreamer_ros.replay.reading import check_spec, contract_data, embedded_contract
+from dreamer_ros.replay.lerobot_layout import is_lerobot
+from dreamer_ros.replay.reading import bag_contract, check_spec, contract_data
 from dreamer_ros.replay.recording import Recording, load_recording
 from dreamer_ros.replay.robot_bag import RobotTracks, Track, robot_rows
 from dreamer_ros.replay.rows import Row
@@ -49,22 +50,25 @@ class Imported:
 
 
 def find_sources(path: Path) -> List[Path]:
-    """The bags and arrays at a path: itself, or what a folder (of folders) holds.
+    """The bags, arrays and datasets at a path: itself, or what a folder (of folders) holds.
 
     Raises:
         InputError: there is none.
     """
     path = Path(path)
+    expected = f'expected a bag, an {ARRAYS} file, a LeRobot dataset or a folder of them'
     if not path.exists():
-        raise InputError(f'{path}: expected a bag, an {ARRAYS} file or a folder of them, but it does not exist')
+        raise InputError(f'{path}: {expected}, but it does not exist')
     found = list(_sources(path))
     if not found:
-        raise InputError(f'{path}: expected a bag, an {ARRAYS} file or a folder of them, found none')
+        raise InputError(f'{path}: {expected}, found none')
     return found
 
 
 def _sources(path: Path) -> Iterator[Path]:
-    if path.is_dir() and not bag_files(path) and not (path / 'metadata.yaml').exists():
+    if is_lerobot(path):
+        yield path
+    elif path.is_dir() and not bag_files(path) and not (path / 'metadata.yaml').exists():
         for entry in sorted(path.iterdir()):
             yield from _sources(entry)
     elif path.is_dir() or path.suffix in (*SUFFIXES, ARRAYS):
@@ -73,18 +77,19 @@ def _sources(path: Path) -> Iterator[Path]:
 
 def import_source(
     source: Path, folder: Path, contract: Optional[RobotContract] = None, labels: Optional[Labels] = None,
-    period: Optional[float] = None
+    period: Optional[float] = None, image_size: Optional[Tuple[int, int]] = None
 ) -> Imported:
-    """Write the episodes of a bag or of arrays as bags of their own; what is there already is left alone.
+    """Write the episodes of a source as bags of their own; what is there already is left alone.
 
     A bag of our own topics is cut. Of a robot with a contract its topics are kept as they were sent, and `step` and
-    `action` are added where no agent was recorded. Arrays become our own topics.
+    `action` are added where no agent was recorded. Arrays and LeRobot datasets become our own topics.
 
     Args:
         folder: of the new bags.
-        contract: of the robot in the bag, unless the bag holds one.
+        contract: of the robot in the bag or the dataset, unless the bag holds one.
         labels: see `robot_episodes`.
         period: s between two steps of arrays that do not tell.
+        image_size: (height, width) that a dataset's images get; None for theirs, or the contract's.
 
     Returns:
         What was written, and whatever could not be used; nothing is raised for a bad source.
@@ -98,8 +103,14 @@ def import_source(
             spec, meta, messages = read_arrays(source, period, result.problems)
             _write(result, folder, source.stem, 0, spec, meta, {}, messages)
             return result
+        if is_lerobot(source):
+            from dreamer_ros.replay.lerobot import read_lerobot  # its libraries are an extra
+            robot = source.resolve().name
+            for number, spec, meta, messages in read_lerobot(source, contract, labels, image_size, result.problems):
+                _write(result, folder, robot, number, spec, meta, {}, messages)
+            return result
         recording = load_recording(source, result.problems)
-        contract = contract or embedded_contract(recording.custom_data)
+        contract = bag_contract(recording.custom_data, contract)
         if contract is not None:
             _import_robot(result, folder, recording, contract, labels)
         else:

@@ -39,7 +39,7 @@ def read_episodes(
         if path.suffix == ARRAYS:
             return wire_episodes(path, _arrays(path, spec, problems), spec, problems), problems
         recording = load_recording(path, problems)
-        contract = contract or embedded_contract(recording.custom_data)
+        contract = bag_contract(recording.custom_data, contract)
         if contract is not None:
             contract.check(spec)
             episodes = robot_episodes(path, recording, contract, labels, problems)
@@ -77,6 +77,18 @@ def read_longest(path: Path, spec: RobotSpec) -> Episode:
         reason = problems[0].reason if problems else 'it is empty'
         raise InputError(f'bag {path}: expected an episode of {spec.name}, but {reason}')
     return max(episodes, key=len)
+
+
+def bag_contract(custom_data: Dict[str, str], given: Optional[RobotContract]) -> Optional[RobotContract]:
+    """The contract that a bag is read by: the one given, else its own. None for a bag of our own topics, which says
+    whose it is, as `dreamer bag import` makes them of arrays and datasets of a robot that has a contract.
+
+    Raises:
+        InputError: its own is damaged.
+    """
+    if 'spec_hash' in custom_data and 'contract' not in custom_data:
+        return None
+    return given or embedded_contract(custom_data)
 
 
 def embedded_contract(custom_data: Dict[str, str]) -> Optional[RobotContract]:
