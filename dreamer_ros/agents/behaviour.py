@@ -219,7 +219,7 @@ class Behaviour(nn.Module):
     def actor_loss(self, raw, action, returns, weight, baseline) -> Tuple[Tensor, Dict[str, Tensor]]:
         """−E[w · (objective + η · entropy)] over the actor's outputs [T, N, ...] in dreamed states."""
         config = self.actor_config
-        divisor = self.return_range(returns) if config.normalise_returns else 1.0
+        divisor = self.return_range(returns) if config.normalise_returns else returns.new_ones(())
         entropy = self.distribution.entropy(raw)
         objective = (1.0 - self.reinforce) * returns / divisor
         if self.reinforce:
