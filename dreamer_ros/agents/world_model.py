@@ -276,7 +276,8 @@ class WorldModel(nn.Module):
         """γ times the probability of going on from a state, [...]."""
         if self.continuation is None:
             return torch.full(feature.shape[:-1], self.discount, device=feature.device)
-        return torch.sigmoid(self.continuation(feature).squeeze(-1))
+        # in bfloat16 what lies between 0.996 and 1, every discount worth having, is one or the other
+        return torch.sigmoid(widened(self.continuation(feature).squeeze(-1)))
 
 
 def standardised(x: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
 """bfloat16 updates: every loss close to float32's, and what must stay float32 does."""
+import math
+
 import pytest
 import torch
 
@@ -34,3 +36,15 @@ def test_norms_latents_rewards_and_values_are_float32_inside(system):
         feature = torch.randn(4, made.model.rssm.feature_size)
         reward, value = made.model.predict_reward(feature), made.behaviour.value(feature)
     assert stats.dtype == reward.dtype == value.dtype == torch.float32
+
+
+def test_a_discount_is_more_than_bfloat16_can_tell():
+    """1 − 1/333 would be 1 − 1/256 there, and the next number is 1."""
+    made = agent('v3')
+    with torch.no_grad():
+        for parameter in made.model.continuation[-1].parameters():
+            parameter.zero_()
+        made.model.continuation[-1].bias.fill_(math.log(332.0))
+    with torch.autocast('cpu', torch.bfloat16):
+        discount = made.model.predict_discount(torch.randn(4, made.model.rssm.feature_size))
+    assert discount.tolist() == pytest.approx([1 - 1 / 333] * 4, abs=1e-4)
