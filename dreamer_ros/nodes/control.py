@@ -146,7 +146,15 @@ class Control:
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(timeout=1.0)
-            self._thread = None
+
+    def check_ended(self) -> None:
+        """Refuse to begin again beside a thread that `close` could not end: it would come back to life.
+
+        Raises:
+            InputError: there is one.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise InputError('expected the last step of the control loop to be over, but it hangs: is inference stuck?')
 
     def end_episode(self) -> None:
         """End the running episode with the next tick, as if it had reached its length."""

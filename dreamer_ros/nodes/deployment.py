@@ -1,12 +1,14 @@
 """A policy on a robot: everything between the robot's topics and its command, made, started and halted."""
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Bool, Header
 
@@ -39,6 +41,7 @@ STOPS = 5             # before the agent falls silent: a single message may be l
 STOP_GAP = 0.02       # seconds between them
 POSE_TIME = 10.0      # seconds at most to reach the pose that is the stop
 HEARTBEAT = 0.1       # seconds
+HEARTBEATS = Topic('~/heartbeat', 'std_msgs/msg/Header', QoS(depth=10))
 
 
 class Deployment:
@@ -72,35 +75,49 @@ class Deployment:
         self._check_stamps()
         command = contract.command_topic
         self.command_topic = node.resolve_topic_name(command.name)
-        self._claim = Claim(node, self.command_topic, (
+        with contextlib.ExitStack() as closing:
+            self._prepare(behaviour, policy, complain, keep, closing)
+            self._closing = closing.pop_all()
+        # What lives until here lives on: the collector need not look at it in the middle of a tick.
+        gc.collect()
+        gc.freeze()
+
+    def _prepare(self, behaviour: Behaviour, policy: Union[None, str, Manifest], complain: Callable[[str], None],
+                 keep: Optional[Path], closing: contextlib.ExitStack) -> None:
+        """Make all that is to be given back, by `closing`, also if something fails in the middle."""
+        node, contract, command = self._node, self.contract, self.contract.command_topic
+
+        def kept(resource: Any) -> Any:
+            closing.callback(resource.close)
+            return resource
+
+        def publisher(topic: Topic) -> Publisher:
+            made = qos.publisher(node, topic)
+            closing.callback(node.destroy_publisher, made)
+            return made
+        kept(Claim(node, self.command_topic, (
             f'topic {self.command_topic}: expected no other agent, but one of this computer commands the robot there; '
-            'end or clean up that one first'))
-        self.policies = Policies(contract, behaviour.seed, keep, complain)
+            'end or clean up that one first')))
+        self.policies = kept(Policies(contract, behaviour.seed, keep, complain))
         # It starts while the policy is loaded.
-        self._guard = Guard(contract, Topic(self.command_topic, command.type, command.qos), FROZEN * self.period)
-        self._publishers = []
-        try:
-            if policy:
-                self.policies.load(policy)
-            if not self._guard.wait():
-                raise InputError('expected the guard process to start; its error is above')
-        except BaseException:
-            self._guard.close()
-            self.policies.close()
-            self._claim.close()
-            raise
-        self._publishers = [qos.publisher(node, command) for _ in range(2)]
+        self._guard = kept(
+            Guard(contract, Topic(self.command_topic, command.type, command.qos), FROZEN * self.period))
+        if policy:
+            self.policies.load(policy)
+        if not self._guard.wait():
+            raise InputError('expected the guard process to start; its error is above')
+        self._publishers = [publisher(command) for _ in range(2)]
         self.others = OtherPublishers(node, self.command_topic, {
             node.get_fully_qualified_name(): len(self._publishers), self._guard.name: 1})
-        self._gate = Gate(contract, *(publisher.publish for publisher in self._publishers), self._time_ns)
-        self._inputs = Inputs(node, contract, self._time_ns)
-        self._estop = EmergencyStop(node, contract.estop)
-        self._clock = ClockWatch(node) if self._sim_time else None
-        self._person = Person(node, contract) if contract.joystick else None
+        self._gate = Gate(contract, *(made.publish for made in self._publishers), self._time_ns)
+        self._inputs = kept(Inputs(node, contract, self._time_ns))
+        self._estop = kept(EmergencyStop(node, contract.estop))
+        self._clock = kept(ClockWatch(node)) if self._sim_time else None
+        self._person = kept(Person(node, contract)) if contract.joystick else None
         self._overdue = Deadline(f'no command within {LATE:.0%} of a control period after its tick: inference takes '
                                  'too long')
         self.executor_deadline = Deadline('the executor is stuck in a callback')
-        self._steps = StepPublisher(node, contract)
+        self._steps = kept(StepPublisher(node, contract))
         self._control = Control(contract, self._inputs, self.policies, self._gate, self._steps, behaviour,
                                 self._time_ns, self._overdue, self._person, complain)
         self._watchdog: Optional[Watchdog] = None
@@ -108,14 +125,10 @@ class Deployment:
         self._guarded = False  # the guard's stop would reach the robot
         self._enabled = True
         self._ending = ''  # name of the signal that came
-        self._specs = qos.publisher(node, topics.SPEC)
-        self._specs.publish(announcement(contract.spec))
-        self._heartbeats = node.create_publisher(Header, '~/heartbeat', 10)
+        publisher(topics.SPEC).publish(announcement(contract.spec))
+        self._heartbeats = publisher(HEARTBEATS)
         self._next_heartbeat = 0.0
-        self._diagnostics = Diagnostics(node, 'robot', contract.name, self._report)
-        # What lives until here lives on: the collector need not look at it in the middle of a tick.
-        gc.collect()
-        gc.freeze()
+        self._diagnostics = kept(Diagnostics(node, 'robot', contract.name, self._report))
 
     @property
     def period(self) -> float:
@@ -134,7 +147,12 @@ class Deployment:
         return 'none' if runner is None else f'version {runner.version}'
 
     def start(self) -> None:
-        """Permit commands."""
+        """Permit commands.
+
+        Raises:
+            InputError: the control loop of before still hangs in a step.
+        """
+        self._control.check_ended()
         self._armed, self._guarded = True, False
         self._overdue.set(time.monotonic() + self.period)
         # Its first round is over when the gate opens: a pressed emergency stop is known before any command.
@@ -167,17 +185,7 @@ class Deployment:
 
     def close(self) -> None:
         """Give everything back; after `halt`."""
-        self._guard.close()
-        self.policies.close()
-        self._inputs.close()
-        self._estop.close()
-        for optional in (self._clock, self._person):
-            if optional:
-                optional.close()
-        self._steps.close()
-        for publisher in (*self._publishers, self._specs, self._heartbeats):
-            self._node.destroy_publisher(publisher)
-        self._claim.close()
+        self._closing.close()
 
     def enable(self, enabled: bool) -> None:
         """Let the policy command, or stop the robot and keep it stopped.
@@ -267,6 +275,8 @@ class Deployment:
     def _check_guard(self, now: float) -> str:
         if not self._guard.alive:
             return 'the guard process ended: restart the agent'
+        if not self._guard.reads(now):
+            return 'the guard process does not answer'
         # Later subscribers may find the agent a moment before the guard; that is no reason to stop.
         self._guarded = self._guarded or self._guard.matched >= self._publishers[0].get_subscription_count()
         return '' if self._guarded else 'the guard process has not found the robot yet'

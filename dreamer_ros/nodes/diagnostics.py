@@ -35,6 +35,10 @@ class Diagnostics:
         self._hardware_id = hardware_id
         self._next = time.monotonic() + PERIOD
 
+    def close(self) -> None:
+        """Publish no more."""
+        self._node.destroy_publisher(self._publisher)
+
     def tick(self) -> None:
         """Publish if a second has passed."""
         now = time.monotonic()

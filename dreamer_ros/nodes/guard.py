@@ -5,7 +5,9 @@ command topic. Silence means a frozen process, the end of the pipe a dead one, k
 """
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -13,6 +15,7 @@ import signal
 import struct
 import subprocess
 import sys
+import termios
 import time
 from typing import Callable
 
@@ -28,6 +31,7 @@ LAST_TIME = 0.5  # seconds of stops after the agent's death, and until a pose is
 LAST_LIMIT = 10.0
 START_TIME = 10.0  # seconds that the process may take to start on a small, busy computer
 BEATS_READ = 1000
+UNREAD_TIME = 1.0  # seconds that beats may lie in the pipe; a frozen guard guards nothing
 _BEAT = struct.Struct('<?q')  # armed; nanoseconds that ROS time is ahead of the system's. Then f64[A], the command
 
 
@@ -63,6 +67,8 @@ class Guard:
         self.name = f'/{_node_name(self._process.pid)}'
         self.alive = False
         self.matched = 0
+        self._unread = array.array('i', [0])
+        self._caught_up = 0.0
 
     def wait(self) -> bool:
         """Return when it can publish; False if it did not start."""
@@ -86,6 +92,13 @@ class Guard:
         except BrokenPipeError:
             self.alive = False
         self._listen()
+
+    def reads(self, now: float) -> bool:
+        """Whether the process has read its beats until lately; at monotonic seconds `now`, before a beat."""
+        fcntl.ioctl(self._pipe, termios.FIONREAD, self._unread)
+        if not self._unread[0]:
+            self._caught_up = now
+        return now - self._caught_up <= UNREAD_TIME
 
     def _listen(self) -> None:
         try:

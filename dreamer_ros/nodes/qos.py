@@ -9,6 +9,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from dreamer_ros.bridge.topics import QoS, Topic
+from dreamer_ros.errors import InputError
 
 
 def profile(qos: QoS) -> QoSProfile:
@@ -20,9 +21,17 @@ def profile(qos: QoS) -> QoSProfile:
 
 
 def message_type(topic: Topic) -> Any:
-    """The message class of a row: `sensor_msgs/msg/Image` → sensor_msgs.msg.Image."""
+    """The message class of a row: `sensor_msgs/msg/Image` → sensor_msgs.msg.Image.
+
+    Raises:
+        InputError: its package is not installed.
+    """
     package, _, name = topic.type.split('/')
-    return getattr(importlib.import_module(f'{package}.msg'), name)
+    try:
+        return getattr(importlib.import_module(f'{package}.msg'), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f'topic {topic.name}: expected the ROS package of {topic.type} to be installed, or in a '
+                         f'sourced workspace ({error})') from error
 
 
 def publisher(node: Node, topic: Topic) -> Publisher:

@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Callable, Dict, Optional, Tuple, Union
 
@@ -31,6 +32,7 @@ from dreamer_ros.nodes.policies import kept_policy
 from dreamer_ros.nodes.realtime import PROCESS, has_priority, take_priority
 from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.nodes.status_line import StatusLine
+from dreamer_ros.policy.loader import Unreachable
 from dreamer_ros.policy.manifest import Manifest
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
@@ -86,6 +88,8 @@ class RobotAgent(LifecycleNode):
         self.deployment: Optional[Deployment] = None
         self.refusal: Optional[InputError] = None
         self._offered: Optional[Manifest] = None
+        self._postponed: Optional[Manifest] = None  # mode train: could not be had when the robot began
+        self._try_again = 0.0  # monotonic seconds
         self._complaint = ''
         self._said: Dict[str, Tuple[float, int]] = {}  # by kind of sentence: when, and how many there were since
         self.create_subscription(
@@ -133,6 +137,9 @@ class RobotAgent(LifecycleNode):
             if not self.autostart:  # else `try_start` says it
                 self._log.error(str(error))
             return FAILURE
+        except Exception:
+            self._log.error(traceback.format_exc())  # which rclpy keeps to itself
+            raise
         if self._line:
             self._timings = self.deployment.timings()
         self._log.info(f'{contract.name} at {contract.rate:g} Hz; policy {self.deployment.version}; '
@@ -141,7 +148,11 @@ class RobotAgent(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Permit commands."""
-        self.deployment.start()
+        try:
+            self.deployment.start()
+        except InputError as error:
+            self._log.error(str(error))
+            return FAILURE
         self._log.info('active: the robot may move')
         return SUCCESS
 
@@ -184,15 +195,24 @@ class RobotAgent(LifecycleNode):
         if self._lacking():
             self._log.info(f'waiting for a policy {self._lacking()}', throttle_duration_sec=SAY_AGAIN)
             return
+        if time.monotonic() < self._try_again:
+            return
         if self.trigger_configure() is SUCCESS:
             self.autostart = False
             self.trigger_activate()
+            if self._postponed:
+                self.deployment.policies.offer(self._postponed)
         elif self._offered is None or (self._policy and not self._training) or isinstance(self.refusal, Claimed):
             raise self.refusal or InputError('expected to be configured; the reason is above')
         else:
             if self.refusal is not None:
                 self._log.error(str(self.refusal))
-            self._offered = None  # the trainer may have a better one
+            away = isinstance(self.refusal, Unreachable)
+            if away and not self._training:
+                self._try_again = time.monotonic() + SAY_AGAIN
+                return
+            self._postponed = self._offered if away else None
+            self._offered = None  # the trainer may have a better one; until then the robot acts without
 
     def housekeeping(self) -> None:
         """Say what happened, take over policies that are ready, report."""
@@ -263,6 +283,7 @@ class RobotAgent(LifecycleNode):
         try:
             self._offered = Manifest.from_json(
                 message.data, f'topic {self.resolve_topic_name(topics.POLICY.name)}')
+            self._postponed, self._try_again = None, 0.0
             if self.deployment is not None:
                 self.deployment.policies.offer(self._offered)
         except InputError as error:

@@ -2,14 +2,18 @@
 from __future__ import annotations
 
 import fcntl
+import functools
+import http.server
 import json
 import os
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 
 import numpy as np
@@ -25,6 +29,7 @@ from std_srvs.srv import Trigger
 
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.bridge.sensing import Sensing
+from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import qos
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.spec import RobotSpec
@@ -76,6 +81,55 @@ def test_a_robot_whose_agent_ends_is_stopped(robot, kind):
     assert code == (0 if kind == 'SIGTERM' else -signal.SIGKILL)
     time.sleep(1.0)  # the guard's last stops
     assert robot.ears.silent(0.5) and robot.ears.commands[-1].is_stop
+
+
+def test_a_guard_that_fails_stops_the_robot(robot):
+    """Without it a dying agent would leave the robot moving."""
+    robot.ready()
+    pid = robot.agent.pid
+    [guard] = [int(child) for child in open(f'/proc/{pid}/task/{pid}/children').read().split()]
+    os.kill(guard, signal.SIGSTOP)
+    wait_for(lambda: 'stopped: the guard process does not answer' in robot.log.read_text())
+    assert robot.ears.first_stop(time.time_ns() - 10**9)
+    os.kill(guard, signal.SIGCONT)
+    robot.ready()
+    os.kill(guard, signal.SIGKILL)
+    wait_for(lambda: 'stopped: the guard process ended: restart the agent' in robot.log.read_text())
+    time.sleep(1.0)
+    assert robot.agent.poll() is None and all(command.is_stop for command in robot.ears.commands[-5:])
+
+
+def test_a_step_that_hangs_does_not_come_back_beside_the_next(ros_domain, tmp_path):
+    """Two control loops would command one robot."""
+    with scene(tmp_path, ros_domain, RATE, autostart=False) as robot:
+        def change(transition):
+            request = ChangeState.Request(transition=Transition(id=transition))
+            return robot.ears.call(ChangeState, 'change_state', request).success
+        assert change(Transition.TRANSITION_CONFIGURE) and change(Transition.TRANSITION_ACTIVATE)
+        robot.ready()
+        assert robot.ears.ask_for('inference 6')
+        assert change(Transition.TRANSITION_DEACTIVATE)
+        assert not change(Transition.TRANSITION_ACTIVATE)
+        assert 'expected the last step of the control loop to be over' in robot.log.read_text()
+        wait_for(lambda: change(Transition.TRANSITION_ACTIVATE))
+        robot.ready()
+
+
+def test_a_policy_that_cannot_be_had_yet_is_had_later(robot):
+    """The trainer's server may come later than its word."""
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        port = free.getsockname()[1]
+    robot.restart(from_topic=True)
+    robot.ears.offer(robot.manifests[2].at(f'http://127.0.0.1:{port}/policy_2.onnx'))
+    wait_for(lambda: 'its server does not answer' in robot.log.read_text())
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(robot.folder))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', port), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            robot.ready()
+        finally:
+            server.shutdown()
+    assert modes(robot.ears) == {'policy/2/evaluate'}
 
 
 def test_policies_of_a_trainer(robot):
@@ -217,6 +271,12 @@ def test_refusals(ros_domain, tmp_path):
     keyed = write_contract(tmp_path / 'keyed.yaml', rate=50.0, more=f"public_key: '{'ab' * 32}'")
     assert f'expected a signature by the key {"ab" * 32}, but it has no manifest' in run(
         f'robot:={keyed.source}', f'policy:={tmp_path}/other.onnx')
+
+
+def test_a_type_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'tf2_msgs.msg', None)
+    with pytest.raises(InputError, match='topic tf: expected the ROS package of tf2_msgs/msg/TFMessage to be installed'):
+        qos.message_type(topics.Topic('tf', 'tf2_msgs/msg/TFMessage', topics.SENSOR))
 
 
 def test_a_second_agent_on_the_robot_is_refused(ros_domain, tmp_path):
