@@ -53,5 +53,5 @@ def replay(bag: str, mode: str, rate: float, policy: str, run: str, namespace: s
         process = Process('resimulator', '/', {**common, 'task': task}, environment=ONE_THREAD,
                           leads=True)
     else:
-        process = Process('dream_player', '/', {**common, 'run': run}, leads=True)
+        process = Process('dream_player', '/', {**common, 'run': run}, leads=True, patience=(30.0, 'shutting down'))
     return Scenario('replay', (process,), folder)

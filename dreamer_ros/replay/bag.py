@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import fcntl
 import os
+import re
 import shutil
 import time
 from collections import Counter
@@ -106,6 +107,7 @@ class EpisodeWriter:
         self._partial = partial_path(Path(folder), name)
         self._custom_data = dict(custom_data)
         self._lock: Optional[int] = None
+        self._failure: Optional[InputError] = None
         self._files: List[_McapFile] = []
         self._topics: List[RawTopic] = []
         for topic in topics:
@@ -126,8 +128,8 @@ class EpisodeWriter:
         """Append a serialised message; `stamp_ns` becomes its log and publish time.
 
         Raises:
-            InputError: the disk refuses (full, for instance). The bag is closed then; its whole chunks stay
-                for `recover`, and other bags are untouched.
+            InputError: the disk refuses (full, for instance), now or earlier. The bag is closed then; its whole
+                chunks stay for `recover`, and other bags are untouched.
         """
         with self._telling_disk_errors():
             if self._files[-1].size >= FILE_BYTES:
@@ -168,16 +170,18 @@ class EpisodeWriter:
 
     @contextlib.contextmanager
     def _telling_disk_errors(self) -> Iterator[None]:
+        if self._failure is not None:
+            raise self._failure
         try:
             yield
         except OSError as error:
             if self._files:
                 self._files[-1].discard()
             self._release()
-            raise InputError(
+            self._failure = InputError(
                 f'episode bag {self._path}: writing failed ({error.strerror}); '
-                'this episode is cut here, earlier ones are untouched'
-            ) from error
+                'this episode is cut here, earlier ones are untouched')
+            raise self._failure from error
 
 
 def new_episode(
@@ -474,6 +478,15 @@ def _tally(scans: Iterable[Scan], contract: Optional[RobotContract]) -> Dict[str
 def bag_files(path: Path) -> List[Path]:
     """Every file of a bag directory that holds messages, of any storage, in order."""
     return sorted((file for suffix in SUFFIXES for file in path.glob(f'*{suffix}')), key=_place)
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a directory is a bag with or without its metadata.yaml, rather than a folder of bags: all files in it
+    are called as those of one bag are, NAME_0.mcap, NAME_1.mcap, …, and no directory is beside them."""
+    if (path / 'metadata.yaml').exists():
+        return True
+    names = {re.sub(r'_\d+$', '', bag_name(file)) for file in bag_files(path)}
+    return len(names) == 1 and not any(entry.is_dir() and not entry.name.startswith('.') for entry in path.iterdir())
 
 
 def bag_name(path: Path) -> str:

@@ -26,7 +26,10 @@ def export_arrays(bag: Path, folder: Path) -> Iterator[Tuple[Path, int, List[Pro
     episodes, problems = read_episodes(bag, spec)
     if not episodes:
         raise InputError(f'{bag}: expected an episode, but {problems[-1].reason if problems else "it is empty"}')
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'{folder}: expected a folder that can be written ({error.strerror})') from error
     for number, episode in enumerate(episodes):
         name = bag_name(bag)
         path = folder / (f'{name}{ARRAYS}' if len(episodes) == 1 else f'{name}-{number:03d}{ARRAYS}')

@@ -16,7 +16,7 @@ from dreamer_ros.bridge.topics import ACTION, SENSOR, SPEC, STEP, Topic, camera_
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.arrays import ARRAYS, read_arrays
 from dreamer_ros.replay.bag import (
-    BagExists, EpisodeWriter, bag_files, episode_name, read_metadata, return_data, who_acted)
+    SUFFIXES, BagExists, EpisodeWriter, episode_name, is_bag, read_metadata, return_data, who_acted)
 from dreamer_ros.replay.episode import Problem
 from dreamer_ros.replay.labels import Labels
 from dreamer_ros.replay.lerobot_layout import is_lerobot
@@ -28,7 +28,6 @@ from dreamer_ros.replay.scan import RawMessage
 from dreamer_ros.replay.wire import WireRobot, wire_rows
 from dreamer_ros.spec import RobotSpec
 
-SUFFIXES = ('.mcap', '.db3')
 # A message for a bag: topic, CDR bytes or where they are, log time (ns).
 Message = Tuple[str, Union[bytes, RawMessage], int]
 
@@ -68,10 +67,10 @@ def find_sources(path: Path) -> List[Path]:
 def _sources(path: Path) -> Iterator[Path]:
     if is_lerobot(path):
         yield path
-    elif path.is_dir() and not bag_files(path) and not (path / 'metadata.yaml').exists():
+    elif path.is_dir() and not is_bag(path):
         for entry in sorted(path.iterdir()):
             yield from _sources(entry)
-    elif path.is_dir() or path.suffix in (*SUFFIXES, ARRAYS):
+    elif path.is_dir() or path.name.endswith((*SUFFIXES, ARRAYS)):
         yield path
 
 

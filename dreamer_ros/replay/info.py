@@ -8,8 +8,7 @@ from typing import Any, Dict, Iterator, List, Optional
 from dreamer_ros.bridge.topics import STEP
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.align import align
-from dreamer_ros.replay.bag import is_partial, mcap_files
-from dreamer_ros.replay.bag import read_metadata
+from dreamer_ros.replay.bag import SUFFIXES, is_bag, is_partial, read_metadata
 from dreamer_ros.spec import RobotSpec
 
 
@@ -94,10 +93,11 @@ def bags_in(path: Path) -> List[Path]:
     Raises:
         InputError: there is no such directory, or no bag in it.
     """
-    if not path.is_dir():
-        raise InputError(f'{path}: expected a bag, a folder of bags or a run, but it does not exist')
-    if (path / 'metadata.yaml').exists() or mcap_files(path):
+    if path.is_file() and path.name.endswith(SUFFIXES) or path.is_dir() and is_bag(path):
         return [path]
+    if not path.is_dir():
+        raise InputError(f'{path}: expected a bag, a folder of bags or a run, but ' + (
+            'it is another file' if path.exists() else 'it does not exist'))
     folders = [path / name for name in ('episodes', 'evaluation') if (path / name).is_dir()] or [path]
     bags = [bag for folder in folders for bag in _bags(folder)]
     if not bags:
@@ -108,18 +108,21 @@ def bags_in(path: Path) -> List[Path]:
 def _bags(folder: Path) -> Iterator[Path]:
     """Bags of a folder and of the folders in it, where those are no bags themselves."""
     for path in sorted(folder.iterdir()):
-        if is_partial(path):
+        if is_partial(path) or path.is_file() and path.name.endswith(SUFFIXES):
             yield path
         elif path.is_dir() and not path.name.startswith('.'):
-            nested = not mcap_files(path) and any(entry.is_dir() for entry in path.iterdir())
+            nested = not is_bag(path) and any(
+                entry.is_dir() or entry.name.endswith(SUFFIXES) for entry in path.iterdir())
             yield from _bags(path) if nested else (path,)
 
 
 def _describe(bag: Path) -> BagInfo:
     try:
-        size = sum(file.stat().st_size for file in bag.iterdir())
+        size = sum(file.stat().st_size for file in (bag.iterdir() if bag.is_dir() else [bag]))
     except FileNotFoundError:
         return BagInfo(bag.name, problem='renamed or deleted this moment')
+    if not bag.is_dir():
+        return BagInfo(bag.name, size=size, problem='a single file, which only --full looks into')
     if is_partial(bag):
         return BagInfo(bag.name, size=size, problem='being written, or left by a crash')
     try:

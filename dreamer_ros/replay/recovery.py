@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Iterator, List, Tuple
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay.bag import bag_files, is_partial, mcap_files, recover
+from dreamer_ros.replay.bag import bag_files, is_bag, is_partial, mcap_files, recover
 from dreamer_ros.replay.episode import Problem
 from dreamer_ros.replay.left_out import left_out
 from dreamer_ros.replay.recording import NOT_CDR, RECOVERED, load_recording
@@ -30,8 +30,8 @@ def recover_all(path: Path) -> Iterator[Tuple[Path, str, bool]]:
 
 
 def _is_bag(path: Path) -> bool:
-    return path.is_dir() and (is_partial(path) or bool(bag_files(path)) or (path / 'metadata.yaml').exists()
-                              or not path.name.startswith('.') and not any(path.iterdir()))
+    return path.is_dir() and (
+        is_partial(path) or is_bag(path) or not path.name.startswith('.') and not any(path.iterdir()))
 
 
 def _recovered(bag: Path) -> Tuple[str, bool]:

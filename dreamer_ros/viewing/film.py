@@ -37,7 +37,8 @@ def film_bag(look: Look, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_video(path, _frames(look, every), 1 / (period * every))
     except OSError as error:
-        raise InputError(f'{path}: expected a file that can be written ({error})') from error
+        reason = str(error).partition('\n')[0]  # the rest is ffmpeg's command line
+        raise InputError(f'{path}: expected a file that can be written ({reason})') from error
 
 
 def _frames(look: Look, every: int) -> Iterator[np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from dreamer_ros.replay.bag import EpisodeWriter, partial_path, read_metadata
 from dreamer_ros.replay.contents import read_contents
 from dreamer_ros.replay.exporting import export_arrays
 from dreamer_ros.replay.importing import find_sources, import_source
+from dreamer_ros.replay.info import bags_in
 from dreamer_ros.replay.labels import Labels
 from dreamer_ros.replay.reading import read_episodes
 from dreamer_ros.replay.recovery import recover_all
@@ -324,6 +326,39 @@ def test_sources_and_what_is_none(tmp_path, rng):
 
 
 # After a crash
+
+def test_a_folder_of_single_files_and_bags(tmp_path, rng, capsys):
+    """Nothing in it hides the rest: the files are no bag, and bags lie beside them."""
+    made = [write_episode(tmp_path / 'made', f'bag{k}', random_episode(rng, 5, START_NS + k * 10**12)) for k in range(3)]
+    folder = tmp_path / 'folder'
+    shutil.copytree(made[0], folder / 'bag0')
+    for k in (1, 2):
+        shutil.copy(made[k] / f'bag{k}_0.mcap', folder / f'drive{k}.mcap')
+    assert find_sources(folder) == [folder / name for name in ('bag0', 'drive1.mcap', 'drive2.mcap')]
+    assert bags_in(folder) == find_sources(folder)
+    assert main(['bag', 'info', str(folder)]) == 0
+    assert capsys.readouterr().out.count('a single file') == 2
+    assert main(['bag', 'info', str(folder / 'drive1.mcap')]) == 0
+    assert 'drive1.mcap: 1 episodes' in capsys.readouterr().out
+    [(bag, sentence, sound)] = recover_all(folder)
+    assert bag == folder / 'bag0' and sound and (folder / 'drive2.mcap').exists()
+    split = tmp_path / 'split'
+    split.mkdir()
+    for k in range(3):
+        shutil.copy(made[k] / f'bag{k}_0.mcap', split / f'split_{k}.mcap')
+    assert find_sources(split) == bags_in(split) == [split]
+    with pytest.raises(InputError, match='it is another file'):
+        bags_in(made[0] / 'metadata.yaml')
+
+
+def test_a_folder_to_write_to_that_is_a_file(tmp_path, rng, capsys):
+    made = write_episode(tmp_path, 'bag', random_episode(rng, 5))
+    (tmp_path / 'file').touch()
+    with pytest.raises(InputError, match='file: expected a folder that can be written'):
+        main(['bag', 'export', str(made), '--to', str(tmp_path / 'file')])
+    assert main(['bag', 'import', str(made), '--to', str(tmp_path / 'file')]) == 1
+    assert 'writing failed' in capsys.readouterr().err
+
 
 def test_a_folder_after_a_crash(tmp_path, rng):
     episode = random_episode(rng, 60)
