@@ -259,6 +259,42 @@ def test_contrastive_learning_tells_observations_apart(seed):
     assert losses[0] > 0.7 * np.log(8) and np.mean(losses[-20:]) < 0.7 * np.log(8)
 
 
+def test_thumbnail_loss_is_its_definition(rng, seed):
+    """Square by square: its mean colour, standardised over the images of the first batch."""
+    made = agent('v2', seed=seed)
+    feature, image = torch.randn(6, made.model.rssm.feature_size), rng.integers(0, 256, (6, 32, 32, 3), np.uint8)
+    loss = made.model.thumbnail_loss(feature, torch.from_numpy(image))
+    means = np.array([[one[4 * row:4 * row + 4, 4 * column:4 * column + 4, channel].mean() / 255
+                       for channel, row, column in np.ndindex(3, 8, 8)] for one in image])
+    target = (means - means.mean(0)) / (means.std(0) + 0.01)
+    with torch.no_grad():
+        predicted = made.model.projector(feature).numpy()
+    assert loss.item() == pytest.approx(((predicted - target) ** 2).sum(1).mean(), rel=1e-4)
+
+
+def test_redundancy_loss_is_the_papers(rng, seed):
+    """Entry by entry of the correlation matrix; the embedding's scale and offset do not count."""
+    made = agent('v3', 'loss.representation=redundancy', seed=seed)
+    rows, size, width = 24, made.model.rssm.feature_size, made.model.encoder.output_size
+    feature, embed = rng.normal(size=(rows, size)), rng.normal(3.0, 5.0, (rows, width))
+    left, right, expected = feature @ made.model.projector.weight.detach().double().numpy().T, embed, 0.0
+    for i, j in np.ndindex(width, width):
+        pair = [(x - x.mean()) / x.std(ddof=1) for x in (left[:, i], right[:, j])]
+        correlation = sum(a * b for a, b in zip(*pair)) / rows
+        expected += (correlation - 1) ** 2 if i == j else 5e-4 * correlation ** 2
+    loss = made.model.redundancy_loss(*(torch.tensor(x, dtype=torch.float32) for x in (feature, embed)))
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_redundancy_gradients_reach_the_states_and_no_embedding(seed):
+    """The target is fixed: an encoder that could move it would make all images alike."""
+    model = agent('v3', 'loss.representation=redundancy', seed=seed).model
+    feature, embed = (torch.randn(12, size, requires_grad=True)
+                      for size in (model.rssm.feature_size, model.encoder.output_size))
+    model.redundancy_loss(feature, embed).backward()
+    assert feature.grad.any() and embed.grad is None and model.projector.weight.grad.any()
+
+
 @pytest.mark.parametrize('representation', ['contrastive', 'reward', 'redundancy', 'thumbnail'])
 def test_without_reconstruction_the_decoder_only_watches(representation, seed):
     """With every other loss at zero, the image's gradient stays in the decoder."""
