@@ -40,6 +40,7 @@ CLOCK_PATIENCE = 0.5  # of a period in which ROS time must advance
 STOPS = 5             # before the agent falls silent: a single message may be lost
 STOP_GAP = 0.02       # seconds between them
 POSE_TIME = 10.0      # seconds at most to reach the pose that is the stop
+LISTENING = 1.0       # seconds within which the middleware tells of a latched emergency stop
 HEARTBEAT = 0.1       # seconds
 HEARTBEATS = Topic('~/heartbeat', 'std_msgs/msg/Header', QoS(depth=10))
 
@@ -98,6 +99,8 @@ class Deployment:
         kept(Claim(node, self.command_topic, (
             f'topic {self.command_topic}: expected no other agent, but one of this computer commands the robot there; '
             'end or clean up that one first')))
+        # It listens while the rest is prepared.
+        self._estop = kept(EmergencyStop(node, contract.estop))
         self.policies = kept(Policies(contract, behaviour.seed, keep, complain))
         # It starts while the policy is loaded.
         self._guard = kept(
@@ -111,7 +114,6 @@ class Deployment:
             node.get_fully_qualified_name(): len(self._publishers), self._guard.name: 1})
         self._gate = Gate(contract, *(made.publish for made in self._publishers), self._time_ns)
         self._inputs = kept(Inputs(node, contract, self._time_ns))
-        self._estop = kept(EmergencyStop(node, contract.estop))
         self._clock = kept(ClockWatch(node)) if self._sim_time else None
         self._person = kept(Person(node, contract)) if contract.joystick else None
         self._overdue = Deadline(f'no command within {LATE:.0%} of a control period after its tick: inference takes '
@@ -251,8 +253,9 @@ class Deployment:
     # On the watchdog's thread
 
     def _checks(self) -> Dict[str, Check]:
-        checks = {'estop': self._check_estop, 'signal': self._check_signal, 'overdue': self._overdue,
-                  'stale': self._inputs.overdue, 'executor': self.executor_deadline, 'guard': self._check_guard}
+        checks = {'estop': self._check_estop, 'listening': self._estop.listening, 'signal': self._check_signal,
+                  'overdue': self._overdue, 'stale': self._inputs.overdue, 'executor': self.executor_deadline,
+                  'guard': self._check_guard}
         if self._person:
             checks['joystick'] = self._person.lost
         if self._clock:
@@ -344,7 +347,12 @@ class EmergencyStop:
             node.create_subscription(Bool, topic, lambda message: None, qos.profile(kind), callback_group=group)
             for kind in kinds]
         self._pressed = False
+        self._known = time.monotonic() + LISTENING
         self.topic = self._subscriptions[0].topic_name
+
+    def listening(self, now: float) -> str:
+        """A sentence for as long as a stop that was pressed before may not have been heard of."""
+        return f'listening for an emergency stop on {self.topic}' if now < self._known else ''
 
     def pressed(self) -> bool:
         """What was said last."""

@@ -18,19 +18,22 @@ import time
 
 import numpy as np
 import pytest
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import Twist
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image, JointState, Joy
-from std_msgs.msg import Header, String
+from std_msgs.msg import Bool, Header, String
 from std_srvs.srv import Trigger
 
 from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.bridge.sensing import Sensing
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import qos
+from dreamer_ros.nodes.deployment import LISTENING, EmergencyStop
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.spec import RobotSpec
 from tests.nodes.faults import CLOCK, CORRUPT, FAULTS, inject, scene
@@ -187,6 +190,24 @@ def test_life(ros_domain, tmp_path):
         assert state() == State.PRIMARY_STATE_UNCONFIGURED
         assert change(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
         assert robot.agent.wait(30) == 0
+
+
+def test_an_emergency_stop_of_before_is_listened_for(ros_domain):
+    """A latched one may be discovered after the camera; until then nothing moves."""
+    contexts = [rclpy.Context() for _ in range(2)]
+    for context in contexts:
+        rclpy.init(context=context, domain_id=ros_domain)
+    nodes = [Node(name, context=context) for name, context in zip(('panel', 'agent'), contexts)]
+    nodes[0].create_publisher(Bool, 'estop', qos.profile(topics.LATCHED)).publish(Bool(data=True))
+    began = time.monotonic()
+    stop = EmergencyStop(nodes[1], 'estop')
+    assert stop.listening(began + 0.9) == 'listening for an emergency stop on /estop'
+    assert stop.listening(time.monotonic() + LISTENING) == ''
+    wait_for(stop.pressed)
+    stop.close()
+    for node, context in zip(nodes, contexts):
+        node.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 def test_what_is_recorded_is_what_the_agent_saw(robot):
