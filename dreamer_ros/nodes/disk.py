@@ -44,4 +44,4 @@ class DiskGuard:
         free = shutil.disk_usage(folder).free // MEGABYTE
         if free < self._reserve:
             raise InputError(f'{self._folder}: {free} MB are free, less than the disk_reserve of {self._reserve} MB; '
-                             'recording stops here, all bags are whole')
+                             'nothing more is recorded, all bags are whole')

@@ -7,7 +7,6 @@ import json
 import sys
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Dict, Mapping, Optional
 
@@ -27,7 +26,8 @@ from dreamer_ros.nodes.disk import DiskGuard
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.robot_recorder import RobotRecorder
 from dreamer_ros.nodes.runtime import Parameters, run_node
-from dreamer_ros.replay.bag import EpisodeWriter, episode_mode, new_episode
+from dreamer_ros.replay.bag import EpisodeWriter, new_episode
+from dreamer_ros.replay.custom_data import Actors
 from dreamer_ros.spec import RobotSpec
 
 # Places among the recorded topics.
@@ -48,8 +48,7 @@ class Episode:
         self.first_stamp: Optional[int] = None
         self._last_stamp: Optional[int] = None
         self._return = 0.0
-        self._modes: Counter = Counter()
-        self._version: Optional[int] = None
+        self._actors = Actors()
         self._begun = self._ended = False
         self.length = 0
         self.lost_steps = 0
@@ -71,16 +70,12 @@ class Episode:
         self.length += 1
         self._return += step.reward
         if mode is not None:
-            self._modes[mode.kind] += 1
-            self._version = mode.version if mode.version is not None else self._version
+            self._actors.add(mode)
 
     def close(self, custom_data: Mapping[str, str]) -> Path:
         """Finish the bag; `custom_data` is what came to be known of it meanwhile."""
         return self._writer.close({
-            **custom_data,
-            'return': repr(self._return), 'length': str(self.length), 'mode': self.mode,
-            'policy_version': '' if self._version is None else str(self._version),
-        })
+            **custom_data, 'return': repr(self._return), 'length': str(self.length), **self._actors.data()})
 
     def abort(self) -> None:
         """Leave no bag."""
@@ -91,15 +86,11 @@ class Episode:
         """Whether every step from the first to the last of the episode is in it."""
         return self._begun and self._ended and not self.lost_steps
 
-    @property
-    def mode(self) -> str:
-        """See `episode_mode`."""
-        return episode_mode(self._modes)
-
     def summary(self) -> str:
         """For the log."""
-        policy = '' if self._version is None else f', policy {self._version}'
-        return f'{self.length} steps, return {self._return:.1f}, {self.mode}{policy}'
+        version = self._actors.version
+        policy = '' if version is None else f', policy {version}'
+        return f'{self.length} steps, return {self._return:.1f}, {self._actors.mode}{policy}'
 
 
 class Recorder:
@@ -143,7 +134,7 @@ class Recorder:
                 self._stop.wait(BATCHING)
             self._drain()
         finally:
-            if self._episode is not None and self._episode.length:
+            if self._episode is not None:
                 self._close_episode()
 
     def _turn(self) -> int:
@@ -249,7 +240,8 @@ class Recorder:
 
     def _close_episode(self) -> None:
         episode, self._episode = self._episode, None
-        if self._wanted and not episode.whole:
+        # A single observation is what a robot leaves whose learner or agent was refused at the start.
+        if episode.length < 2 or self._wanted and not episode.whole:
             episode.abort()
             return
         path = episode.close(self._origin(episode.first_stamp))
@@ -290,6 +282,7 @@ def _record(node: Node, stop: threading.Event) -> None:
     parameters.finish()
     if not folder:
         raise InputError(f'{node.get_fully_qualified_name()}: parameter folder: expected a folder, got none')
+    disk.check()  # before anybody counts on this recorder
     if contract and episodes:
         raise InputError(f'{node.get_fully_qualified_name()}: parameter episodes: expected none with a contract')
     place = Path(folder).expanduser()

@@ -8,7 +8,7 @@ import json
 import math
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from pathlib import Path
 from typing import Any, Deque, Dict, List, NamedTuple, Optional
 
@@ -20,7 +20,7 @@ from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 
 from dreamer_ros.bridge import codecs, topics
-from dreamer_ros.bridge.codecs import Mode, Step
+from dreamer_ros.bridge.codecs import Step
 from dreamer_ros.bridge.contract import IMAGE_TYPES, RobotContract
 from dreamer_ros.bridge.fields import has_header
 from dreamer_ros.bridge.topics import QoS, Topic
@@ -30,8 +30,8 @@ from dreamer_ros.nodes.diagnostics import Diagnostics
 from dreamer_ros.nodes.disk import DiskGuard
 from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.replay.background import Background
-from dreamer_ros.replay.bag import EpisodeWriter, episode_mode, known_return, new_episode, return_data
-from dreamer_ros.replay.reading import contract_data
+from dreamer_ros.replay.bag import EpisodeWriter, known_return, new_episode, return_data
+from dreamer_ros.replay.custom_data import Actors, contract_data
 from dreamer_ros.replay.regularity import Regularity
 
 BUFFER = 64 * 2**20   # bytes on their way to the disk
@@ -112,24 +112,18 @@ class _Bag:
         self.begun = time.monotonic()
         self._steps = 0
         self._return = 0.0
-        self._modes: Counter = Counter()
-        self._version: Optional[int] = None
+        self.actors = Actors()
 
     def note_step(self, step: Step) -> None:
         self._steps += 1
         self._return += step.reward
 
-    def note_mode(self, mode: Mode) -> None:
-        self._modes[mode.kind] += 1
-        self._version = mode.version if mode.version is not None else self._version
-
     def custom_data(self) -> Dict[str, str]:
         """What is known at the end."""
         data = {'report': json.dumps({name: entry.to_dict() for name, entry in self.regularity.items()})}
         if self._steps:
-            data.update(length=str(self._steps), mode=episode_mode(self._modes), policy_version=str(
-                '' if self._version is None else self._version))
-            data.update(return_data(self._return, self._contract), human_steps=str(self._modes['human']))
+            data.update(self.actors.data(), length=str(self._steps), human_steps=str(self.actors.modes['human']))
+            data.update(return_data(self._return, self._contract))
         return data
 
     def summary(self) -> str:
@@ -292,7 +286,7 @@ class RobotRecorder:
                 continue
             self._write(self._actions, message)
             try:
-                self._bag.note_mode(codecs.parse_mode(deserialize_message(message.cdr, Joy).header.frame_id))
+                self._bag.actors.add(codecs.parse_mode(deserialize_message(message.cdr, Joy).header.frame_id))
             except InputError as error:
                 self._log.warning(str(error), throttle_duration_sec=SAY_AGAIN)
 

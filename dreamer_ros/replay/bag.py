@@ -15,12 +15,13 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 import yaml
 from mcap.writer import CompressionType, Writer
 
-from dreamer_ros.bridge.codecs import parse_mode, read_step, stamp_to_ns
+from dreamer_ros.bridge.codecs import read_step, stamp_to_ns
 from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.bridge.definitions import decode, definition
 from dreamer_ros.bridge.topics import ACTION, STEP, Topic
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import sync_folder, write_file
+from dreamer_ros.replay.custom_data import Actors, embedded_contract
 from dreamer_ros.replay.scan import RawTopic, Scan, scan_mcap
 
 # What a crash can lose: about 20 frames of 64x64 RGB, and never more than a second.
@@ -54,27 +55,6 @@ def partial_path(folder: Path, name: str) -> Path:
 def is_partial(path: Path) -> bool:
     """Whether a directory is a bag being written, or left by a crash."""
     return path.name.startswith('.') and path.name.endswith('.partial')
-
-
-def episode_mode(modes: Counter) -> str:
-    """What chose the actions of an episode: random, explore, evaluate or human. It counts as random or
-    evaluate only if all of it was; otherwise the most frequent of the others names it."""
-    if len(modes) <= 1:
-        return next(iter(modes), 'random')
-    others = [kind for kind, _ in modes.most_common() if kind not in ('evaluate', 'random')]
-    return others[0] if others else 'explore'
-
-
-def who_acted(frame_ids: Iterable[str]) -> Dict[str, str]:
-    """For custom_data: `mode` and `policy_version` of actions with these frame_ids; empty if none says a mode."""
-    modes: Counter = Counter()
-    version = ''
-    for text in frame_ids:
-        with contextlib.suppress(InputError):
-            mode = parse_mode(text)
-            modes[mode.kind] += 1
-            version = version if mode.version is None else str(mode.version)
-    return {'mode': episode_mode(modes), 'policy_version': version} if modes else {}
 
 
 class BagExists(InputError):
@@ -397,7 +377,10 @@ def _recover(path: Path, name: str) -> Path:
     target = path.parent / name
     if target != path and target.exists():
         raise InputError(f'episode bag {path}: {target.name} exists already')
-    custom_data = {**scans[0].custom_data, **_tally(scans, _contract(scans[0].custom_data)), 'recovered': 'true'}
+    contract = None
+    with contextlib.suppress(InputError):  # a damaged one is told where the bag is read
+        contract = embedded_contract(scans[0].custom_data)
+    custom_data = {**scans[0].custom_data, **_tally(scans, contract), 'recovered': 'true'}
     damage = _damage(path, scans)
     if damage:
         custom_data[DAMAGE] = '; '.join([*filter(None, [custom_data.get(DAMAGE)]), *damage])
@@ -450,12 +433,6 @@ def return_data(total: float, contract: Optional[RobotContract]) -> Dict[str, st
     return {} if known is None else {'return': repr(known)}
 
 
-def _contract(custom_data: Mapping[str, str]) -> Optional[RobotContract]:
-    with contextlib.suppress(InputError):
-        return RobotContract.from_text(custom_data['contract'], CUSTOM_DATA) if 'contract' in custom_data else None
-    return None
-
-
 def _tally(scans: Iterable[Scan], contract: Optional[RobotContract]) -> Dict[str, str]:
     """Length, return and who acted of what was recovered, as far as it holds step messages and actions."""
     rewards: Dict[int, float] = {}
@@ -472,7 +449,9 @@ def _tally(scans: Iterable[Scan], contract: Optional[RobotContract]) -> Dict[str
                     actors.setdefault(stamp_to_ns(header.stamp), header.frame_id)
     if not rewards:
         return {}
-    return {'length': str(len(rewards)), **return_data(sum(rewards.values()), contract), **who_acted(actors.values())}
+    acted = Actors.named(actors.values())
+    return {'length': str(len(rewards)), **return_data(sum(rewards.values()), contract),
+            **(acted.data() if acted.modes else {})}
 
 
 def bag_files(path: Path) -> List[Path]:

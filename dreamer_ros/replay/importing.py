@@ -16,11 +16,12 @@ from dreamer_ros.bridge.topics import ACTION, SENSOR, SPEC, STEP, Topic, camera_
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.arrays import ARRAYS, read_arrays
 from dreamer_ros.replay.bag import (
-    SUFFIXES, BagExists, EpisodeWriter, episode_name, is_bag, read_metadata, return_data, who_acted)
+    SUFFIXES, BagExists, EpisodeWriter, episode_name, is_bag, read_metadata, return_data)
+from dreamer_ros.replay.custom_data import Actors, contract_data
 from dreamer_ros.replay.episode import Problem
 from dreamer_ros.replay.labels import Labels
 from dreamer_ros.replay.lerobot_layout import is_lerobot
-from dreamer_ros.replay.reading import bag_contract, check_spec, contract_data
+from dreamer_ros.replay.reading import bag_contract, check_spec
 from dreamer_ros.replay.recording import Recording, load_recording
 from dreamer_ros.replay.robot_bag import RobotTracks, Track, robot_rows
 from dreamer_ros.replay.rows import Row
@@ -237,8 +238,9 @@ def recorded_spec(source: Path, recording: Recording, folder: Path) -> RobotSpec
 def _summary(run: List[Row], contract: Optional[RobotContract] = None) -> Dict[str, str]:
     """Of steps whose rewards are the contract's, or somebody's who gave them."""
     total = float(sum(row.step.reward for row in run))
+    acted = Actors.named(row.frame_id for row in run)
     return {'length': str(len(run)), **return_data(total, contract), 'policy_version': '',
-            'begins': str(run[0].step.stamp), **who_acted(row.frame_id for row in run)}
+            'begins': str(run[0].step.stamp), **(acted.data() if acted.modes else {})}
 
 
 def _write(

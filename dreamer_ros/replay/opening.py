@@ -12,7 +12,7 @@ from dreamer_ros.bridge.topics import SENSOR, STEP, QoS, Topic
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.bag import read_metadata
 from dreamer_ros.replay.episode import Problem
-from dreamer_ros.replay.reading import embedded_contract
+from dreamer_ros.replay.custom_data import embedded_contract
 from dreamer_ros.replay.recording import load_recording
 from dreamer_ros.spec import RobotSpec
 

@@ -1,13 +1,13 @@
 """Bags to episodes: the one entrance, whatever the bag was recorded from."""
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.arrays import ARRAYS, read_arrays
+from dreamer_ros.replay.custom_data import embedded_contract
 from dreamer_ros.replay.episode import Episode, Problem
 from dreamer_ros.replay.labels import Labels
 from dreamer_ros.replay.recording import Recording, load_recording
@@ -89,29 +89,6 @@ def bag_contract(custom_data: Dict[str, str], given: Optional[RobotContract]) ->
     if 'spec_hash' in custom_data and 'contract' not in custom_data:
         return None
     return given or embedded_contract(custom_data)
-
-
-def embedded_contract(custom_data: Dict[str, str]) -> Optional[RobotContract]:
-    """The contract a bag was recorded from; None if it holds none.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    text = custom_data.get('contract')
-    if text is None:
-        return None
-    if _digest(text) != custom_data.get('contract_sha256'):
-        raise InputError('the robot contract in it is damaged: its hash does not fit')
-    return RobotContract.from_text(text, 'contract in custom_data')
-
-
-def contract_data(contract: RobotContract) -> Dict[str, str]:
-    """A contract as it stands in custom_data: with its hash, since nothing else tells a damaged number in it."""
-    return {'contract': contract.text, 'contract_sha256': _digest(contract.text)}
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_spec(custom_data: Dict[str, str], spec: RobotSpec) -> None:

@@ -13,7 +13,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.replay.bag import read_metadata
 from dreamer_ros.replay.mix import bag_folder
-from dreamer_ros.replay.reading import embedded_contract
+from dreamer_ros.replay.custom_data import embedded_contract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training import process
 from dreamer_ros.training.run import RunDirectory, default_logdir

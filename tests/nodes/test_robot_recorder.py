@@ -199,13 +199,15 @@ def test_on_request(robot, recorder, peer, tmp_path):
         assert reader.message_count >= 9
 
 
-def test_a_disk_that_is_nearly_full_ends_it_cleanly(robot, peer, start, tmp_path):
-    """It looks once a second; here from the beginning there is too little."""
+@pytest.mark.parametrize('contract', [True, False], ids=['contract', 'simulator'])
+def test_a_disk_that_is_nearly_full_ends_it_cleanly(start, tmp_path, contract):
+    """It looks once a second; here from the beginning there is too little, and it is said before a robot comes."""
     path = tmp_path / 'tiny.yaml'
     path.write_text(SLOW)
-    recorder = start('recorder', contract=path, folder=tmp_path / 'bags', disk_reserve=10**9)
+    robot = {'contract': path} if contract else {}
+    recorder = start('recorder', folder=tmp_path / 'bags', disk_reserve=10**9, **robot)
     assert recorder.wait() == 2
-    assert 'MB are free, less than the disk_reserve of 1000000000 MB; recording stops here' in recorder.output
+    assert 'MB are free, less than the disk_reserve of 1000000000 MB; nothing more is recorded' in recorder.output
     assert 'Traceback' not in recorder.output and not (tmp_path / 'bags').exists()
 
 

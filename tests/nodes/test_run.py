@@ -93,6 +93,17 @@ def test_every_step_is_recorded_once(start, peer, tmp_path):
     assert custom_data(found[0])['mode'] == 'random' and custom_data(found[0])['robot'] == 'sim0'
 
 
+def test_a_single_observation_leaves_no_bag(start, peer, tmp_path):
+    """What a robot shows while it waits for a learner that never comes, as a trainer whose checkpoint is damaged."""
+    simulator = start('simulator', wait_for_subscribers=3, wait_for_learner=True, **SIMULATOR)
+    start('agent')
+    recorder = start('recorder', folder=tmp_path / 'bags')
+    peer.until(lambda: peer.steps, 'the first observation')
+    peer.until(lambda: list((tmp_path / 'bags').glob('.*.partial')), 'a bag that is being written')
+    assert simulator.stop() == 0 and recorder.stop() == 0
+    assert len(peer.steps) == 1 and not list((tmp_path / 'bags').iterdir())
+
+
 def test_real_time_can_be_simulated_again(start, peer, tmp_path, rng):
     """An agent that is always a step late: what the simulator applied is not what the bag's actions answer."""
     start('recorder', folder=tmp_path)

@@ -12,7 +12,7 @@ from dreamer_ros.bridge.commands import Commands
 from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.bridge.definitions import blank_message, encode
 from dreamer_ros.replay.bag import EpisodeWriter
-from dreamer_ros.replay.reading import contract_data
+from dreamer_ros.replay.custom_data import contract_data
 
 TINY = """
 name: tiny
