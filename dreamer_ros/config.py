@@ -439,7 +439,8 @@ def _check(config: Config, where: str) -> None:
             f'{where}: env.image_size {height}x{width} does not fit the encoder, which halves the image four '
             f'times: height and width must be multiples of {multiple} from 32 to 256')
     if config.conv.kind == 'valid' and (height, width) != (64, 64):
-        raise InputError(f'{where}: conv.kind valid needs env.image_size 64x64, got {height}x{width}')
+        raise InputError(f'{where}: conv.kind valid needs env.image_size 64x64, got {height}x{width}; take '
+                         'conv.kind=stride')
     if config.schedule.overlap and config.system != 'dreamer':
         raise InputError(f'{where}: schedule.overlap is for system dreamer, which learns an actor; expected false '
                          f'for system {config.system}, got true')

@@ -166,7 +166,7 @@ def test_bad_values_are_refused_by_name(override, names):
 
 
 @pytest.mark.parametrize('preset, overrides, names', [
-    ('dreamer', ('env.image_size=32',), ('conv.kind valid', '32x32')),
+    ('dreamer', ('env.image_size=32',), ('conv.kind valid', '32x32', 'conv.kind=stride')),
     ('dreamerv3_1m', ('imagination.starts=8',), ('replay_scale', 'imagination.starts', '8')),
     ('dreamerv3_1m', ('imagination.include_start=false',), ('reinforce', 'include_start')),
     ('dreamer', ('actor.gradient=mixed',), ('actor.gradient mixed', 'include_start')),
