@@ -6,35 +6,30 @@ that the last action and its reward are kept.
 """
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
-import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import pyarrow
 from pyarrow import compute
 
 from dreamer_ros.bridge.codecs import Mode, parse_mode
-from dreamer_ros.bridge.commands import Commands
-from dreamer_ros.bridge.contract import PERIOD_TOLERANCE, RobotContract
-from dreamer_ros.bridge.images import Crop, fit_image, open_image
+from dreamer_ros.bridge.contract import RobotContract
+from dreamer_ros.bridge.images import fit_image, open_image
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
-from dreamer_ros.replay.arrays import MOST_CHOICES, finite
+from dreamer_ros.replay.arrays import finite
 from dreamer_ros.replay.episode import Episode, Problem
 from dreamer_ros.replay.films import FilmReader
 from dreamer_ros.replay.labels import Label, Labels
 from dreamer_ros.replay.lerobot_layout import (
-    ACTION, DONE, IMAGES, OBSERVATION, ORIGIN, REWARD, STATE, TRUNCATED, Entry, Feature, Layout, read_table)
+    ACTION, DONE, ORIGIN, REWARD, TRUNCATED, Entry, Feature, Layout, read_table)
+from dreamer_ros.replay.lerobot_robot import ContractRobot, ExportedRobot, Robot
 from dreamer_ros.replay.messages import EPOCH, Sent, episode_data, episode_messages
-from dreamer_ros.sections import Range
 from dreamer_ros.spec import RobotSpec
 
 TIME_TOLERANCE = 0.1  # by how much of it the time between two frames may differ from what fps says
-LIMIT_TOLERANCE = 1e-5  # by how much of their range actions may be beyond their limits
 
 # An episode for a bag: its number, the robot, what custom_data says, and its messages.
 Written = Tuple[int, RobotSpec, Dict[str, str], Iterator[Sent]]
@@ -87,7 +82,7 @@ def read_lerobot(
                 data = episode_data(part, mode)
                 if not rewarded:
                     del data['return']
-                yield entry.index, dataset.spec, data, episode_messages(part, dataset.spec, mode)
+                yield entry.index, dataset.robot.spec, data, episode_messages(part, dataset.robot.spec, mode)
     finally:
         dataset.close()
     if clipped:
@@ -97,28 +92,11 @@ def read_lerobot(
         problems.append(Problem(root, f'{without} of {len(layout.entries)} episodes are not in {labels.source}'))
 
 
-class _Camera(NamedTuple):
-    """A camera of the robot; `crop` in pixels of the dataset's images."""
-
-    feature: Feature
-    crop: Optional[Crop] = None
-
-
-class _Number(NamedTuple):
-    """A number that the policy reads: an element of a column times `scale` plus `offset`, then clipped."""
-
-    key: str
-    element: int
-    scale: float = 1.0
-    offset: float = 0.0
-    clip: Range = (-math.inf, math.inf)
-
-
 class _Dataset:
-    """How the columns of a dataset become what an agent sees and does.
+    """Reads the episodes of a dataset.
 
     Attributes:
-        spec: the robot.
+        robot: whose it is.
         period_ns: between two frames.
 
     Raises:
@@ -129,29 +107,23 @@ class _Dataset:
         self, layout: Layout, contract: Optional[RobotContract], image_size: Optional[Tuple[int, int]]
     ):
         self._layout = layout
-        self._contract = contract
         self.period_ns = round(1e9 / layout.fps)
         features = layout.features
-        self._action = features.get(ACTION)
-        if self._action is None or not self._action.is_vector:
-            raise InputError(f'features: expected {ACTION}, numbers in a row, got {", ".join(features) or "none"}')
         for key in (REWARD, DONE, TRUNCATED):
             if key in features and (not features[key].is_vector or features[key].shape != (1,)):
                 raise InputError(f'{key}: expected one number per frame, got {features[key].dtype} '
                                  f'{list(features[key].shape)}')
-        self._numbers: List[_Number] = []
-        self._axes = list(range(self._action.shape[0]))
-        origin = _origin(layout.root) if contract is None else {}
-        self._episodes = origin.get('episodes', {})
+        self._known: Dict[int, Tuple[int, Mode]] = {}  # episode -> when it begins, and who acted
         if contract is not None:
             if image_size is not None:
                 raise InputError(f'expected a robot contract or an image size, got both ({contract.source} has one)')
-            self._as_contract(contract)
-        elif origin:
-            self._as_exported(origin['spec'], image_size)
+            self.robot: Robot = ContractRobot(layout, contract)
+        elif (layout.root / ORIGIN).exists():
+            spec, self._known = _origin(layout.root / ORIGIN)
+            self.robot = ExportedRobot(layout, spec, image_size)
         else:
-            self._as_found(image_size)
-        self._films = {camera.feature.key: FilmReader(layout.fps) for camera in self._cameras}
+            self.robot = Robot(layout, image_size)
+        self._films = {camera.feature.key: FilmReader(layout.fps) for camera in self.robot.cameras}
         self._table: Tuple[str, Any] = '', None
 
     def close(self) -> None:
@@ -161,94 +133,8 @@ class _Dataset:
 
     def used(self, labelled: bool) -> List[str]:
         """Keys of the columns that count."""
-        return [ACTION, *(camera.feature.key for camera in self._cameras), *(number.key for number in self._numbers),
-                *(() if labelled else (REWARD, DONE, TRUNCATED))]
-
-    # The robot
-
-    def _as_found(self, image_size: Optional[Tuple[int, int]]) -> None:
-        """All cameras and numbers that were observed; actions between the smallest and the largest ones."""
-        cameras = _cameras(self._layout)
-        named = dict(zip(_camera_names(cameras), cameras))
-        if 'camera' in named:  # no other camera's topic may be called like that of the first one
-            named = {'camera': named.pop('camera'), **named}
-        vectors = _vectors(self._layout)
-        names = [name for feature in vectors for name in _names(feature)]
-        if len(set(names)) < len(names):
-            names = [f'{_short(feature)}.{k}' for feature in vectors for k in range(feature.shape[0])]
-        if not named and not names:
-            raise InputError(f'features: expected cameras or numbers called {OBSERVATION}…, got '
-                             f'{", ".join(self._layout.features)}')
-        discrete = self._action.shape == (1,) and 'int' in self._action.dtype
-        low, high = self._layout.action_limits()
-        if len(low) != self._action.shape[0]:
-            raise InputError(f'meta: expected statistics of {self._action.shape[0]} numbers of {ACTION}, got '
-                             f'{len(low)}')
-        if discrete:
-            if low[0] < 0 or high[0] >= MOST_CHOICES:
-                raise InputError(f'{ACTION}: expected choices from 0, got {low[0]:g} to {high[0]:g}')
-            actions = [f'{ACTION}.{k}' for k in range(max(2, int(high[0]) + 1))]
-            low, high = np.zeros(len(actions)), np.ones(len(actions))
-        else:
-            actions = list(_names(self._action))
-            actions = actions if len(set(actions)) == len(actions) else [f'{ACTION}.{k}' for k in range(len(actions))]
-            still = low == high
-            low, high = low - still, high + still
-        self._cameras = [_Camera(feature) for feature in named.values()]
-        self._numbers = [_Number(feature.key, k) for feature in vectors for k in range(feature.shape[0])]
-        self.spec = RobotSpec(
-            name=self._layout.root.resolve().name, image_size=self._image_size(image_size), vector=names,
-            action=actions, action_low=low, action_high=high, control_period=1 / self._layout.fps, action_repeat=1,
-            cameras=tuple(named), discrete=discrete)
-
-    def _as_exported(self, spec: RobotSpec, image_size: Optional[Tuple[int, int]]) -> None:
-        """What we wrote ourselves, of a robot that is known."""
-        features = self._layout.features
-        keys = [IMAGES + name for name in spec.cameras]
-        state = features.get(STATE)
-        if not (all(key in features for key in keys)
-                and (state.shape[0] if state else 0) == len(spec.vector)
-                and self._action.shape[0] == (1 if spec.discrete else len(spec.action))):
-            raise InputError(f'features: expected those of the robot in {ORIGIN}, got {", ".join(features)}')
-        self._cameras = [_Camera(features[key]) for key in keys]
-        self._numbers = [_Number(STATE, k) for k in range(len(spec.vector))]
-        self.spec = dataclasses.replace(spec, image_size=self._image_size(image_size))
-
-    def _as_contract(self, contract: RobotContract) -> None:
-        """What a robot contract names. Elements without names in the dataset count in their order."""
-        if abs(contract.rate / self._layout.fps - 1) > PERIOD_TOLERANCE:
-            raise InputError(f'fps: expected {contract.rate:g}, the rate of {contract.source}, got '
-                             f'{self._layout.fps:g}')
-        found = _cameras(self._layout)
-        names = [_camera_name(feature) for feature in found]
-        if len(found) == len(contract.cameras) == 1:
-            names = [contract.cameras[0].name]
-        order = _places([camera.name for camera in contract.cameras], names, True, f'{contract.source}: cameras')
-        self._cameras = [_Camera(found[k], camera.crop) for k, camera in zip(order, contract.cameras)]
-        vectors = _vectors(self._layout)
-        elements = [(feature.key, k) for feature in vectors for k in range(feature.shape[0])]
-        order = _places([entry.name for entry in contract.vector], [name for feature in vectors for name in _names(
-            feature)], any(feature.names for feature in vectors), f'{contract.source}: vector')
-        self._numbers = [_Number(*elements[k], entry.scale, entry.offset, entry.clip)
-                         for k, entry in zip(order, contract.vector)]
-        axes = [axis.name for axis in contract.command.axes]
-        if len(axes) != self._action.shape[0]:
-            raise InputError(f'{ACTION}: expected {len(axes)} numbers, the axes of {contract.source}, got '
-                             f'{self._action.shape[0]}')
-        self._axes = _places(axes, _names(self._action), bool(self._action.names), f'{contract.source}: command.axes')
-        self._commands = Commands(contract)
-        self.spec = contract.spec
-
-    def _image_size(self, wanted: Optional[Tuple[int, int]]) -> Tuple[int, int]:
-        sizes = {_camera_name(camera.feature): _size(camera.feature) for camera in self._cameras}
-        if not sizes:
-            return 0, 0
-        if wanted is None and len(set(sizes.values())) > 1:
-            found = ', '.join(f'{name} {height}x{width}' for name, (height, width) in sizes.items())
-            raise InputError(f'features: expected images of one size, got {found}; --image-size makes them one')
-        return wanted or next(iter(sizes.values()))
-
-    # Episodes
+        return [ACTION, *(camera.feature.key for camera in self.robot.cameras),
+                *(number.key for number in self.robot.numbers), *(() if labelled else (REWARD, DONE, TRUNCATED))]
 
     def episode(self, entry: Entry, begins: int) -> Tuple[Episode, Mode, int]:
         """An episode, who acted, and how many of its actions were beyond their limits.
@@ -268,7 +154,7 @@ class _Dataset:
                              f'fps says, got {times[k + 1] - times[k]:.4f}')
         features = self._layout.features
         values = {key: self._column(rows, features[key]) for key in dict.fromkeys(
-            [ACTION, *(number.key for number in self._numbers), *(
+            [ACTION, *(number.key for number in self.robot.numbers), *(
                 key for key in (REWARD, DONE, TRUNCATED) if key in features)])}
         flags = {key: values[key][:, 0] != 0 if key in values else np.zeros(len(times), bool)
                  for key in (DONE, TRUNCATED)}
@@ -276,12 +162,12 @@ class _Dataset:
         if ends[:-1].any():
             raise InputError(f'{DONE}: expected the end at the last of {len(ends)} frames, got it at frame '
                              f'{int(ends.argmax())}')
-        action, beyond = self._actions(values[ACTION][:, self._axes])
+        action, beyond = self.robot.actions(values[ACTION])
         vector = np.array([
             np.clip(values[number.key][:, number.element] * number.scale + number.offset, *number.clip)
-            for number in self._numbers]).reshape(len(self._numbers), -1).T
-        about = self._episodes.get(entry.index, {})
-        stamps = int(about.get('begins', begins)) + np.arange(len(times) + 1, dtype=np.int64) * self.period_ns
+            for number in self.robot.numbers]).reshape(len(self.robot.numbers), -1).T
+        begins, mode = self._known.get(entry.index, (begins, Mode('human')))
+        stamps = begins + np.arange(len(times) + 1, dtype=np.int64) * self.period_ns
         again = [*range(len(times)), len(times) - 1]
         episode = Episode.of_transitions(
             self._images(rows, entry, int(round(times[0] * self._layout.fps))), vector[again], action,
@@ -289,7 +175,7 @@ class _Dataset:
             # An episode of a dataset is over where it ends, unless the flags tell that it was cut.
             bool(ends[-1]) or TRUNCATED not in values, bool(flags[DONE][-1] and not flags[TRUNCATED][-1]))
         episode.number = entry.index
-        return episode, about.get('actor', Mode('human')), beyond
+        return episode, mode, beyond
 
     def _rows(self, entry: Entry) -> Any:
         """Its part of the table, in order."""
@@ -336,31 +222,11 @@ class _Dataset:
                              f'{frame}')
         return numbers
 
-    def _actions(self, values: np.ndarray) -> Tuple[np.ndarray, int]:
-        """f32[T, A] in [-1, 1], and how many were beyond their limits."""
-        size = len(self.spec.action)
-        if self._contract is not None:
-            low, high = np.array([axis.limits for axis in self._contract.command.axes]).T
-            return np.array([self._commands.action(row) for row in values]), int(_beyond(values, low, high).sum())
-        if self.spec.discrete:
-            choices = values[:, 0]
-            if (choices != np.round(choices)).any() or choices.min() < 0 or choices.max() >= size:
-                raise InputError(f'{ACTION}: expected whole numbers from 0 to {size - 1}, got {choices.min():g} to '
-                                 f'{choices.max():g}')
-            return np.eye(size, dtype=np.float32)[choices.astype(int)], 0
-        low, high = np.array(self.spec.action_low), np.array(self.spec.action_high)
-        beyond = _beyond(values, low, high)
-        if beyond.any():
-            frame = int(beyond.argmax())
-            raise InputError(f'{ACTION}: expected numbers between {low.tolist()} and {high.tolist()}, as the '
-                             f'statistics say, got {values[frame].tolist()} in frame {frame}')
-        return np.clip((values - low) / (high - low) * 2 - 1, -1, 1).astype(np.float32), 0
-
     def _images(self, rows: Any, entry: Entry, start: int) -> np.ndarray:
         """uint8 [T+1, H, W, C] of all cameras, the last one twice."""
-        height, width, channels = self.spec.image_shape
+        height, width, channels = self.robot.spec.image_shape
         images = np.empty((len(rows) + 1, height, width, channels), np.uint8)
-        for number, (feature, crop) in enumerate(self._cameras):
+        for number, (feature, crop) in enumerate(self.robot.cameras):
             if feature.dtype == 'video':
                 film = entry.films[feature.key]
                 frames = self._films[feature.key].frames(
@@ -377,19 +243,17 @@ class _Dataset:
         return images
 
 
-def _origin(root: Path) -> Dict[str, Any]:
-    """The robot and the episodes by number, as our own file tells; empty without it.
+def _origin(path: Path) -> Tuple[RobotSpec, Dict[int, Tuple[int, Mode]]]:
+    """What our own file tells: the robot, and of every episode when it begins (ns) and who acted.
 
     Raises:
         InputError: it is damaged.
     """
-    if not (root / ORIGIN).exists():
-        return {}
     try:
-        content = json.loads(read_text(root / ORIGIN))
-        return {'spec': RobotSpec.from_json(json.dumps(content['spec']), str(ORIGIN)), 'episodes': {
-            number: {'begins': int(entry['begins']), 'actor': parse_mode(entry['actor'])}
-            for number, entry in enumerate(content['episodes'])}}
+        content = json.loads(read_text(path))
+        return RobotSpec.from_json(json.dumps(content['spec']), str(ORIGIN)), {
+            number: (int(entry['begins']), parse_mode(entry['actor']))
+            for number, entry in enumerate(content['episodes'])}
     except (ValueError, KeyError, TypeError) as error:
         raise error if isinstance(error, InputError) else InputError(
             f'{ORIGIN}: expected what `dreamer bag export` writes ({error!r})') from error
@@ -424,68 +288,3 @@ def _pictures(rows: Any, key: str) -> Iterator[Any]:
         if not data.is_valid:
             raise InputError(f'{key}: expected a picture in every frame, got none in frame {k}')
         yield data.as_buffer()
-
-
-def _beyond(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Which rows of values are not between the limits; bool [T]."""
-    slack = LIMIT_TOLERANCE * (high - low)
-    return ((values < low - slack) | (values > high + slack)).any(1)
-
-
-def _cameras(layout: Layout) -> List[Feature]:
-    return [feature for feature in layout.features.values() if feature.is_camera and not feature.is_depth]
-
-
-def _vectors(layout: Layout) -> List[Feature]:
-    """Columns of numbers that were observed."""
-    return [feature for feature in layout.features.values()
-            if feature.key.startswith(OBSERVATION) and feature.is_vector]
-
-
-def _names(feature: Feature) -> Tuple[str, ...]:
-    """Of its elements; made up where the dataset has none."""
-    if len(feature.names) == feature.shape[0]:
-        return feature.names
-    return tuple(f'{_short(feature)}.{k}' for k in range(feature.shape[0]))
-
-
-def _short(feature: Feature) -> str:
-    return feature.key[len(OBSERVATION):] if feature.key.startswith(OBSERVATION) else feature.key
-
-
-def _camera_name(feature: Feature) -> str:
-    key = feature.key
-    return key[len(IMAGES):] if key.startswith(IMAGES) else key.rpartition('.')[2]
-
-
-def _camera_names(features: Sequence[Feature]) -> List[str]:
-    """Names that topics may have; the only camera is `camera`."""
-    names: List[str] = []
-    for feature in features:
-        name = re.sub(r'\W', '_', _camera_name(feature), flags=re.ASCII)
-        name = f'_{name}' if name[:1].isdigit() else name
-        names.append(name if name not in names else f'{name}_{len(names)}')
-    return ['camera'] if len(names) == 1 else names
-
-
-def _size(feature: Feature) -> Tuple[int, int]:
-    """(height, width) of its images."""
-    if len(feature.shape) == 3 and feature.shape[2] in (1, 3, 4):
-        return feature.shape[:2]
-    if len(feature.shape) == 3 and feature.shape[0] in (1, 3, 4):
-        return feature.shape[1:]
-    raise InputError(f'{feature.key}: expected a shape of height, width and channels, got {list(feature.shape)}')
-
-
-def _places(wanted: Sequence[str], found: Sequence[str], named: bool, what: str) -> List[int]:
-    """Where names are among those of the dataset; in their order where the dataset has none.
-
-    Raises:
-        InputError: they are not there.
-    """
-    if not named and len(wanted) == len(found):
-        return list(range(len(found)))
-    for name in wanted:
-        if list(found).count(name) != 1:
-            raise InputError(f'{what}: expected names of the dataset ({", ".join(found) or "none"}), got {name!r}')
-    return [list(found).index(name) for name in wanted]
