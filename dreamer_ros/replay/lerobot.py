@@ -163,9 +163,10 @@ class _Dataset:
             raise InputError(f'{DONE}: expected the end at the last of {len(ends)} frames, got it at frame '
                              f'{int(ends.argmax())}')
         action, beyond = self.robot.actions(values[ACTION])
-        vector = np.array([
-            np.clip(values[number.key][:, number.element] * number.scale + number.offset, *number.clip)
-            for number in self.robot.numbers]).reshape(len(self.robot.numbers), -1).T
+        vector = np.empty((len(times), len(self.robot.numbers)))
+        for k, number in enumerate(self.robot.numbers):
+            vector[:, k] = np.clip(
+                values[number.key][:, number.element] * number.scale + number.offset, *number.clip)
         begins, mode = self._known.get(entry.index, (begins, Mode('human')))
         stamps = begins + np.arange(len(times) + 1, dtype=np.int64) * self.period_ns
         again = [*range(len(times)), len(times) - 1]
