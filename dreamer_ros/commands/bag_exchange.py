@@ -38,6 +38,7 @@ def add(bag_commands) -> None:
 
 def _import(arguments) -> int:
     from dreamer_ros.bridge.contract import load_contract
+    from dreamer_ros.replay.bag import bag_name
     from dreamer_ros.replay.importing import find_sources, import_source
     from dreamer_ros.replay.labels import Labels
     contract = load_contract(arguments.robot) if arguments.robot else None
@@ -51,6 +52,8 @@ def _import(arguments) -> int:
         print(f'{source}: {len(result.bags)} episodes, {result.steps} steps')
         for problem in result.problems:
             print(f'  {problem}', file=sys.stderr)
+    for name in sorted(labels.bags - {bag_name(source) for source in sources}) if labels else ():
+        print(f'{arguments.labels}: no bag called {name} is among the sources', file=sys.stderr)
     print(f'{bags} episode bags are in {arguments.to}')
     return 0 if bags else 1
 

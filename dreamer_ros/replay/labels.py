@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Tuple
 
+from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.sections import Section, parse_yaml
 
@@ -42,6 +43,9 @@ class Labels:
     Times are seconds from the first message of the bag, or since 1970. `bag` may be left out for all bags, `start`
     and `end` for all of it; `reward` is added to that of the last step.
 
+    Attributes:
+        bags: names that are spoken of.
+
     Raises:
         InputError: naming file and key.
     """
@@ -53,6 +57,7 @@ class Labels:
         top.finish()
         if not self._episodes:
             top.fail('episodes', 'at least one', 'none')
+        self.bags = {name for name, *_ in self._episodes if name is not None}
 
     @classmethod
     def load(cls, path: Path) -> Labels:
@@ -64,15 +69,23 @@ class Labels:
 
         Args:
             beginning, ending: stamps of its first and its last message, ns.
+
+        Raises:
+            InputError: two of them overlap.
         """
         def absolute(time: float) -> int:
             if time == math.inf:
                 return ending
             return round(time * 1e9) + (0 if time >= EPOCH else beginning)
 
-        return sorted(
+        found = sorted(
             Label(absolute(start), absolute(end), terminal, tuple((absolute(time), value) for time, value in rewards))
             for name, start, end, terminal, rewards in self._episodes if name in (None, bag))
+        for one, other in zip(found, found[1:]):
+            if other.start < one.end:
+                raise InputError(f'{self.source}: expected episodes of {bag} one after another, but one begins at '
+                                 f'{other.start / 1e9:.3f} before another ends at {one.end / 1e9:.3f}')
+        return found
 
 
 def _episode(section: Section) -> Tuple[Optional[str], float, float, bool, List[Tuple[float, float]]]:

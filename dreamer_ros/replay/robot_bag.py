@@ -26,7 +26,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.replay.bag import bag_name
 from dreamer_ros.replay.episode import Episode, Problem
 from dreamer_ros.replay.labels import Label, Labels
-from dreamer_ros.replay.left_out import left_out
+from dreamer_ros.replay.left_out import left_out, when
 from dreamer_ros.replay.recording import Recording
 from dreamer_ros.replay.rows import Row, Rows, Unusable, recorded_action
 from dreamer_ros.replay.scan import RawMessage
@@ -311,7 +311,7 @@ def _recorded(
     rows = Rows(path, contract.spec.control_period)
     observer = _Observer(tracks, contract)
     size = len(contract.spec.action)
-    labelled = _labelled(tracks, labels.of(bag_name(path), *_span(tracks))) if labels else {}
+    labelled = _labelled(path, tracks, labels.of(bag_name(path), *_span(tracks)), problems) if labels else {}
     if labels and not labelled:
         raise InputError(f'{labels.source} has no episode of it')
     for stamp, message in zip(tracks.step.stamps, tracks.step.messages):
@@ -335,11 +335,15 @@ def _recorded(
     return rows
 
 
-def _labelled(tracks: RobotTracks, wanted: List[Label]) -> Dict[int, Step]:
+def _labelled(
+    path: Path, tracks: RobotTracks, wanted: List[Label], problems: List[Problem]
+) -> Dict[int, Step]:
     """The scalars of the labelled ticks, by stamp: the first one of a label begins an episode, its last one ends it."""
     found = {}
     for label in wanted:
         stamps = [stamp for stamp in tracks.step.stamps if label.start <= stamp <= label.end]
+        if not stamps:
+            problems.append(Problem(path, f'no step is in the labelled episode {when(label.start, label.end)}'))
         for before, stamp in zip([0, *stamps], stamps):
             is_first, is_last = stamp == stamps[0], stamp == stamps[-1]
             reward = 0.0 if is_first else label.reward(before, stamp, is_last)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from dreamer_ros.bridge import codecs
 from dreamer_ros.bridge.commands import Commands
 from dreamer_ros.bridge.definitions import typestore
+from dreamer_ros.cli import main
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.bag import recover
 from dreamer_ros.replay.info import describe
@@ -177,6 +179,23 @@ def test_labels_of_what_an_agent_did(tmp_path, rng):
     assert part.complete and part.reward.tolist() == [0, 0, 0.5, 0, 0, 0]
     assert read_episodes(path, SPEC, contract(), Labels('episodes: [{bag: tuesday}]', 'labels.yaml'))[1][0].reason == (
         'labels.yaml has no episode of it')
+
+
+def test_labels_that_overlap_or_find_nothing(tmp_path, rng, capsys):
+    agent = played(rng, sensors(rng, 4.0), 30)
+    path = write_robot_bag(tmp_path, 'monday', agent.rows, contract())
+    overlapping = Labels('episodes: [{start: 0.5, end: 1.5}, {start: 1.4, end: 2}]', 'labels.yaml')
+    found, problems = read_episodes(path, SPEC, contract(), overlapping)
+    assert not found and 'labels.yaml: expected episodes of monday one after another' in reasons(problems)
+    text = 'episodes: [{bag: monday, start: 0.5, end: 1.5}, {bag: monday, start: 100, end: 200}, {bag: mnday}]'
+    found, problems = read_episodes(path, SPEC, contract(), Labels(text, 'labels.yaml'))
+    assert len(found) == 1
+    pattern = r"no step is in the labelled episode between 17900001\d\d\.\d+ and 17900002\d\d\.\d+"
+    assert re.fullmatch(pattern, reasons(problems))
+    (tmp_path / 'labels.yaml').write_text(text)
+    labels = tmp_path / 'labels.yaml'
+    assert main(['bag', 'import', str(path), '--labels', str(labels), '--to', str(tmp_path / 'to')]) == 0
+    assert f'{labels}: no bag called mnday is among the sources' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('text, complaint', [
