@@ -4,7 +4,7 @@ from __future__ import annotations
 import shlex
 from typing import Optional, Sequence
 
-from dreamer_ros.bringup.parts import Argument, Process, Scenario, number, optional, whole, without_empty
+from dreamer_ros.bringup.parts import SAVING, Argument, Process, Scenario, number, optional, whole, without_empty
 from dreamer_ros.training.offline import plan
 from dreamer_ros.training.process import check_learners
 
@@ -41,5 +41,5 @@ def offline_train(bags: Sequence[str], preset: str, logdir: str, updates: Option
         'seed': seed, 'overrides': list(overrides),
     }
     process = Process('offline_trainer', '/', without_empty(trainer), leads=True,
-                      patience=(120.0, 'saving its checkpoint'))
+                      patience=SAVING)
     return Scenario('offline_train', (process,), run.folder)

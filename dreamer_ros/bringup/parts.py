@@ -13,6 +13,8 @@ from dreamer_ros.training.run import latest_policy
 
 # A process that computes little must not spin up a thread pool beside the learner, which tunes itself.
 ONE_THREAD = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
+# How long a trainer may take to end, in seconds, and with what.
+SAVING = (120.0, 'saving its checkpoint, then drawing its curve and films')
 
 
 @dataclasses.dataclass(frozen=True)

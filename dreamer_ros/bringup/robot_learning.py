@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
 from dreamer_ros.bridge.contract import RobotContract, load_contract
-from dreamer_ros.bringup.parts import ONE_THREAD, Argument, Process, Scenario, optional, whole, without_empty
+from dreamer_ros.bringup.parts import ONE_THREAD, SAVING, Argument, Process, Scenario, optional, whole, without_empty
 from dreamer_ros.bringup.robot import STOPPING, policy_path
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
@@ -109,7 +109,7 @@ def robot_train(
             processes += _transfer(bags, folder, address, port)
             trainer['policies_url'] = f'http://{_reachable(bags, address)}:{port}/policies'
         processes.append(Process(
-            'trainer', '/', without_empty(trainer), leads=True, patience=(120.0, 'saving its checkpoint')))
+            'trainer', '/', without_empty(trainer), leads=True, patience=SAVING))
     return Scenario('robot_train', tuple(processes), folder)
 
 

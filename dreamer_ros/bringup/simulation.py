@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Optional, Sequence, Tuple
 
-from dreamer_ros.bringup.parts import ONE_THREAD, Argument, Process, Scenario, optional, whole, without_empty
+from dreamer_ros.bringup.parts import ONE_THREAD, SAVING, Argument, Process, Scenario, optional, whole, without_empty
 from dreamer_ros.config import EnvConfig, load_preset
 from dreamer_ros.errors import InputError, missing_package
 from dreamer_ros.files import read_text
@@ -86,7 +86,7 @@ def sim_train(task: str, preset: str, logdir: str, simulators: int, seed: int, s
         'learners': learners, 'seed': seed,
     }
     processes.append(Process(
-        'trainer', '/', without_empty(trainer), leads=True, patience=(120.0, 'saving its checkpoint')))
+        'trainer', '/', without_empty(trainer), leads=True, patience=SAVING))
     then = None
     if episodes:
         then = 'sim_eval', {
