@@ -337,6 +337,13 @@ def test_deploy_on_a_robot(rover_policy, tmp_path, monkeypatch):
     assert (with_hardware.folder / 'robot.yaml').read_text().count('name: rover')
 
 
+@pytest.mark.parametrize('namespace', ['/my robot', '/my-robot', '/2', '/a//b', 'a', '', '/a__b'])
+def test_a_name_that_is_no_namespace_is_refused(namespace):
+    with pytest.raises(InputError, match='namespace: expected names of letters'):
+        Process('agent', namespace, {})
+    assert Process('agent', '/sim0/front_2', {}).label == 'agent of sim0/front_2'
+
+
 def test_deploy_refuses_what_does_not_fit(rover_policy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, problem in [

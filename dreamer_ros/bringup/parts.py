@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from pathlib import Path
 from typing import Callable, Dict, Mapping, Optional, Tuple
 
@@ -15,6 +16,8 @@ from dreamer_ros.training.run import latest_policy
 ONE_THREAD = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
 # How long a trainer may take to end, in seconds, and with what.
 SAVING = (120.0, 'saving its checkpoint, then drawing its curve and films')
+
+_NAMESPACE = re.compile(r'/|(?!.*__)(/[A-Za-z_][A-Za-z0-9_]*)+')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +73,16 @@ class Process:
     patience: Tuple[float, str] = (5.0, 'shutting down')
     node: str = ''
     restarts: bool = True
+
+    def __post_init__(self):
+        """Refuse a namespace that ROS would, such as a robot's name with a blank.
+
+        Raises:
+            InputError: it is none.
+        """
+        if not _NAMESPACE.fullmatch(self.namespace):
+            raise InputError('namespace: expected names of letters, digits and underscores that begin with no digit, '
+                             f'separated by /, got {self.namespace!r}; namespace:=… takes the place of a name')
 
     @property
     def name(self) -> str:
