@@ -30,7 +30,8 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tuple[Tensor, Tensor]:
     Computed in float32 where x is bfloat16: squares of small bfloat16 numbers lose their digits.
     """
     y = widened(x)
-    inverse = torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
+    # With `pow`, onnxruntime knows the norm when it sees it, and computes it in one step.
+    inverse = torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + eps)
     return (y * inverse * scale).to(x.dtype), inverse
 
 
@@ -130,6 +131,8 @@ class BlockLinear(nn.Module):
         truncated_normal(self.weight, inputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.onnx.is_in_onnx_export():  # onnxruntime packs the weights of plain products, not of batched ones
+            return torch.stack([torch.addmm(*block) for block in zip(self.bias, x, self.weight)])
         return torch.baddbmm(self.bias, x, self.weight)
 
 
