@@ -148,6 +148,7 @@ def loop(rate: str, preset: str, seconds: str, busy: str = '') -> dict:
         learner = child('learn', cpus=cpus[1:] or cpus) if busy else None
         os.sched_setaffinity(0, cpus[:1])
         ears, camera = Ears(int(os.environ['ROS_DOMAIN_ID'])), Camera(rate, size=SIZE)
+        started = time.time_ns()
         with (folder / 'agent.log').open('w') as log:
             agent = subprocess.Popen(
                 [sys.executable, '-m', 'dreamer_ros.nodes.robot_agent', '--ros-args', '-r', f'__ns:={NAMESPACE}',
@@ -156,6 +157,7 @@ def loop(rate: str, preset: str, seconds: str, busy: str = '') -> dict:
         try:
             if not ears.moving(60.0):
                 raise RuntimeError((folder / 'agent.log').read_text())
+            first = next(command.received for command in ears.commands if not command.is_stop)
             time.sleep(WARM_UP)
             began = time.time_ns()
             time.sleep(seconds)
@@ -181,9 +183,9 @@ def loop(rate: str, preset: str, seconds: str, busy: str = '') -> dict:
     overruns = int(re.search(r'(\d+) overruns', last_words)[1])
     print(f'{preset} at {rate:g} Hz for {seconds:g} s{", a learner on the other core" if busy else ""}: image stamp to '
           f'command, median / p99 / max of {values["n"]}: {shown(values)}; {overruns} overruns, {late} ticks left out, '
-          f'{stops} stops', flush=True)
+          f'{stops} stops; the first command {(first - started) / 1e9:.2f} s after the start', flush=True)
     return {'rate': rate, 'preset': preset, 'seconds': seconds, 'busy': bool(busy), 'latency': values,
-            'overruns': overruns, 'late': late, 'stops': stops}
+            'overruns': overruns, 'late': late, 'stops': stops, 'start': (first - started) / 1e9}
 
 
 def export_for(preset: str, rate: float, folder: str) -> None:
