@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import List
+from typing import List, Tuple
 
 import numpy as np
 
@@ -159,6 +159,7 @@ def loop(rate: str, preset: str, seconds: str, busy: str = '') -> dict:
                 raise RuntimeError((folder / 'agent.log').read_text())
             first = next(command.received for command in ears.commands if not command.is_stop)
             time.sleep(WARM_UP)
+            shared_once, memory = resident(agent.pid)
             began = time.time_ns()
             time.sleep(seconds)
             ended = time.time_ns()
@@ -183,9 +184,19 @@ def loop(rate: str, preset: str, seconds: str, busy: str = '') -> dict:
     overruns = int(re.search(r'(\d+) overruns', last_words)[1])
     print(f'{preset} at {rate:g} Hz for {seconds:g} s{", a learner on the other core" if busy else ""}: image stamp to '
           f'command, median / p99 / max of {values["n"]}: {shown(values)}; {overruns} overruns, {late} ticks left out, '
-          f'{stops} stops; the first command {(first - started) / 1e9:.2f} s after the start', flush=True)
+          f'{stops} stops; the first command {(first - started) / 1e9:.2f} s after the start; agent and '
+          f'guard hold {shared_once:.0f} MB ({memory:.0f} with shared pages counted twice)', flush=True)
     return {'rate': rate, 'preset': preset, 'seconds': seconds, 'busy': bool(busy), 'latency': values,
-            'overruns': overruns, 'late': late, 'stops': stops, 'start': (first - started) / 1e9}
+            'overruns': overruns, 'late': late, 'stops': stops, 'start': (first - started) / 1e9, 'pss_mb': shared_once,
+            'rss_mb': memory}
+
+
+def resident(pid: int) -> Tuple[float, float]:
+    """MB that a process and its children hold: pages that several hold counted once, and in each."""
+    children = Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
+    rollups = [Path(f'/proc/{process}/smaps_rollup').read_text() for process in (pid, *children)]
+    return tuple(sum(int(re.search(rf'^{kind}:\s+(\d+) kB', text, re.M)[1]) for text in rollups) / 1024
+                 for kind in ('Pss', 'Rss'))
 
 
 def export_for(preset: str, rate: float, folder: str) -> None:
