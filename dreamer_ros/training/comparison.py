@@ -13,7 +13,8 @@ from dreamer_ros.training.results import FILE, Results, Run
 from dreamer_ros.viewing.figures import new_figure, save_figure
 
 MISSING = '–'
-OUR_COLOURS, PUBLISHED_COLOURS = colormaps['Dark2'], colormaps['tab10']
+OUR_COLOURS = (*colormaps['Dark2'].colors, *colormaps['Set1'].colors)
+PUBLISHED_COLOURS = colormaps['tab10']
 SHORTEST_AXIS = 100_000  # env steps; the published curves begin about there
 
 
@@ -149,7 +150,7 @@ class Comparison:
             elif points:
                 axis.plot(*zip(*points), '--', label=method, **style)
         for number, system in enumerate(self.systems):
-            self._draw_system(axis, system, tasks, OUR_COLOURS(number % OUR_COLOURS.N))
+            self._draw_system(axis, system, tasks, OUR_COLOURS[number % len(OUR_COLOURS)])
         axis.set_xlim(0, 1.02 * end)
         axis.set_ylim(bottom=0)
         axis.legend(fontsize='x-small', loc='center left', bbox_to_anchor=(1.0, 0.5))
