@@ -316,7 +316,8 @@ def test_kill_9_at_any_moment(tmp_path, rng):
     # Each death left at most one bag that is not complete.
     assert sum(not info.complete for info in infos) <= 4
     assert sum(info.complete for info in infos) >= 1
-    known = ('nothing to recover', 'without', 'same episode', 'the end is missing')
+    # Some of the episodes are alike, and so are their beginnings.
+    known = ('nothing to recover', 'without', 'same episode', 'holds steps of an episode of', 'the end is missing')
     assert all(any(words in text for words in known) for text in reasons(store)), reasons(store)
 
 
