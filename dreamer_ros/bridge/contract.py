@@ -17,7 +17,7 @@ from dreamer_ros.bridge.definitions import definition
 from dreamer_ros.bridge.expressions import Expression
 from dreamer_ros.bridge.fields import Field
 from dreamer_ros.bridge.images import COMPRESSED, Crop
-from dreamer_ros.bridge.topics import SENSOR, QoS, Topic
+from dreamer_ros.bridge.topics import NAMES, SENSOR, QoS, Topic
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.paths import share
@@ -41,7 +41,7 @@ RATES = (0.01, 1000.0)  # actions per second
 PERIOD_TOLERANCE = 0.01  # by how much of it a policy's control period may differ from the robot's
 LIMIT_TOLERANCE = 1e-6  # by how much of its range a limit may
 
-_TOPIC = re.compile(r'(?!.*__)/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
+_TOPIC = re.compile(f'/?{NAMES}')
 _EXPRESSION_NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
 
 

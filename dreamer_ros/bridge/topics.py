@@ -38,6 +38,9 @@ class QoS:
         )
 
 
+# Regular expression of ROS names below one another.
+NAMES = r'(?!.*__)[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*'
+
 # For late subscribers: an agent answers observations, over 1,000 a second, for up to 3 s before DDS has found the
 # recorder.
 ACTIONS_KEPT = 4000

@@ -9,6 +9,7 @@ from typing import Callable, Dict, Mapping, Optional, Tuple
 
 import yaml
 
+from dreamer_ros.bridge.topics import NAMES
 from dreamer_ros.errors import InputError
 from dreamer_ros.training.run import latest_policy
 
@@ -17,7 +18,7 @@ ONE_THREAD = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THRE
 # How long a trainer may take to end, in seconds, and with what.
 SAVING = (120.0, 'saving its checkpoint, then drawing its curve and films')
 
-_NAMESPACE = re.compile(r'/|(?!.*__)(/[A-Za-z_][A-Za-z0-9_]*)+')
+_NAMESPACE = re.compile(f'/|/{NAMES}')
 
 
 @dataclasses.dataclass(frozen=True)
