@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from dreamer_ros.config import ConvConfig
-from dreamer_ros.nets.conv import ImageDecoder, ImageEncoder, UpsampleConv
+from dreamer_ros.nets.conv import ImageDecoder, ImageEncoder, MaxPool, UpsampleConv
 
 SIZES = [(32, 32), (48, 48), (64, 64), (96, 96), (128, 128), (32, 64), (96, 48)]
 
@@ -57,6 +57,25 @@ def test_encoder_is_its_convolutions_on_images_around_zero(kind, seed):
             x = F.conv2d(x, weight, bias, stride=4 if first else 2, padding=padding)
         x = x * torch.sigmoid(x)
     torch.testing.assert_close(encoder(image).double(), x.flatten(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_max_pool_of_bfloat16_is_torchs(channels_last, seed):
+    torch.manual_seed(seed)
+    x = torch.randperm(2 * 3 * 4 * 6).reshape(2, 3, 4, 6).to(torch.bfloat16)  # none is equal to another: below 256
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    pull = torch.randn(2, 3, 2, 3).to(torch.bfloat16)
+    taken, expected = MaxPool()(x), F.max_pool2d(x, 2)
+    assert torch.equal(taken, expected)
+    assert torch.equal(*(torch.autograd.grad((y * pull).sum(), x)[0] for y in (taken, expected)))
+
+
+def test_equal_pixels_share_no_gradient():
+    x = torch.ones(1, 2, 2, 4, dtype=torch.bfloat16, requires_grad=True)
+    MaxPool()(x).sum().backward()
+    assert torch.equal(x.grad, torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0] * 4]).expand(1, 2, 2, 4).to(x.dtype))
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (4, 4), (3, 5)])
