@@ -24,7 +24,12 @@ class Agent(nn.Module):
     """A learning system: what it trains, the policy that runs on the robot, and its dreams.
 
     Everything a checkpoint must hold is a parameter or a buffer.
+
+    Attributes:
+        steady: `loss` runs the same operations for every batch, so that a GPU may repeat them by itself.
     """
+
+    steady = True
 
     def loss(self, batch: Batch) -> Tuple[Tensor, Dict[str, Tensor]]:
         """The scalar whose gradients reach every trained parameter, and metrics as scalar tensors."""

@@ -46,6 +46,8 @@ class WorldModels(Agent):
         spec: the robot.
     """
 
+    steady = False  # V rests after a while, and codes depend on where episodes begin
+
     def __init__(self, config: Config, spec: RobotSpec):
         super().__init__()
         self.config = config

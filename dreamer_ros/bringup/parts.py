@@ -21,6 +21,17 @@ SAVING = (120.0, 'saving its checkpoint, then drawing its curve and films')
 _NAMESPACE = re.compile(f'/|/{NAMES}')
 
 
+def check_namespace(namespace: str) -> None:
+    """Refuse a namespace that ROS would, such as a robot's name with a blank.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not _NAMESPACE.fullmatch(namespace):
+        raise InputError('namespace: expected names of letters, digits and underscores that begin with no digit, '
+                         f'separated by /, got {namespace!r}; namespace:=… takes the place of a name')
+
+
 @dataclasses.dataclass(frozen=True)
 class Argument:
     """One `name:=value` of a scenario.
@@ -76,14 +87,8 @@ class Process:
     restarts: bool = True
 
     def __post_init__(self):
-        """Refuse a namespace that ROS would, such as a robot's name with a blank.
-
-        Raises:
-            InputError: it is none.
-        """
-        if not _NAMESPACE.fullmatch(self.namespace):
-            raise InputError('namespace: expected names of letters, digits and underscores that begin with no digit, '
-                             f'separated by /, got {self.namespace!r}; namespace:=… takes the place of a name')
+        """Check the namespace."""
+        check_namespace(self.namespace)
 
     @property
     def name(self) -> str:

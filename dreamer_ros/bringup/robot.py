@@ -6,13 +6,13 @@ from pathlib import Path
 import yaml
 
 from dreamer_ros.bridge.contract import RobotContract, load_contract
-from dreamer_ros.bringup.parts import ONE_THREAD, Argument, Process, Scenario, whole
+from dreamer_ros.bringup.parts import ONE_THREAD, Argument, Process, Scenario, check_namespace, whole
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
 from dreamer_ros.paths import share
 from dreamer_ros.policy.loader import find_manifest, load
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.training.run import default_logdir
+from dreamer_ros.training.run import new_logdir
 
 STOPPING = (15.0, 'stopping the robot')
 SIMULATED_AGE = 3  # control periods that observations of a simulated robot may be old, at least:
@@ -43,30 +43,31 @@ def deploy(policy: str, robot: str, hardware: str, task: str, namespace: str, re
         raise InputError('deploy: expected policy:=<ONNX file>, robot:=<contract>, or both')
     path = policy_path(policy) if policy else None
     spec = load(find_manifest(path)).spec if path else None
-    folder = default_logdir(Path(robot).stem if robot else spec.name, 'deploy').absolute()
-    # The contract beside what was done with it; the nodes read the user's own, which their errors name.
-    copy = folder / 'robot.yaml'
     if robot:
         contract = load_contract(Path(robot).expanduser())
-        source = robot if not Path(robot).suffix else str(Path(robot).expanduser().absolute())
     else:
         text = simulated_contract(spec, rewarded=hardware != 'false')
-        contract, source = RobotContract.from_text(text, str(copy)), str(copy)
+        contract = RobotContract.from_text(text, 'the simulated robot')
     if spec:
         contract.check(spec)
+    stands_in = hardware == 'true' or (hardware == 'auto' and not robot)
+    task = task or (spec.name if spec else '')
+    if stands_in and not task:
+        raise InputError('deploy: expected task:=<what the stand-in simulates>')
     place = '/' + (namespace or contract.name).strip('/')
+    check_namespace(place)
+    folder = new_logdir(Path(robot).stem if robot else spec.name, 'deploy')
+    # The contract beside what was done with it; the nodes read the user's own, which their errors name.
+    copy = folder / 'robot.yaml'
+    write_file(copy, contract.text)
+    source = str(copy) if not robot else str(Path(robot).expanduser().absolute()) if Path(robot).suffix else robot
     agent = {'robot': source, 'autostart': autostart}
     if path:
         agent['policy'] = str(path)
     processes = []
-    if hardware == 'true' or (hardware == 'auto' and not robot):
-        task = task or (spec.name if spec else '')
-        if not task:
-            raise InputError('deploy: expected task:=<what the stand-in simulates>')
+    if stands_in:
         processes.append(Process(
             'hardware', place, {'task': task, 'robot': source, 'seed': seed}, environment=ONE_THREAD))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(copy, contract.text)
     if record:
         processes.append(Process(
             'recorder', place, {'folder': str(folder / 'episodes'), 'contract': source}, environment=ONE_THREAD,

@@ -18,7 +18,7 @@ from dreamer_ros.policy.loader import find_manifest, load
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.offline import senses
 from dreamer_ros.training.process import check_learners
-from dreamer_ros.training.run import check_run, default_logdir
+from dreamer_ros.training.run import check_run, new_logdir
 from dreamer_ros.training.schedule import Schedule
 
 LOCAL = '127.0.0.1'
@@ -76,27 +76,26 @@ def robot_train(
         contract.check(RobotSpec.from_json(read_text(earlier / 'spec.json'), str(earlier / 'spec.json')))
     run = Path(logdir).expanduser() if resumed else earlier
     preset = preset or (str(run / 'config.yaml') if run else 'cpu')
-    folder = Path(logdir) if logdir else default_logdir(
-        contract.name, 'robot' if role == 'robot' else load_preset(preset).preset)
-    folder = folder.expanduser().absolute()
+    if bags and role != 'trainer':
+        raise InputError('robot_train: expected bags:=… with role:=trainer alone')
+    config = None
+    if role != 'robot':
+        words = [*overrides, *senses(contract.spec)]
+        config = load_preset(preset, words)
+        check_learners(config, learners)
+        steps = steps or config.schedule.steps
+        Schedule.make(config.schedule, steps, 1)  # refuses a budget that teaches nothing
+    folder = (Path(logdir).expanduser().absolute() if logdir
+              else new_logdir(contract.name, config.preset if config else 'robot'))
+    check_run(folder, contract.spec, config)  # the trainer does so too, but by then a robot here moves
     processes: List[Process] = []
-    if role == 'robot':
-        check_run(folder, contract.spec)
     if role != 'trainer':
-        if bags:
-            raise InputError('robot_train: expected bags:=… with role:=trainer alone')
         behaviour = {'evaluate_every': evaluate_every, 'pause': pause, 'seed': seed}
         processes += _robot_side(contract, source, folder, namespace, policy, hardware, task, behaviour,
                                  leads=role == 'robot')
     if role == 'robot':
         processes.append(_file_server({'bags': str(folder / 'episodes')}, address, port, processes[-1].namespace))
     else:
-        words = [*overrides, *senses(contract.spec)]
-        config = load_preset(preset, words)
-        check_learners(config, learners)
-        check_run(folder, contract.spec, config)  # the trainer does so too, but by then a robot here moves
-        steps = steps or config.schedule.steps
-        Schedule.make(config.schedule, steps, 1)  # refuses a budget that teaches nothing
         trainer = {
             'contract': source, 'logdir': str(folder), 'preset': preset, 'overrides': words, 'steps': steps,
             'free_running': True, 'device': device, 'learners': learners, 'seed': seed,

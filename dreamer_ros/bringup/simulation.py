@@ -12,7 +12,7 @@ from dreamer_ros.files import read_text
 from dreamer_ros.seeds import collector_seed, evaluation_seed
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.process import check_learners
-from dreamer_ros.training.run import check_run, default_logdir, latest_policy, new_evaluation
+from dreamer_ros.training.run import check_run, latest_policy, new_evaluation, new_logdir
 from dreamer_ros.training.schedule import Schedule
 
 _SEED = Argument('seed', '0', 'random seed; two runs of one seed see the same initial states', whole(0),
@@ -70,8 +70,7 @@ def sim_train(task: str, preset: str, logdir: str, simulators: int, seed: int, s
     check_learners(config, learners)
     repeat = config.action_repeat_for(name)
     Schedule.make(config.schedule, steps or config.schedule.steps, repeat)  # refuses a budget that teaches nothing
-    folder = Path(logdir) if logdir else default_logdir(name, Path(preset).stem)
-    folder = folder.expanduser().absolute()
+    folder = Path(logdir).expanduser().absolute() if logdir else new_logdir(name, Path(preset).stem)
     check_run(folder, None, config)  # the trainer does so too, but by then the first episode is recorded
     robots = [f'sim{n}' for n in range(simulators)]
     processes = []
@@ -108,8 +107,7 @@ def sim_eval(run: str, policy: str, task: str, episodes: int, seed: int, mode: s
         # A folder each: bags and result of two evaluations do not mix.
         folder = new_evaluation(within)
     else:
-        folder = Path(output) if output else default_logdir(name, 'evaluation')
-    folder = folder.expanduser().absolute()
+        folder = Path(output).expanduser().absolute() if output else new_logdir(name, 'evaluation')
     processes = _robot(
         'sim0', task, _senses_of(spec), spec.action_repeat, render, mode, evaluation_seed(seed),
         wait_for_learner=False, agent={'mode': 'evaluate', 'policy': str(path)}, episodes_folder=folder,

@@ -6,6 +6,7 @@ from typing import Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 ACTIVATIONS = {'relu': nn.ReLU, 'elu': nn.ELU, 'silu': nn.SiLU}
 
@@ -19,6 +20,8 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda:  # one kernel there
+            return F.rms_norm(widened(x), self.scale.shape, self.scale, self.eps).to(x.dtype)
         if torch.is_grad_enabled():
             return FastRMSNorm.apply(x, self.scale, self.eps)
         return rms_norm(x, self.scale, self.eps)[0]

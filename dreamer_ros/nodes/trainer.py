@@ -32,7 +32,7 @@ from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training import process
 from dreamer_ros.training.progress import Progress
 from dreamer_ros.training.robots import Robots
-from dreamer_ros.training.run import RunDirectory, default_logdir
+from dreamer_ros.training.run import RunDirectory, new_logdir
 
 if TYPE_CHECKING:
     from dreamer_ros.training.parallel import Team
@@ -365,7 +365,7 @@ def _train(node: Node, arguments: _Arguments, config: Config, robots: RosRobots,
     if spec is None:
         return
     run = RunDirectory(
-        arguments.logdir or default_logdir(spec.name, config.preset), config, spec, arguments.signature())
+        arguments.logdir or new_logdir(spec.name, config.preset), config, spec, arguments.signature())
     try:
         trainer = Trainer(
             config, spec, run, robots, env_steps=arguments.steps or config.schedule.steps,

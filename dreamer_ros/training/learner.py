@@ -17,6 +17,7 @@ from dreamer_ros.training.checkpoint import read_checkpoint, write_checkpoint
 from dreamer_ros.training.optimizers import Optimizer
 from dreamer_ros.training.overlap import Overlap
 from dreamer_ros.training.parallel import average_gradients, average_metrics
+from dreamer_ros.training.recording import Gradients, Recording
 
 if TYPE_CHECKING:
     from dreamer_ros.training.parallel import Team
@@ -64,6 +65,11 @@ class Learner:
         self.optimizer = Optimizer(
             config.optimizer, self.agent.parameter_groups(), self.agent.watching())
         self.policy = self.agent.policy()
+        self.gradients: Gradients = self.compute_gradients
+        if self.device.type == 'cuda':
+            torch.set_float32_matmul_precision('high')  # TF32: its rounding is below that of a sampled gradient
+            if self.agent.steady and not config.schedule.overlap and team is None:
+                self.gradients = Recording(self.compute_gradients, list(self.agent.parameters()))
         self.overlap = Overlap(self) if config.schedule.overlap else None
         self.updates = 0
         if team is not None:
@@ -88,9 +94,7 @@ class Learner:
     def train(self, batch: Batch) -> Dict[str, torch.Tensor]:
         """One update on this process's share of a batch, all of it if it is alone."""
         if self.overlap is None:
-            with self.autocast():
-                loss, metrics = self.agent.loss(batch)
-            loss.backward()
+            metrics = self.gradients(batch)
             average_gradients(self.agent.parameters())
             metrics.update(self.optimizer.step())
             metrics.update(self.agent.after_update(batch))
@@ -104,6 +108,13 @@ class Learner:
             metrics.update(self.overlap.finish(states))
         self.updates += 1
         return average_metrics(metrics)
+
+    def compute_gradients(self, batch: Batch) -> Dict[str, torch.Tensor]:
+        """Put the gradients of a batch into the parameters; metrics."""
+        with self.autocast():
+            loss, metrics = self.agent.loss(batch)
+        loss.backward()
+        return metrics
 
     def autocast(self) -> torch.autocast:
         """The precision of an update, for the calling thread."""

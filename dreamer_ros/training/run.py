@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -24,14 +25,37 @@ POLICIES_KEPT = 5
 LOCK = '.trainer.lock'
 
 
-def default_logdir(task: str, preset: str) -> Path:
-    """runs/<task>-<preset>-<time> under the working directory."""
-    return Path('runs') / f'{task}-{preset}-{time.strftime("%Y%m%d-%H%M%S")}'
+def new_logdir(task: str, preset: str) -> Path:
+    """Make runs/<task>-<preset>-<time> under the working directory, for a run that starts now.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    return _new_folder(Path('runs').absolute(), f'{task}-{preset}-')
 
 
 def new_evaluation(run: Path) -> Path:
-    """<run>/evaluation/<time>, for the bags and result.json of an evaluation that starts now."""
-    return run / 'evaluation' / time.strftime('%Y%m%d-%H%M%S')
+    """Make <run>/evaluation/<time>, for the bags and result.json of an evaluation that starts now.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    return _new_folder(run / 'evaluation', '')
+
+
+def _new_folder(parent: Path, prefix: str) -> Path:
+    """<parent>/<prefix><time>, or with -2, -3, … where others start within the same second: each gets its own."""
+    name = prefix + time.strftime('%Y%m%d-%H%M%S')
+    for ending in itertools.chain([''], (f'-{number}' for number in itertools.count(2))):
+        folder = parent / (name + ending)
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError as error:
+            if not folder.is_dir():  # a file stands in the way, here or further up
+                raise _unwritable(folder, error) from error
+        except OSError as error:
+            raise _unwritable(folder, error) from error
 
 
 def latest_policy(run: Union[str, Path]) -> Path:

@@ -207,7 +207,7 @@ def export_for(preset: str, rate: float, folder: str) -> None:
 def learn() -> None:
     """Update after update."""
     from tests.bench.learner_subject import LearnerSubject
-    subject = LearnerSubject('dreamerv3_1m', [], 'float32', 1, 6)
+    subject = LearnerSubject('dreamerv3_1m', [], 'float32', 'cpu', 1, 6)
     while True:
         subject.update()
 

@@ -1,6 +1,7 @@
 """Seconds per update of the presets, against the machine's matrix-product peak and, where given, against a peer.
 
     python -m tests.bench.bench_update [--preset dreamerv3_1m …] [--threads 2] [--peer CHECKOUT_OF_r2dreamer]
+    python -m tests.bench.bench_update --device cuda --preset dreamerv3_12m --peer CHECKOUT_OF_r2dreamer
 
 Every subject is a process of its own, in float32 and in bfloat16, on the same synthetic batch of the preset's size;
 subjects of one preset take turns. Figures are medians. FLOPs are those of matrix products and convolutions, forward
@@ -13,6 +14,7 @@ import contextlib
 import json
 import os
 import statistics
+import sys
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -29,6 +31,7 @@ DECODER_FREE = ('loss.representation=redundancy', 'loss.image_scale=0.05')  # as
 # one of each system, and two sizes more; the others take minutes on two cores
 PRESETS = ('cpu', 'dreamerv2_cpu', 'planet_cpu', 'world_models_cpu', 'dreamerv3_1m', 'dreamer', 'dreamerv3_12m')
 LIMIT = 60.0  # seconds that two warming updates may take
+COMPILING = 1800.0  # seconds that the peer may take to compile its update for a GPU
 PATIENCE = 120.0  # for anything later: the first update has shown that it works
 
 
@@ -36,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--preset', nargs='+', default=PRESETS, help=f'default: {" ".join(PRESETS)}')
     parser.add_argument('--precision', nargs='+', default=['float32', 'bfloat16'], choices=['float32', 'bfloat16'])
+    parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--threads', type=int, default=min(16, len(os.sched_getaffinity(0))))
     parser.add_argument('--turns', type=int, default=3)
     parser.add_argument('--actions', type=int, default=6)
@@ -64,18 +68,19 @@ def main() -> None:
 
 def measure(preset: str, overrides: Tuple[str, ...], arguments: argparse.Namespace) -> List[dict]:
     """One result per precision and subject; none when the preset is too slow for this machine."""
-    request = {'preset': preset, 'threads': arguments.threads, 'actions': arguments.actions}
+    shared = {'device': arguments.device, 'threads': arguments.threads, 'actions': arguments.actions}
+    limit = COMPILING if arguments.device == 'cuda' and arguments.peer else LIMIT
     with contextlib.ExitStack() as stack:
         subjects: Dict[tuple, Subject] = {}
         for precision in arguments.precision:
-            ours = {**request, 'precision': precision, 'overrides': overrides}
+            ours = {**shared, 'preset': preset, 'precision': precision, 'overrides': overrides}
             subjects['dreamer_ros', precision] = stack.enter_context(Subject(OURS, ours))
             if arguments.peer is not None and preset in PEER_SIZES:
-                theirs = {'threads': arguments.threads, 'actions': arguments.actions, 'precision': precision,
-                          'path': str(arguments.peer.resolve()), 'size': PEER_SIZES[preset],
+                theirs = {**shared, 'precision': precision, 'path': str(arguments.peer.resolve()),
+                          'size': PEER_SIZES[preset],
                           'loss': PEER_LOSSES[load_preset(preset, overrides).loss.representation]}
                 subjects['r2dreamer', precision] = stack.enter_context(Subject(PEER, theirs))
-        warmed = {key: subject.ask('warm', LIMIT) for key, subject in subjects.items()}
+        warmed = {key: subject.ask('warm', limit) for key, subject in subjects.items()}
         if None in warmed.values():
             return []
         seconds = {key: {'wall': [], 'cpu': []} for key in subjects}
@@ -86,7 +91,7 @@ def measure(preset: str, overrides: Tuple[str, ...], arguments: argparse.Namespa
         results = []
         for (system, precision), values in seconds.items():
             result = {'preset': preset, 'overrides': overrides, 'system': system, 'precision': precision,
-                      'threads': arguments.threads, **warmed[system, precision],
+                      'device': arguments.device, 'threads': arguments.threads, **warmed[system, precision],
                       'seconds': statistics.median(values['wall']), 'cpu_seconds': statistics.median(values['cpu']),
                       'fastest': min(values['wall']), 'updates': len(values['wall'])}
             if system == 'dreamer_ros':
@@ -125,4 +130,7 @@ def report(results: List[dict]) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except RuntimeError as error:  # a subject has said why
+        sys.exit(f'error: {error}')

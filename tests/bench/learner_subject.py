@@ -20,13 +20,14 @@ from dreamer_ros.nets.layers import flatten_time  # noqa: E402
 from dreamer_ros.nets.rssm import State  # noqa: E402
 from dreamer_ros.spec import RobotSpec  # noqa: E402
 from dreamer_ros.training.learner import Learner  # noqa: E402
+from dreamer_ros.training.recording import WARMING  # noqa: E402
 from tests.bench.turns import serve, synthetic, timed  # noqa: E402
 
 
 class LearnerSubject:
-    """Args are the request: preset, overrides, precision, threads, actions."""
+    """Args are the request: preset, overrides, precision, device, threads, actions."""
 
-    def __init__(self, preset: str, overrides: list, precision: str, threads: int, actions: int):
+    def __init__(self, preset: str, overrides: list, precision: str, device: str, threads: int, actions: int):
         config = load_preset(preset, (*overrides, f'precision={precision}'))
         process.configure_learner(threads, config.schedule.overlap)
         self.lanes = lanes.are_open()
@@ -34,11 +35,13 @@ class LearnerSubject:
         names = tuple(f'joint{i}' for i in range(actions))
         spec = RobotSpec('bench', config.env.image_size, (), names, (-1.0,) * actions, (1.0,) * actions, 0.02, 2)
         self.precision = torch.bfloat16 if precision == 'bfloat16' else torch.float32
-        self.learner = Learner(config, spec, 'cpu')
+        self.learner = Learner(config, spec, device)
+        self.device = self.learner.device.type
         self.samples = synthetic(config.schedule.batch, config.schedule.length, config.env.image_size, actions)
 
     def commands(self) -> dict:
-        return {'warm': self.warm, 'turn': lambda: timed(self.update), 'peak': self.peak, 'parts': self.parts}
+        return {'warm': self.warm, 'turn': lambda: timed(self.update, device=self.device),
+                'peak': self.peak, 'parts': self.parts}
 
     def update(self):
         return self.learner.update(self.samples)
@@ -51,22 +54,27 @@ class LearnerSubject:
             self.update()
         if self.lanes:
             lanes.open_lanes()
+        if self.device == 'cuda':
+            for _ in range(WARMING):  # then the rest are replayed
+                self.update()
         return {'flops': counter.get_total_flops()}
 
     def peak(self) -> dict:
         """FLOP/s of square matrix products on all threads, the best of several."""
-        left, right = (torch.randn(2048, 2048).to(self.precision) for _ in range(2))
+        size = 2048 if self.device == 'cpu' else 8192
+        left, right = (torch.randn(size, size, device=self.device).to(self.precision) for _ in range(2))
         own = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         torch.mm(left, right)
-        best = min(timed(lambda: torch.mm(left, right), 1.0, 40)['wall'])
+        best = min(timed(lambda: torch.mm(left, right), 1.0, 40, self.device)['wall'])
         torch.set_num_threads(own)
-        return {'peak': 2 * 2048 ** 3 / best}
+        return {'peak': 2 * size ** 3 / best}
 
     def parts(self) -> dict:
-        """Seconds of each part of a Dreamer, forward and backward, each run alone on the same batch."""
+        """Seconds of each part of a Dreamer, forward and backward, each run alone on the same batch; on a CPU, since
+        a GPU replays them as one."""
         learner, agent = self.learner, self.learner.agent
-        if not isinstance(agent, Dreamer):
+        if self.device != 'cpu' or not isinstance(agent, Dreamer):
             return {}
         model, behaviour, batch = agent.model, agent.behaviour, learner.to_batch(self.samples)
         with torch.no_grad(), self.learner.autocast():

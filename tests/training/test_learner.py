@@ -29,9 +29,9 @@ SPECIFIC = {
 }
 
 
-def learner(name, seed=0, actions=2):
+def learner(name, seed=0, actions=2, overrides=()):
     preset, _, variant = name.partition(':')
-    config = load_preset(preset, SPECIFIC[name])
+    config = load_preset(preset, (*SPECIFIC[name], *overrides))
     limits = (1.0,) * actions
     spec = RobotSpec('test', config.env.image_size, (), tuple(f'a{i}' for i in range(actions)),
                      tuple(-x for x in limits), limits, 0.02, 2, discrete=variant == 'discrete')

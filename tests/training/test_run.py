@@ -5,13 +5,15 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.manifest import Golden, Manifest
-from dreamer_ros.training.run import RunDirectory, check_run, default_logdir, latest_policy
+from dreamer_ros.training.run import RunDirectory, check_run, latest_policy, new_evaluation, new_logdir
 from tests.policy.tiny import spec
 
 CONFIG = load_preset('cpu')
@@ -176,5 +178,19 @@ def test_policies(run):
     assert json.loads((run.policies / 'latest.json').read_text())['uri'] == 'policy_000008.onnx'
 
 
-def test_default_logdir():
-    assert default_logdir('cup_catch', 'cpu').match('runs/cup_catch-cpu-2*')
+def test_launches_of_one_second_have_a_directory_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, 'strftime', lambda pattern: '20260131-120000')
+    with ThreadPoolExecutor(8) as threads:
+        folders = list(threads.map(lambda _: new_logdir('cup_catch', 'cpu'), range(8)))
+    assert {folder.name for folder in folders} == {
+        'cup_catch-cpu-20260131-120000', *(f'cup_catch-cpu-20260131-120000-{n}' for n in range(2, 9))}
+    assert all(folder.is_dir() and folder.parent == tmp_path / 'runs' for folder in folders)
+    assert [new_evaluation(folders[0]).name for _ in range(2)] == ['20260131-120000', '20260131-120000-2']
+
+
+def test_a_directory_that_cannot_be_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'runs').write_text('a file')
+    with pytest.raises(InputError, match='runs/cup_catch.*expected a directory that can be written'):
+        new_logdir('cup_catch', 'cpu')
