@@ -16,6 +16,26 @@ def test_parameter_counts_of_the_paper():
     assert counts == {'model': 5_296_820, 'actor': 578_412, 'critic': 413_601}
 
 
+# RSSM, encoder, decoder, reward, continue, actor and critic at 6 actions, as another implementation of DreamerV3 counts
+# them (github.com/NM512/r2dreamer, with the decoder)
+V3_COUNTS = {
+    'dreamerv3_1m': (376_704, 14_304, 80_595, 57_663, 41_153, 50_316, 66_111),
+    'dreamerv3_12m': (5_979_648, 220_416, 1_272_003, 721_407, 656_129, 791_052, 853_503),
+    'dreamerv3_25m': (13_442_304, 493_824, 2_857_635, 1_573_503, 1_475_713, 1_776_396, 1_869_951),
+    'dreamerv3_200m': (95_483_904, 3_492_864, 20_282_115, 10_749_183, 10_488_833, 12_601_356, 12_850_431),
+}
+
+
+@pytest.mark.parametrize('preset, expected', V3_COUNTS.items())
+def test_parameter_counts_of_dreamerv3(preset, expected):
+    with torch.device('meta'):
+        made = make_agent(load_preset(preset), robot(6, (64, 64)))
+    model, behaviour = made.model, made.behaviour
+    modules = (model.rssm, model.encoder, model.decoder, model.reward, model.continuation, behaviour.actor,
+               behaviour.critic)
+    assert tuple(sum(p.numel() for p in module.parameters()) for module in modules) == expected
+
+
 def test_groups_hold_every_trained_parameter_once():
     made = agent('v3')
     grouped = [p for parameters in made.parameter_groups().values() for p in parameters]
