@@ -22,6 +22,12 @@ from tests.policy.tiny import spec as tiny_spec
 from tests.policy.tiny import tiny_policy
 
 
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path, monkeypatch):
+    """A scenario without logdir makes one there."""
+    monkeypatch.chdir(tmp_path)
+
+
 def by_label(description):
     return {process.label: process for process in description.processes}
 
@@ -161,7 +167,6 @@ def test_an_evaluation_gets_a_folder_of_its_own(tmp_path):
     assert processes['agent of sim0'].parameters['policy'] == manifest.uri
 
     assert evaluation.results() == f'{tmp_path}: policies/policy_000007.onnx'
-    evaluation.folder.mkdir(parents=True)
     for file in (evaluation.folder / 'result.json', tmp_path / 'curve.png'):
         file.touch()
     assert evaluation.results() == (f'{tmp_path}: curve.png, evaluation/{evaluation.folder.name}/result.json, '

@@ -55,14 +55,18 @@ class Recording:
         return {name: value.clone() for name, value in self._metrics.items()}
 
     def _record(self) -> None:
+        self._clear()  # to a gradient that is there, each replay would add
         try:
             self._replay, self._metrics = capture(lambda: self._compute(self._batch), self._batch.reward.device)
             self._gradients = [parameter.grad for parameter in self._parameters]
         except RuntimeError as error:
             warnings.warn('the update cannot be recorded as a CUDA graph, it goes on several times slower without: '
                           + str(error).splitlines()[0])
-            for parameter in self._parameters:
-                parameter.grad = None
+            self._clear()
+
+    def _clear(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
 
 
 def warm(work: Callable[[], Dict[str, Tensor]], device: torch.device) -> Dict[str, Tensor]:

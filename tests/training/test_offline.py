@@ -59,7 +59,8 @@ def test_a_plan_takes_the_robot_from_the_bags(tmp_path, preset):
 
 
 @pytest.mark.parametrize('spec', [bags.TWO_CAMERAS, bags.BLIND], ids=['two cameras', 'no camera'])
-def test_a_plan_perceives_what_the_bags_hold(tmp_path, rng, spec):
+def test_a_plan_perceives_what_the_bags_hold(tmp_path, rng, spec, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     spec = dataclasses.replace(spec, image_size=(32, 48) if spec.cameras else (0, 0))
     bags.write_episode(tmp_path / 'bags', 'bag', bags.random_episode(rng, 5, spec=spec), spec=spec)
     run = plan([str(tmp_path / 'bags')], overrides=['loss.representation=reconstruction'])
@@ -82,7 +83,8 @@ def test_bad_plans_are_told(tmp_path, rng, preset):
         learn(run)
 
 
-def test_a_contract_tells_the_robot_of_bags_that_do_not(tmp_path, rng):
+def test_a_contract_tells_the_robot_of_bags_that_do_not(tmp_path, rng, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     bags.write_raw(tmp_path, 'bag', bags.cdr_messages(bags.random_episode(rng, 5)), {'spec': '', 'spec_hash': ''})
     with pytest.raises(InputError, match='names its robot'):
         find_spec([tmp_path])
