@@ -18,6 +18,19 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.paths import share
 
 
+# Sections and keys that not every system reads, which are refused as overrides elsewhere; presets may hold them, for
+# those that extend them. A key's own entry counts before that of its section.
+_READ_BY = {
+    **dict.fromkeys(('actor', 'critic', 'imagination', 'mlp.actor_layers', 'mlp.critic_layers', 'optimizer.actor_lr',
+                     'optimizer.critic_lr'), ('dreamer',)),
+    **dict.fromkeys(('rssm', 'loss', 'imagination.discount', 'mlp.continue_layers', 'optimizer.model_lr'),
+                    ('dreamer', 'planet')),
+    **dict.fromkeys(('loss.reward', 'loss.reward_scale', 'loss.image_scale'), ('dreamer', 'planet', 'world_models')),
+    'planner': ('planet',),
+    **dict.fromkeys(('vae', 'memory', 'controller', 'optimizer.vae_lr', 'optimizer.memory_lr'), ('world_models',)),
+}
+
+
 def _choice(*names: str, default: str):
     return field(default=default, metadata={'choices': names})
 
@@ -318,7 +331,7 @@ def load_preset(name: str, overrides: Tuple[str, ...] = ()) -> Config:
     """Resolve a preset by name or file path, then apply `section.key=value` overrides.
 
     Raises:
-        InputError: unknown preset, key or value, naming the file or override.
+        InputError: unknown preset, key or value, or one that the system does not read, naming the file or override.
     """
     path, data = _read_layers(str(name), [])
     for override in overrides:
@@ -337,7 +350,14 @@ def load_preset(name: str, overrides: Tuple[str, ...] = ()) -> Config:
                 raise InputError(f'override {override!r}: {section} is a value, not a section')
         target[leaf] = value
     data.setdefault('preset', path.stem)
-    return Config.from_dict(data, f'preset {name}')
+    config = Config.from_dict(data, f'preset {name}')
+    for override in overrides:
+        key = override.partition('=')[0]
+        readers = _READ_BY.get(key) or _READ_BY.get(key.split('.')[0], (config.system,))
+        if config.system not in readers:
+            raise InputError(f'override {override!r}: system {config.system} of preset {name} does not read {key}, which '
+                             f'is for system {" and ".join(readers)}')
+    return config
 
 
 def _read_layers(name: str, seen: List[str]) -> Tuple[Path, dict]:

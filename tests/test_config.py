@@ -179,10 +179,30 @@ def test_bad_values_are_refused_by_name(override, names):
     ('dreamerv3_1m', ('conv.depth=3',), ('conv.depth', '3')),
     ('world_models_cpu', ('schedule.overlap=true',), ('schedule.overlap', 'system dreamer', 'world_models')),
     ('planet', ('planner.elites=2000',), ('planner.elites', 'planner.candidates 1000', '2000')),
+    ('planet_cpu', ('imagination.horizon=5',), ('imagination.horizon=5', 'planet_cpu', 'system dreamer')),
+    ('planet_cpu', ('critic.slow=none',), ('critic.slow', 'system planet', 'system dreamer')),
+    ('cpu', ('planner.horizon=5',), ('planner.horizon', 'system dreamer', 'system planet')),
+    ('cpu', ('memory={units: 5}',), ('memory', 'system dreamer', 'system world_models')),
+    ('world_models_cpu', ('optimizer.model_lr=1',), ('optimizer.model_lr', 'dreamer and planet')),
+    ('planet', ('optimizer.actor_lr=1',), ('optimizer.actor_lr', 'planet', 'system dreamer')),
 ])
 def test_settings_that_do_not_fit_each_other(preset, overrides, names):
     text = refusal(preset, *overrides)
     assert all(name in text for name in names), text
+
+
+@pytest.mark.parametrize('preset, override', [
+    ('planet', 'imagination.discount=0.5'), ('planet', 'mlp.continue_layers=2'),
+    ('world_models', 'loss.reward_scale=2'), ('world_models', 'optimizer.vae_lr=1')])
+def test_what_a_system_reads_may_be_overridden(preset, override):
+    section, key = override.partition('=')[0].split('.')
+    changed, before = (load_preset(preset, words).to_dict()[section] for words in ((override,), ()))
+    assert changed[key] != before[key]
+
+
+def test_the_overrides_of_another_system_follow_it():
+    words = ('system=planet', 'planner.horizon=5', 'schedule.overlap=false')
+    assert load_preset('cpu', words).planner.horizon == 5
 
 
 @pytest.mark.parametrize('content, names', [

@@ -14,15 +14,16 @@ from dreamer_ros.training.learner import Learner
 from tests.agents.small import agent, robot
 from tests.policy.tiny import spec
 
-SMALL = ('schedule.batch=2', 'schedule.length=6', 'imagination.horizon=3')
+SMALL = ('schedule.batch=2', 'schedule.length=6')
+SHORT = ('imagination.horizon=3',)
 
 
 @pytest.mark.parametrize('discrete', [False, True])
 @pytest.mark.parametrize('preset, overrides', [
-    ('cpu', ('conv.depth=4', 'rssm.deter=64', 'rssm.hidden=64', 'mlp.units=32')),
-    ('dreamerv3_1m', ('rssm.deter=128',)),
-    ('dreamerv2', ('rssm.deter=64', 'mlp.units=32', 'conv.depth=8', 'rssm.stoch=8', 'rssm.classes=8')),
-    ('dreamer', ('rssm.deter=64', 'mlp.units=32', 'conv.depth=8')),
+    ('cpu', (*SHORT, 'imagination.starts=4', 'conv.depth=4', 'rssm.deter=64', 'rssm.hidden=64', 'mlp.units=32')),
+    ('dreamerv3_1m', (*SHORT, 'rssm.deter=128')),
+    ('dreamerv2', (*SHORT, 'rssm.deter=64', 'mlp.units=32', 'conv.depth=8', 'rssm.stoch=8', 'rssm.classes=8')),
+    ('dreamer', (*SHORT, 'rssm.deter=64', 'mlp.units=32', 'conv.depth=8')),
     ('world_models_cpu', ('controller.horizon=3', 'controller.population=8', 'controller.sigma=1',
                           'controller.every=1')),
 ])

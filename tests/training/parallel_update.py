@@ -27,17 +27,17 @@ from tests.agents import small
 
 RANKS, UPDATES = 2, 3
 # Steps that are smooth in the gradient: with a small epsilon, rounding in a tiny gradient is a step of full size.
-SMALL = ('env.image_size=32', 'conv.depth=2', 'mlp.units=8', 'rssm.hidden=8', 'rssm.stoch=3',
-         'imagination.horizon=3', 'schedule.batch=6', 'schedule.length=5', 'optimizer.eps=1e-3',
-         'optimizer.warmup=0', 'precision=float32',
-         'optimizer.model_lr=1e-2', 'optimizer.actor_lr=1e-2', 'optimizer.critic_lr=1e-2')
+SMALL = ('env.image_size=32', 'conv.depth=2', 'mlp.units=8', 'rssm.hidden=8', 'rssm.stoch=3', 'schedule.batch=6',
+         'schedule.length=5', 'optimizer.eps=1e-3', 'optimizer.warmup=0', 'precision=float32',
+         'optimizer.model_lr=1e-2')
+ACTOR = ('imagination.horizon=3', 'optimizer.actor_lr=1e-2', 'optimizer.critic_lr=1e-2')
 CASES = {
     # free nats of the batch mean, thumbnails, some starts, return range, dynamics gradients, Adam
-    'cpu': ('cpu', 'rssm.deter=8', 'rssm.classes=4', 'imagination.starts=8', 'schedule.overlap=false'),
+    'cpu': ('cpu', *ACTOR, 'rssm.deter=8', 'rssm.classes=4', 'imagination.starts=8', 'schedule.overlap=false'),
     # free nats of each step, reinforce, two-hot heads, replay value loss, LaProp
-    'dreamerv3': ('dreamerv3_1m', 'rssm.deter=16', 'rssm.classes=4'),
+    'dreamerv3': ('dreamerv3_1m', *ACTOR, 'rssm.deter=16', 'rssm.classes=4'),
     # a correlation over the batch
-    'r2dreamer': ('dreamerv3_1m', 'rssm.deter=16', 'rssm.classes=4', 'loss.representation=redundancy',
+    'r2dreamer': ('dreamerv3_1m', *ACTOR, 'rssm.deter=16', 'rssm.classes=4', 'loss.representation=redundancy',
                   'loss.image_scale=0.05'),
     # overshooting, whose mean is over steps that shares have different numbers of
     'planet': ('planet', 'rssm.deter=8', 'conv.kind=stride', 'conv.bits=8', 'loss.overshooting=3',
