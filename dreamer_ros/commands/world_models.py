@@ -33,7 +33,7 @@ def _evolve(arguments) -> int:
     prepare_torch()
     from dreamer_ros.training.evolution import evolve
     run = Path(arguments.run_directory)
-    print(evolve(run, arguments.place, arguments.temperature, arguments.generations, arguments.seed, print))
+    print(evolve(run, arguments.place, arguments.temperature, arguments.generations, arguments.seed))
     return 0
 
 
@@ -41,6 +41,6 @@ def _temperature(arguments) -> int:
     prepare_torch()
     from dreamer_ros.training.temperature import measure
     run = Path(arguments.run_directory)
-    paths = measure(run, arguments.values, arguments.generations, arguments.episodes, arguments.seed, print)
+    paths = measure(run, arguments.values, arguments.generations, arguments.episodes, arguments.seed)
     print('\n'.join(map(str, paths)))
     return 0

@@ -9,10 +9,12 @@ from typing import Callable, List, Optional
 import torch
 from torch import Tensor
 
+from dreamer_ros.agents.world_models import WorldModels
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import Exporter
 from dreamer_ros.training.checkpoint import find_checkpoint
 from dreamer_ros.training.learner import Learner
+from dreamer_ros.training.progress import CountBar
 from dreamer_ros.training.player import Player, play_side_by_side
 from dreamer_ros.training.run import RunDirectory
 
@@ -73,9 +75,10 @@ class Simulators:
         self._folder.cleanup()
 
 
-def evolve(run: Path, place: str, temperature: Optional[float], generations: int, seed: int,
-           report: Callable[[str], None]) -> Path:
+def evolve(run: Path, place: str, temperature: Optional[float], generations: int, seed: int) -> Path:
     """Evolve a controller for a run's V and M from nothing, and add it to the run's policies.
+
+    Shows a bar. Ctrl-C ends the evolution after the first generation or later with what it has reached.
 
     In a dream the fitness is what `controller` in the run's config says. In the simulator it is the mean
     return of `controller.rollouts` deterministic episodes, less the same decay.
@@ -86,7 +89,6 @@ def evolve(run: Path, place: str, temperature: Optional[float], generations: int
         temperature: of the dreams; None takes `memory.temperature` of the run.
         generations: of CMA-ES.
         seed: of all sampling.
-        report: gets a line now and then.
 
     Returns:
         the policy file.
@@ -101,20 +103,27 @@ def evolve(run: Path, place: str, temperature: Optional[float], generations: int
     try:
         torch.manual_seed(seed)
         agent.evolution.reset()
-        simulators = None
+        simulators, reached = None, ''
         if place == 'simulator':
             simulators = Simulators(learner, min(settings.rollouts, len(os.sched_getaffinity(0))), seed)
+        population = agent.evolution.population
+        bar = CountBar(generations * population, 'candidates')
         try:
-            for generation in range(1, generations + 1):
+            for _ in range(generations):
                 if simulators is None:
                     values = agent.evolve(None, temperature)
-                    mean, best = float(values['dream_fitness']), float(values['best_dream_fitness'])
+                    reached = _reached(agent, values['dream_fitness'], values['best_dream_fitness'])
+                    bar.advance(reached, population)
                 else:
-                    fitness = simulated_generation(learner, simulators)
-                    mean, best = float(fitness.mean()), float(fitness.max())
-                if generation % max(1, generations // 10) == 0 or generation == generations:
-                    report(f'generation {generation} of {generations}: fitness {mean:.1f}, best {best:.1f}')
+                    fitness = simulated_generation(learner, simulators, lambda: bar.advance(reached))
+                    reached = _reached(agent, fitness.mean(), fitness.max())
+        except KeyboardInterrupt:
+            if not agent.evolution.generation:
+                raise
+            agent.controller.set(agent.evolution.mean.float())  # a candidate may have been playing
+            bar.note(f'stopped after {int(agent.evolution.generation)} of {generations} generations')
         finally:
+            bar.close()
             if simulators is not None:
                 simulators.close()
         version = directory.newest_policy_version() + 1
@@ -127,8 +136,16 @@ def evolve(run: Path, place: str, temperature: Optional[float], generations: int
         directory.close()
 
 
-def simulated_generation(learner: Learner, simulators: Simulators) -> Tensor:
-    """One generation of CMA-ES with fitness from the simulator [population]; C becomes the new mean."""
+def _reached(agent: WorldModels, mean: Tensor, best: Tensor) -> str:
+    return f'generation {int(agent.evolution.generation)}: fitness {float(mean):.1f}, best {float(best):.1f}'
+
+
+def simulated_generation(learner: Learner, simulators: Simulators, scored: Callable[[], None]) -> Tensor:
+    """One generation of CMA-ES with fitness from the simulator [population]; C becomes the new mean.
+
+    Args:
+        scored: called after each candidate.
+    """
     agent, settings = learner.agent, learner.config.controller
 
     def fitness(candidates: Tensor) -> Tensor:
@@ -137,6 +154,7 @@ def simulated_generation(learner: Learner, simulators: Simulators) -> Tensor:
             agent.controller.set(candidate)
             returns = torch.tensor(simulators.play(settings.rollouts))
             values.append(returns.mean() - settings.decay * candidate.square().mean().cpu())
+            scored()
         return torch.stack(values)
 
     values = agent.evolution.step(fitness)

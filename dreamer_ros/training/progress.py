@@ -119,6 +119,32 @@ class Rate:
         return (self._growths[-1][0] - self._growths[0][0]) / max(1, len(self._growths) - 1)
 
 
+class CountBar(Bar):
+    """The bar of work that is so many of one thing.
+
+    Args:
+        total: how many.
+        unit: what they are, in the plural.
+    """
+
+    def __init__(self, total: int, unit: str, stream: Optional[TextIO] = None):
+        super().__init__(stream)
+        self._total, self._unit = total, unit
+        self._done, self._rate = 0, Rate()
+        self._rate.note(time.monotonic(), 0)
+
+    def advance(self, note: str, count: int = 1) -> None:
+        """So many more are done; `note` says what has come of it."""
+        self._done += count
+        self._rate.note(time.monotonic(), self._done)
+        if self.due() or self._done == self._total:
+            left = self._rate.left(self._total)
+            self.show(self._done / self._total, ', '.join([
+                f'{self._done}/{self._total} {self._unit}', *([note] if note else []),
+                f'{self._rate.per_second:.2g} {self._unit}/s',
+                *([] if left is None else [f'{duration(left)} left'])]))
+
+
 class Progress(Bar):
     """The bar of one run, with its rates."""
 

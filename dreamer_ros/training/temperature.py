@@ -9,21 +9,21 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Callable, List, Sequence
+from typing import List, Sequence
 
 import numpy as np
 import torch
 
 from dreamer_ros.files import write_file
 from dreamer_ros.training.evolution import Simulators, open_world_models
+from dreamer_ros.training.progress import CountBar
 from dreamer_ros.viewing.figures import new_figure, save_figure
 
 FILE, PICTURE = 'temperature.json', 'temperature.png'
 
 
-def measure(run: Path, values: Sequence[float], generations: int, episodes: int, seed: int,
-            report: Callable[[str], None]) -> List[Path]:
-    """Evolve a controller in the dream at each temperature, and score it in both worlds.
+def measure(run: Path, values: Sequence[float], generations: int, episodes: int, seed: int) -> List[Path]:
+    """Evolve a controller in the dream at each temperature, and score it in both worlds. Shows a bar.
 
     Scores are returns of whole episodes, predicted by the dream at the same temperature and earned in the
     simulator by the deterministic policy. Every temperature starts from the same seed and first images.
@@ -34,7 +34,6 @@ def measure(run: Path, values: Sequence[float], generations: int, episodes: int,
         generations: of CMA-ES, for each.
         episodes: of each score.
         seed: of all sampling.
-        report: gets one line per temperature.
 
     Returns:
         temperature.json and temperature.png in the run directory.
@@ -45,6 +44,7 @@ def measure(run: Path, values: Sequence[float], generations: int, episodes: int,
     learner = open_world_models(run)
     agent, rows = learner.agent, []
     simulators = Simulators(learner, min(episodes, len(os.sched_getaffinity(0))), seed)
+    bar = CountBar(len(values) * generations, 'generations')
     try:
         random = _score(simulators.play_random(episodes))
         for temperature in values:
@@ -52,13 +52,15 @@ def measure(run: Path, values: Sequence[float], generations: int, episodes: int,
             agent.evolution.reset()
             for _ in range(generations):
                 agent.evolve(None, temperature)
+                bar.advance(f'temperature {temperature:g}')
             noise = agent.dream_noise(episodes, simulators.episode_steps)
             controller = agent.evolution.mean.float()[None]
             dreamed = agent.dream(controller, agent.starts(None, episodes), temperature, noise)[0]
             rows.append({'temperature': temperature, 'dream': _score(dreamed.tolist()),
                          'simulator': _score(simulators.play(episodes))})
-            report(_line(rows[-1]))
+            bar.note(_line(rows[-1]))
     finally:
+        bar.close()
         simulators.close()
     result = {
         'task': learner.spec.name, 'preset': learner.config.preset, 'updates': learner.updates,

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from dreamer_ros import cli, simulation
+from dreamer_ros.agents.evolution import Evolution
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.runner import PolicyRunner
-from dreamer_ros.training.evolution import Simulators, open_world_models, simulated_generation
+from dreamer_ros.training.evolution import Simulators, evolve, open_world_models, simulated_generation
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.run import RunDirectory, latest_policy
 
@@ -52,8 +53,10 @@ def test_evolved_controller_becomes_a_policy_of_the_run(place, tmp_path, spec, c
     command = ['evolve', str(run), '--in', place, '--generations', '3', '--seed', '7']
     assert cli.main([*command, '--temperature', '1.15']) == 0
     assert cli.main([*command, '--temperature', '0.4']) == 0
-    printed = capsys.readouterr().out
-    assert 'generation 3 of 3: fitness' in printed and str(latest_policy(run)) in printed
+    printed, shown = capsys.readouterr()
+    assert str(latest_policy(run)) in printed
+    last = [line for line in shown.splitlines() if line.startswith('100%')]
+    assert len(last) == 2 and all('18/18 candidates, generation ' in line and 'fitness' in line for line in last)
     runners = [PolicyRunner(run / 'policies' / f'policy_{n:06d}.onnx', spec) for n in (1, 2)]
     assert [runner.version for runner in runners] == [1, 2]
     where = 'simulator' if place == 'simulator' else 'dream at temperature 1.15'
@@ -62,6 +65,27 @@ def test_evolved_controller_becomes_a_policy_of_the_run(place, tmp_path, spec, c
     first, second = (runner.act(image, None, True, False) for runner in runners)
     assert first.any()
     assert np.array_equal(first, second) == (place == 'simulator')  # which knows no temperature
+
+
+def test_what_has_evolved_before_ctrl_c_is_kept(tmp_path, spec, monkeypatch, capsys):
+    run = trained_run(tmp_path / 'run', spec)
+
+    def interrupted(after):
+        def step(self, fitness, original=Evolution.step):
+            if int(self.generation) == after:
+                raise KeyboardInterrupt
+            return original(self, fitness)
+        return step
+
+    monkeypatch.setattr(Evolution, 'step', interrupted(2))
+    evolve(run, 'dream', None, 5, 0)
+    assert 'stopped after 2 of 5 generations' in capsys.readouterr().err
+    assert PolicyRunner(run / 'policies' / 'policy_000001.onnx', spec).version == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(Evolution, 'step', interrupted(0))
+    with pytest.raises(KeyboardInterrupt):
+        evolve(run, 'dream', None, 5, 0)
+    assert latest_policy(run).name == 'policy_000001.onnx'
 
 
 def test_fitness_in_the_simulator_is_the_return_of_the_candidate(tmp_path, spec, monkeypatch):
@@ -77,7 +101,7 @@ def test_fitness_in_the_simulator_is_the_return_of_the_candidate(tmp_path, spec,
             return seen[-1][1]
 
         monkeypatch.setattr(simulators, 'play', play)
-        fitness = simulated_generation(learner, simulators)
+        fitness = simulated_generation(learner, simulators, lambda: None)
     finally:
         simulators.close()
     assert len({tuple(weight.flatten().tolist()) for weight, _ in seen}) == 6  # a controller each
@@ -91,8 +115,8 @@ def test_temperature_experiment(tmp_path, spec, capsys):
     run = trained_run(tmp_path / 'run', spec)
     command = ['temperature', str(run), '--values', '0.1', '1.3', '--generations', '2', '--episodes', '3']
     assert cli.main(command) == 0
-    printed = capsys.readouterr().out
-    assert 'temperature 0.1: ' in printed and 'temperature 1.3: ' in printed
+    shown = capsys.readouterr().err
+    assert 'temperature 0.1: ' in shown and 'temperature 1.3: ' in shown and '4/4 generations' in shown
     result = json.loads((run / 'temperature.json').read_text())
     assert [row['temperature'] for row in result['rows']] == [0.1, 1.3]
     assert (result['task'], result['episodes'], result['generations']) == ('cartpole_balance', 3, 2)
