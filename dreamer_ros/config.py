@@ -355,8 +355,8 @@ def load_preset(name: str, overrides: Tuple[str, ...] = ()) -> Config:
         key = override.partition('=')[0]
         readers = _READ_BY.get(key) or _READ_BY.get(key.split('.')[0], (config.system,))
         if config.system not in readers:
-            raise InputError(f'override {override!r}: system {config.system} of preset {name} does not read {key}, which '
-                             f'is for system {" and ".join(readers)}')
+            raise InputError(f'override {override!r}: system {config.system} of preset {name} does not read {key}, '
+                             f'which is for system {" and ".join(readers)}')
     return config
 
 
@@ -464,10 +464,19 @@ def _check(config: Config, where: str) -> None:
     if config.schedule.overlap and config.system != 'dreamer':
         raise InputError(f'{where}: schedule.overlap is for system dreamer, which learns an actor; expected false '
                          f'for system {config.system}, got true')
-    if config.critic.replay_scale and config.imagination.starts:
+    schedule, starts = config.schedule, config.imagination.starts
+    if starts > schedule.batch * schedule.length and config.system == 'dreamer':
+        raise InputError(
+            f'{where}: imagination.starts are drawn from schedule.batch x schedule.length, {schedule.batch} x '
+            f'{schedule.length}, so at most as many, got {starts}; 0 takes all')
+    if config.loss.overshooting >= schedule.length:
+        raise InputError(
+            f'{where}: loss.overshooting predicts within sequences of schedule.length {schedule.length}, so it must be '
+            f'less, got {config.loss.overshooting}')
+    if config.critic.replay_scale and starts:
         raise InputError(
             f'{where}: critic.replay_scale bootstraps from a dream of every replayed state, so '
-            f'imagination.starts must be 0, got {config.imagination.starts}')
+            f'imagination.starts must be 0, got {starts}')
     if config.critic.replay_scale and config.schedule.overlap:
         raise InputError(f'{where}: critic.replay_scale shapes the world model, so schedule.overlap must be false')
     if config.actor.gradient != 'dynamics' and not config.imagination.include_start:

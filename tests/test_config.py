@@ -17,8 +17,8 @@ def refusal(name, *overrides):
 
 @pytest.mark.parametrize('name', preset_names())
 def test_a_resolved_config_loads_back_equal(name, tmp_path):
-    config = load_preset(name, ('schedule.batch=3', 'optimizer.eps=1e-7', 'env.action_repeat.walker=4'))
-    assert config.preset == name and config.schedule.batch == 3 and config.optimizer.eps == 1e-7
+    config = load_preset(name, ('schedule.batch=9', 'optimizer.eps=1e-7', 'env.action_repeat.walker=4'))
+    assert config.preset == name and config.schedule.batch == 9 and config.optimizer.eps == 1e-7
     file = tmp_path / 'config.yaml'
     file.write_text(config.to_yaml())
     again = load_preset(str(file))
@@ -179,6 +179,9 @@ def test_bad_values_are_refused_by_name(override, names):
     ('dreamerv3_1m', ('conv.depth=3',), ('conv.depth', '3')),
     ('world_models_cpu', ('schedule.overlap=true',), ('schedule.overlap', 'system dreamer', 'world_models')),
     ('planet', ('planner.elites=2000',), ('planner.elites', 'planner.candidates 1000', '2000')),
+    ('cpu', ('imagination.starts=257',), ('imagination.starts', '16 x 16', '257')),
+    ('cpu', ('schedule.batch=4',), ('imagination.starts', '4 x 16', '128')),
+    ('planet', ('loss.overshooting=50',), ('loss.overshooting', 'schedule.length 50', 'got 50')),
     ('planet_cpu', ('imagination.horizon=5',), ('imagination.horizon=5', 'planet_cpu', 'system dreamer')),
     ('planet_cpu', ('critic.slow=none',), ('critic.slow', 'system planet', 'system dreamer')),
     ('cpu', ('planner.horizon=5',), ('planner.horizon', 'system dreamer', 'system planet')),
@@ -198,6 +201,11 @@ def test_what_a_system_reads_may_be_overridden(preset, override):
     section, key = override.partition('=')[0].split('.')
     changed, before = (load_preset(preset, words).to_dict()[section] for words in ((override,), ()))
     assert changed[key] != before[key]
+
+
+def test_all_there_is_to_dream_from_or_to_overshoot_may_be_asked_for():
+    load_preset('cpu', ('imagination.starts=256',))
+    load_preset('planet', ('loss.overshooting=49',))
 
 
 def test_the_overrides_of_another_system_follow_it():

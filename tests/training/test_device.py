@@ -54,7 +54,8 @@ def device(monkeypatch):
 
 
 @pytest.mark.parametrize('preset, overrides', [
-    ('cpu', []), ('dreamerv3_1m', ['precision=bfloat16']), ('r2dreamer', []), ('dreamerv2', ['actor.gradient=mixed']),
+    ('cpu', ['imagination.starts=4']), ('dreamerv3_1m', ['precision=bfloat16']), ('r2dreamer', []),
+    ('dreamerv2', ['actor.gradient=mixed']),
     ('dreamer', ['loss.representation=contrastive', 'loss.continue_head=true']),
     ('dreamer', ['loss.representation=reward', 'imagination.estimator=reward']), ('planet', ['loss.overshooting=2'])])
 def test_an_update_stays_on_its_device(device, preset, overrides):

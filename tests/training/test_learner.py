@@ -14,8 +14,8 @@ SMALL = ('schedule.batch=4', 'schedule.length=8', 'env.image_size=32')
 TINY = ('schedule.batch=4', 'schedule.length=8', 'rssm.deter=32', 'mlp.units=16', 'conv.depth=2')
 # preset, or preset:variant, and overrides that make it small
 SPECIFIC = {
-    'cpu': SMALL,
-    'cpu:overlap': (*SMALL, 'schedule.overlap=true'),
+    'cpu': (*SMALL, 'imagination.starts=16'),
+    'cpu:overlap': (*SMALL, 'imagination.starts=16', 'schedule.overlap=true'),
     'dreamer': TINY,
     'dreamer:contrastive': (*TINY, 'loss.representation=contrastive', 'loss.continue_head=true'),
     'dreamer:reward': (*TINY, 'loss.representation=reward', 'imagination.estimator=n_step', 'imagination.n_steps=5'),
@@ -129,7 +129,7 @@ def test_checkpoint_of_another_robot_is_refused(tmp_path):
 
 
 def test_image_size_of_another_preset_is_refused():
-    config = load_preset('cpu', SMALL)
+    config = load_preset('cpu', SPECIFIC['cpu'])
     spec = RobotSpec('test', (64, 64), (), ('a',), (-1.0,), (1.0,), 0.02, 2)
     with pytest.raises(InputError, match='32x32.*64x64'):
         Learner(config, spec, 'cpu')
