@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import yaml
+from mcap.records import Attachment, Metadata
 from mcap.writer import CompressionType, Writer
 
 from dreamer_ros.bridge.codecs import read_step, stamp_to_ns
@@ -230,6 +231,15 @@ class _McapFile:
             os.fdatasync(self._stream.fileno())
             self._unsynced = 0
 
+    def add_foreign(self, metadata: List[Metadata], attachments: List[Attachment]) -> None:
+        """Append what other writers put beside messages; of records that are alike, one."""
+        for number, record in enumerate(metadata):
+            if record not in metadata[:number]:
+                self._writer.add_metadata(record.name, record.metadata)
+        for number, file in enumerate(attachments):
+            if file not in attachments[:number]:
+                self._writer.add_attachment(file.create_time, file.log_time, file.name, file.media_type, file.data)
+
     def finish(self) -> None:
         self._writer.finish()
         self._stream.flush()
@@ -344,7 +354,7 @@ def _lock_directory(path: Path, wait: bool) -> Optional[int]:
 
 
 def recover(path: Path) -> Optional[Path]:
-    """Finish a bag that a crash left: keep all whole chunks, write metadata.yaml, give it its name.
+    """Finish a bag that a crash left: keep all whole chunks, attachments and metadata records, write metadata.yaml, give it its name.
 
     Takes a `.NAME.partial` directory, or any bag directory without metadata.yaml. Stopping it at any moment
     loses nothing: it can be run again.
@@ -382,6 +392,12 @@ def _recover(path: Path, name: str) -> Path:
         contract = embedded_contract(scans[0].custom_data)
     custom_data = {**scans[0].custom_data, **_tally(scans, contract), 'recovered': 'true'}
     damage = _damage(path, scans)
+    attachments = []
+    for stored in (stored for scan in scans for stored in scan.attachments):
+        try:
+            attachments.append(stored.read())
+        except ValueError as error:
+            damage.append(str(error))
     if damage:
         custom_data[DAMAGE] = '; '.join([*filter(None, [custom_data.get(DAMAGE)]), *damage])
     topics: Dict[str, RawTopic] = {}
@@ -389,6 +405,7 @@ def _recover(path: Path, name: str) -> Path:
         topics.update(scan.topics)
     file = _McapFile(path / '.recovering', topics.values(), custom_data)
     try:
+        file.add_foreign([record for scan in scans for record in scan.metadata], attachments)
         for scan in scans:
             for message in scan.messages:
                 file.write(message.topic, message.data, message.time, message.published)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import struct
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Tuple, Union
@@ -12,7 +13,7 @@ import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, Metadata, Schema
+from mcap.records import Attachment, Channel, Chunk, Metadata, Schema
 from mcap.stream_reader import get_chunk_data_stream
 from mcap.writer import MCAP0_MAGIC
 
@@ -127,13 +128,44 @@ class Scan:
         topics: by name.
         messages: of all whole chunks, in file order.
         custom_data: what our writer put at the head of the file.
+        metadata: what other writers noted.
+        attachments: where they are, see `StoredAttachment.read`.
         damage: what is wrong with the file, one phrase each; empty for a whole file.
     """
 
     topics: Dict[str, RawTopic]
     messages: List[RawMessage]
     custom_data: Dict[str, str]
+    metadata: List[Metadata]
+    attachments: List[StoredAttachment]
     damage: List[str]
+
+
+class StoredAttachment(NamedTuple):
+    """A file that another writer put into an MCAP file, and where."""
+
+    path: Path
+    start: int
+    end: int
+
+    def read(self) -> Attachment:
+        """The attachment.
+
+        Raises:
+            ValueError: it is damaged.
+            OSError: the file can't be read.
+        """
+        with self.path.open('rb') as stream:
+            stream.seek(self.start)
+            data = stream.read(self.end - self.start)
+        crc = int.from_bytes(data[-4:], 'little')
+        try:
+            attachment = Attachment.read(_fields(data))
+        except _DAMAGE as error:
+            raise ValueError(f'an attachment at byte {self.start} is damaged ({_phrase(error)})') from error
+        if crc and crc != zlib.crc32(data[:-4]):  # 0: not computed
+            raise ValueError(f'the attachment {attachment.name} is damaged (its CRC does not fit)')
+        return attachment
 
 
 # A message before the name of its topic is known: channel, and what RawMessage holds.
@@ -157,6 +189,8 @@ def scan_mcap(path: Path, metadata_name: str) -> Scan:
     channels: Dict[int, Channel] = {}
     found: List[_Found] = []
     custom_data: Dict[str, str] = {}
+    metadata: List[Metadata] = []
+    attachments: List[StoredAttachment] = []
     damage: List[str] = []
     size = path.stat().st_size
     recent = _Recent()
@@ -183,6 +217,10 @@ def scan_mcap(path: Path, metadata_name: str) -> Scan:
                         channels.setdefault(record.id, record)
                     elif record.name == metadata_name:
                         custom_data = dict(record.metadata)
+                    else:
+                        metadata.append(record)
+                elif opcode == Opcode.ATTACHMENT:
+                    attachments.append(StoredAttachment(path, start, end))
         except _DAMAGE as error:
             damage.append(f'it breaks off at byte {stream.tell()} of {size} ({_phrase(error)})')
     # The summary at the end of the file repeats what a damaged chunk would have said; the first word counts,
@@ -202,7 +240,8 @@ def scan_mcap(path: Path, metadata_name: str) -> Scan:
     messages = [RawMessage(topics[number].name, *rest) for number, *rest in found if number in topics]
     if len(messages) < len(found):
         damage.append(f'{len(found) - len(messages)} messages are of channels that nothing in it describes')
-    return Scan({topic.name: topic for topic in topics.values()}, messages, custom_data, damage)
+    return Scan({topic.name: topic for topic in topics.values()}, messages, custom_data, metadata, attachments,
+                damage)
 
 
 def _records(stream: BinaryIO, size: int) -> Iterator[Tuple[int, int, int]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import yaml
+from mcap.reader import make_reader
 from mcap.writer import CompressionType, Writer
 
 from dreamer_ros.bridge import topics
 from dreamer_ros.bridge.codecs import ENCODINGS
 from dreamer_ros.bridge.definitions import blank_message, decode, definition, encode
-from dreamer_ros.replay.bag import EpisodeWriter
+from dreamer_ros.replay.bag import EpisodeWriter, read_metadata
 from dreamer_ros.replay.reading import read_episodes
 from dreamer_ros.replay.recording import load_recording
 from dreamer_ros.replay.recovery import recover_all
@@ -46,6 +47,25 @@ def write_mcap(path, rows, options=None, definitions='ros2msg', others=0):
     return path
 
 
+def add_beside(path, metadata, attachment):
+    """Write a file again with a metadata record and an attachment more."""
+    with path.open('rb') as source:
+        reader = make_reader(source)
+        found = list(reader.iter_messages(log_time_order=False))
+    with path.open('wb') as stream:
+        writer = Writer(stream)
+        writer.start(profile='ros2', library='another')
+        writer.add_metadata('notes', metadata)
+        numbers = {}
+        for schema, channel, message in found:
+            if channel.topic not in numbers:
+                kind = writer.register_schema(schema.name, schema.encoding, schema.data)
+                numbers[channel.topic] = writer.register_channel(channel.topic, channel.message_encoding, kind)
+            writer.add_message(numbers[channel.topic], message.log_time, message.data, message.publish_time)
+        writer.add_attachment(START_NS - 7, START_NS, 'calibration.yaml', 'text/yaml', attachment)
+        writer.finish()
+
+
 @pytest.mark.parametrize('definitions', ['ros2msg', 'ros2idl', ''])
 @pytest.mark.parametrize('options', [
     {'chunk_size': 300}, {'use_chunking': False}, {'compression': CompressionType.LZ4},
@@ -73,6 +93,29 @@ def test_messages_that_are_not_ros(tmp_path, rng):
         assert sound and ('56 messages recovered' if missing else 'is whole, 56 messages') in sentence
     recording = load_recording(folder, [])
     assert len(recording.messages) == 50 and [bytes(message.data) for message in recording.others] == [b'{}'] * 6
+
+
+@pytest.mark.parametrize('damaged', [False, True])
+def test_what_is_beside_the_messages_survives_a_recovery(tmp_path, rng, damaged):
+    folder = tmp_path / 'bag'
+    folder.mkdir()
+    rows, notes = cdr_messages(random_episode(rng, 10)), {'date': '2026-01-31', 'by': 'hand'}
+    for number in range(2):  # both files of the bag tell of the calibration
+        path = write_mcap(folder / f'bag_{number}.mcap', rows[25 * number:25 * (number + 1)])
+        add_beside(path, notes, b'K: [1, 2, 3]')
+    if damaged:
+        path.write_bytes(path.read_bytes().replace(b'K: [1, 2, 3]', b'K: [1, 2, 4]'))
+    for _ in range(2):  # and the second time
+        (folder / 'metadata.yaml').unlink(missing_ok=True)
+        [(_, sentence, sound)] = recover_all(folder)
+        assert sound and sentence.startswith('50 messages recovered'), sentence
+        with (folder / 'bag_0.mcap').open('rb') as stream:
+            reader = make_reader(stream, validate_crcs=True)
+            assert [dict(found.metadata) for found in reader.iter_metadata() if found.name == 'notes'] == [notes]
+            [found] = reader.iter_attachments()
+        assert (found.name, found.media_type, found.log_time, found.create_time, found.data) == (
+            'calibration.yaml', 'text/yaml', START_NS, START_NS - 7, b'K: [1, 2, 3]')
+        assert ('calibration.yaml is damaged' in read_metadata(folder)['custom_data'].get('damage', '')) == damaged
 
 
 @pytest.mark.parametrize('lie, complaint', [
