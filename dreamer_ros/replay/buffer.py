@@ -155,6 +155,11 @@ class ReplayBuffer:
         return self._read(
             lambda: rng.integers(self._start, self._end - length, size=batch, endpoint=True), length)
 
+    def remove(self, episode: StoredEpisode) -> None:
+        """Leave an episode out from now on; nothing happens if it is not held."""
+        with self._lock:
+            self._drop(episode)
+
     @property
     def start(self) -> int:
         """Position of the oldest step."""
@@ -213,9 +218,10 @@ class ReplayBuffer:
 
     def _drop(self, episode: StoredEpisode) -> None:
         for part in (self._kept, self._window):
-            for held in [held for held in part if held.episode is episode]:
-                part.remove(held)
-                self._start += held.length
+            others = [held for held in part if held.episode is not episode]
+            self._start += sum(held.length for held in part) - sum(held.length for held in others)
+            part.clear()
+            part.extend(others)
         self._fresh = max(self._fresh, self._start)
         self._order.clear()
 

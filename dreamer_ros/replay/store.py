@@ -66,8 +66,9 @@ class ReplayStore:
         self._refreshing = threading.Lock()
         self._looked = self._crowded = False
         self._seen: Set[str] = set()                       # names of bags loaded or refused
-        # By identity and marks of what was loaded: its bag, and number there.
-        self._known: Dict[str, Tuple[str, int]] = {}
+        # By identity and marks of what was loaded: its bag, number there, and steps.
+        self._known: Dict[str, Tuple[str, int, int]] = {}
+        self._replaced: Set[Tuple[str, int]] = set()       # parts of what was found whole later
         self._held: Counter[str] = collections.Counter()   # episodes held of each bag
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,7 @@ class ReplayStore:
             if not self._looked:
                 self._looked = True
                 self._cache.tidy()
-            infos: List[EpisodeInfo] = []
+            infos: Dict[Tuple[str, int], EpisodeInfo] = {}
             for path in self._new_bags():
                 bag = self._cache.known(path)
                 if bag is None:
@@ -106,8 +107,11 @@ class ReplayStore:
                     bag = self._cache.load(path)
                 self._seen.add(path.name)
                 self.problems += bag.problems
-                infos += [info for number in range(len(bag.episodes)) if (info := self._add(path, number, bag))]
-            return infos
+                for number in range(len(bag.episodes)):
+                    info = self._add(path, number, bag)
+                    if info is not None:
+                        infos[path.name, number] = info
+            return [info for place, info in infos.items() if place not in self._replaced]
 
     def can_sample(self, length: int) -> bool:
         """Whether there are steps for a sequence of this length."""
@@ -162,12 +166,15 @@ class ReplayStore:
     def _add(
         self, path: Path, number: int, bag: CachedBag, make_room: bool = True
     ) -> Optional[EpisodeInfo]:
-        """Take one episode of a bag, unless the same or a part of it was taken before under whatever name."""
+        """Take one episode of a bag, unless the same or most of it was taken before under whatever name."""
         episode, info, identity, marks = bag.episodes[number]
-        place = path.name, number
+        place = path.name, number, len(episode)
         for digest, what in [(identity, 'the same episode as'), *((mark, 'steps of an episode of') for mark in marks)]:
             first = self._known.get(digest, place)
             if first != place:
+                if digest != identity and self._replace({self._known[mark] for mark in marks if mark in self._known},
+                                                        place):
+                    break
                 self.problems.append(Problem(path, f'holds {what} {first[0]}', len(episode)))
                 self._release(path)
                 return None
@@ -183,6 +190,24 @@ class ReplayStore:
             self.problems.append(Problem(
                 self.folder, f'bags marked to be kept leave no room: {buffer.steps} steps, of {buffer.capacity}'))
         return dataclasses.replace(info, held_out=held_out)
+
+    def _replace(self, parts: Set[Tuple[str, int, int]], whole: Tuple[str, int, int]) -> bool:
+        """Leave out parts of an episode for one that has more steps than they; False if it has not.
+
+        Each is given by its bag, number there, and steps.
+        """
+        if sum(steps for _, _, steps in parts) >= whole[2]:
+            return False
+        places = {(bag, number) for bag, number, _ in parts}
+        for buffer in (self._buffer, self.held_out):
+            for part in buffer.held():
+                if (part.path.name, part.number) in places:
+                    buffer.remove(part)
+                    self._held[part.path.name] -= 1
+                    self._release(part.path)
+                    self.problems.append(Problem(part.path, f'holds steps of an episode of {whole[0]}', len(part)))
+        self._replaced |= places
+        return True
 
     def _release(self, path: Path) -> None:
         """Free what the cache holds of a bag that is not sampled from."""

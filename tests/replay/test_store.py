@@ -220,6 +220,34 @@ def test_a_damaged_copy_of_a_bag_is_not_loaded_again(tmp_path, rng, monkeypatch)
     assert [info.steps for info in again.refresh()] == [300, 300] and reasons(again) == told
 
 
+def test_a_damaged_copy_that_comes_first_makes_room_for_the_whole_bag(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(bag, 'CHUNK_BYTES', 20_000)
+    fill(tmp_path, rng, [50])
+    [whole] = fill(tmp_path, rng, [300], first=1)
+    file, data = whole / 'bag001_0.mcap', (whole / 'bag001_0.mcap').read_bytes()
+    hole = bytearray(data)
+    hole[len(data) // 2] ^= 1
+    for name, content in {'bag000a_cut': data[:len(data) // 3], 'bag000b_holed': hole,
+                          'bag002_cut': data[:len(data) * 2 // 3]}.items():
+        shutil.copytree(whole, tmp_path / name)
+        (tmp_path / name / file.name).write_bytes(content)
+        make_old(tmp_path / name)
+    store = ReplayStore(tmp_path, SPEC, 10_000)
+    assert [(info.name, info.steps) for info in store.refresh()] == [('bag000', 50), ('bag001', 300)]
+    assert store.steps == 350 and store.episodes == 2
+    told = reasons(store)
+    for name, parts in (('bag000a_cut', 1), ('bag000b_holed', 2), ('bag002_cut', 1)):
+        assert sum(text.startswith(f'{name}: holds steps of an episode of') for text in told) == parts, told
+    # The next start, from the cache, and one that goes on, find the same.
+    again = ReplayStore(tmp_path, SPEC, 10_000)
+    assert [info.steps for info in again.refresh()] == [50, 300] and reasons(again) == told
+    resumed = ReplayStore(tmp_path, SPEC, 10_000)
+    resumed.load_state_dict(json.loads(json.dumps(store.state_dict())))
+    assert resumed.refresh() == [] and resumed.steps == 350
+    for a, b in zip(store.sample(8, 20).values(), resumed.sample(8, 20).values()):
+        assert np.array_equal(a, b)
+
+
 def test_a_copy_of_a_bag_is_not_loaded_again(tmp_path, rng):
     (whole,) = fill(tmp_path, rng, [10])
     shutil.copytree(whole, tmp_path / 'copy')
