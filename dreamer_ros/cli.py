@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 
     launch = command(commands, 'launch', _launch, 'start all processes of a scenario, as `ros2 launch` would',
                      'dreamer launch sim_train task:=walker_walk preset:=cpu simulators:=2')
-    launch.add_argument('scenario', nargs='?', help='sim_train, sim_eval; without one: list them all')
+    launch.add_argument('scenario', nargs='?', help='sim_train, sim_eval, deploy, …; without one: all of them with their arguments')
     launch.add_argument('assignments', nargs='*', metavar='name:=value', help='arguments of the scenario')
     launch.add_argument('-s', '--show-args', dest='show', action='store_true', help='list the arguments')
 

@@ -16,6 +16,7 @@ from dreamer_ros.bringup.parts import Process
 from dreamer_ros.errors import InputError
 from dreamer_ros.paths import share
 from dreamer_ros.policy.export import export
+from dreamer_ros.policy.loader import find_manifest
 from dreamer_ros.spec import RobotSpec
 from tests.agents.small import config, robot
 from tests.policy.tiny import spec as tiny_spec
@@ -148,6 +149,17 @@ def test_sim_eval_needs_one_policy(tmp_path):
         scenario('sim_eval', {'run': str(tmp_path)})
     with pytest.raises(InputError, match='missing.onnx'):
         scenario('sim_eval', {'policy': str(tmp_path / 'missing.onnx')})
+
+
+def test_sim_eval_plays_released_policies_by_name_and_manifests(tmp_path):
+    released = share('models', 'policies', 'cartpole_swingup.onnx')
+    (tmp_path / 'latest.json').write_text(find_manifest(released).at('p.onnx').to_json())
+    (tmp_path / 'p.onnx').write_bytes(released.read_bytes())
+    for policy, file in (('cartpole_swingup', released), (tmp_path / 'latest.json', tmp_path / 'p.onnx')):
+        run = scenario('sim_eval', {'policy': str(policy), 'output': str(tmp_path / 'x')})
+        assert by_label(run)['agent of sim0'].parameters['policy'] == str(file)
+    with pytest.raises(InputError, match='released policies: .*cartpole_swingup'):
+        scenario('sim_eval', {'policy': 'cartpole', 'output': str(tmp_path / 'x')})
 
 
 def test_an_evaluation_gets_a_folder_of_its_own(tmp_path):

@@ -6,10 +6,9 @@ from pathlib import Path
 import yaml
 
 from dreamer_ros.bridge.contract import RobotContract, load_contract
-from dreamer_ros.bringup.parts import ONE_THREAD, Argument, Process, Scenario, check_namespace, whole
+from dreamer_ros.bringup.parts import ONE_THREAD, Argument, Process, Scenario, check_namespace, policy_path, whole
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
-from dreamer_ros.paths import share
 from dreamer_ros.policy.loader import find_manifest, load
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.run import new_logdir
@@ -76,17 +75,6 @@ def deploy(policy: str, robot: str, hardware: str, task: str, namespace: str, re
         'robot_agent', place, agent, (('policy', '/policy'),), ONE_THREAD, leads=True, patience=STOPPING,
         node='agent', restarts=False))
     return Scenario('deploy', tuple(processes), folder)
-
-
-def policy_path(policy: str) -> Path:
-    path = Path(policy).expanduser().absolute()
-    if path.suffix in ('.onnx', '.json'):
-        return path
-    known = sorted(file.stem for file in share('models', 'policies').glob('*.onnx'))
-    if policy not in known:
-        raise InputError(f'policy:={policy}: expected an ONNX file, a manifest, or one of the released policies: '
-                         f'{", ".join(known) or "none are installed"}')
-    return share('models', 'policies', f'{policy}.onnx')
 
 
 def simulated_contract(spec: RobotSpec, rewarded: bool) -> str:

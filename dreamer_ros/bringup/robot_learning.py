@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
 from dreamer_ros.bridge.contract import RobotContract, load_contract
-from dreamer_ros.bringup.parts import ONE_THREAD, SAVING, Argument, Process, Scenario, optional, whole, without_empty
-from dreamer_ros.bringup.robot import STOPPING, policy_path
+from dreamer_ros.bringup.parts import (
+    ONE_THREAD, SAVING, Argument, Process, Scenario, optional, policy_path, whole, without_empty)
+from dreamer_ros.bringup.robot import STOPPING
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
@@ -35,7 +36,7 @@ ROBOT_TRAIN_ARGUMENTS = (
              'bags and policies, without a password; 0.0.0.0: any address of it; 127.0.0.1: this computer alone'),
     Argument('port', '8075', 'and the port', whole(1), 'a whole number from 1'),
     Argument('policy', '', 'what the robot plays until the trainer offers another: ONNX file, manifest, or name of a '
-             'released policy in models/; default: what it played last, or random actions'),
+             'released policy in models/policies/; default: what it played last, or random actions'),
     Argument('hardware', 'false', 'whether a simulator stands in for the robot', lambda text: text == 'true',
              choices=_FLAG),
     Argument('task', '', 'what the stand-in simulates'),

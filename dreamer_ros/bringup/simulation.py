@@ -5,10 +5,12 @@ import shlex
 from pathlib import Path
 from typing import Optional, Sequence, Tuple
 
-from dreamer_ros.bringup.parts import ONE_THREAD, SAVING, Argument, Process, Scenario, optional, whole, without_empty
+from dreamer_ros.bringup.parts import (
+    ONE_THREAD, SAVING, Argument, Process, Scenario, optional, policy_path, whole, without_empty)
 from dreamer_ros.config import EnvConfig, load_preset
 from dreamer_ros.errors import InputError, missing_package
 from dreamer_ros.files import read_text
+from dreamer_ros.policy.loader import find_manifest
 from dreamer_ros.seeds import collector_seed, evaluation_seed
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.process import check_learners
@@ -50,7 +52,8 @@ SIM_TRAIN_ARGUMENTS = (
 
 SIM_EVAL_ARGUMENTS = (
     Argument('run', '', 'run directory whose latest policy is played'),
-    Argument('policy', '', 'ONNX file to play, instead of run'),
+    Argument('policy', '', 'what to play instead of run: ONNX file, manifest, or name of a released policy in '
+             'models/policies/'),
     Argument('task', '', 'task to play it in; default: the one it was trained in'),
     Argument('episodes', '10', 'how many', whole(1), 'a whole number from 1'),
     _SEED,
@@ -97,8 +100,8 @@ def sim_eval(run: str, policy: str, task: str, episodes: int, seed: int, mode: s
               output: str) -> Scenario:
     if bool(run) == bool(policy):
         raise InputError('sim_eval: expected either run:=<run directory> or policy:=<ONNX file>')
-    path = latest_policy(Path(run).expanduser()) if run else Path(policy)
-    path = path.expanduser().absolute()
+    path = latest_policy(Path(run).expanduser()) if run else Path(find_manifest(policy_path(policy)).uri)
+    path = path.absolute()
     spec = _policy_spec(path)
     task = task or spec.name
     name = _task_name(task)

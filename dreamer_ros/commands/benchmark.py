@@ -36,7 +36,7 @@ def add(commands) -> None:
     benchmark.add_argument('--output', metavar='FOLDER', help='needed: for results.json, runs, table and '
                            'plots; an existing one is continued')
     table = command(
-        benchmark.add_subparsers(metavar='table'), 'table', _benchmark_table,
+        benchmark.add_subparsers(metavar='[table]'), 'table', _benchmark_table,
         'compare finished benchmarks with each other and with published scores',
         'dreamer benchmark table benchmarks/first benchmarks/second --at 100000')
     table.add_argument('results', nargs='+', type=Path, metavar='RESULTS', help='results.json, or its folder')

@@ -6,7 +6,7 @@ import json
 import pytest
 import yaml
 
-from dreamer_ros.bringup.robot import policy_path
+from dreamer_ros.bringup.parts import policy_path
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import sha256
