@@ -3,10 +3,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import Union
 
 from dreamer_ros.errors import InputError
+
+
+MEGABYTE = 10**6
+# MB that recorders leave free on a disk unless they are told otherwise.
+DISK_RESERVE = 1000
+
+
+def free_megabytes(folder: Path) -> int:
+    """MB that are free on the disk where a folder is, or would be made."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free // MEGABYTE
 
 
 def read_text(path: Path) -> str:

@@ -1,15 +1,14 @@
 """Stops a recording while there is still room on the disk."""
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import DISK_RESERVE, free_megabytes
 from dreamer_ros.nodes.runtime import Parameters
 
 CHECK_PERIOD = 1.0  # seconds
-MEGABYTE = 10**6
 
 
 class DiskGuard:
@@ -28,7 +27,7 @@ class DiskGuard:
     def declared(cls, parameters: Parameters, folder: Path) -> DiskGuard:
         """By the parameter `disk_reserve`."""
         reserve = parameters.integer(
-            'disk_reserve', 1000, 'MB that must stay free on the disk: with less, the open bag is finished and the '
+            'disk_reserve', DISK_RESERVE, 'MB that must stay free on the disk: with less, the open bag is finished and the '
             'recorder ends', 0, 10**9)
         return cls(folder, reserve)
 
@@ -38,10 +37,7 @@ class DiskGuard:
         if now < self._next_check and not at_once:
             return
         self._next_check = now + CHECK_PERIOD
-        folder = self._folder
-        while not folder.exists():  # made with the first bag
-            folder = folder.parent
-        free = shutil.disk_usage(folder).free // MEGABYTE
+        free = free_megabytes(self._folder)  # which is made with the first bag
         if free < self._reserve:
             raise InputError(f'{self._folder}: {free} MB are free, less than the disk_reserve of {self._reserve} MB; '
                              'nothing more is recorded, all bags are whole')

@@ -16,7 +16,7 @@ from dreamer_ros.replay.mix import bag_folder
 from dreamer_ros.replay.custom_data import embedded_contract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training import process
-from dreamer_ros.training.run import RunDirectory, new_logdir
+from dreamer_ros.training.run import RunDirectory, check_run, new_logdir
 from dreamer_ros.training.schedule import Schedule
 
 
@@ -76,6 +76,8 @@ def plan(
     if updates is None:
         online = Schedule.make(config.schedule, config.schedule.steps, spec.action_repeat)
         updates = online.updates_due(online.budget)
+    if saved:
+        check_run(saved, spec, config)
     folder = saved or new_logdir(spec.name, config.preset)
     return OfflineRun(config, spec, contract, folder, updates)
 

@@ -16,7 +16,7 @@ import yaml
 
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import read_text, sha256, sync_folder, write_file
+from dreamer_ros.files import DISK_RESERVE, free_megabytes, read_text, sha256, sync_folder, write_file
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.spec import RobotSpec
 
@@ -133,7 +133,7 @@ class RunDirectory:
             raise
         sync_folder(self.checkpoints)
         write_file(self.checkpoints / 'latest', final.name + '\n')
-        for old in self._checkpoint_folders()[CHECKPOINTS_KEPT:]:
+        for old in _checkpoint_folders(self.checkpoints)[CHECKPOINTS_KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
         return final
 
@@ -151,13 +151,10 @@ class RunDirectory:
         Raises:
             InputError: there are checkpoints, and none is whole.
         """
-        folders = self._checkpoint_folders()
+        folders = _checkpoint_folders(self.checkpoints)
         for folder in folders:
             try:
-                data = json.loads((folder / 'trainer.json').read_text())
-                for name, digest in data['files'].items():
-                    if sha256(folder / name) != digest:
-                        raise ValueError(f'{name} has changed since it was written')
+                state = _read_checkpoint(folder)
                 load_learner(folder / 'learner')
             except Exception as error:  # whatever a damaged file makes a reader say
                 warn(f'checkpoint {folder}: damaged ({error}); trying the one before')
@@ -167,20 +164,10 @@ class RunDirectory:
                 aside = damaged.with_suffix('.damaged')
                 shutil.rmtree(aside, ignore_errors=True)
                 damaged.rename(aside)
-            return data['state']
+            return state
         if folders:
-            raise InputError(f'run {self.path}: expected a whole checkpoint in {self.checkpoints}, but all '
-                             f'of {", ".join(f.name for f in folders)} are damaged; delete them to start '
-                             'learning afresh from the episodes')
+            raise _all_damaged(self.path, folders)
         return None
-
-    def _checkpoint_folders(self) -> List[Path]:
-        """Newest first; what `latest` names comes first of all."""
-        folders = [path for path in self.checkpoints.iterdir() if re.fullmatch(r'\d+', path.name)]
-        folders.sort(reverse=True)
-        marker = self.checkpoints / 'latest'
-        name = marker.read_text().strip() if marker.exists() else ''
-        return sorted(folders, key=lambda folder: folder.name != name)
 
     def newest_policy_version(self) -> int:
         """0 when none was written yet."""
@@ -211,14 +198,53 @@ def check_run(path: Path, spec: Optional[RobotSpec], config: Optional[Config] = 
         config: of the run about to start; None where nobody learns.
 
     Raises:
-        InputError: it belongs to another task, robot or preset, another trainer has it open, or it cannot be written.
+        InputError: it belongs to another task, robot or preset, another trainer has it open, none of its checkpoints is
+            whole, it cannot be written, or the disk is nearly full.
     """
+    free = free_megabytes(path)
+    if free < DISK_RESERVE:
+        raise InputError(f'run {path}: expected {DISK_RESERVE} MB to be free, which recorders leave so, got {free} MB')
     try:
         if config is not None and (path / LOCK).exists():
             os.close(_lock(path))
     except OSError as error:
         raise _unwritable(path, error) from error
     _check(path, spec, config)
+    folders = _checkpoint_folders(path / 'checkpoints') if config is not None else []
+    if folders and not any(map(_is_whole, folders)):
+        raise _all_damaged(path, folders)
+
+
+def _checkpoint_folders(checkpoints: Path) -> List[Path]:
+    """Newest first; what `latest` names comes first of all."""
+    folders = [path for path in checkpoints.glob('*') if re.fullmatch(r'\d+', path.name)]
+    folders.sort(reverse=True)
+    marker = checkpoints / 'latest'
+    name = marker.read_text().strip() if marker.exists() else ''
+    return sorted(folders, key=lambda folder: folder.name != name)
+
+
+def _read_checkpoint(folder: Path) -> dict:
+    """The trainer's state in a checkpoint; raises whatever a damaged one makes its reader say."""
+    data = json.loads((folder / 'trainer.json').read_text())
+    for name, digest in data['files'].items():
+        if sha256(folder / name) != digest:
+            raise ValueError(f'{name} has changed since it was written')
+    return data['state']
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        _read_checkpoint(folder)
+    except Exception:  # whatever a damaged file makes a reader say
+        return False
+    return True
+
+
+def _all_damaged(run: Path, folders: List[Path]) -> InputError:
+    return InputError(f'run {run}: expected a whole checkpoint in {run / "checkpoints"}, but all of '
+                      f'{", ".join(folder.name for folder in folders)} are damaged; delete them to start learning '
+                      'afresh from the episodes')
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -135,8 +137,25 @@ def test_a_damaged_checkpoint_falls_back(run, damage):
 
 def test_only_damaged_checkpoints_is_an_error(run):
     (save(run, 10) / 'trainer.json').unlink()
-    with pytest.raises(InputError, match='expected a whole checkpoint .*000000010 are damaged'):
-        load(run)
+    run.close()
+    for early in (lambda: check_run(run.path, ROBOT, CONFIG), lambda: load(run)):
+        with pytest.raises(InputError, match='expected a whole checkpoint .*000000010 are damaged'):
+            early()
+    check_run(run.path, ROBOT)  # of nobody who learns
+    reopened = RunDirectory(run.path, CONFIG, ROBOT)
+    save(reopened, 5)
+    reopened.close()
+    check_run(run.path, ROBOT, CONFIG)
+    run._lock = os.open(run.path, os.O_RDONLY)
+
+
+def test_a_disk_that_is_nearly_full_is_refused_at_once(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage._replace(free=999_999_999))
+    with pytest.raises(InputError, match='new/run: expected 1000 MB to be free.*got 999 MB'):
+        check_run(tmp_path / 'new' / 'run', None, CONFIG)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage._replace(free=1_000_000_000))
+    check_run(tmp_path / 'new' / 'run', None, CONFIG)
 
 
 def test_a_failed_save_leaves_the_old_one(run):
