@@ -2,17 +2,21 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
+from rclpy.node import Node
+from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
 from dreamer_ros.bridge import codecs, topics
+from dreamer_ros.nodes import agent as agent_module
 from dreamer_ros.nodes import qos
 from dreamer_ros.policy.runner import PolicyRunner
+from tests.nodes.conftest import NAMESPACE, PATIENCE
 from tests.policy.tiny import spec as tiny_spec
 from tests.policy.tiny import tiny_policy
 
@@ -147,22 +151,51 @@ def test_evaluation_waits_for_a_policy(start, peer, policies):
         assert robot.episode(3)[2] == {'policy/1/evaluate'}
 
 
-def test_newest_observation_wins(start, peer, policies):
-    """While the agent sleeps, an episode begins and goes on: one answer, with a fresh state."""
-    agent = start('agent', mode='evaluate', policy=policies[1][1])
-    robot = Robot(peer)
-    robot.ready()
-    robot.episode(5)
-    agent.send(signal.SIGSTOP)
-    robot.look(is_first=True)
-    robot.look()
-    image = robot.look()
-    agent.send(signal.SIGCONT)
-    action, _ = robot.answer()
-    peer.spin(0.2)
-    assert not robot.answers
+def test_newest_observation_wins(peer, policies, monkeypatch):
+    """While the agent thinks, an episode begins and goes on: one answer, with a fresh state.
+
+    In this process, where it can be told when it thinks: one that is frozen from outside may wake up to any part of
+    what was sent to it.
+    """
+    thinking, go_on = threading.Event(), threading.Event()
+
+    class Thinker(PolicyRunner):
+        def act(self, *arguments, **options):
+            thinking.set()
+            assert go_on.wait(PATIENCE)
+            return super().act(*arguments, **options)
+
+    monkeypatch.setattr(agent_module, 'PolicyRunner', Thinker)
+    node = Node('agent', namespace=NAMESPACE, context=peer.node.context, parameter_overrides=[
+        Parameter('mode', value='evaluate'), Parameter('policy', value=str(policies[1][1]))])
+    stop = threading.Event()
+    agent = threading.Thread(target=agent_module.Agent(node, stop).run)
+    agent.start()
+    try:
+        robot = Robot(peer)
+        robot.ready()
+        go_on.set()
+        robot.episode(5)
+        go_on.clear()
+        thinking.clear()
+        robot.look(is_first=True)
+        peer.until(thinking.is_set, 'the beginning of an inference')
+        before = robot.stamp
+        robot.look(is_first=True)
+        robot.look()
+        image = robot.look()
+        peer.spin(0.5)
+        go_on.set()
+        peer.until(lambda: len(robot.answers) > 1, 'two answers')
+        peer.spin(0.2)
+    finally:
+        stop.set()
+        go_on.set()
+        agent.join()
+        node.destroy_node()
+    assert [codecs.stamp_to_ns(answer.header.stamp) for answer in robot.answers] == [before, robot.stamp]
     expected = PolicyRunner(policies[1][1], SPEC).act(image, None, True, explore=False)
-    np.testing.assert_allclose(action, expected, atol=1e-6)
+    np.testing.assert_allclose(robot.answers[1].axes, expected, atol=1e-6)
 
 
 def test_another_robot(start, peer, policies):
