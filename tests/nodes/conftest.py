@@ -116,6 +116,12 @@ class Peer:
         while (left := end - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
 
+    def quiet(self, seconds: float) -> bool:
+        """Spin so long; whether no step came."""
+        count = len(self.steps)
+        self.spin(seconds)
+        return len(self.steps) == count
+
     def spin_until(self, condition: Callable[[], object], timeout: float):
         """Spin until the condition is true or the time is over; its value."""
         end = time.monotonic() + timeout
