@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
@@ -57,6 +58,7 @@ class Deployment:
         policy: the first one, see `Policies.load`; None to begin without.
         complain: gets a sentence about what keeps going wrong, from any thread.
         keep: see Policies.
+        stop: gives up on the first policy, see `Policies.load`.
 
     Raises:
         Claimed: another agent of this computer holds the robot.
@@ -70,21 +72,22 @@ class Deployment:
     """
 
     def __init__(self, node: Node, contract: RobotContract, behaviour: Behaviour,
-                 policy: Union[None, str, Manifest], complain: Callable[[str], None], keep: Optional[Path] = None):
+                 policy: Union[None, str, Manifest], complain: Callable[[str], None], keep: Optional[Path],
+                 stop: threading.Event):
         self._node, self.contract = node, contract
         self._sim_time = node.get_parameter('use_sim_time').value
         self._check_stamps()
         command = contract.command_topic
         self.command_topic = node.resolve_topic_name(command.name)
         with contextlib.ExitStack() as closing:
-            self._prepare(behaviour, policy, complain, keep, closing)
+            self._prepare(behaviour, policy, complain, keep, stop, closing)
             self._closing = closing.pop_all()
         # What lives until here lives on: the collector need not look at it in the middle of a tick.
         gc.collect()
         gc.freeze()
 
     def _prepare(self, behaviour: Behaviour, policy: Union[None, str, Manifest], complain: Callable[[str], None],
-                 keep: Optional[Path], closing: contextlib.ExitStack) -> None:
+                 keep: Optional[Path], stop: threading.Event, closing: contextlib.ExitStack) -> None:
         """Make all that is to be given back, by `closing`, also if something fails in the middle."""
         node, contract, command = self._node, self.contract, self.contract.command_topic
 
@@ -106,7 +109,7 @@ class Deployment:
         self._guard = kept(
             Guard(contract, Topic(self.command_topic, command.type, command.qos), FROZEN * self.period))
         if policy:
-            self.policies.load(policy)
+            self.policies.load(policy, stop)
         if not self._guard.wait():
             raise InputError('expected the guard process to start; its error is above')
         self._publishers = [publisher(command) for _ in range(2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Callable, Optional, Union
 
@@ -15,6 +16,7 @@ from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
 
 
+STOP_PERIOD = 0.1  # seconds between two looks whether to give up
 KEPT = 'latest.json'  # the manifest, in the folder where the newest policy is kept
 
 
@@ -61,15 +63,30 @@ class Policies:
         """Load no more."""
         self._loader.close()
 
-    def load(self, policy: Union[str, Manifest]) -> None:
+    def load(self, policy: Union[str, Manifest], stop: threading.Event) -> None:
         """Play this one; returns when it is ready.
 
         Args:
             policy: its manifest, or the path of its file or manifest.
+            stop: gives up; a server may take its time.
 
         Raises:
-            InputError: it is not for this robot, not whole, or not signed.
+            InputError: it is not for this robot, not whole, or not signed; or the event was set.
         """
+        future: Future = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(self._load(policy))
+            except BaseException as error:
+                future.set_exception(error)
+        threading.Thread(target=work, name='first-policy', daemon=True).start()
+        while not wait([future], STOP_PERIOD).done:
+            if stop.is_set():
+                raise InputError('the policy was still being loaded when this agent was asked to end')
+        self._play(future.result())
+
+    def _load(self, policy: Union[str, Manifest]) -> PolicyRunner:
         manifest = stored_manifest(policy) if isinstance(policy, str) else policy
         if manifest is None:
             if self._contract.public_key:
@@ -77,10 +94,9 @@ class Policies:
                                  'it has no manifest; `dreamer policy sign` makes one')
             runner = PolicyRunner(policy, seed=self._seed)
             self._contract.check(runner.spec)
-        else:
-            self._authenticate(manifest)
-            runner = load(manifest, self._contract.spec, self._seed, self._contract.check, self._keep)
-        self._play(runner)
+            return runner
+        self._authenticate(manifest)
+        return load(manifest, self._contract.spec, self._seed, self._contract.check, self._keep)
 
     def offer(self, manifest: Manifest) -> None:
         """Load this one in the background and play it when it is ready; `poll` tells.

@@ -85,6 +85,7 @@ class RobotAgent(LifecycleNode):
         self._keep = Path(keep).expanduser() if keep and self._training else None
         if not self._robot:
             raise InputError(f'{self.get_fully_qualified_name()}: parameter robot: expected a contract, got none')
+        self.stop = threading.Event()  # the process is to end; see `body`
         self.deployment: Optional[Deployment] = None
         self.refusal: Optional[InputError] = None
         self._offered: Optional[Manifest] = None
@@ -131,7 +132,7 @@ class RobotAgent(LifecycleNode):
                 raise InputError(f'expected a policy {self._lacking()}')
             self.deployment = Deployment(
                 self, contract, Behaviour(self._training, self._evaluate_every, length or 0, self._pause, self._seed),
-                policy, self._complain, self._keep)
+                policy, self._complain, self._keep, self.stop)
         except InputError as error:
             self.refusal = error
             if not self.autostart:  # else `try_start` says it
@@ -202,6 +203,8 @@ class RobotAgent(LifecycleNode):
             self.trigger_activate()
             if self._postponed:
                 self.deployment.policies.offer(self._postponed)
+        elif self.stop.is_set():
+            return
         elif self._offered is None or (self._policy and not self._training) or isinstance(self.refusal, Claimed):
             raise self.refusal or InputError('expected to be configured; the reason is above')
         else:
@@ -353,6 +356,7 @@ class WatchedExecutor(SingleThreadedExecutor):
 
 def body(agent: RobotAgent, stop: threading.Event) -> None:
     """Serve until the event is set, or the lifecycle ends."""
+    agent.stop = stop
     executor = WatchedExecutor(agent)
     try:
         while not stop.is_set() and agent.state != FINALIZED:

@@ -1,8 +1,12 @@
 """What a robot plays after a restart while its trainer is away, and what new versions cost."""
 from __future__ import annotations
 
+import dataclasses
+import http.server
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from torch import nn
@@ -15,7 +19,7 @@ from tests.policy.tiny import TinyPolicy
 SWAPS = 6
 # A robot that gets version after version, in a process without torch; prints its megabytes after the first and the last.
 SWAPPING = f"""
-import sys, time
+import sys, threading, time
 from dreamer_ros.bridge.contract import load_contract
 from dreamer_ros.nodes.policies import Policies
 from dreamer_ros.policy.loader import find_manifest
@@ -25,7 +29,7 @@ def resident():
     return next(int(line.split()[1]) for line in lines if line.startswith('RssAnon')) / 1000
 policies = Policies(load_contract(sys.argv[1]), 0, None, print)
 manifest = find_manifest(sys.argv[2])
-policies.load(manifest)
+policies.load(manifest, threading.Event())
 sizes = [resident()]
 for _ in range({SWAPS}):
     policies._loader._seen = None  # as if it were another
@@ -49,13 +53,13 @@ def test_the_newest_policy_is_kept(robot, tmp_path):
     assert kept_policy(folder, said.append) is None
     policies = Policies(contract, 0, folder, said.append)
     for manifest in manifests:
-        policies.load(manifest)
+        policies.load(manifest, threading.Event())
     policies.close()
     kept = kept_policy(folder, said.append)
     assert (kept.version, kept.sha256) == (2, manifests[1].sha256) and kept.uri.startswith(str(folder))
     assert len(list(folder.iterdir())) == 2, 'it and its manifest'
     again = Policies(contract, 0, folder, said.append)
-    again.load(kept)
+    again.load(kept, threading.Event())
     again.close()
     assert again.current.version == 2 and said == []
 
@@ -74,9 +78,39 @@ def test_a_policy_that_cannot_be_kept_is_played(robot, tmp_path):
     (tmp_path / 'file').write_text('')
     said = []
     policies = Policies(contract, 0, tmp_path / 'file' / 'robot', said.append)
-    policies.load(manifests[0])
+    policies.load(manifests[0], threading.Event())
     policies.close()
     assert policies.current.version == 1 and 'policy version 1 plays, but could not be kept in' in said[0]
+
+
+class Trickle(http.server.BaseHTTPRequestHandler):
+    """Sends a policy so slowly that it takes an hour."""
+
+    def do_GET(self):  # noqa: N802 - the name that http.server calls
+        self.send_response(200)
+        self.send_header('Content-Length', '36000')
+        self.end_headers()
+        while not self.server.closing.wait(0.1):
+            self.wfile.write(b'x')
+            self.server.asked.set()
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_an_agent_ends_while_a_server_takes_its_time(start, robot, tmp_path, number):
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Trickle)
+    server.daemon_threads, server.asked, server.closing = True, threading.Event(), threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        uri = f'http://127.0.0.1:{server.server_port}/policy.onnx'
+        (tmp_path / 'manifest.json').write_text(dataclasses.replace(robot[1][0].at(uri), size=36000).to_json())
+        agent = start('robot_agent', robot=tmp_path / 'robot.yaml', policy=tmp_path / 'manifest.json')
+        assert server.asked.wait(60)
+        agent.send(number)
+        assert agent.wait(20) == 0, 'and not when all of it is here'
+    finally:
+        server.closing.set()
+        server.shutdown()
+        server.server_close()
 
 
 class LargePolicy(TinyPolicy):
