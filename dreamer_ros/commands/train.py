@@ -1,7 +1,9 @@
 """`dreamer train`: learn from bags alone, in this process; it needs no ROS."""
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 
 from dreamer_ros.commands.options import command, count, whole_number
@@ -48,7 +50,14 @@ def _train(arguments) -> int:
                arguments.validation, arguments.override)
     print(f'learning {run.spec.name} from bags; everything goes to {run.folder}', flush=True)
     stop = threading.Event()
+
+    def end(number, _) -> None:
+        """In good order; at once when asked again. Every file of the run is whole or not there."""
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+        os.write(sys.stderr.fileno(), b'\nstopping: saving the checkpoint, then drawing; Ctrl-C again ends at once\n')
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
     train(run, arguments.device, process.learners(arguments.learners), arguments.seed, stop)
     return 0

@@ -214,8 +214,8 @@ def test_the_scenario_starts_one_process(tmp_path, preset):
             scenario('offline_train', {**arguments, **wrong})
 
 
-def run_process(*words, until=None):
-    """Run `dreamer WORDS`; with `until`, press Ctrl-C once that file is there. Returns the output."""
+def run_process(*words, until=None, numbers=(signal.SIGINT,), code=0):
+    """Run `dreamer WORDS`; with `until`, send signals once that file is there. Returns the output."""
     process = subprocess.Popen(
         [sys.executable, '-m', 'dreamer_ros.cli', *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True)
@@ -225,12 +225,13 @@ def run_process(*words, until=None):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
         if until:
-            process.send_signal(signal.SIGINT)
+            for number in numbers:
+                process.send_signal(number)
         output, _ = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 0 and 'Traceback' not in output, output
+    assert process.returncode == code and 'Traceback' not in output, output
     return output
 
 
@@ -241,6 +242,19 @@ def test_the_command_interrupted_and_continued(tmp_path, preset):
                 '--updates', '100000', until=run / 'policies' / 'latest.json')
     assert (run / 'checkpoints' / 'latest').exists() and (run / 'dream.mp4').exists()
     assert 'resuming at 0 env steps' in run_process('train', '--logdir', str(run), '--updates', '10')
+
+
+def test_the_command_interrupted_twice_ends_at_once_and_is_continued(tmp_path, preset):
+    write_bags(tmp_path / 'a', range(4))
+    run = tmp_path / 'run'
+    # Two of the same kind might be told as one; whichever is handled first, the other ends it.
+    output = run_process(
+        'train', '--bags', str(tmp_path / 'a'), '--preset', preset, '--logdir', str(run), '--updates', '100000',
+        until=run / 'policies' / 'latest.json', numbers=(signal.SIGINT, signal.SIGTERM), code=128 + signal.SIGTERM)
+    assert 'Ctrl-C again ends at once' in output and not (run / 'dream.mp4').exists()
+    (run / '.dream.partial.mp4').touch()  # as if it had come in the middle
+    trainer, _ = learn(plan([], logdir=str(run), updates=7))
+    assert trainer.status.updates >= 7 and not list(run.glob('.*.partial*')) and (run / 'dream.mp4').exists()
 
 
 def test_the_scenario_runs(tmp_path, preset, ros_domain):
