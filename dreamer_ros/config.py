@@ -193,7 +193,7 @@ class ImaginationConfig:
     """Dreamed trajectories."""
 
     horizon: int = _number(15, 1)
-    starts: int = _number(0, 0)  # posterior states of a batch to dream from, drawn at random; 0 takes all
+    starts: int = _number(0, 0)  # at most so many posterior states of a batch to dream from, drawn at random; 0: all
     discount: float = _number(1.0 - 1.0 / 333.0, 0.0, 1.0)  # per agent step
     lambda_: float = _number(0.95, 0.0, 1.0)
     estimator: str = _choice('reward', 'n_step', 'lambda', default='lambda')  # V_R, V_N^k, V_lambda
@@ -464,19 +464,14 @@ def _check(config: Config, where: str) -> None:
     if config.schedule.overlap and config.system != 'dreamer':
         raise InputError(f'{where}: schedule.overlap is for system dreamer, which learns an actor; expected false '
                          f'for system {config.system}, got true')
-    schedule, starts = config.schedule, config.imagination.starts
-    if starts > schedule.batch * schedule.length and config.system == 'dreamer':
+    if config.loss.overshooting >= config.schedule.length:
         raise InputError(
-            f'{where}: imagination.starts are drawn from schedule.batch x schedule.length, {schedule.batch} x '
-            f'{schedule.length}, so at most as many, got {starts}; 0 takes all')
-    if config.loss.overshooting >= schedule.length:
-        raise InputError(
-            f'{where}: loss.overshooting predicts within sequences of schedule.length {schedule.length}, so it must be '
-            f'less, got {config.loss.overshooting}')
-    if config.critic.replay_scale and starts:
+            f'{where}: loss.overshooting predicts within sequences of schedule.length {config.schedule.length}, so it '
+            f'must be less, got {config.loss.overshooting}')
+    if config.critic.replay_scale and config.imagination.starts:
         raise InputError(
             f'{where}: critic.replay_scale bootstraps from a dream of every replayed state, so '
-            f'imagination.starts must be 0, got {starts}')
+            f'imagination.starts must be 0, got {config.imagination.starts}')
     if config.critic.replay_scale and config.schedule.overlap:
         raise InputError(f'{where}: critic.replay_scale shapes the world model, so schedule.overlap must be false')
     if config.actor.gradient != 'dynamics' and not config.imagination.include_start:
