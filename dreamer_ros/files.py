@@ -1,6 +1,8 @@
 """Files that are whole or not there, whatever happens while they are written."""
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -42,6 +44,31 @@ def write_file(path: Path, content: Union[str, bytes]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+class Locked(Exception):
+    """Another process, whose number the message is, holds a lock."""
+
+
+def lock_file(path: Path) -> int:
+    """Hold a lock until the returned descriptor is closed; the kernel releases it even after kill -9.
+
+    Raises:
+        Locked: somebody holds it.
+        OSError: the file cannot be written.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.read(descriptor, 20).decode(errors='replace').strip()
+        os.close(descriptor)
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        raise Locked(owner) from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+    return descriptor
 
 
 def sync_folder(path: Path) -> None:

@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import Dict, List
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import Locked, lock_file
 from dreamer_ros.simulation import task_name
 from dreamer_ros.training.job import Job
 from dreamer_ros.training.plan import Plan
 from dreamer_ros.training.progress import Bar, duration
 from dreamer_ros.training.results import Outcome, Results, Run
+
+
+LOCK = '.benchmark.lock'
 
 
 @dataclasses.dataclass
@@ -42,17 +46,35 @@ def run_benchmark(plan: Plan) -> Results:
     """Make all runs that `<output>/results.json` lacks; one that fails is told, and the others go on.
 
     Raises:
-        InputError: an unknown system or task, an output of another benchmark, or runs that failed.
+        InputError: an unknown system or task, two systems of one name, an output of another benchmark, of one that
+            still runs, or that cannot be written, or runs that failed.
     """
-    results = Results(plan.output, plan.protocol)
+    presets: Dict[str, str] = {}
+    for preset in plan.systems:
+        other = presets.setdefault(Path(preset).stem, preset)
+        if other != preset:
+            raise InputError(f'benchmark: systems: expected names that tell them apart, got {other} and {preset}')
     try:
         plan.output.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(plan.output / LOCK)
+    except Locked as error:
+        raise InputError(f'{plan.output}: expected no other benchmark, but process {error} runs one there') from error
     except OSError as error:
         raise InputError(f'{plan.output}: expected a folder for the results ({error.strerror})') from error
+    try:
+        return _run(plan, presets)
+    finally:
+        os.close(lock)
+
+
+def _run(plan: Plan, presets: Dict[str, str]) -> Results:
+    """Args:
+        presets: of the systems, by name.
+    """
+    results = Results(plan.output, plan.protocol)
     cores = sorted(os.sched_getaffinity(0))
     waiting = []
-    for preset in dict.fromkeys(plan.systems):
-        system = Path(preset).stem
+    for system, preset in presets.items():
         for task in dict.fromkeys(task_name(task) for task in plan.tasks):
             for seed in dict.fromkeys(plan.seeds):
                 folder = plan.output / 'runs' / f'{system}-{task}-{seed}'
@@ -118,7 +140,7 @@ class _Benchmark:
         running = self._running[connection]
         try:
             message = connection.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # even in the middle of a message
             message = InputError(f'its process ended with exit code {running.process.wait()}')
         if isinstance(message, Outcome):
             running.outcome = message

@@ -110,6 +110,7 @@ def main() -> int:
     """`python -m dreamer_ros.training.job <descriptor>`: sends Outcomes, at the end a Run or an InputError."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the benchmark ends this one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # with every `finally` run, a launch's among them
+    process.end_with_parent(signal.SIGTERM)
     process.prepare()
     connection = Connection(int(sys.argv[1]))
     job = connection.recv()

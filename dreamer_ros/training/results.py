@@ -150,12 +150,20 @@ class Results:
         return next((run for run in self.runs if run.key == key), None)
 
     def add(self, run: Run) -> None:
-        """Add a finished run and write the file, whole or not at all."""
+        """Add a finished run and write the file, whole or not at all.
+
+        Raises:
+            InputError: the disk refuses; the file is as it was.
+        """
         self.runs.append(run)
         self.runs.sort(key=lambda run: run.key)
         runs = [dataclasses.asdict(run) for run in self.runs]
         data = {'protocol': dataclasses.asdict(self.protocol), 'runs': runs}
-        write_file(self.path, json.dumps(data, indent=1) + '\n')
+        try:
+            write_file(self.path, json.dumps(data, indent=1) + '\n')
+        except OSError as error:
+            raise InputError(f'{self.path}: expected a file that can be written ({error.strerror}); without '
+                             f'{run.system} {run.task} seed {run.seed} it is as it was') from error
 
     def _read(self) -> Protocol:
         try:

@@ -1,8 +1,6 @@
 """The directory of one training run: its layout, its lock, its checkpoints and policies."""
 from __future__ import annotations
 
-import errno
-import fcntl
 import itertools
 import json
 import os
@@ -16,7 +14,7 @@ import yaml
 
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import DISK_RESERVE, free_megabytes, read_text, sha256, sync_folder, write_file
+from dreamer_ros.files import DISK_RESERVE, Locked, free_megabytes, lock_file, read_text, sha256, sync_folder, write_file
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.spec import RobotSpec
 
@@ -271,20 +269,11 @@ def _check(path: Path, spec: Optional[RobotSpec], config: Optional[Config]) -> N
 
 
 def _lock(path: Path) -> int:
-    """Hold the lock of a run until it is closed; the kernel releases it even after kill -9."""
-    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    """Hold the lock of a run; see `lock_file`."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.read(descriptor, 20).decode(errors='replace').strip()
-        os.close(descriptor)
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise
-        raise InputError(
-            f'run {path}: expected to be its only trainer, but process {owner} trains in it') from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode())
-    return descriptor
+        return lock_file(path / LOCK)
+    except Locked as error:
+        raise InputError(f'run {path}: expected to be its only trainer, but process {error} trains in it') from error
 
 
 def _read_config(path: Path) -> dict:

@@ -2,8 +2,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +105,51 @@ def test_equal_seeds_give_equal_runs_with_several_simulators(tiny, tmp_path):
         outcome.curve = [(steps, value) for steps, _, value, _ in outcome.curve]
     assert outcomes[0] == outcomes[1]
     assert outcomes[0].updates == 10  # (300 - 130) steps, one update each 2 x 8 of them
+
+
+def test_two_systems_of_one_name_are_refused(tiny, tmp_path):
+    with pytest.raises(InputError, match='got random and other/random.yaml'):
+        benchmark.run_benchmark(plan(tiny, tmp_path / 'out', systems=['random', tiny, 'random', 'other/random.yaml']))
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_second_benchmark_in_one_folder_is_refused(tiny, tmp_path, monkeypatch):
+    output = tmp_path / 'out'
+
+    class Busy:
+        def __init__(self, *_):
+            pass
+
+        def run(self):
+            with pytest.raises(InputError, match=f'expected no other benchmark, but process {os.getpid()} runs one'):
+                benchmark.run_benchmark(plan(tiny, output))
+
+    monkeypatch.setattr(benchmark, '_Benchmark', Busy)
+    for _ in range(2):  # when the first has ended, the next may begin
+        benchmark.run_benchmark(plan(tiny, output))
+
+
+@pytest.mark.parametrize('sent', [b'', b'\0\0\1\0half of a message'])
+def test_a_run_that_dies_is_told(tiny, tmp_path, monkeypatch, sent):
+    """kill -9, also in the middle of what it says."""
+    killed = [sys.executable, '-c', f'import os, sys; os.write(int(sys.argv[1]), {sent!r}); os.kill(os.getpid(), 9)']
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, 'Popen', lambda command, **more: popen([*killed, command[-1]], **more))
+    with pytest.raises(InputError, match='1 of 1 runs failed: random .*: its process ended with exit code -9'):
+        benchmark.run_benchmark(plan(tiny, tmp_path / 'out', systems=['random']))
+
+
+def test_results_that_can_not_be_written_are_told(tmp_path, rng, monkeypatch):
+    results = made_up(tmp_path / 'out', rng)
+    before, runs = results.path.read_text(), list(results.runs)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(InputError, match='No space left on device'):
+        results.add(dataclasses.replace(runs[0], seed=99))
+    assert results.path.read_text() == before
 
 
 def test_a_failing_run_is_told_and_the_others_go_on(tiny, tmp_path):
