@@ -32,4 +32,5 @@ def missing_package(error: ModuleNotFoundError) -> Exception:
               **dict.fromkeys(('mujoco', 'dm_control', 'OpenGL'), 'sim'),
               **dict.fromkeys(('matplotlib', 'PIL', 'imageio_ffmpeg', 'rerun'), 'view')}
     extra = extras.get(package, 'train')
-    return InputError(f"{package} is not installed, which this needs: pip install 'dreamer_ros[{extra}]'")
+    sourced = ', or source a ROS 2 installation' if package == 'rclpy' else ''
+    return InputError(f"{package} is not installed, which this needs: pip install 'dreamer_ros[{extra}]'{sourced}")

@@ -10,6 +10,7 @@ import collections
 import ctypes
 import dataclasses
 import fcntl
+import importlib.util
 import os
 import selectors
 import signal
@@ -25,9 +26,13 @@ from dreamer_ros import identity
 from dreamer_ros.bringup import scenario
 from dreamer_ros.bringup.exits import ExitRules, Verdict
 from dreamer_ros.bringup.parts import Process, Scenario
+from dreamer_ros.errors import missing_package
 
 EXIT_INTERRUPTED = 130
 EXIT_FAILED = 1
+
+# What an installation may lack and nodes import before they can say so themselves: all of them rclpy, these more.
+_IMPORTS = {'trainer': ('torch',)}
 
 # Say what a stop waits for when it takes longer than this, and again after as long.
 REPORT_EVERY = 3.0
@@ -54,16 +59,27 @@ def launch(first: Scenario) -> int:
     Returns:
         0 when the last one finished, 130 after Ctrl-C, SIGTERM or a closed terminal, else the exit code of
         the process that failed (1 if a signal killed it).
+
+    Raises:
+        InputError: a package is not installed that its nodes import.
     """
     with _Signals() as signals:
         following: Optional[Scenario] = first
         while following is not None:
             current = following
+            _check_packages(current)
             code = Supervisor(current, signals).run()
             if code != 0:
                 return code
             following = scenario(*current.then) if current.then else None
     return 0
+
+
+def _check_packages(scenario: Scenario) -> None:
+    for process in scenario.processes:
+        for package in ('rclpy', *_IMPORTS.get(process.executable, ())):
+            if importlib.util.find_spec(package) is None:
+                raise missing_package(ModuleNotFoundError(name=package))
 
 
 class Supervisor:

@@ -15,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from dreamer_ros.bringup.parts import Process, Scenario
+from dreamer_ros.errors import InputError
+from dreamer_ros.processes import Supervisor, launch
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -179,6 +183,17 @@ def test_what_follows_is_resolved_afterwards():
     with Supervised('trainer=finish:', 'then=/nonexistent') as run:
         assert run.finish() == 2
     assert 'error: run /nonexistent: expected a policy' in run.output
+
+
+@pytest.mark.parametrize('package, words', [
+    ('rclpy', r"rclpy is not installed.*'dreamer_ros\[ros\]', or source a ROS 2 installation"),
+    ('torch', r"torch is not installed.*'dreamer_ros\[train\]'$"),
+])
+def test_a_package_that_nodes_need_is_told_before_anything_starts(package, words, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    monkeypatch.setattr(Supervisor, 'run', lambda _: pytest.fail('started'))
+    with pytest.raises(InputError, match=words):
+        launch(Scenario('train', (Process('trainer', '/', {}),), tmp_path))
 
 
 def test_the_leading_process_sees_our_terminal():
