@@ -68,4 +68,4 @@ class OnlyPublisher:
 
     def _refusal(self, publisher: str) -> str:
         return (f'topic {self._messages.topic_name}: expected no other publisher, but a simulator {publisher}; '
-                f'give each simulator a namespace of its own')
+                'give each simulator a namespace of its own, each run a ROS_DOMAIN_ID')
