@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
+from dreamer_ros.replay.bag import known_return
+from dreamer_ros.replay.custom_data import embedded_contract
 from dreamer_ros.replay.episode import Episode
 from dreamer_ros.replay.reading import read_longest
 from dreamer_ros.training.checkpoint import find_checkpoint
@@ -29,11 +31,12 @@ class EpisodeInspection:
 
     - reconstruction_error, prediction_error: squared difference of the image to the truth, mean over its values
       in [0, 1]; absent without cameras.
-    - reward: as recorded; filtered_reward, predicted_reward: as the model expects it.
+    - reward: as recorded; absent where the robot's contract has none.
+    - filtered_reward, predicted_reward: as the model expects it.
     - value: of the filtered states; absent for systems that learn none.
     - discounted_return: what `value` estimates, from the recorded rewards up to the episode's end;
       bootstrapped_return: the same, and the value of the last step for what would have followed, where the
-      episode was cut by time rather than over.
+      episode was cut by time rather than over. Both are absent without reward or value.
 
     Attributes:
         context: steps that the prediction has seen; it follows from actions alone after them.
@@ -52,6 +55,8 @@ def inspect_episode(learner: Learner, episode: Episode, context: int = 5) -> Epi
     Raises:
         InputError: the episode is not longer than the context.
     """
+    if len(episode) < 2:
+        raise InputError(f'episode: expected one of at least 2 steps to predict, got {len(episode)}')
     if not 1 <= context < len(episode):
         raise InputError(
             f'--context {context}: expected from 1 to {len(episode) - 1} steps of this episode of {len(episode)}')
@@ -67,12 +72,14 @@ def inspect_episode(learner: Learner, episode: Episode, context: int = 5) -> Epi
         film = seen.film(batch.image)[0]
         for name, made in zip(COLUMNS[1:], (seen.reconstruction, seen.prediction)):
             numbers[f'{name}_error'] = squared_error(episode.image, made[0].cpu().numpy())
-    numbers.update(
-        reward=episode.reward.astype(np.float64), filtered_reward=array(seen.reward),
-        predicted_reward=array(seen.predicted_reward))
+    known = known_return(episode.total_reward, embedded_contract(episode.meta)) is not None
+    if known:
+        numbers['reward'] = episode.reward.astype(np.float64)
+    numbers.update(filtered_reward=array(seen.reward), predicted_reward=array(seen.predicted_reward))
     if seen.value is not None:
-        imagination = learner.config.imagination
         numbers['value'] = value = array(seen.value)
+    if seen.value is not None and known:
+        imagination = learner.config.imagination
         over = 0.0 if imagination.include_start else float(episode.reward[-1])
         cut = over if episode.is_terminal[-1] else value[-1]
         for name, last in (('discounted_return', over), ('bootstrapped_return', cut)):
@@ -139,7 +146,7 @@ def write_inspection(
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / 'dream.json', folder / 'dream.png']
         numbers = {name: [float(value) for value in values] for name, values in inspection.numbers.items()}
-        facts = {**facts, 'context': inspection.context, 'steps': len(inspection.numbers['reward'])}
+        facts = {**facts, 'context': inspection.context, 'steps': len(inspection.numbers['filtered_reward'])}
         write_file(paths[0], json.dumps({**facts, **numbers}, indent=1) + '\n')
         save_figure(_picture(inspection, title), paths[1])
         if inspection.film is not None:
@@ -179,9 +186,9 @@ _CURVES = (
 
 
 def _panels(inspection: EpisodeInspection) -> list:
-    """Those whose curves there are."""
-    numbers = inspection.numbers
-    return [(label, curves) for label, curves in _CURVES if all(name in numbers for name, *_ in curves)]
+    """Those of the curves that there are."""
+    found = ((label, [curve for curve in curves if curve[0] in inspection.numbers]) for label, curves in _CURVES)
+    return [(label, curves) for label, curves in found if curves]
 
 
 def _draw(inspection: EpisodeInspection, panels: list, axes) -> None:

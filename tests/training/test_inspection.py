@@ -13,6 +13,7 @@ from dreamer_ros import cli
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.nets.rssm import State
+from dreamer_ros.replay.custom_data import contract_data
 from dreamer_ros.replay.episode import Episode
 from dreamer_ros.training import process
 from dreamer_ros.training.checkpoint import find_checkpoint
@@ -21,6 +22,7 @@ from dreamer_ros.training.inspection import (
 from dreamer_ros.training.learner import Learner
 from tests.agents import small
 from tests.replay import bags
+from tests.replay.robot_bags import contract
 from tests.training.test_trainer import CONFIG, ROBOT, write_bags
 
 LENGTH = 70  # more than the encoder and decoder take at a time
@@ -140,6 +142,28 @@ def test_a_robot_without_cameras_has_no_film(rng, seed, tmp_path):
     assert inspection.film is None and 'prediction_error' not in inspection.numbers
     paths = write_inspection(inspection, tmp_path / 'out', 'title', {})
     assert [path.name for path in paths] == ['dream.json', 'dream.png'] and all(path.exists() for path in paths)
+
+
+def test_rewards_that_nobody_knows_are_no_zeros(rng, seed, tmp_path):
+    """Those of a robot whose contract has none."""
+    spec = small.robot()
+    episode = recorded(rng, spec, 12)
+    episode.reward[:] = 0.0
+    learner = made('v3', seed, spec)
+    assert {'reward', 'discounted_return'} <= set(inspect_episode(learner, episode).numbers)
+    episode.meta.update(contract_data(contract()))
+    inspection = inspect_episode(learner, episode)
+    assert set(inspection.numbers) == {
+        'reconstruction_error', 'prediction_error', 'filtered_reward', 'predicted_reward', 'value'}
+    for path in write_inspection(inspection, tmp_path / 'out', 'title', {}):
+        assert path.stat().st_size
+    assert json.loads((tmp_path / 'out' / 'dream.json').read_text())['steps'] == 12
+
+
+def test_an_episode_of_one_step_is_refused(rng, seed):
+    spec = small.robot()
+    with pytest.raises(InputError, match='at least 2 steps to predict, got 1'):
+        inspect_episode(made('v3', seed, spec), recorded(rng, spec, 1))
 
 
 @pytest.fixture
