@@ -5,7 +5,6 @@ import dataclasses
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -206,11 +205,11 @@ def test_an_existing_run_brings_its_task_and_preset(tmp_path):
 def test_replay(tmp_path):
     bag, output = tmp_path / 'bag', tmp_path / 'out'
     bag.mkdir()
-    run = scenario('replay', {'bag': str(bag), 'rate': '2', 'policy': 'p.onnx', 'output': str(output)})
+    run = scenario('replay', {'bag': str(bag), 'rate': '2', 'policy': 'walker_stand', 'output': str(output)})
     [process] = run.processes
     assert (process.executable, process.namespace, process.leads) == ('player', '/replay', True)
-    assert process.parameters == {'bag': str(bag), 'rate': 2.0, 'policy': str(Path('p.onnx').absolute()),
-                                  'output': str(output)}
+    assert process.parameters == {'bag': str(bag), 'rate': 2.0, 'output': str(output),
+                                  'policy': str(share('models', 'policies', 'walker_stand.onnx'))}
     assert 'rate:=2.0' in process.ros_arguments(), 'a number, not text and not a whole number'
     [process] = scenario('replay', {'bag': str(bag), 'namespace': '/'}).processes
     assert process.namespace == '/' and process.parameters['output'].endswith(f'replays/{bag.name}')
@@ -222,6 +221,7 @@ def test_replay(tmp_path):
                                ({'bag': str(bag), 'rate': '0'}, 'from 0.001'),
                                ({'bag': str(bag), 'mode': 'dream'}, 'expects run:='),
                                ({'bag': str(bag), 'task': 'x'}, 'not used in mode play'),
+                               ({'bag': str(bag), 'policy': 'missing.onnx'}, 'missing.onnx: expected a readable file'),
                                ({'bag': str(bag), 'policy': 'x', 'run': 'y'}, 'expected either')):
         with pytest.raises(InputError, match=message):
             scenario('replay', arguments)

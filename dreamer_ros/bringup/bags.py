@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dreamer_ros.bringup.parts import ONE_THREAD, Argument, Process, Scenario, number
+from dreamer_ros.bringup.parts import ONE_THREAD, Argument, Process, Scenario, number, policy_file
 from dreamer_ros.errors import InputError
 from dreamer_ros.training.run import latest_policy
 
@@ -14,7 +14,8 @@ REPLAY_ARGUMENTS = (
              'its actions into the simulator, and compare; dream: the world model of a run predicts it',
              choices=('play', 'simulate', 'dream')),
     Argument('rate', '1.0', 'mode play: times the recorded pace', number(0.001, 1000.0), 'a number from 0.001 to 1000'),
-    Argument('policy', '', 'mode play: ONNX file of a policy whose actions are compared with the recorded ones'),
+    Argument('policy', '', 'mode play: policy whose actions are compared with the recorded ones: ONNX file, manifest, '
+             'or name of a released policy'),
     Argument('run', '', 'mode play: run directory whose latest policy is taken, instead of policy; mode dream: run '
              'directory, or one of its checkpoints'),
     Argument('namespace', '/replay', 'mode play: what the recorded topics are put below; / leaves their names as they '
@@ -46,7 +47,7 @@ def replay(bag: str, mode: str, rate: float, policy: str, run: str, namespace: s
         if run:
             policy = str(latest_policy(Path(run).expanduser()).absolute())
         elif policy:
-            policy = str(Path(policy).expanduser().absolute())
+            policy = str(policy_file(policy))
         process = Process('player', '/' + namespace.strip('/'), {**common, 'rate': rate, 'policy': policy},
                           environment=ONE_THREAD, leads=True)
     elif mode == 'simulate':

@@ -12,6 +12,7 @@ import yaml
 from dreamer_ros.bridge.topics import NAMES
 from dreamer_ros.errors import InputError
 from dreamer_ros.paths import share
+from dreamer_ros.policy.loader import find_manifest
 from dreamer_ros.training.run import latest_policy
 
 # A process that computes little must not spin up a thread pool beside the learner, which tunes itself.
@@ -179,6 +180,11 @@ def policy_path(policy: str) -> Path:
         raise InputError(f'policy:={policy}: expected an ONNX file, a manifest, or one of the released policies: '
                          f'{", ".join(known) or "none are installed"}')
     return share('models', 'policies', f'{policy}.onnx')
+
+
+def policy_file(policy: str) -> Path:
+    """The ONNX file of the same."""
+    return Path(find_manifest(policy_path(policy)).uri).absolute()
 
 
 def without_empty(parameters: dict) -> dict:

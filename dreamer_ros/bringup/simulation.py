@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Optional, Sequence, Tuple
 
 from dreamer_ros.bringup.parts import (
-    ONE_THREAD, SAVING, Argument, Process, Scenario, optional, policy_path, whole, without_empty)
+    ONE_THREAD, SAVING, Argument, Process, Scenario, optional, policy_file, whole, without_empty)
 from dreamer_ros.config import EnvConfig, load_preset
 from dreamer_ros.errors import InputError, missing_package
 from dreamer_ros.files import read_text
-from dreamer_ros.policy.loader import find_manifest
 from dreamer_ros.seeds import collector_seed, evaluation_seed
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.process import check_learners
@@ -100,8 +99,7 @@ def sim_eval(run: str, policy: str, task: str, episodes: int, seed: int, mode: s
               output: str) -> Scenario:
     if bool(run) == bool(policy):
         raise InputError('sim_eval: expected either run:=<run directory> or policy:=<ONNX file>')
-    path = latest_policy(Path(run).expanduser()) if run else Path(find_manifest(policy_path(policy)).uri)
-    path = path.absolute()
+    path = latest_policy(Path(run).expanduser()).absolute() if run else policy_file(policy)
     spec = _policy_spec(path)
     task = task or spec.name
     name = _task_name(task)

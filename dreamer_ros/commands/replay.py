@@ -10,7 +10,8 @@ def add(commands) -> None:
                      'dreamer replay EPISODE --rate 2 --run runs/cartpole_swingup-cpu-20260131-120000')
     replay.add_argument('bag', metavar='BAG', help='directory of a bag')
     replay.add_argument('--rate', type=positive_number, default=1.0, help='times the recorded pace (default: 1)')
-    replay.add_argument('--policy', metavar='FILE', default='', help='policy to compare with what was done')
+    replay.add_argument('--policy', metavar='FILE', default='',
+                        help='policy, or name of a released one, to compare with what was done')
     replay.add_argument('--run', metavar='RUN', dest='run_directory', default='',
                         help='run directory whose latest policy is compared; with --dream, whose world model dreams')
     replay.add_argument('--namespace', default='/replay',

@@ -33,11 +33,12 @@ def show(look: Look, save: Optional[Path] = None) -> None:
         else:
             save.parent.mkdir(parents=True, exist_ok=True)
             recording.save(save, default_blueprint=blueprint)
+        _log(recording, look)
+        recording.flush()
     except (OSError, RuntimeError) as error:
-        what = f'{save}: expected a file that can be written' if save else 'the Rerun viewer does not start'
+        what = f'{save}: expected a file that can be written' if save else (
+            'the Rerun viewer does not start, --save FILE writes what it would show')
         raise InputError(f'{what} ({error})') from error
-    _log(recording, look)
-    recording.flush()
     recording.disconnect()
 
 

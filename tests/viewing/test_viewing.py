@@ -157,3 +157,15 @@ def test_time_line(bag, tmp_path, capsys):
     images = np.concatenate([episode.image for episode in episodes]).reshape(len(stamps), -1)
     for (_, _, pixels), image in zip(rows, images):  # it prints the first ones only
         assert len(pixels) >= 10 and pixels[:10] == image[:10].tolist()
+
+
+def test_a_viewer_that_does_not_start_is_told(bag, monkeypatch):
+    """It starts without a display, too, and ends while it is being connected to."""
+    rerun = pytest.importorskip('rerun', reason="dreamer view is an extra: pip install 'dreamer_ros[view]'")
+
+    def flush(_):
+        raise RuntimeError('unable to connect')
+    monkeypatch.setattr(rerun.RecordingStream, 'spawn', lambda *_, **__: None)
+    monkeypatch.setattr(rerun.RecordingStream, 'flush', flush)
+    with pytest.raises(InputError, match='viewer does not start, --save FILE .*unable to connect'):
+        cli.main(['view', str(bag[0])])
