@@ -40,6 +40,18 @@ def bag_folder(text: str) -> Tuple[Path, float]:
     return (path / 'episodes' if (path / 'episodes').is_dir() else path), weight
 
 
+def check_distinct(folders: Sequence[Path]) -> None:
+    """Refuse what would load episodes twice.
+
+    Raises:
+        InputError: two of the folders are the same.
+    """
+    places = [path.resolve() for path in folders]
+    for path, place in zip(folders, places):
+        if places.count(place) > 1:
+            raise InputError(f'replay.bags: expected every folder once, and not that of the run, got {path} twice')
+
+
 def open_replay(
     own: Path, config: ReplayConfig, spec: RobotSpec, length: int, seed: int,
     contract: Optional[RobotContract] = None,
@@ -55,11 +67,7 @@ def open_replay(
         InputError: a folder is missing, or named twice, or the limits leave less than one sequence.
     """
     folders = [bag_folder(text) for text in config.bags]
-    paths = [own.absolute(), *(path for path, _ in folders)]
-    places = [path.resolve() for path in paths]
-    for path, place in zip(paths, places):
-        if places.count(place) > 1:
-            raise InputError(f'replay.bags: expected every folder once, and not that of the run, got {path} twice')
+    check_distinct([own.absolute(), *(path for path, _ in folders)])
     capacity = config.capacity
     if config.disk_gb:
         size = math.prod(spec.image_shape) + row_type(len(spec.vector), len(spec.action)).itemsize

@@ -12,7 +12,7 @@ from dreamer_ros.config import Config, load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.replay.bag import read_metadata
-from dreamer_ros.replay.mix import bag_folder
+from dreamer_ros.replay.mix import bag_folder, check_distinct
 from dreamer_ros.replay.custom_data import embedded_contract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training import process
@@ -59,6 +59,7 @@ def plan(
     preset = preset or (str(saved / 'config.yaml') if resumed else 'cpu')
     overrides = list(overrides)
     folders = [bag_folder(text) for text in bags]
+    check_distinct([*([saved / 'episodes'] if saved else []), *(path for path, _ in folders)])
     if folders:  # absolute, so that the run can be continued from anywhere
         overrides.append(f'replay.bags={json.dumps([f"{path}:{weight:g}" for path, weight in folders])}')
     if validation is not None:

@@ -77,6 +77,8 @@ def test_bad_plans_are_told(tmp_path, rng, preset):
     write_bags(tmp_path / 'bags', [0])
     with pytest.raises(InputError, match='unknown key replay.bgs'):
         plan([str(tmp_path / 'bags')], preset=preset, overrides=['replay.bgs=1'])
+    with pytest.raises(InputError, match='every folder once'):
+        plan([str(tmp_path / 'bags'), f"{tmp_path / 'bags'}:2"], preset=preset)
     run = plan([str(tmp_path / 'bags')], preset=preset, logdir=str(tmp_path / 'run'), updates=5,
                overrides=['schedule.length=64'])
     with pytest.raises(InputError, match='with the 64 steps of a sequence, got 21 steps in 1 episodes'):
