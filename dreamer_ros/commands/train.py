@@ -53,10 +53,14 @@ def _train(arguments) -> int:
 
     def end(number, _) -> None:
         """In good order; at once when asked again. Every file of the run is whole or not there."""
+        alone = process.torchrun_rank() is None  # else one Ctrl-C comes twice: from the terminal and from torchrun
         if stop.is_set():
-            os._exit(128 + number)
+            if alone:
+                os._exit(128 + number)
+            return
         stop.set()
-        os.write(sys.stderr.fileno(), b'\nstopping: saving the checkpoint, then drawing; Ctrl-C again ends at once\n')
+        again = '; Ctrl-C again ends at once' * alone
+        os.write(sys.stderr.fileno(), f'\nstopping: saving the checkpoint, then drawing{again}\n'.encode())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
     train(run, arguments.device, process.learners(arguments.learners), arguments.seed, stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import pytest
 import torch
 
 from dreamer_ros.bringup import scenario
+from dreamer_ros.cli import main
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.training import offline
 from dreamer_ros.training import trainer as trainer_module
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.metrics import read_metrics
@@ -257,6 +260,28 @@ def test_the_command_interrupted_twice_ends_at_once_and_is_continued(tmp_path, p
     (run / '.dream.partial.mp4').touch()  # as if it had come in the middle
     trainer, _ = learn(plan([], logdir=str(run), updates=7))
     assert trainer.status.updates >= 7 and not list(run.glob('.*.partial*')) and (run / 'dream.mp4').exists()
+
+
+@pytest.mark.parametrize('environment, ended', [({}, [130]), ({'TORCHELASTIC_RUN_ID': 'x', 'RANK': '0'}, [])])
+def test_one_ctrl_c_that_torchrun_repeats_is_one(tmp_path, preset, monkeypatch, environment, ended):
+    ends, before = [], {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def interrupted(run, device, learners, seed, stop):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.is_set()
+
+    for name, value in {'WORLD_SIZE': '2', **environment}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, '_exit', ends.append)
+    monkeypatch.setattr(offline, 'train', interrupted)
+    write_bags(tmp_path / 'a', [0])
+    try:
+        main(['train', '--bags', str(tmp_path / 'a'), '--preset', preset, '--logdir', str(tmp_path / 'run')])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ends == ended
 
 
 def test_the_scenario_runs(tmp_path, preset, ros_domain):
