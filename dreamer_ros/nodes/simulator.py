@@ -202,8 +202,8 @@ class Simulator:
             if self._pace is not None and self._pace >= stamp:
                 self._waits_for = ''
                 return True
-            behind = 'nothing came yet' if self._pace is None else f'allowed up to {self._pace / 1e9:.3f}'
-            self._say_waiting(began, f'the learner to allow {stamp / 1e9:.3f} on {self._paces.topic_name} ({behind})')
+            behind = 'nothing came yet' if self._pace is None else f'{(stamp - self._pace) / 1e9:.2f} s behind'
+            self._say_waiting(began, f'the learner on {self._paces.topic_name} ({behind})')
             self._idle(0.1)
         return False
 

@@ -199,7 +199,12 @@ def check_run(path: Path, spec: Optional[RobotSpec], config: Optional[Config] = 
         InputError: it belongs to another task, robot or preset, another trainer has it open, none of its checkpoints is
             whole, it cannot be written, or the disk is nearly full.
     """
-    free = free_megabytes(path)
+    there = path
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f'run {path}: expected a directory that can be written, but {there} is none')
+    free = free_megabytes(there)
     if free < DISK_RESERVE:
         raise InputError(f'run {path}: expected {DISK_RESERVE} MB to be free, which recorders leave so, got {free} MB')
     try:

@@ -149,6 +149,13 @@ def test_only_damaged_checkpoints_is_an_error(run):
     run._lock = os.open(run.path, os.O_RDONLY)
 
 
+def test_a_file_in_the_way_is_refused_at_once(tmp_path):
+    (tmp_path / 'file').write_text('')
+    for path in (tmp_path / 'file', tmp_path / 'file' / 'run'):
+        with pytest.raises(InputError, match=f'run {path}: expected a directory that can be written, but .*file is none'):
+            check_run(path, None, CONFIG)
+
+
 def test_a_disk_that_is_nearly_full_is_refused_at_once(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage._replace(free=999_999_999))
