@@ -19,7 +19,7 @@ from dreamer_ros.bridge.codecs import Mode, Step
 from dreamer_ros.bridge.contract import load_contract
 from dreamer_ros.errors import InputError
 from dreamer_ros.nodes import diagnostics
-from dreamer_ros.nodes.alignment import AlignedStep, StepAligner
+from dreamer_ros.nodes.alignment import PATIENCE, AlignedStep, StepAligner
 from dreamer_ros.nodes.announcement import Announcements
 from dreamer_ros.nodes.diagnostics import Diagnostics
 from dreamer_ros.nodes.disk import DiskGuard
@@ -169,8 +169,12 @@ class Recorder:
 
     def _drain(self) -> None:
         """Give messages that were under way when the stop came the time to arrive; then write what there is."""
-        deadline = time.monotonic() + DRAIN_TIME
-        while time.monotonic() < deadline and (self._turn() or self._aligner and self._aligner.waiting):
+        began = time.monotonic()
+        while self._turn() or self._aligner and self._aligner.waiting:
+            # The newest observation has no answer, as a rule. One that waits before it will get what it lacks.
+            limit = PATIENCE if self._aligner and self._aligner.waiting > 1 else DRAIN_TIME
+            if time.monotonic() - began > limit:
+                break
             time.sleep(0.02)
         for aligned in self._aligner.take_rest() if self._aligner else ():
             self._record(aligned)
