@@ -17,11 +17,16 @@ MEGABYTE = 10**6
 DISK_RESERVE = 1000
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path, or what there is on the way to it."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
 def free_megabytes(folder: Path) -> int:
     """MB that are free on the disk where a folder is, or would be made."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free // MEGABYTE
+    return shutil.disk_usage(nearest_existing(folder)).free // MEGABYTE
 
 
 def read_text(path: Path) -> str:

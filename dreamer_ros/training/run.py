@@ -14,7 +14,8 @@ import yaml
 
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import DISK_RESERVE, Locked, free_megabytes, lock_file, read_text, sha256, sync_folder, write_file
+from dreamer_ros.files import (
+    DISK_RESERVE, Locked, free_megabytes, lock_file, nearest_existing, read_text, sha256, sync_folder, write_file)
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.spec import RobotSpec
 
@@ -199,12 +200,10 @@ def check_run(path: Path, spec: Optional[RobotSpec], config: Optional[Config] = 
         InputError: it belongs to another task, robot or preset, another trainer has it open, none of its checkpoints is
             whole, it cannot be written, or the disk is nearly full.
     """
-    there = path
-    while not there.exists():
-        there = there.parent
+    there = nearest_existing(path)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f'run {path}: expected a directory that can be written, but {there} is none')
-    free = free_megabytes(there)
+    free = free_megabytes(path)
     if free < DISK_RESERVE:
         raise InputError(f'run {path}: expected {DISK_RESERVE} MB to be free, which recorders leave so, got {free} MB')
     try:
