@@ -43,7 +43,7 @@ test: $(RENDERS)
 	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 bench: $(RENDERS)
-	for file in tests/bench/bench_*.py; do $(BIN)/python -m tests.bench.$$(basename $$file .py) $(ARGS); done
+	for file in benchmarks/bench_*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) $(ARGS); done
 
 clean:
 	rm -rf $(VENV) build install log *.egg-info .pytest_cache

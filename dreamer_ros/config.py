@@ -2,6 +2,7 @@
 
 A preset names a system and a size; every number that shapes learning lives here and nowhere else.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -10,21 +11,30 @@ import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 import yaml
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.paths import share
 
-
 # Sections and keys that not every system reads, which are refused as overrides elsewhere; presets may hold them, for
 # those that extend them. A key's own entry counts before that of its section.
 _READ_BY = {
-    **dict.fromkeys(('actor', 'critic', 'imagination', 'mlp.actor_layers', 'mlp.critic_layers', 'optimizer.actor_lr',
-                     'optimizer.critic_lr'), ('dreamer',)),
-    **dict.fromkeys(('rssm', 'loss', 'imagination.discount', 'mlp.continue_layers', 'optimizer.model_lr'),
-                    ('dreamer', 'planet')),
+    **dict.fromkeys(
+        (
+            'actor',
+            'critic',
+            'imagination',
+            'mlp.actor_layers',
+            'mlp.critic_layers',
+            'optimizer.actor_lr',
+            'optimizer.critic_lr',
+        ),
+        ('dreamer',),
+    ),
+    **dict.fromkeys(
+        ('rssm', 'loss', 'imagination.discount', 'mlp.continue_layers', 'optimizer.model_lr'), ('dreamer', 'planet')
+    ),
     **dict.fromkeys(('loss.reward', 'loss.reward_scale', 'loss.image_scale'), ('dreamer', 'planet', 'world_models')),
     'planner': ('planet',),
     **dict.fromkeys(('vae', 'memory', 'controller', 'optimizer.vae_lr', 'optimizer.memory_lr'), ('world_models',)),
@@ -45,10 +55,10 @@ class EnvConfig:
 
     # vector: positions and velocities of the joints
     inputs: str = _choice('image', 'vector', 'both', default='image')
-    image_size: Tuple[int, int] = (64, 64)  # height, width in pixels
-    cameras: Tuple[str, ...] = ()  # of the simulated robot, by name or number; empty: the task's own
+    image_size: tuple[int, int] = (64, 64)  # height, width in pixels
+    cameras: tuple[str, ...] = ()  # of the simulated robot, by name or number; empty: the task's own
     # env steps per action; keys are dm_control domains or whole task names, `default` for the rest
-    action_repeat: Dict[str, int] = field(default_factory=lambda: {'default': 2})
+    action_repeat: dict[str, int] = field(default_factory=lambda: {'default': 2})
 
 
 @dataclass
@@ -76,7 +86,7 @@ class ReplayConfig:
 
     capacity: int = _number(1_000_000, 100)  # agent steps
     disk_gb: float = _number(0.0, 0.0)  # 10^9 bytes of decoded steps, see replay/cache.py; 0: no limit
-    bags: Tuple[str, ...] = ()  # folders to learn from as well: DIR, or DIR:WEIGHT
+    bags: tuple[str, ...] = ()  # folders to learn from as well: DIR, or DIR:WEIGHT
     validation: float = _number(0.1, 0.0, 0.9)  # share of the episodes in `bags` that is held out
 
 
@@ -142,7 +152,8 @@ class LossConfig:
     """
 
     representation: str = _choice(
-        'reconstruction', 'contrastive', 'reward', 'redundancy', 'thumbnail', default='reconstruction')
+        'reconstruction', 'contrastive', 'reward', 'redundancy', 'thumbnail', default='reconstruction'
+    )
     image: str = _choice('normal', 'squared', default='squared')  # ½Σ(x−x̂)² with x−½, or Σ(x−x̂)² of a sigmoid
     image_scale: float = _number(1.0, 0.0)
     reward: str = _choice('normal', 'twohot', default='twohot')
@@ -251,7 +262,8 @@ class ControllerConfig:
 @dataclass
 class OptimizerConfig:
     """Per-group learning rates; `laprop` clips adaptively per tensor (V3), `adam` as `clip_kind` says: by the
-    group's global norm (Dreamer V1, V2, PlaNet) or every element by itself (World Models)."""
+    group's global norm (Dreamer V1, V2, PlaNet) or every element by itself (World Models).
+    """
 
     kind: str = _choice('adam', 'laprop', default='laprop')
     model_lr: float = _number(4e-5, 0.0)
@@ -322,12 +334,12 @@ class Config:
         return table[max(domains, key=len)] if domains else table['default']
 
 
-def preset_names() -> List[str]:
+def preset_names() -> list[str]:
     """Names of the shipped presets (`models/<name>.yaml`)."""
     return sorted(path.stem for path in share('models').glob('*.yaml') if not path.stem.startswith('_'))
 
 
-def load_preset(name: str, overrides: Tuple[str, ...] = ()) -> Config:
+def load_preset(name: str, overrides: tuple[str, ...] = ()) -> Config:
     """Resolve a preset by name or file path, then apply `section.key=value` overrides.
 
     Raises:
@@ -355,12 +367,14 @@ def load_preset(name: str, overrides: Tuple[str, ...] = ()) -> Config:
         key = override.partition('=')[0]
         readers = _READ_BY.get(key) or _READ_BY.get(key.split('.')[0], (config.system,))
         if config.system not in readers:
-            raise InputError(f'override {override!r}: system {config.system} of preset {name} does not read {key}, '
-                             f'which is for system {" and ".join(readers)}')
+            raise InputError(
+                f'override {override!r}: system {config.system} of preset {name} does not read {key}, '
+                f'which is for system {" and ".join(readers)}'
+            )
     return config
 
 
-def _read_layers(name: str, seen: List[str]) -> Tuple[Path, dict]:
+def _read_layers(name: str, seen: list[str]) -> tuple[Path, dict]:
     path = Path(name)
     if path.suffix not in ('.yaml', '.yml'):
         known = preset_names()
@@ -418,10 +432,11 @@ def _value(hint, value, metadata, where: str):
         if not isinstance(value, dict) or not all(isinstance(v, int) and v > 0 for v in value.values()):
             raise InputError(f'{where}: expected names with positive integers, got {value!r}')
         return dict(value)
-    if hint == Tuple[str, ...]:
+    if hint == tuple[str, ...]:
         names = [value] if isinstance(value, (str, int)) else value
         if not isinstance(names, (list, tuple)) or not all(
-                isinstance(name, (str, int)) and not isinstance(name, bool) for name in names):
+            isinstance(name, (str, int)) and not isinstance(name, bool) for name in names
+        ):
             raise InputError(f'{where}: expected a list of names, got {value!r}')
         return tuple(str(name) for name in names)
     if origin is tuple:
@@ -454,24 +469,30 @@ def _value(hint, value, metadata, where: str):
 def _check(config: Config, where: str) -> None:
     height, width = config.env.image_size
     multiple = 16
-    if height % multiple or width % multiple or not (32 <= min(height, width) and max(height, width) <= 256):
+    if height % multiple or width % multiple or not (min(height, width) >= 32 and max(height, width) <= 256):
         raise InputError(
             f'{where}: env.image_size {height}x{width} does not fit the encoder, which halves the image four '
-            f'times: height and width must be multiples of {multiple} from 32 to 256')
+            f'times: height and width must be multiples of {multiple} from 32 to 256'
+        )
     if config.conv.kind == 'valid' and (height, width) != (64, 64):
-        raise InputError(f'{where}: conv.kind valid needs env.image_size 64x64, got {height}x{width}; take '
-                         'conv.kind=stride')
+        raise InputError(
+            f'{where}: conv.kind valid needs env.image_size 64x64, got {height}x{width}; take conv.kind=stride'
+        )
     if config.schedule.overlap and config.system != 'dreamer':
-        raise InputError(f'{where}: schedule.overlap is for system dreamer, which learns an actor; expected false '
-                         f'for system {config.system}, got true')
+        raise InputError(
+            f'{where}: schedule.overlap is for system dreamer, which learns an actor; expected false '
+            f'for system {config.system}, got true'
+        )
     if config.loss.overshooting >= config.schedule.length:
         raise InputError(
             f'{where}: loss.overshooting predicts within sequences of schedule.length {config.schedule.length}, so it '
-            f'must be less, got {config.loss.overshooting}')
+            f'must be less, got {config.loss.overshooting}'
+        )
     if config.critic.replay_scale and config.imagination.starts:
         raise InputError(
             f'{where}: critic.replay_scale bootstraps from a dream of every replayed state, so '
-            f'imagination.starts must be 0, got {config.imagination.starts}')
+            f'imagination.starts must be 0, got {config.imagination.starts}'
+        )
     if config.critic.replay_scale and config.schedule.overlap:
         raise InputError(f'{where}: critic.replay_scale shapes the world model, so schedule.overlap must be false')
     if config.actor.gradient != 'dynamics' and not config.imagination.include_start:
@@ -479,30 +500,36 @@ def _check(config: Config, where: str) -> None:
     if not config.imagination.include_start and config.imagination.horizon < 2:
         raise InputError(
             f'{where}: imagination.horizon must be at least 2 when imagination.include_start is false, got '
-            f'{config.imagination.horizon}')
+            f'{config.imagination.horizon}'
+        )
     if config.conv.kind == 'pool' and (config.rssm.deter % 8 or config.conv.depth % 2):
         raise InputError(
             f'{where}: conv.kind pool needs rssm.deter divisible by 8 and an even conv.depth, got '
-            f'{config.rssm.deter} and {config.conv.depth}')
+            f'{config.rssm.deter} and {config.conv.depth}'
+        )
     if config.planner.elites > config.planner.candidates:
         raise InputError(
             f'{where}: planner.elites are the best of planner.candidates {config.planner.candidates}, so at most as '
-            f'many, got {config.planner.elites}')
+            f'many, got {config.planner.elites}'
+        )
     if config.env.inputs != 'image' and config.system == 'world_models':
         raise InputError(
-            f'{where}: system world_models sees images alone, so env.inputs must be image, got '
-            f'{config.env.inputs}')
+            f'{where}: system world_models sees images alone, so env.inputs must be image, got {config.env.inputs}'
+        )
     if config.env.inputs == 'vector' and config.env.cameras:
         raise InputError(
-            f'{where}: env.inputs vector needs no cameras, got env.cameras {", ".join(config.env.cameras)}')
+            f'{where}: env.inputs vector needs no cameras, got env.cameras {", ".join(config.env.cameras)}'
+        )
     if config.env.inputs == 'vector' and config.loss.representation == 'thumbnail':
         raise InputError(
             f'{where}: loss.representation thumbnail learns from images, so env.inputs must be image or both, '
-            'got vector; take loss.representation=reconstruction')
+            'got vector; take loss.representation=reconstruction'
+        )
     if config.system == 'world_models' and config.conv.kind == 'pool':
         raise InputError(f'{where}: system world_models needs conv.kind valid, stride or patch, got pool')
     if 'default' not in config.env.action_repeat:
         raise InputError(f'{where}: env.action_repeat needs a `default` entry')
     if config.rssm.cell == 'block_gru' and config.rssm.deter % config.rssm.blocks:
         raise InputError(
-            f'{where}: rssm.deter {config.rssm.deter} is not divisible by rssm.blocks {config.rssm.blocks}')
+            f'{where}: rssm.deter {config.rssm.deter} is not divisible by rssm.blocks {config.rssm.blocks}'
+        )

@@ -1,8 +1,9 @@
 """Errors meant for people: one clear sentence, and an exit code that says so."""
+
 from __future__ import annotations
 
 import sys
-from typing import Callable, Optional
+from collections.abc import Callable
 
 EXIT_BAD_INPUT = 2
 
@@ -14,7 +15,7 @@ class InputError(ValueError):
     """
 
 
-def run_main(main: Callable[[], Optional[int]]) -> int:
+def run_main(main: Callable[[], int | None]) -> int:
     """Run an entry point; an InputError becomes one line on stderr and exit code 2."""
     try:
         return main() or 0
@@ -28,9 +29,13 @@ def missing_package(error: ModuleNotFoundError) -> Exception:
     package = (error.name or '').split('.')[0]
     if package == 'dreamer_ros':
         return error
-    extras = {'rclpy': 'ros', 'cryptography': 'signing', 'pyarrow': 'lerobot',
-              **dict.fromkeys(('mujoco', 'dm_control', 'OpenGL'), 'sim'),
-              **dict.fromkeys(('matplotlib', 'PIL', 'imageio_ffmpeg', 'rerun'), 'view')}
+    extras = {
+        'rclpy': 'ros',
+        'cryptography': 'signing',
+        'pyarrow': 'lerobot',
+        **dict.fromkeys(('mujoco', 'dm_control', 'OpenGL'), 'sim'),
+        **dict.fromkeys(('matplotlib', 'PIL', 'imageio_ffmpeg', 'rerun'), 'view'),
+    }
     extra = extras.get(package, 'train')
     sourced = ', or source a ROS 2 installation' if package == 'rclpy' else ''
     return InputError(f"{package} is not installed, which this needs: pip install 'dreamer_ros[{extra}]'{sourced}")

@@ -1,4 +1,5 @@
 """Files that are whole or not there, whatever happens while they are written."""
+
 from __future__ import annotations
 
 import errno
@@ -7,10 +8,8 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import Union
 
 from dreamer_ros.errors import InputError
-
 
 MEGABYTE = 10**6
 # MB that recorders leave free on a disk unless they are told otherwise.
@@ -41,7 +40,7 @@ def read_text(path: Path) -> str:
         raise InputError(f'{path}: expected a text file that can be read ({error})') from error
 
 
-def write_file(path: Path, content: Union[str, bytes]) -> None:
+def write_file(path: Path, content: str | bytes) -> None:
     """Replace a file's content through a temporary name `.<name>.partial`, a sync and a rename."""
     partial = path.with_name(f'.{path.name}.partial')
     with open(partial, 'wb') as file:

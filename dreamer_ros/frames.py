@@ -1,4 +1,5 @@
 """Images of several cameras: along the channels for networks, side by side for people."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,5 @@
 """Where the package's data folders (`sim/`, `models/`, `launch/`) lie, however it was installed."""
+
 from __future__ import annotations
 
 import os

@@ -1,14 +1,16 @@
 """Reading the YAML files that people write: every error names the file and the key."""
+
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable, Dict, NoReturn, Optional, Tuple
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import yaml
 
 from dreamer_ros.errors import InputError
 
-Range = Tuple[float, float]
+Range = tuple[float, float]
 
 
 class _Loader(yaml.SafeLoader):
@@ -65,21 +67,22 @@ class Section:
         """Refuse the value of a key with what an error says of it."""
         raise InputError(f'{self._source}: {self._place(key)}: {error}') from error
 
-    def keys(self) -> Tuple[str, ...]:
+    def keys(self) -> tuple[str, ...]:
         """What was not taken yet."""
         return tuple(self._left)
 
     def text(self, key: str, **default: Any) -> Any:
         return self._take(key, 'a name', lambda value: isinstance(value, str) and value, default)
 
-    def texts(self, key: str) -> Tuple[str, ...]:
+    def texts(self, key: str) -> tuple[str, ...]:
         """A name or a list of different ones; empty by default."""
         value = self._take(key, 'a name or a list of different names', _is_names, {'default': []})
         return (value,) if isinstance(value, str) else tuple(value)
 
-    def numbers(self, key: str) -> Tuple[float, ...]:
-        value = self._take(key, 'a list of numbers',
-                           lambda value: isinstance(value, list) and all(map(_is_number, value)), {})
+    def numbers(self, key: str) -> tuple[float, ...]:
+        value = self._take(
+            key, 'a list of numbers', lambda value: isinstance(value, list) and all(map(_is_number, value)), {}
+        )
         return tuple(float(number) for number in value)
 
     def number(self, key: str, **default: Any) -> Any:
@@ -92,29 +95,35 @@ class Section:
         return self._take(key, 'true or false', lambda value: isinstance(value, bool), default)
 
     def count(self, key: str, least: int = 1, **default: Any) -> Any:
-        return self._take(key, f'a whole number of at least {least}',
-                          lambda value: isinstance(value, int) and _is_number(value) and value >= least, default)
+        return self._take(
+            key,
+            f'a whole number of at least {least}',
+            lambda value: isinstance(value, int) and _is_number(value) and value >= least,
+            default,
+        )
 
-    def range(self, key: str, **default: Any) -> Optional[Range]:
+    def range(self, key: str, **default: Any) -> Range | None:
         value = self._take(key, '[low, high]', _is_range, default)
         return value and (float(value[0]), float(value[1]))
 
-    def choice(self, key: str, options: Tuple[str, ...], **default: Any) -> str:
-        return self._take(key, f'one of {", ".join(options)}',
-                          lambda value: isinstance(value, str) and value in options, default)
+    def choice(self, key: str, options: tuple[str, ...], **default: Any) -> str:
+        return self._take(
+            key, f'one of {", ".join(options)}', lambda value: isinstance(value, str) and value in options, default
+        )
 
     def section(self, key: str) -> Section:
         """A mapping; an empty one where the key is missing."""
         self._known.append(key)
         return Section(self._source, self._place(key), self._left.pop(key, {}))
 
-    def items(self, key: str) -> Tuple[Section, ...]:
+    def items(self, key: str) -> tuple[Section, ...]:
         """A list of mappings; empty where the key is missing."""
         content = self._take(key, 'a list', lambda value: isinstance(value, list), {'default': []})
-        return tuple(Section(self._source, f'{self._place(key)}[{number}]', item)
-                     for number, item in enumerate(content))
+        return tuple(
+            Section(self._source, f'{self._place(key)}[{number}]', item) for number, item in enumerate(content)
+        )
 
-    def sections(self, key: str) -> Dict[str, Section]:
+    def sections(self, key: str) -> dict[str, Section]:
         """A mapping of names to mappings; empty where the key is missing."""
         outer = self.section(key)
         return {name: outer.section(name) for name in outer.keys()}
@@ -133,7 +142,7 @@ class Section:
         if self._left:
             self.fail('', f'the keys {", ".join(dict.fromkeys(self._known))}', next(iter(self._left)))
 
-    def _take(self, key: str, expected: str, valid: Callable[[Any], Any], default: Dict[str, Any]) -> Any:
+    def _take(self, key: str, expected: str, valid: Callable[[Any], Any], default: dict[str, Any]) -> Any:
         self._known.append(key)
         if key not in self._left:
             if default:
@@ -154,10 +163,17 @@ def _is_number(value: Any) -> bool:
 
 def _is_names(value: Any) -> bool:
     names = [value] if isinstance(value, str) else value
-    return (isinstance(names, list) and all(isinstance(name, str) and name for name in names)
-            and len(set(names)) == len(names) > 0)
+    return (
+        isinstance(names, list)
+        and all(isinstance(name, str) and name for name in names)
+        and len(set(names)) == len(names) > 0
+    )
 
 
 def _is_range(value: Any) -> bool:
-    return (isinstance(value, list) and len(value) == 2 and all(_is_number(bound) for bound in value)
-            and value[0] <= value[1])
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(_is_number(bound) for bound in value)
+        and value[0] <= value[1]
+    )

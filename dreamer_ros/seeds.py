@@ -1,4 +1,5 @@
 """Seeds of simulators, far enough apart that no two of a run, or of runs with neighbouring seeds, play the same."""
+
 from __future__ import annotations
 
 

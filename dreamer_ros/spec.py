@@ -1,11 +1,11 @@
 """What a robot looks like to an agent: observations, actions, rates, limits, and their hash."""
+
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
 import re
-from typing import Tuple
 
 from dreamer_ros.errors import InputError
 
@@ -32,22 +32,30 @@ class RobotSpec:
     """
 
     name: str
-    image_size: Tuple[int, int]
-    vector: Tuple[str, ...]
-    action: Tuple[str, ...]
-    action_low: Tuple[float, ...]
-    action_high: Tuple[float, ...]
+    image_size: tuple[int, int]
+    vector: tuple[str, ...]
+    action: tuple[str, ...]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
     control_period: float
     action_repeat: int
-    cameras: Tuple[str, ...] = ('camera',)
+    cameras: tuple[str, ...] = ('camera',)
     discrete: bool = False
 
     def __post_init__(self):
         # Equal specs must hash equally, whether their numbers came as int, float or numpy scalars.
         convert = {
-            'name': str, 'image_size': _tuple_of(int), 'vector': _tuple_of(str), 'action': _tuple_of(str),
-            'action_low': _tuple_of(float), 'action_high': _tuple_of(float),
-            'control_period': float, 'action_repeat': int, 'cameras': _tuple_of(str), 'discrete': _flag}
+            'name': str,
+            'image_size': _tuple_of(int),
+            'vector': _tuple_of(str),
+            'action': _tuple_of(str),
+            'action_low': _tuple_of(float),
+            'action_high': _tuple_of(float),
+            'control_period': float,
+            'action_repeat': int,
+            'cameras': _tuple_of(str),
+            'discrete': _flag,
+        }
         for key, kind in convert.items():
             value = getattr(self, key)
             try:
@@ -55,27 +63,35 @@ class RobotSpec:
             except (TypeError, ValueError) as error:
                 raise InputError(f'robot spec: {key} cannot be {value!r} ({error})') from error
         # The first publishes on camera/image_raw, so that no other may be called like that.
-        if (len(set(self.cameras)) < len(self.cameras) or 'camera' in self.cameras[1:]
-                or not all(_CAMERA.fullmatch(name) for name in self.cameras)):
-            raise InputError('robot spec: cameras must be different names of letters, digits and underscores '
-                             f'that do not begin with a digit, and `camera` only the first, got {self.cameras}')
+        if (
+            len(set(self.cameras)) < len(self.cameras)
+            or 'camera' in self.cameras[1:]
+            or not all(_CAMERA.fullmatch(name) for name in self.cameras)
+        ):
+            raise InputError(
+                'robot spec: cameras must be different names of letters, digits and underscores '
+                f'that do not begin with a digit, and `camera` only the first, got {self.cameras}'
+            )
         if self.cameras:
             if len(self.image_size) != 2 or min(self.image_size) < 1:
-                raise InputError(
-                    f'robot spec: image_size must be (height, width) in pixels, got {self.image_size}')
+                raise InputError(f'robot spec: image_size must be (height, width) in pixels, got {self.image_size}')
         elif self.image_size != (0, 0) or not self.vector:
-            raise InputError('robot spec: without cameras image_size must be (0, 0) and vector not empty, '
-                             f'got {self.image_size} and {self.vector}')
+            raise InputError(
+                'robot spec: without cameras image_size must be (0, 0) and vector not empty, '
+                f'got {self.image_size} and {self.vector}'
+            )
         if self.discrete and len(self.action) < 2:
             raise InputError(f'robot spec: discrete needs an action of at least 2 choices, got {self.action}')
         if not len(self.action) == len(self.action_low) == len(self.action_high):
             raise InputError(
                 f'robot spec: {len(self.action)} actions need as many limits, got {len(self.action_low)} '
-                f'action_low and {len(self.action_high)} action_high')
+                f'action_low and {len(self.action_high)} action_high'
+            )
         if not self.control_period > 0.0 or self.action_repeat < 1:
             raise InputError(
                 f'robot spec: control_period and action_repeat must be positive, got {self.control_period} and '
-                f'{self.action_repeat}')
+                f'{self.action_repeat}'
+            )
 
     @property
     def channels(self) -> int:
@@ -83,15 +99,14 @@ class RobotSpec:
         return 3 * len(self.cameras)
 
     @property
-    def image_shape(self) -> Tuple[int, int, int]:
+    def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of the image of an observation."""
         return (*self.image_size, self.channels)
 
     def to_dict(self) -> dict:
         """Plain JSON-ready values."""
         return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
         }
 
     def to_json(self) -> str:
@@ -122,8 +137,7 @@ class RobotSpec:
     @property
     def hash(self) -> str:
         """16 hex digits over everything but the name: equal hashes mean interchangeable robots."""
-        data = {key: value for key, value in self.to_dict().items()
-                if key != 'name' and value != _LATER.get(key)}
+        data = {key: value for key, value in self.to_dict().items() if key != 'name' and value != _LATER.get(key)}
         text = json.dumps(data, sort_keys=True, separators=(',', ':'))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -132,7 +146,8 @@ class RobotSpec:
         mine, theirs = self.to_dict(), other.to_dict()
         return ', '.join(
             f'{key} is {theirs[key]} instead of {mine[key]}'
-            for key in mine if key != 'name' and mine[key] != theirs[key]
+            for key in mine
+            if key != 'name' and mine[key] != theirs[key]
         )
 
 
@@ -153,4 +168,5 @@ def _tuple_of(kind):
         if isinstance(values, str):  # a string is a sequence, too
             raise TypeError('expected a list')
         return tuple(kind(value) for value in values)
+
     return convert

@@ -1,5 +1,6 @@
 """Learn from bags alone, without a simulator; `sim_train.launch.py logdir:=…` goes on from there."""
-from dreamer_ros.ros_launch import launch_description
+
+from dreamer_ros.launching.ros2 import launch_description
 
 
 def generate_launch_description():

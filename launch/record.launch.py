@@ -1,5 +1,6 @@
 """Record robots into episode bags."""
-from dreamer_ros.ros_launch import launch_description
+
+from dreamer_ros.launching.ros2 import launch_description
 
 
 def generate_launch_description():

@@ -1,5 +1,6 @@
 """Replay a bag: its messages on topics, its actions in the simulator, or its steps before a world model."""
-from dreamer_ros.ros_launch import launch_description
+
+from dreamer_ros.launching.ros2 import launch_description
 
 
 def generate_launch_description():

@@ -1,5 +1,6 @@
 """Learn on a robot: it acts and records, a trainer, here or on another computer, learns and sends policies."""
-from dreamer_ros.ros_launch import launch_description
+
+from dreamer_ros.launching.ros2 import launch_description
 
 
 def generate_launch_description():

@@ -1,5 +1,6 @@
 """Learn a task in simulation: simulators, agents, recorders and the trainer; then evaluate the policy."""
-from dreamer_ros.ros_launch import launch_description
+
+from dreamer_ros.launching.ros2 import launch_description
 
 
 def generate_launch_description():

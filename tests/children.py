@@ -3,6 +3,7 @@
 `python -m tests.children NAME=BEHAVIOUR …` supervises one child per word, the first one leading.
 `python -m tests.children … -p do:="BEHAVIOUR" …` is such a child.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -13,9 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-from dreamer_ros import processes
-from dreamer_ros.bringup.parts import Process, Scenario
 from dreamer_ros.errors import run_main
+from dreamer_ros.launching import supervisor
+from dreamer_ros.launching.scenario import Process, Scenario
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def behave(behaviour: str) -> None:
 
 def supervise(words) -> int:
     """Run the scenario that the command line describes."""
-    processes.REPORT_EVERY = 0.5
+    supervisor.REPORT_EVERY = 0.5
     children, then = [], None
     for word in words:
         name, _, behaviour = word.partition('=')
@@ -74,12 +75,12 @@ def supervise(words) -> int:
             # Enough for a busy machine where the child means to end, little where it does not.
             patience = 1.0 if behaviour == 'stubborn' else 20.0
             children.append(Child(name, '/', {'do': behaviour}, leads=not children, patience=(patience, 'saving')))
-    return processes.launch(Scenario('test', tuple(children), Path('results'), then))
+    return supervisor.launch(Scenario('test', tuple(children), Path('results'), then))
 
 
 if __name__ == '__main__':
     if '--ros-args' in sys.argv:
         [argument] = [word for word in sys.argv if word.startswith('do:=')]
-        behave(argument[len('do:='):].strip('"'))
+        behave(argument[len('do:=') :].strip('"'))
     else:
         sys.exit(run_main(lambda: supervise(sys.argv[1:])))

@@ -1,4 +1,5 @@
 """Fixtures for every test: ROS domains of their own, printed seeds, and no process left behind."""
+
 from __future__ import annotations
 
 import fcntl

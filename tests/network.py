@@ -3,6 +3,7 @@
 The wire is two TAP devices and a thread that carries their frames, so that it needs no kernel module beside `tun`.
 Without root it takes user namespaces and a /dev/net/tun that everybody may open.
 """
+
 from __future__ import annotations
 
 import array
@@ -18,7 +19,6 @@ import subprocess
 import sys
 import threading
 import time
-from typing import List, Optional, Tuple
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 FRAME = 65536
@@ -48,8 +48,12 @@ class Computer:
         with ours, theirs:
             self._holder = subprocess.Popen(
                 [*unshare, sys.executable, '-m', 'tests.network', str(theirs.fileno()), address],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                pass_fds=[theirs.fileno()])
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                pass_fds=[theirs.fileno()],
+            )
             theirs.close()
             ours.settimeout(30)
             _, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(4))
@@ -59,7 +63,7 @@ class Computer:
             raise Unsupported(f'no network namespace: {said[-1]}')
         self.tap = array.array('i', ancillary[0][2])[0]
 
-    def command(self, *words: str) -> List[str]:
+    def command(self, *words: str) -> list[str]:
         """A command line that runs another one on this computer."""
         user = [] if self._root else ['--user', '--preserve-credentials']
         return ['nsenter', f'--target={self._holder.pid}', '--net', *user, '--', *words]
@@ -86,7 +90,7 @@ class Wire:
         carried, lost: frames so far.
     """
 
-    def __init__(self, ends: Tuple[Computer, Computer], delay: float, jitter: float, loss: float, seed: int):
+    def __init__(self, ends: tuple[Computer, Computer], delay: float, jitter: float, loss: float, seed: int):
         self._ends, self._delay, self._jitter, self._loss = ends, delay, jitter, loss
         self._random = random.Random(seed)
         self.cut = False
@@ -128,8 +132,8 @@ class Network:
     """
 
     def __init__(self, delay: float, jitter: float, loss: float, seed: int):
-        self.robot: Optional[Computer] = None
-        self.trainer: Optional[Computer] = None
+        self.robot: Computer | None = None
+        self.trainer: Computer | None = None
         try:
             self.robot, self.trainer = (Computer(address) for address in ADDRESSES)
         except BaseException:
@@ -154,8 +158,12 @@ def _hold(sender: int, address: str) -> None:
     """In the namespace: make the interface, hand its frames over, and live until standard input ends."""
     tap = os.open('/dev/net/tun', os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(tap, TUNSETIFF, struct.pack('16sH', b'wire', IFF_TAP | IFF_NO_PI))
-    for words in (f'addr add {address}/24 dev wire', 'link set lo up', 'link set wire up',
-                  'route add 224.0.0.0/4 dev wire'):
+    for words in (
+        f'addr add {address}/24 dev wire',
+        'link set lo up',
+        'link set wire up',
+        'route add 224.0.0.0/4 dev wire',
+    ):
         subprocess.run(['ip', *words.split()], check=True)
     with socket.socket(fileno=sender) as connection:
         connection.sendmsg([b'.'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [tap]))])

@@ -1,4 +1,5 @@
 """Presets: layering, overrides, validation that names what is wrong, and files that load back equal."""
+
 import math
 
 import pytest
@@ -28,10 +29,23 @@ def test_a_resolved_config_loads_back_equal(name, tmp_path):
 
 
 def test_presets_of_the_papers():
-    assert {'dreamer', 'dreamerv2', 'r2dreamer', 'dreamerv3_1m', 'dreamerv3_12m', 'dreamerv3_25m', 'dreamerv3_50m',
-            'dreamerv3_200m'} <= set(preset_names())
-    sizes = {'1m': (512, 64, 4, 4, 64), '12m': (2048, 256, 16, 16, 256), '25m': (3072, 384, 24, 24, 384),
-             '50m': (4096, 512, 32, 32, 512), '200m': (8192, 1024, 64, 64, 1024)}
+    assert {
+        'dreamer',
+        'dreamerv2',
+        'r2dreamer',
+        'dreamerv3_1m',
+        'dreamerv3_12m',
+        'dreamerv3_25m',
+        'dreamerv3_50m',
+        'dreamerv3_200m',
+    } <= set(preset_names())
+    sizes = {
+        '1m': (512, 64, 4, 4, 64),
+        '12m': (2048, 256, 16, 16, 256),
+        '25m': (3072, 384, 24, 24, 384),
+        '50m': (4096, 512, 32, 32, 512),
+        '200m': (8192, 1024, 64, 64, 1024),
+    }
     for name, size in sizes.items():
         config = load_preset(f'dreamerv3_{name}')
         rssm = config.rssm
@@ -44,14 +58,20 @@ def test_presets_of_the_papers():
     assert (dreamer.schedule.batch, dreamer.schedule.length, dreamer.loss.free_nats) == (50, 50, 3.0)
     assert (dreamer.imagination.discount, dreamer.imagination.include_start) == (0.99, False)
     assert (dreamer.loss.representation, dreamer.loss.continue_head, dreamer.loss.continue_scale) == (
-        'reconstruction', False, 10.0)
+        'reconstruction',
+        False,
+        10.0,
+    )
     assert (dreamer.actor.gradient, dreamer.actor.exploration_noise, dreamer.actor.entropy) == ('dynamics', 0.3, 0.0)
     second = load_preset('dreamerv2')
     assert (second.rssm.deter, second.rssm.hidden, second.rssm.stoch, second.rssm.classes) == (200, 200, 32, 32)
     assert (second.rssm.cell, second.rssm.unimix, second.conv.depth, second.mlp.units) == ('layernorm_gru', 0, 48, 400)
     assert (second.loss.dynamics_scale, second.loss.representation_scale, second.loss.kl_free) == (0.8, 0.2, 'mean')
     assert (second.actor.distribution, second.actor.gradient, second.actor.entropy) == (
-        'truncated_normal', 'auto', 1e-4)
+        'truncated_normal',
+        'auto',
+        1e-4,
+    )
     assert (second.critic.distribution, second.critic.slow, second.critic.slow_every) == ('normal', 'target', 100)
     optimizer = second.optimizer
     assert (optimizer.model_lr, optimizer.actor_lr, optimizer.critic_lr) == (3e-4, 8e-5, 8e-5)
@@ -69,12 +89,13 @@ def test_presets_for_a_cpu_keep_the_system(system):
     paper = load_preset({'dreamerv3': 'dreamerv3_1m', 'r2dreamer': 'r2dreamer'}.get(system, system))
     small = load_preset(f'{system}_cpu')
     for section, names in {
-            'rssm': ('cell', 'unimix', 'activation', 'norm', 'prior_layers', 'posterior_layers'),
-            'loss': ('reward', 'continue_head', 'kl_free', 'dynamics_scale'),
-            'actor': ('distribution', 'gradient', 'normalise_returns', 'exploration_noise'),
-            'critic': ('distribution', 'slow', 'replay_scale'),
-            'imagination': ('estimator', 'lambda_', 'include_start', 'horizon'),
-            'optimizer': ('kind', 'clip', 'eps', 'weight_decay')}.items():
+        'rssm': ('cell', 'unimix', 'activation', 'norm', 'prior_layers', 'posterior_layers'),
+        'loss': ('reward', 'continue_head', 'kl_free', 'dynamics_scale'),
+        'actor': ('distribution', 'gradient', 'normalise_returns', 'exploration_noise'),
+        'critic': ('distribution', 'slow', 'replay_scale'),
+        'imagination': ('estimator', 'lambda_', 'include_start', 'horizon'),
+        'optimizer': ('kind', 'clip', 'eps', 'weight_decay'),
+    }.items():
         for name in names:
             assert getattr(getattr(small, section), name) == getattr(getattr(paper, section), name), (section, name)
     assert bool(small.rssm.classes) == bool(paper.rssm.classes)
@@ -83,9 +104,18 @@ def test_presets_for_a_cpu_keep_the_system(system):
 
 
 def test_overrides():
-    config = load_preset('dreamerv3_1m', (
-        'schedule.steps=2e4', 'optimizer.model_lr=1e-4', 'loss.continue_head=false', 'env.image_size=[32, 48]',
-        'actor.gradient=dynamics', 'optimizer.warmup=0', 'loss.free_nats=2'))
+    config = load_preset(
+        'dreamerv3_1m',
+        (
+            'schedule.steps=2e4',
+            'optimizer.model_lr=1e-4',
+            'loss.continue_head=false',
+            'env.image_size=[32, 48]',
+            'actor.gradient=dynamics',
+            'optimizer.warmup=0',
+            'loss.free_nats=2',
+        ),
+    )
     assert config.schedule.steps == 20000 and isinstance(config.schedule.steps, int)
     assert config.optimizer.model_lr == 1e-4 and config.loss.continue_head is False
     assert config.env.image_size == (32, 48) and config.actor.gradient == 'dynamics'
@@ -131,70 +161,82 @@ def test_unknown_names_are_named_with_a_guess():
     assert 'rsm' in refusal('dreamer', 'rsm.deter=3')
 
 
-@pytest.mark.parametrize('override, names', [
-    ('schedule.batch=zero', ('schedule.batch', 'int', 'zero')),
-    ('schedule.batch=0', ('schedule.batch', 'at least 1', '0')),
-    ('schedule.batch=2.5', ('schedule.batch', 'int', '2.5')),
-    ('schedule.batch=1e-3', ('schedule.batch', 'int', '0.001')),
-    ('schedule.batch=.inf', ('schedule.batch', 'int', 'inf')),
-    ('schedule.batch=.nan', ('schedule.batch', 'int', 'nan')),
-    ('schedule.batch=true', ('schedule.batch', 'int', 'True')),
-    ('schedule.batch=', ('schedule.batch', 'None')),
-    ('imagination.discount=1.5', ('imagination.discount', 'between 0.0 and 1.0', '1.5')),
-    ('imagination.discount=.nan', ('imagination.discount', 'finite', 'nan')),
-    ('loss.image_scale=.inf', ('loss.image_scale', 'finite', 'inf')),
-    ('loss.image_scale=big', ('loss.image_scale', 'float', 'big')),
-    ('loss.continue_head=1', ('loss.continue_head', 'bool', '1')),
-    ('rssm.cell=lstm', ('rssm.cell', 'block_gru', 'lstm')),
-    ('rssm=5', ('rssm', 'section', '5')),
-    ('rssm.deter.size=5', ('rssm.deter.size', 'deter is a value')),
-    ('rssm.deter', ('rssm.deter', 'section.key=value')),
-    ('rssm.deter=[1', ('rssm.deter', 'YAML')),
-    ('env.image_size=[64]', ('env.image_size', '[64]')),
-    ('env.image_size=50', ('env.image_size', '50x50', 'multiples of 16')),
-    ('env.image_size=16', ('env.image_size', '16x16', 'from 32 to 256')),
-    ('env.image_size=512', ('env.image_size', '512x512', 'from 32 to 256')),
-    ('env.inputs=sound', ('env.inputs', 'vector', 'sound')),
-    ('env.cameras={front: 1}', ('env.cameras', 'list of names', 'front')),
-    ('env.cameras=[true]', ('env.cameras', 'list of names', 'True')),
-    ('env.action_repeat={walker: 2}', ('env.action_repeat', )),
-    ('env.action_repeat.walker=0', ('env.action_repeat', 'positive')),
-])
+@pytest.mark.parametrize(
+    'override, names',
+    [
+        ('schedule.batch=zero', ('schedule.batch', 'int', 'zero')),
+        ('schedule.batch=0', ('schedule.batch', 'at least 1', '0')),
+        ('schedule.batch=2.5', ('schedule.batch', 'int', '2.5')),
+        ('schedule.batch=1e-3', ('schedule.batch', 'int', '0.001')),
+        ('schedule.batch=.inf', ('schedule.batch', 'int', 'inf')),
+        ('schedule.batch=.nan', ('schedule.batch', 'int', 'nan')),
+        ('schedule.batch=true', ('schedule.batch', 'int', 'True')),
+        ('schedule.batch=', ('schedule.batch', 'None')),
+        ('imagination.discount=1.5', ('imagination.discount', 'between 0.0 and 1.0', '1.5')),
+        ('imagination.discount=.nan', ('imagination.discount', 'finite', 'nan')),
+        ('loss.image_scale=.inf', ('loss.image_scale', 'finite', 'inf')),
+        ('loss.image_scale=big', ('loss.image_scale', 'float', 'big')),
+        ('loss.continue_head=1', ('loss.continue_head', 'bool', '1')),
+        ('rssm.cell=lstm', ('rssm.cell', 'block_gru', 'lstm')),
+        ('rssm=5', ('rssm', 'section', '5')),
+        ('rssm.deter.size=5', ('rssm.deter.size', 'deter is a value')),
+        ('rssm.deter', ('rssm.deter', 'section.key=value')),
+        ('rssm.deter=[1', ('rssm.deter', 'YAML')),
+        ('env.image_size=[64]', ('env.image_size', '[64]')),
+        ('env.image_size=50', ('env.image_size', '50x50', 'multiples of 16')),
+        ('env.image_size=16', ('env.image_size', '16x16', 'from 32 to 256')),
+        ('env.image_size=512', ('env.image_size', '512x512', 'from 32 to 256')),
+        ('env.inputs=sound', ('env.inputs', 'vector', 'sound')),
+        ('env.cameras={front: 1}', ('env.cameras', 'list of names', 'front')),
+        ('env.cameras=[true]', ('env.cameras', 'list of names', 'True')),
+        ('env.action_repeat={walker: 2}', ('env.action_repeat',)),
+        ('env.action_repeat.walker=0', ('env.action_repeat', 'positive')),
+    ],
+)
 def test_bad_values_are_refused_by_name(override, names):
     text = refusal('dreamerv3_1m', override)
     assert all(name in text for name in names), text
 
 
-@pytest.mark.parametrize('preset, overrides, names', [
-    ('dreamer', ('env.image_size=32',), ('conv.kind valid', '32x32', 'conv.kind=stride')),
-    ('dreamerv3_1m', ('imagination.starts=8',), ('replay_scale', 'imagination.starts', '8')),
-    ('dreamerv3_1m', ('imagination.include_start=false',), ('reinforce', 'include_start')),
-    ('dreamer', ('actor.gradient=mixed',), ('actor.gradient mixed', 'include_start')),
-    ('dreamer', ('env.inputs=vector', 'env.cameras=front'), ('env.inputs vector', 'front')),
-    ('cpu', ('env.inputs=vector',), ('thumbnail', 'env.inputs', 'reconstruction')),
-    ('world_models', ('env.inputs=both',), ('world_models', 'env.inputs', 'both')),
-    ('dreamer', ('imagination.horizon=1',), ('imagination.horizon', '1')),
-    ('dreamerv3_1m', ('rssm.deter=100',), ('rssm.deter', '100', 'divisible by 8')),
-    ('dreamerv3_1m', ('rssm.deter=100', 'rssm.blocks=4'), ('rssm.deter', '100', 'pool')),
-    ('dreamerv3_1m', ('conv.depth=3',), ('conv.depth', '3')),
-    ('world_models_cpu', ('schedule.overlap=true',), ('schedule.overlap', 'system dreamer', 'world_models')),
-    ('planet', ('planner.elites=2000',), ('planner.elites', 'planner.candidates 1000', '2000')),
-    ('planet', ('loss.overshooting=50',), ('loss.overshooting', 'schedule.length 50', 'got 50')),
-    ('planet_cpu', ('imagination.horizon=5',), ('imagination.horizon=5', 'planet_cpu', 'system dreamer')),
-    ('planet_cpu', ('critic.slow=none',), ('critic.slow', 'system planet', 'system dreamer')),
-    ('cpu', ('planner.horizon=5',), ('planner.horizon', 'system dreamer', 'system planet')),
-    ('cpu', ('memory={units: 5}',), ('memory', 'system dreamer', 'system world_models')),
-    ('world_models_cpu', ('optimizer.model_lr=1',), ('optimizer.model_lr', 'dreamer and planet')),
-    ('planet', ('optimizer.actor_lr=1',), ('optimizer.actor_lr', 'planet', 'system dreamer')),
-])
+@pytest.mark.parametrize(
+    'preset, overrides, names',
+    [
+        ('dreamer', ('env.image_size=32',), ('conv.kind valid', '32x32', 'conv.kind=stride')),
+        ('dreamerv3_1m', ('imagination.starts=8',), ('replay_scale', 'imagination.starts', '8')),
+        ('dreamerv3_1m', ('imagination.include_start=false',), ('reinforce', 'include_start')),
+        ('dreamer', ('actor.gradient=mixed',), ('actor.gradient mixed', 'include_start')),
+        ('dreamer', ('env.inputs=vector', 'env.cameras=front'), ('env.inputs vector', 'front')),
+        ('cpu', ('env.inputs=vector',), ('thumbnail', 'env.inputs', 'reconstruction')),
+        ('world_models', ('env.inputs=both',), ('world_models', 'env.inputs', 'both')),
+        ('dreamer', ('imagination.horizon=1',), ('imagination.horizon', '1')),
+        ('dreamerv3_1m', ('rssm.deter=100',), ('rssm.deter', '100', 'divisible by 8')),
+        ('dreamerv3_1m', ('rssm.deter=100', 'rssm.blocks=4'), ('rssm.deter', '100', 'pool')),
+        ('dreamerv3_1m', ('conv.depth=3',), ('conv.depth', '3')),
+        ('world_models_cpu', ('schedule.overlap=true',), ('schedule.overlap', 'system dreamer', 'world_models')),
+        ('planet', ('planner.elites=2000',), ('planner.elites', 'planner.candidates 1000', '2000')),
+        ('planet', ('loss.overshooting=50',), ('loss.overshooting', 'schedule.length 50', 'got 50')),
+        ('planet_cpu', ('imagination.horizon=5',), ('imagination.horizon=5', 'planet_cpu', 'system dreamer')),
+        ('planet_cpu', ('critic.slow=none',), ('critic.slow', 'system planet', 'system dreamer')),
+        ('cpu', ('planner.horizon=5',), ('planner.horizon', 'system dreamer', 'system planet')),
+        ('cpu', ('memory={units: 5}',), ('memory', 'system dreamer', 'system world_models')),
+        ('world_models_cpu', ('optimizer.model_lr=1',), ('optimizer.model_lr', 'dreamer and planet')),
+        ('planet', ('optimizer.actor_lr=1',), ('optimizer.actor_lr', 'planet', 'system dreamer')),
+    ],
+)
 def test_settings_that_do_not_fit_each_other(preset, overrides, names):
     text = refusal(preset, *overrides)
     assert all(name in text for name in names), text
 
 
-@pytest.mark.parametrize('preset, override', [
-    ('planet', 'imagination.discount=0.5'), ('planet', 'mlp.continue_layers=2'),
-    ('world_models', 'loss.reward_scale=2'), ('world_models', 'optimizer.vae_lr=1')])
+@pytest.mark.parametrize(
+    'preset, override',
+    [
+        ('planet', 'imagination.discount=0.5'),
+        ('planet', 'mlp.continue_layers=2'),
+        ('world_models', 'loss.reward_scale=2'),
+        ('world_models', 'optimizer.vae_lr=1'),
+    ],
+)
 def test_what_a_system_reads_may_be_overridden(preset, override):
     section, key = override.partition('=')[0].split('.')
     changed, before = (load_preset(preset, words).to_dict()[section] for words in ((override,), ()))
@@ -211,14 +253,17 @@ def test_the_overrides_of_another_system_follow_it():
     assert load_preset('cpu', words).planner.horizon == 5
 
 
-@pytest.mark.parametrize('content, names', [
-    (b'rssm: {deter: [', 'cannot be read'),
-    (b'\xff\xfe\x00broken', 'cannot be read'),
-    (b'- 1\n- 2\n', 'list'),
-    (b'rssm: 3\n', 'rssm must be a section'),
-    (b'extends: nowhere\n', 'nowhere'),
-    (b'extends: nowhere.yaml\n', 'nowhere.yaml'),
-])
+@pytest.mark.parametrize(
+    'content, names',
+    [
+        (b'rssm: {deter: [', 'cannot be read'),
+        (b'\xff\xfe\x00broken', 'cannot be read'),
+        (b'- 1\n- 2\n', 'list'),
+        (b'rssm: 3\n', 'rssm must be a section'),
+        (b'extends: nowhere\n', 'nowhere'),
+        (b'extends: nowhere.yaml\n', 'nowhere.yaml'),
+    ],
+)
 def test_bad_files_are_refused_by_name(tmp_path, content, names):
     file = tmp_path / 'mine.yaml'
     file.write_bytes(content)
@@ -232,10 +277,25 @@ def test_missing_file(tmp_path):
 def test_action_repeat_by_task_domain_or_default():
     config = Config()
     config.env.action_repeat = {'default': 2, 'cartpole': 8, 'cartpole_balance': 4, 'ball': 3, 'ball_in_cup': 6}
-    repeats = {task: config.action_repeat_for(task) for task in (
-        'walker_walk', 'cartpole_swingup', 'cartpole_balance', 'cartpole_balance_sparse', 'ball_in_cup_catch',
-        'ball_roll', 'cartpoles_two')}
+    repeats = {
+        task: config.action_repeat_for(task)
+        for task in (
+            'walker_walk',
+            'cartpole_swingup',
+            'cartpole_balance',
+            'cartpole_balance_sparse',
+            'ball_in_cup_catch',
+            'ball_roll',
+            'cartpoles_two',
+        )
+    }
     assert repeats == {
-        'walker_walk': 2, 'cartpole_swingup': 8, 'cartpole_balance': 4, 'cartpole_balance_sparse': 4,
-        'ball_in_cup_catch': 6, 'ball_roll': 3, 'cartpoles_two': 2}
+        'walker_walk': 2,
+        'cartpole_swingup': 8,
+        'cartpole_balance': 4,
+        'cartpole_balance_sparse': 4,
+        'ball_in_cup_catch': 6,
+        'ball_roll': 3,
+        'cartpoles_two': 2,
+    }
     assert math.isfinite(config.imagination.discount)

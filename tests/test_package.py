@@ -1,4 +1,5 @@
 """What gets installed, where, and what the robot's part of it imports."""
+
 from __future__ import annotations
 
 import os
@@ -13,36 +14,74 @@ from xml.etree import ElementTree
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NODES = {'simulator', 'agent', 'robot_agent', 'trainer', 'offline_trainer', 'recorder', 'evaluator', 'hardware',
-         'file_server', 'bag_puller', 'player', 'resimulator', 'dream_player'}
+NODES = {
+    'simulator',
+    'agent',
+    'robot_agent',
+    'trainer',
+    'offline_trainer',
+    'recorder',
+    'evaluator',
+    'mock_robot',
+    'file_server',
+    'bag_puller',
+    'player',
+    'resimulator',
+    'dream_player',
+}
 DATA = ('launch', 'sim', 'models')
 
 
 def imported_by(modules) -> set:
     """Top-level packages in memory after a fresh interpreter has imported the modules."""
     code = f'import sys, {", ".join(modules)}; print(*{{name.partition(".")[0] for name in sys.modules}})'
-    result = subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return set(result.stdout.split())
 
 
 def modules_of(*packages: str) -> list:
     """Every module of some subpackages."""
-    return [f'dreamer_ros.{package}.{path.stem}' for package in packages
-            for path in sorted((ROOT / 'dreamer_ros' / package).glob('[!_]*.py'))]
+    return [
+        f'dreamer_ros.{package}.{path.stem}'
+        for package in packages
+        for path in sorted((ROOT / 'dreamer_ros' / package).glob('[!_]*.py'))
+    ]
 
 
 def test_the_robots_part_imports_neither_torch_nor_mujoco():
-    names = imported_by([*(f'dreamer_ros.nodes.{name}' for name in (
-        'agent', 'robot_agent', 'recorder', 'file_server', 'player')), 'dreamer_ros.policy.runner',
-        'dreamer_ros.policy.loader', *modules_of('bridge', 'replay', 'transfer')])
+    names = imported_by(
+        [
+            *(f'dreamer_ros.nodes.{name}' for name in ('agent', 'robot_agent', 'recorder', 'file_server', 'player')),
+            'dreamer_ros.policy.runner',
+            'dreamer_ros.policy.loader',
+            *modules_of('wire', 'robot', 'episodes', 'replay', 'transfer'),
+        ]
+    )
     assert {'rclpy', 'onnxruntime', 'numpy'} <= names
     assert not names & {'torch', 'mujoco', 'dm_control', 'onnx', 'matplotlib', 'tensorboard', 'imageio'}
 
 
 def test_only_nodes_import_rclpy():
-    names = imported_by(['dreamer_ros.bringup', 'dreamer_ros.processes', 'dreamer_ros.cli', *modules_of(
-        'bridge', 'replay', 'transfer', 'policy', 'simulation', 'nets', 'agents', 'training')])
+    names = imported_by(
+        [
+            'dreamer_ros.launching',
+            'dreamer_ros.launching.supervisor',
+            'dreamer_ros.cli.main',
+            *modules_of(
+                'wire',
+                'robot',
+                'episodes',
+                'replay',
+                'formats',
+                'transfer',
+                'policy',
+                'simulation',
+                'nets',
+                'agents',
+                'training',
+            ),
+        ]
+    )
     assert {'torch', 'mujoco', 'onnxruntime'} <= names
     assert not names & {'rclpy', 'launch', 'launch_ros', 'sensor_msgs'}
 
@@ -82,8 +121,11 @@ def data_files(source: Path) -> set:
 
 
 def test_a_wheel_holds_the_data_and_puts_only_dreamer_on_the_path(source, tmp_path):
-    subprocess.run([sys.executable, '-m', 'pip', '-q', 'wheel', '.', '--no-deps', '--no-build-isolation',
-                    '-w', tmp_path], cwd=source, check=True)
+    subprocess.run(
+        [sys.executable, '-m', 'pip', '-q', 'wheel', '.', '--no-deps', '--no-build-isolation', '-w', tmp_path],
+        cwd=source,
+        check=True,
+    )
     [wheel] = tmp_path.glob('dreamer_ros-*.whl')
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -93,8 +135,11 @@ def test_a_wheel_holds_the_data_and_puts_only_dreamer_on_the_path(source, tmp_pa
     assert scripts == ['dreamer']
     assert data_files(source) <= share and 'package.xml' in share
     assert not any(name.startswith('tests/') for name in names)
-    python = {f'dreamer_ros/{path.relative_to(source / "dreamer_ros")}'
-              for path in (source / 'dreamer_ros').rglob('*') if path.is_file() and path.suffix != '.pyc'}
+    python = {
+        f'dreamer_ros/{path.relative_to(source / "dreamer_ros")}'
+        for path in (source / 'dreamer_ros').rglob('*')
+        if path.is_file() and path.suffix != '.pyc'
+    }
     assert python <= set(names), python - set(names)
 
 
@@ -102,8 +147,21 @@ def test_an_ament_install_has_executables_and_finds_its_data(source, tmp_path):
     """As `colcon build` calls setup.py; run from the install space, far from the checkout."""
     prefix = tmp_path / 'install'
     subprocess.run(
-        [sys.executable, 'setup.py', '-q', 'install', '--prefix', prefix, '--record', tmp_path / 'record.txt',
-         '--single-version-externally-managed'], cwd=source, check=True, stderr=subprocess.DEVNULL)
+        [
+            sys.executable,
+            'setup.py',
+            '-q',
+            'install',
+            '--prefix',
+            prefix,
+            '--record',
+            tmp_path / 'record.txt',
+            '--single-version-externally-managed',
+        ],
+        cwd=source,
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
     executables = prefix / 'lib' / 'dreamer_ros'
     assert {path.name for path in executables.iterdir()} == NODES | {'dreamer'}
     assert all(os.access(path, os.X_OK) for path in executables.iterdir())
@@ -117,7 +175,15 @@ def test_an_ament_install_has_executables_and_finds_its_data(source, tmp_path):
     [packages] = prefix.glob('**/site-packages')
     code = 'import dreamer_ros.paths as p; print(p.__file__); print(p.share("models")); print(p.share("sim"))'
     result = subprocess.run(
-        [sys.executable, '-c', code], cwd=tmp_path, text=True, stdout=subprocess.PIPE, check=True,
-        env={**os.environ, 'PYTHONPATH': str(packages), 'AMENT_PREFIX_PATH': str(prefix)})
+        [sys.executable, '-c', code],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        check=True,
+        env={**os.environ, 'PYTHONPATH': str(packages), 'AMENT_PREFIX_PATH': str(prefix)},
+    )
     assert result.stdout.splitlines() == [
-        str(packages / 'dreamer_ros' / 'paths.py'), str(share / 'models'), str(share / 'sim')]
+        str(packages / 'dreamer_ros' / 'paths.py'),
+        str(share / 'models'),
+        str(share / 'sim'),
+    ]

@@ -1,4 +1,5 @@
 """RobotSpec: what a robot and a policy agree on."""
+
 import dataclasses
 import json
 
@@ -8,11 +9,20 @@ import pytest
 from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
 
-SPEC = RobotSpec('walker_walk', (64, 48), ('hip/position', 'hip/velocity'), ('hip', 'knee'), (-1.0, -2.5), (1.0, 0.5),
-                 0.05, 2)
-OTHERS = dict(image_size=(48, 64), vector=('hip/position',), action=('hip', 'foot'), action_low=(-1.0, -2.0),
-              action_high=(1.0, 1.0), control_period=0.04, action_repeat=1, cameras=('camera', 'wrist'),
-              discrete=True)
+SPEC = RobotSpec(
+    'walker_walk', (64, 48), ('hip/position', 'hip/velocity'), ('hip', 'knee'), (-1.0, -2.5), (1.0, 0.5), 0.05, 2
+)
+OTHERS = dict(
+    image_size=(48, 64),
+    vector=('hip/position',),
+    action=('hip', 'foot'),
+    action_low=(-1.0, -2.0),
+    action_high=(1.0, 1.0),
+    control_period=0.04,
+    action_repeat=1,
+    cameras=('camera', 'wrist'),
+    discrete=True,
+)
 
 
 def test_json_round_trip():
@@ -31,8 +41,15 @@ def test_hash_ignores_the_name_and_nothing_else():
 
 def test_equal_robots_hash_equally_however_their_numbers_are_written():
     limits = np.array([-1, -2.5], np.float64), np.array([1, 0.5], np.float32)
-    same = RobotSpec('walker_walk', [np.int64(64), 48], ['hip/position', 'hip/velocity'], ['hip', 'knee'], *limits,
-                     np.float64(0.05), np.int64(2))
+    same = RobotSpec(
+        'walker_walk',
+        [np.int64(64), 48],
+        ['hip/position', 'hip/velocity'],
+        ['hip', 'knee'],
+        *limits,
+        np.float64(0.05),
+        np.int64(2),
+    )
     assert same == SPEC and same.hash == SPEC.hash and same.to_json() == SPEC.to_json()
     whole = RobotSpec('a', (64, 64), (), ('x',), (-1,), (1,), 1, 1)
     assert whole.hash == RobotSpec.from_json(whole.to_json(), 'test').hash
@@ -67,25 +84,46 @@ def test_robots_without_cameras_and_with_choices():
         dataclasses.replace(SPEC, discrete=True, action=('go',), action_low=(0,), action_high=(1,))
 
 
-@pytest.mark.parametrize('text, names', [
-    ('not json', 'expected JSON'),
-    ('[1, 2]', 'list'),
-    ('{"name": "a"}', 'expected the keys'),
-    (json.dumps({**json.loads(SPEC.to_json()), 'colour': 'red'}), 'colour'),
-])
+@pytest.mark.parametrize(
+    'text, names',
+    [
+        ('not json', 'expected JSON'),
+        ('[1, 2]', 'list'),
+        ('{"name": "a"}', 'expected the keys'),
+        (json.dumps({**json.loads(SPEC.to_json()), 'colour': 'red'}), 'colour'),
+    ],
+)
 def test_other_texts_are_refused(text, names):
     with pytest.raises(InputError, match='topic spec: robot spec') as refusal:
         RobotSpec.from_json(text, 'topic spec')
     assert names in str(refusal.value)
 
 
-@pytest.mark.parametrize('key, value', [
-    ('image_size', 64), ('image_size', [64]), ('image_size', ['a', 'b']), ('image_size', [0, 64]),
-    ('action', 'hip'), ('action', ['hip']), ('action_low', [-1.0]), ('action_high', [1.0, 'much']),
-    ('control_period', 'fast'), ('control_period', 0.0), ('control_period', float('nan')), ('action_repeat', 0),
-    ('vector', None), ('cameras', 'camera'), ('cameras', ['wrist', 'wrist']), ('cameras', ['1']),
-    ('cameras', ['a/b']), ('cameras', ['wrist', 'camera']), ('cameras', []), ('discrete', 'yes'),
-])
+@pytest.mark.parametrize(
+    'key, value',
+    [
+        ('image_size', 64),
+        ('image_size', [64]),
+        ('image_size', ['a', 'b']),
+        ('image_size', [0, 64]),
+        ('action', 'hip'),
+        ('action', ['hip']),
+        ('action_low', [-1.0]),
+        ('action_high', [1.0, 'much']),
+        ('control_period', 'fast'),
+        ('control_period', 0.0),
+        ('control_period', float('nan')),
+        ('action_repeat', 0),
+        ('vector', None),
+        ('cameras', 'camera'),
+        ('cameras', ['wrist', 'wrist']),
+        ('cameras', ['1']),
+        ('cameras', ['a/b']),
+        ('cameras', ['wrist', 'camera']),
+        ('cameras', []),
+        ('discrete', 'yes'),
+    ],
+)
 def test_bad_values_are_refused_by_name(key, value):
     text = json.dumps({**json.loads(SPEC.to_json()), key: value})
     with pytest.raises(InputError) as refusal:

@@ -1,4 +1,5 @@
 """Training sequences as the agents take them."""
+
 from __future__ import annotations
 
 from typing import NamedTuple

@@ -1,10 +1,12 @@
 """Actor and critic, trained on trajectories dreamed by the world model."""
+
 from __future__ import annotations
 
 import contextlib
 import copy
 import functools
-from typing import Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +33,7 @@ class Dream(NamedTuple):
 class DreamNoise(NamedTuple):
     """All randomness of a dream, drawn ahead of it so that a dream on another thread stays reproducible."""
 
-    rows: Optional[Tensor]  # int64 [N], which posterior states to start from; None takes all
+    rows: Tensor | None  # int64 [N], which posterior states to start from; None takes all
     latent: Tensor  # [H, N, ...]
     action: Tensor  # [H, N, A]
 
@@ -86,18 +88,19 @@ class Behaviour(nn.Module):
         self.distribution = OneHot(config.actor.unimix) if discrete else ACTIONS[config.actor.distribution]()
         self.exploration_noise = 0.0 if discrete else config.actor.exploration_noise
         # the share of REINFORCE in the actor's gradient; the rest goes through the dynamics
-        self.reinforce = {'dynamics': 0.0, 'reinforce': 1.0, 'mixed': config.actor.mix,
-                          'auto': float(discrete)}[config.actor.gradient]
-        self.actor = head(feature_size, config.mlp, config.mlp.actor_layers,
-                          self.distribution.raw_per_action * action_size)
+        self.reinforce = {'dynamics': 0.0, 'reinforce': 1.0, 'mixed': config.actor.mix, 'auto': float(discrete)}[
+            config.actor.gradient
+        ]
+        self.actor = head(
+            feature_size, config.mlp, config.mlp.actor_layers, self.distribution.raw_per_action * action_size
+        )
         if config.mlp.norm != 'none':
             # a nearly zero output layer starts the policy centred and wide (DreamerV3's outscale 0.01)
             with torch.no_grad():
                 self.actor[-1].weight.mul_(0.01)
         self.value_distribution = SCALARS[config.critic.distribution]()
         zero = config.critic.distribution == 'twohot'
-        self.critic = head(
-            feature_size, config.mlp, config.mlp.critic_layers, self.value_distribution.raw_size, zero)
+        self.critic = head(feature_size, config.mlp, config.mlp.critic_layers, self.value_distribution.raw_size, zero)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         # without dynamics gradients, the critic's outputs that give the values are those it is trained by
         self.shares_critic = self.reinforce == 1.0 and config.critic.slow != 'target'
@@ -137,8 +140,8 @@ class Behaviour(nn.Module):
         return self.value_distribution.mean(critic(feature))
 
     def loss(
-        self, model: WorldModel, states: State, batch: Optional[Batch] = None, noise: Optional[DreamNoise] = None,
-    ) -> Tuple[Tensor, Dict[str, Tensor]]:
+        self, model: WorldModel, states: State, batch: Batch | None = None, noise: DreamNoise | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Actor and critic loss of one batch of posterior states [B, T, ...].
 
         Args:
@@ -153,11 +156,17 @@ class Behaviour(nn.Module):
         dynamics = self.reinforce < 1.0
         with frozen(model, self.critic) if dynamics else contextlib.nullcontext():
             action, raw, reward, discount, value, *judgement = lanes.by_rows(
-                functools.partial(self.imagine, model), start.deter[None], start.stoch[None],
-                noise.latent, noise.action, modules=[self.actor, self.critic], dim=1)
+                functools.partial(self.imagine, model),
+                start.deter[None],
+                start.stoch[None],
+                noise.latent,
+                noise.action,
+                modules=[self.actor, self.critic],
+                dim=1,
+            )
         with torch.set_grad_enabled(dynamics):
             returns, weight, span = self.targets(reward, discount, value)
-        actor_loss, metrics = self.actor_loss(raw[span.start:], action, returns, weight, value[span].detach())
+        actor_loss, metrics = self.actor_loss(raw[span.start :], action, returns, weight, value[span].detach())
         if self.shares_critic:
             critic_loss = self.critic_loss(judgement, returns.detach(), weight)
         else:
@@ -171,8 +180,8 @@ class Behaviour(nn.Module):
         return total, {key: torch.as_tensor(value).detach() for key, value in metrics.items()}
 
     def imagine(
-            self, model: WorldModel, deter: Tensor, stoch: Tensor, latent: Tensor, action: Tensor,
-    ) -> Tuple[Tensor, ...]:
+        self, model: WorldModel, deter: Tensor, stoch: Tensor, latent: Tensor, action: Tensor
+    ) -> tuple[Tensor, ...]:
         """Dream from states [1, N, ...] with noise [H, N, ...], and what the heads make of it.
 
         Returns:
@@ -192,7 +201,7 @@ class Behaviour(nn.Module):
             value = torch.cat([self.value_distribution.mean(judgement[0]), self.value(feature[-1:])])
         return dream.action, dream.raw, reward, discount, value, *judgement
 
-    def targets(self, reward: Tensor, discount: Tensor, value: Tensor) -> Tuple[Tensor, Tensor, slice]:
+    def targets(self, reward: Tensor, discount: Tensor, value: Tensor) -> tuple[Tensor, Tensor, slice]:
         """Returns [T, N], their weights [T, N], and which dreamed states they belong to.
 
         Args:
@@ -210,13 +219,13 @@ class Behaviour(nn.Module):
         elif estimator == 'n_step':
             returns = n_step_returns(*aligned, self.imagination.n_steps)
         else:
-            returns = reward_returns(reward)[:len(aligned[0])]
+            returns = reward_returns(reward)[: len(aligned[0])]
         # The probability of still going on; a terminal start state (V2, V3) weighs nothing itself.
         going = discount[:-1] if span.start == 0 else torch.cat([torch.ones_like(discount[:1]), discount[1:-2]])
         weight = going.cumprod(0).detach()
         return returns, weight, span
 
-    def actor_loss(self, raw, action, returns, weight, baseline) -> Tuple[Tensor, Dict[str, Tensor]]:
+    def actor_loss(self, raw, action, returns, weight, baseline) -> tuple[Tensor, dict[str, Tensor]]:
         """−E[w · (objective + η · entropy)] over the actor's outputs [T, N, ...] in dreamed states."""
         config = self.actor_config
         divisor = self.return_range(returns) if config.normalise_returns else returns.new_ones(())
@@ -227,15 +236,20 @@ class Behaviour(nn.Module):
             advantage = ((returns - baseline) / divisor).detach()
             objective = objective + self.reinforce * self.distribution.log_prob(raw, action.detach()) * advantage
         loss = -(weight * (objective + config.entropy * entropy)).mean()
-        return loss, {'return': returns.mean(), 'actor_entropy': entropy.mean(),
-                      'return_range': divisor, 'action_std': action.std()}
+        return loss, {
+            'return': returns.mean(),
+            'actor_entropy': entropy.mean(),
+            'return_range': divisor,
+            'action_std': action.std(),
+        }
 
     def critic_loss(self, judgement: Sequence[Tensor], returns: Tensor, weight: Tensor) -> Tensor:
         """Weighted loss of the critic's outputs [T, N, ...] against the returns and the slow critic's values."""
         raw, *slow = judgement
-        errors, = lanes.by_rows(
+        (errors,) = lanes.by_rows(
             lambda raw, *targets: (self.value_distribution.loss(raw, *targets),),
-            *(flatten_time(x) for x in (raw, returns, *slow)))
+            *(flatten_time(x) for x in (raw, returns, *slow)),
+        )
         return (weight * errors.view_as(weight)).mean()
 
     def judge(self, feature: Tensor) -> Sequence[Tensor]:
@@ -243,10 +257,10 @@ class Behaviour(nn.Module):
         judgement = lanes.by_rows(self.judgement, flatten_time(feature), modules=[self.critic])
         return [x.unflatten(0, feature.shape[:2]) for x in judgement]
 
-    def judgement(self, feature: Tensor) -> Tuple[Tensor, ...]:
+    def judgement(self, feature: Tensor) -> tuple[Tensor, ...]:
         """The critic's outputs for states, and the slow critic's values where they regularise it."""
         if self.critic_config.slow != 'regularise':
-            return self.critic(feature),
+            return (self.critic(feature),)
         with torch.no_grad():
             slow = self.value_distribution.mean(self.slow_critic(feature))
         return self.critic(feature), slow

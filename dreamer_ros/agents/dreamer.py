@@ -1,16 +1,15 @@
 """Dreamer in all its versions: a world model, a behaviour learned inside it, and the policy they form."""
-from __future__ import annotations
 
-from typing import Dict, Tuple
+from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from dreamer_ros.agents.agent import Agent
 from dreamer_ros.agents.batch import Batch
 from dreamer_ros.agents.behaviour import Behaviour
+from dreamer_ros.agents.filter_policy import Policy
 from dreamer_ros.agents.inspection import Inspection
-from dreamer_ros.agents.policy import Policy
+from dreamer_ros.agents.system import Agent
 from dreamer_ros.agents.world_model import WorldModel
 from dreamer_ros.config import Config
 from dreamer_ros.spec import RobotSpec
@@ -30,13 +29,13 @@ class Dreamer(Agent):
         self.model = WorldModel(config, spec)
         self.behaviour = Behaviour(config, self.model.rssm.feature_size, action_size, spec.discrete)
 
-    def loss(self, batch: Batch) -> Tuple[Tensor, Dict[str, Tensor]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of all losses; each reaches only the parameters it trains, so one backward pass serves all."""
         model_loss, states, metrics = self.model.loss(batch)
         behaviour_loss, behaviour_metrics = self.behaviour.loss(self.model, states, batch)
         return model_loss + behaviour_loss, {**metrics, **behaviour_metrics}
 
-    def parameter_groups(self) -> Dict[str, list]:
+    def parameter_groups(self) -> dict[str, list]:
         """Trainable parameters by the learning rate they get."""
         return {
             'model': list(self.model.parameters()),
@@ -47,7 +46,7 @@ class Dreamer(Agent):
     def watching(self) -> list:
         return self.model.watching()
 
-    def after_update(self, batch: Batch) -> Dict[str, Tensor]:
+    def after_update(self, batch: Batch) -> dict[str, Tensor]:
         self.behaviour.update_slow_critic()
         return {}
 

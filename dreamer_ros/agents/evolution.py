@@ -1,15 +1,15 @@
 """CMA-ES whose whole state lies in buffers, so that a checkpoint holds a running evolution."""
+
 from __future__ import annotations
 
-from typing import Callable, Union
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from cmaes import CMA, SepCMA
 from torch import Tensor, nn
 
-
-Strategy = Union[CMA, SepCMA]
+Strategy = CMA | SepCMA
 # Numbers in a candidate whose full covariance is still affordable: a generation decomposes a matrix of n × n, which
 # takes 3 s at 1,100 (the largest controller of the World Models paper has 1,088) and a minute at 3,000.
 FULL_COVARIANCE = 1200
@@ -30,8 +30,14 @@ class Evolution(nn.Module):
     """
 
     # buffer -> the library's attribute
-    STATE = {'mean': '_mean', 'sigma': '_sigma', 'covariance': '_C', 'path_sigma': '_p_sigma',
-             'path_c': '_pc', 'generation': '_g'}
+    STATE = {
+        'mean': '_mean',
+        'sigma': '_sigma',
+        'covariance': '_C',
+        'path_sigma': '_p_sigma',
+        'path_c': '_pc',
+        'generation': '_g',
+    }
 
     def __init__(self, size: int, population: int, sigma: float):
         super().__init__()

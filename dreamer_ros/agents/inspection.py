@@ -1,7 +1,8 @@
 """What can be looked at when a trained agent watches a recorded sequence."""
+
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -14,11 +15,11 @@ class Inspection(NamedTuple):
     filtered, the rest follows from the actions alone; the two agree on the context.
     """
 
-    reconstruction: Optional[Tensor]  # uint8 [B, T, H, W, 3 per camera]; None without cameras
-    prediction: Optional[Tensor]  # the same, predicted
+    reconstruction: Tensor | None  # uint8 [B, T, H, W, 3 per camera]; None without cameras
+    prediction: Tensor | None  # the same, predicted
     reward: Tensor  # [B, T], filtered: expected on arriving at each step
     predicted_reward: Tensor  # [B, T]
-    value: Optional[Tensor]  # [B, T], of the filtered states; None for systems that learn none
+    value: Tensor | None  # [B, T], of the filtered states; None for systems that learn none
 
     def film(self, image: Tensor) -> np.ndarray:
         """Truth | reconstruction | prediction of a robot with cameras, uint8 [B, T, H, 3·cameras·W, 3].

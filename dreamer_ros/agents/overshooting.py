@@ -1,4 +1,5 @@
 """Latent overshooting: the prior is trained to predict several steps ahead (PlaNet, arXiv 1811.04551, section 4)."""
+
 from __future__ import annotations
 
 import torch
@@ -9,8 +10,9 @@ from dreamer_ros.nets.layers import flatten_time
 from dreamer_ros.nets.rssm import RSSM, State
 
 
-def overshooting_loss(rssm: RSSM, states: State, posterior: Tensor, action: Tensor, is_first: Tensor,
-                      distance: int, free_nats: float) -> Tensor:
+def overshooting_loss(
+    rssm: RSSM, states: State, posterior: Tensor, action: Tensor, is_first: Tensor, distance: int, free_nats: float
+) -> Tensor:
     """Mean over d = 1 … `distance` of max(0, KL[sg(posterior_{t+d}) ‖ prior^(d)] − free nats).
 
     prior^(d) is the prior rolled d steps from the posterior state at t, with the actions that were taken. Steps

@@ -1,17 +1,17 @@
 """PlaNet: a world model, and a policy that plans in it instead of learning an actor (arXiv 1811.04551)."""
+
 from __future__ import annotations
 
 import math
-from typing import Dict, Tuple
 
 import torch
 from torch import Tensor
 
-from dreamer_ros.agents.agent import Agent
 from dreamer_ros.agents.batch import Batch
+from dreamer_ros.agents.filter_policy import FilterPolicy
 from dreamer_ros.agents.inspection import Inspection
 from dreamer_ros.agents.planner import cross_entropy_method
-from dreamer_ros.agents.policy import FilterPolicy
+from dreamer_ros.agents.system import Agent
 from dreamer_ros.agents.world_model import WorldModel
 from dreamer_ros.config import Config, PlannerConfig
 from dreamer_ros.errors import InputError
@@ -34,15 +34,16 @@ class PlaNet(Agent):
         super().__init__()
         if spec.discrete:
             raise InputError(
-                f'system planet: expected a robot with continuous actions to plan, those of {spec.name} are discrete')
+                f'system planet: expected a robot with continuous actions to plan, those of {spec.name} are discrete'
+            )
         self.planner, self.action_size = config.planner, len(spec.action)
         self.model = WorldModel(config, spec)
 
-    def loss(self, batch: Batch) -> Tuple[Tensor, Dict[str, Tensor]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss, _, metrics = self.model.loss(batch)
         return loss, metrics
 
-    def parameter_groups(self) -> Dict[str, list]:
+    def parameter_groups(self) -> dict[str, list]:
         return {'model': list(self.model.parameters())}
 
     def watching(self) -> list:
@@ -80,7 +81,9 @@ class PlanningPolicy(FilterPolicy):
         actions, latents = noise.split([self.action_size, self.rssm.latent.size], -1)
         return cross_entropy_method(
             lambda candidates, iteration: self.predicted_return(state, candidates, latents[iteration]),
-            actions, self.config.elites)[:, 0]
+            actions,
+            self.config.elites,
+        )[:, 0]
 
     def predicted_return(self, state: State, actions: Tensor, noise: Tensor) -> Tensor:
         """Sum of the rewards predicted along one sampled future of each candidate.

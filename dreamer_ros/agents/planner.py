@@ -1,7 +1,8 @@
 """Planning by the cross-entropy method (CEM; PlaNet, arXiv 1811.04551, algorithm 2)."""
+
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor

@@ -3,6 +3,7 @@
 All take time-major tensors aligned on arrival: index t holds the reward of a transition, the discount that
 applies to what comes after it, and the value of the state it leads to.
 """
+
 from __future__ import annotations
 
 import torch

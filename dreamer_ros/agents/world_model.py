@@ -1,7 +1,8 @@
 """The world model: encoder, RSSM, decoder, reward and continue heads, and their loss."""
+
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Optional, Tuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from dreamer_ros.nets.layers import flatten_time, initialise, mlp, symlog, widen
 from dreamer_ros.nets.rssm import RSSM, State
 from dreamer_ros.nets.thumbnails import WATCHED_SHARE, standardise, thumbnail_size, thumbnails
 from dreamer_ros.spec import RobotSpec
-
 
 REDUNDANCY = 5e-4  # weight of the off-diagonal correlations (R2-Dreamer)
 CONTRAST_WINDOW = (10, 30)  # sequences and steps around an embedding whose states it must be told from (Dreamer)
@@ -44,15 +44,16 @@ class WorldModel(nn.Module):
         self.encoder = ObservationEncoder(config, spec)
         self.rssm = RSSM(config.rssm, self.encoder.output_size, len(spec.action))
         feature = self.rssm.feature_size
-        self.decoder: Optional[nn.Module] = None
+        self.decoder: nn.Module | None = None
         if spec.cameras:
             self.decoder = ImageDecoder(
-                config.conv, self.rssm.deter_size, self.rssm.latent.size, size, heads.units, spec.channels)
-        self.vector_decoder: Optional[nn.Module] = None
+                config.conv, self.rssm.deter_size, self.rssm.latent.size, size, heads.units, spec.channels
+            )
+        self.vector_decoder: nn.Module | None = None
         if spec.vector and self.config.representation in ('reconstruction', 'thumbnail'):
             self.vector_decoder = head(feature, heads, VECTOR_LAYERS, len(spec.vector))
         self.reward_distribution = SCALARS[self.config.reward]()
-        self.projector: Optional[nn.Module] = None
+        self.projector: nn.Module | None = None
         if self.config.representation == 'redundancy':
             self.projector = nn.Linear(feature, self.encoder.output_size, bias=False)
             initialise(self.projector, heads.norm)
@@ -66,11 +67,11 @@ class WorldModel(nn.Module):
             self.register_buffer('pixel_batches', torch.zeros(()))
         zero = self.config.reward == 'twohot'
         self.reward = head(feature, heads, heads.reward_layers, self.reward_distribution.raw_size, zero)
-        self.continuation: Optional[nn.Module] = None
+        self.continuation: nn.Module | None = None
         if self.config.continue_head:
             self.continuation = head(feature, heads, heads.continue_layers, 1)
 
-    def loss(self, batch: Batch) -> Tuple[Tensor, State, Dict[str, Tensor]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, State, dict[str, Tensor]]:
         """Loss (scalar), posterior states [B, T, ...] and metrics of a batch."""
         config, latent = self.config, self.rssm.latent
         if self.bits < 8:  # encoder and loss see the same noise
@@ -89,8 +90,14 @@ class WorldModel(nn.Module):
         total = total + config.representation_scale * self.free_nats(representation)
         if config.overshooting:
             overshooting = overshooting_loss(
-                self.rssm, states, posterior, batch.previous_action, batch.is_first, config.overshooting,
-                config.free_nats)
+                self.rssm,
+                states,
+                posterior,
+                batch.previous_action,
+                batch.is_first,
+                config.overshooting,
+                config.free_nats,
+            )
             total = total + overshooting
             metrics['overshooting_loss'] = overshooting
         if self.continuation is not None:
@@ -105,7 +112,7 @@ class WorldModel(nn.Module):
         metrics['model_loss'] = total
         return total, states, {key: value.detach() for key, value in metrics.items()}
 
-    def watching(self) -> List[Tensor]:
+    def watching(self) -> list[Tensor]:
         """The image decoder's parameters, where something else than reconstruction shapes the states."""
         watches = self.decoder is not None and self.config.representation != 'reconstruction'
         return list(self.decoder.parameters()) if watches else []
@@ -113,12 +120,10 @@ class WorldModel(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """Embeddings [B, T, E] of the observations."""
         observation = (flatten_time(getattr(batch, name)) for name in self.encoder.inputs)
-        embed, = lanes.by_rows(lambda *rows: (self.encoder(*rows),), *observation, modules=[self.encoder])
+        (embed,) = lanes.by_rows(lambda *rows: (self.encoder(*rows),), *observation, modules=[self.encoder])
         return embed.unflatten(0, batch.reward.shape)
 
-    def observation_loss(
-        self, batch: Batch, states: State, embed: Tensor
-    ) -> Tuple[Tensor, Dict[str, Tensor]]:
+    def observation_loss(self, batch: Batch, states: State, embed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What makes the states tell of the observations: a scalar, and its parts by name."""
         config, losses = self.config, {}
         total = torch.zeros((), device=embed.device)
@@ -151,12 +156,16 @@ class WorldModel(nn.Module):
 
     def image_loss(self, states: State, image: Tensor) -> Tensor:
         """Summed over pixels and channels, averaged over batch and time."""
-        errors, = lanes.by_rows(
-            self.image_error, flatten_time(states.deter), flatten_time(states.stoch), flatten_time(image),
-            modules=[self.decoder])
+        (errors,) = lanes.by_rows(
+            self.image_error,
+            flatten_time(states.deter),
+            flatten_time(states.stoch),
+            flatten_time(image),
+            modules=[self.decoder],
+        )
         return errors.sum() / (image.shape[0] * image.shape[1])
 
-    def image_error(self, deter: Tensor, stoch: Tensor, image: Tensor) -> Tuple[Tensor]:
+    def image_error(self, deter: Tensor, stoch: Tensor, image: Tensor) -> tuple[Tensor]:
         """Squared error between the decoded states [N, ...] and their images, summed over all of them: [1]."""
         decoded = self.decoder(deter, stoch)
         target = unit_image(image).permute(0, 3, 1, 2)
@@ -164,7 +173,7 @@ class WorldModel(nn.Module):
             error = F.mse_loss(torch.sigmoid(decoded), target, reduction='sum')
         else:
             error = 0.5 * F.mse_loss(decoded, target - 0.5, reduction='sum')
-        return error.view(1),
+        return (error.view(1),)
 
     def redundancy_loss(self, feature: Tensor, embed: Tensor) -> Tensor:
         """Σ(C_ii − 1)² + 5e-4 Σ_{i≠j} C_ij² of the correlation C between projected features and embeddings.
@@ -229,7 +238,7 @@ class WorldModel(nn.Module):
         return average(kl.mean()).clamp(min=self.config.free_nats)
 
     @torch.no_grad()
-    def inspect(self, batch: Batch, context: int, value: Optional[Callable[[Tensor], Tensor]] = None) -> Inspection:
+    def inspect(self, batch: Batch, context: int, value: Callable[[Tensor], Tensor] | None = None) -> Inspection:
         """Filter sequences of any length, and predict them from their first `context` steps.
 
         Args:
@@ -241,8 +250,11 @@ class WorldModel(nn.Module):
         predicted = self._predict(states, batch.previous_action, context)
         images = [self._film(each) if self.decoder is not None else None for each in (states, predicted)]
         return Inspection(
-            *images, self.predict_reward(states.feature), self.predict_reward(predicted.feature),
-            None if value is None else value(states.feature))
+            *images,
+            self.predict_reward(states.feature),
+            self.predict_reward(predicted.feature),
+            None if value is None else value(states.feature),
+        )
 
     def _predict(self, states: State, previous_action: Tensor, context: int) -> State:
         """The states [B, T, ...] of the prior after the first `context` of these."""
@@ -258,9 +270,13 @@ class WorldModel(nn.Module):
     def _film(self, states: State) -> Tensor:
         """Images of states [B, T, ...], uint8 [B, T, H, W, channels]."""
         parts = zip(states.deter.split(INSPECTED, 1), states.stoch.split(INSPECTED, 1))
-        return torch.cat([
-            self.decode(State(flatten_time(deter), flatten_time(stoch))).unflatten(0, deter.shape[:2])
-            for deter, stoch in parts], 1)
+        return torch.cat(
+            [
+                self.decode(State(flatten_time(deter), flatten_time(stoch))).unflatten(0, deter.shape[:2])
+                for deter, stoch in parts
+            ],
+            1,
+        )
 
     def decode(self, states: State) -> Tensor:
         """Images of states [N, ...] as uint8 [N, H, W, channels]."""
@@ -281,7 +297,7 @@ class WorldModel(nn.Module):
 
 
 def standardised(x: Tensor) -> Tensor:
-    """x [N, D] less its mean over its standard deviation, both over the rows of all learners."""
+    """X [N, D] less its mean over its standard deviation, both over the rows of all learners."""
     rows = len(x) * learners()
     x = x - average(x.mean(0))
     variance = average(x.square().mean(0)) * (rows / (rows - 1))

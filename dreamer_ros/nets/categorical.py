@@ -1,4 +1,5 @@
 """One-hot categorical variables, shared by latents and discrete actions; the classes are any dimension."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """Statistics of a batch that several learners share equally. One learner alone gets its input back."""
+
 from __future__ import annotations
 
 import torch
@@ -20,7 +21,7 @@ def average(x: Tensor) -> Tensor:
 
 
 def gather(x: Tensor) -> Tensor:
-    """x [N, ...] of all learners one after the other, without gradients."""
+    """X [N, ...] of all learners one after the other, without gradients."""
     if learners() == 1:
         return x
     parts = [torch.empty_like(x) for _ in range(learners())]
@@ -29,7 +30,6 @@ def gather(x: Tensor) -> Tensor:
 
 
 class _Average(torch.autograd.Function):
-
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         return _mean(x)

@@ -1,8 +1,8 @@
 """Image encoders and decoders. Images come and go channels-last, as cameras and rosbags hold them."""
+
 from __future__ import annotations
 
 import math
-from typing import Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from dreamer_ros.config import ConvConfig
 from dreamer_ros.nets.layers import ACTIVATIONS, BlockLinear, ChannelNorm, dense, initialise, to_blocks
 
 
-def unit_image(image: Tensor, bits: int = 8, spread: Union[float, Tensor] = 0.5) -> Tensor:
+def unit_image(image: Tensor, bits: int = 8, spread: float | Tensor = 0.5) -> Tensor:
     """uint8 images as float32 in [0, 1]; floats are taken to be that already.
 
     Args:
@@ -23,7 +23,7 @@ def unit_image(image: Tensor, bits: int = 8, spread: Union[float, Tensor] = 0.5)
         return image
     if bits == 8:
         return image.float().div_(255.0)
-    return (image.float().div_(2 ** (8 - bits)).floor_() + spread) / 2 ** bits
+    return (image.float().div_(2 ** (8 - bits)).floor_() + spread) / 2**bits
 
 
 class StrideEncoder(nn.Sequential):
@@ -33,9 +33,7 @@ class StrideEncoder(nn.Sequential):
         widths, strides, padding: per layer, and for all; padding 0 is World Models' and Dreamer's.
     """
 
-    def __init__(
-        self, config: ConvConfig, image_size: Tuple[int, int], channels: int, widths, strides, padding
-    ):
+    def __init__(self, config: ConvConfig, image_size: tuple[int, int], channels: int, widths, strides, padding):
         layers, grid = [], image_size
         for width, stride, pad in zip(widths, strides, padding):
             conv = nn.Conv2d(channels, width, 4, stride, pad)
@@ -90,7 +88,7 @@ def _rows(x: Tensor) -> Tensor:
     return x.view(images, height // 2, 2, width // 2, 2 * channels)
 
 
-def _split(gradient: Tensor, values: Tuple[Tensor, ...], gradients: Tuple[Tensor, ...]) -> None:
+def _split(gradient: Tensor, values: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> None:
     """Give the gradient to the larger of two values, to the first of equal ones."""
     first = torch.ge(*values, out=torch.empty_like(gradient))
     torch.mul(gradient, first, out=gradients[0])
@@ -100,7 +98,7 @@ def _split(gradient: Tensor, values: Tuple[Tensor, ...], gradients: Tuple[Tensor
 class PoolEncoder(nn.Sequential):
     """Four 5x5 convolutions, each followed by 2x2 max-pooling, widths depth·(2, 3, 4, 4) (DreamerV3)."""
 
-    def __init__(self, config: ConvConfig, image_size: Tuple[int, int], channels: int):
+    def __init__(self, config: ConvConfig, image_size: tuple[int, int], channels: int):
         layers = []
         for width in (config.depth * n for n in (2, 3, 4, 4)):
             conv = nn.Conv2d(channels, width, 5, 1, 2)
@@ -114,7 +112,7 @@ class PoolEncoder(nn.Sequential):
 class ImageEncoder(nn.Module):
     """uint8 images [N, H, W, channels] to embeddings [N, output_size]; every camera has three channels."""
 
-    def __init__(self, config: ConvConfig, image_size: Tuple[int, int], channels: int = 3):
+    def __init__(self, config: ConvConfig, image_size: tuple[int, int], channels: int = 3):
         super().__init__()
         if config.kind == 'pool':
             self.net = PoolEncoder(config, image_size, channels)
@@ -131,7 +129,7 @@ class ImageEncoder(nn.Module):
 class StrideDecoder(nn.Module):
     """Transposed convolutions that mirror the encoder; `valid` is World Models' 1x1 -> 64x64, kernels 5, 5, 6, 6."""
 
-    def __init__(self, config: ConvConfig, deter: int, stoch: int, image_size: Tuple[int, int], outputs: int):
+    def __init__(self, config: ConvConfig, deter: int, stoch: int, image_size: tuple[int, int], outputs: int):
         super().__init__()
         widths, strides, padding = _stride_plan(config)
         if config.kind == 'valid':
@@ -150,7 +148,7 @@ class StrideDecoder(nn.Module):
             layers += [conv, *_norm(config.norm, width), ACTIVATIONS[config.activation]()]
             channels = width
         end = -2 if config.norm == 'none' else -3  # the image itself is neither normalised nor bent
-        self.net = nn.Sequential(*layers[:end + 1])
+        self.net = nn.Sequential(*layers[: end + 1])
 
     def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
         channels, height, width = self.shape
@@ -201,8 +199,9 @@ class UpsampleDecoder(nn.Module):
 
     BLOCKS = 8
 
-    def __init__(self, config: ConvConfig, deter: int, stoch: int, image_size: Tuple[int, int], units: int,
-                 outputs: int):
+    def __init__(
+        self, config: ConvConfig, deter: int, stoch: int, image_size: tuple[int, int], units: int, outputs: int
+    ):
         super().__init__()
         widths = [config.depth * n for n in (2, 3, 4, 4)]
         self.grid = (image_size[0] // 16, image_size[1] // 16)
@@ -215,8 +214,7 @@ class UpsampleDecoder(nn.Module):
         self.input = nn.Sequential(ChannelNorm(config.norm, self.channels), ACTIVATIONS[config.activation]())
         layers, channels = [], self.channels
         for width in reversed(widths[:-1]):
-            layers += [UpsampleConv(channels, width), ChannelNorm(config.norm, width),
-                       ACTIVATIONS[config.activation]()]
+            layers += [UpsampleConv(channels, width), ChannelNorm(config.norm, width), ACTIVATIONS[config.activation]()]
             channels = width
         layers.append(UpsampleConv(channels, outputs))
         for layer in layers:
@@ -237,8 +235,9 @@ class UpsampleDecoder(nn.Module):
 class ImageDecoder(nn.Module):
     """Latent states to images [N, channels, H, W] before the output nonlinearity of the loss."""
 
-    def __init__(self, config: ConvConfig, deter: int, stoch: int, image_size: Tuple[int, int], units: int,
-                 channels: int = 3):
+    def __init__(
+        self, config: ConvConfig, deter: int, stoch: int, image_size: tuple[int, int], units: int, channels: int = 3
+    ):
         super().__init__()
         if config.kind == 'pool':
             self.net = UpsampleDecoder(config, deter, stoch, image_size, units, channels)
@@ -247,5 +246,3 @@ class ImageDecoder(nn.Module):
 
     def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
         return self.net(deter, stoch)
-
-

@@ -1,8 +1,8 @@
 """Distributions of scalar predictions and of actions, as functions on raw network outputs."""
+
 from __future__ import annotations
 
 import math
-from typing import Tuple
 
 import torch
 from torch import Tensor
@@ -44,14 +44,15 @@ class TwoHot:
 
     def mean(self, raw: Tensor) -> Tensor:
         """Expected value [...]. Each positive bin is first set against its mirror image, so that equal logits
-        give exactly 0 instead of the rounding error of sums near 5e8."""
+        give exactly 0 instead of the rounding error of sums near 5e8.
+        """
         middle = TWOHOT_BINS // 2
         probs = F.softmax(raw.float(), -1)
-        surplus = probs[..., middle + 1:] - probs[..., :middle].flip(-1)
+        surplus = probs[..., middle + 1 :] - probs[..., :middle].flip(-1)
         with torch.autocast(raw.device.type, enabled=False):
-            return surplus @ self.bins(raw.device)[middle + 1:]
+            return surplus @ self.bins(raw.device)[middle + 1 :]
 
-    def target(self, value: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    def target(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Lower bin index, upper bin index and the weight of the upper one, [...]."""
         bins = self.bins(value.device)
         above = torch.searchsorted(bins, value.contiguous(), right=True).clamp(1, TWOHOT_BINS - 1)
@@ -98,7 +99,7 @@ class TanhNormal:
 
     raw_per_action = 2
 
-    def parameters(self, raw: Tensor) -> Tuple[Tensor, Tensor]:
+    def parameters(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = raw.chunk(2, -1)
         return 5.0 * torch.tanh(mean / 5.0), F.softplus(std + softplus_inverse(5.0)) + 1e-4
 
@@ -111,7 +112,7 @@ class TanhNormal:
         return torch.tanh(mean + std * noise)
 
     def log_prob(self, raw: Tensor, action: Tensor) -> Tensor:
-        """ln p(action) summed over dimensions; actions at ±1 are clipped in float32."""
+        """Ln p(action) summed over dimensions; actions at ±1 are clipped in float32."""
         mean, std = self.parameters(raw.float())
         x = torch.atanh(action.float().clamp(-0.999999, 0.999999))
         # ln(1 − tanh²x) = 2(ln 2 − x − softplus(−2x)), exact for large x
@@ -126,11 +127,12 @@ class TanhNormal:
 
 class BoundedNormal:
     """Normal(tanh μ, 0.9·σ(s + 2) + 0.1) (DreamerV3). Samples are unbounded, so that `log_prob` is theirs; see
-    `bounded`."""
+    `bounded`.
+    """
 
     raw_per_action = 2
 
-    def parameters(self, raw: Tensor) -> Tuple[Tensor, Tensor]:
+    def parameters(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = raw.chunk(2, -1)
         return torch.tanh(mean), 0.9 * torch.sigmoid(std + 2.0) + 0.1
 
@@ -153,7 +155,7 @@ class TruncatedNormal:
 
     raw_per_action = 2
 
-    def parameters(self, raw: Tensor) -> Tuple[Tensor, Tensor]:
+    def parameters(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = widened(raw).chunk(2, -1)
         return torch.tanh(mean), 2.0 * torch.sigmoid(std / 2.0) + 0.1
 
@@ -175,7 +177,7 @@ class TruncatedNormal:
         return (phase - 2.0 * torch.floor(phase / 2.0) - 1.0).abs()
 
     def log_prob(self, raw: Tensor, action: Tensor) -> Tensor:
-        """ln p(action) of actions in [−1, 1], summed over dimensions."""
+        """Ln p(action) of actions in [−1, 1], summed over dimensions."""
         mean, std = self.parameters(raw)
         return (normal_log_prob(mean, std, action) - torch.log(self._mass(mean, std))).sum(-1)
 
@@ -226,7 +228,7 @@ def bounded(action: Tensor) -> Tensor:
 
 
 def normal_log_prob(mean: Tensor, std: Tensor, x: Tensor) -> Tensor:
-    """ln N(x; mean, std²), elementwise."""
+    """Ln N(x; mean, std²), elementwise."""
     return -0.5 * ((x - mean) / std).square() - torch.log(std) - 0.5 * math.log(2 * math.pi)
 
 
@@ -242,10 +244,28 @@ def normal_entropy(std: Tensor) -> Tensor:
 
 # Polynomials for erfinv(x)/x in w = −ln(1 − x²), highest power first (M. Giles, "Approximating the erfinv function",
 # GPU Computing Gems, 2010): for w < 5 in w − 2.5, beyond in √w − 3.
-ERFINV_CENTRE = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 2.1858087e-04, -1.25372503e-03,
-                 -4.17768164e-03, 0.246640727, 1.50140941)
-ERFINV_TAIL = (-2.00214257e-04, 1.00950558e-04, 1.34934322e-03, -3.67342844e-03, 5.73950773e-03, -7.6224613e-03,
-               9.43887047e-03, 1.00167406, 2.83297682)
+ERFINV_CENTRE = (
+    2.81022636e-08,
+    3.43273939e-07,
+    -3.5233877e-06,
+    -4.39150654e-06,
+    2.1858087e-04,
+    -1.25372503e-03,
+    -4.17768164e-03,
+    0.246640727,
+    1.50140941,
+)
+ERFINV_TAIL = (
+    -2.00214257e-04,
+    1.00950558e-04,
+    1.34934322e-03,
+    -3.67342844e-03,
+    5.73950773e-03,
+    -7.6224613e-03,
+    9.43887047e-03,
+    1.00167406,
+    2.83297682,
+)
 
 
 def erfinv(x: Tensor) -> Tensor:
@@ -256,7 +276,7 @@ def erfinv(x: Tensor) -> Tensor:
     return x * torch.where(w < 5.0, _polynomial(ERFINV_CENTRE, centre), _polynomial(ERFINV_TAIL, tail))
 
 
-def _polynomial(coefficients: Tuple[float, ...], x: Tensor) -> Tensor:
+def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     total = torch.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:
         total = total * x + coefficient

@@ -1,7 +1,6 @@
 """What a robot perceives as one embedding: camera images, a vector of scalars, or both."""
-from __future__ import annotations
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +44,12 @@ class ObservationEncoder(nn.Module):
             self.encoders['image'] = ImageEncoder(config.conv, spec.image_size, spec.channels)
         if spec.vector:
             self.encoders['vector'] = VectorEncoder(config.mlp, len(spec.vector))
-        self.inputs: Tuple[str, ...] = tuple(self.encoders)
+        self.inputs: tuple[str, ...] = tuple(self.encoders)
         self.output_size = sum(encoder.output_size for encoder in self.encoders.values())
 
     def forward(self, *observation: Tensor) -> Tensor:
         """Embeddings [N, output_size] of image uint8 [N, H, W, channels] and vector float32 [N, size], those of
-        them that are named in `inputs`."""
+        them that are named in `inputs`.
+        """
         embeddings = [encoder(x) for encoder, x in zip(self.encoders.values(), observation)]
         return embeddings[0] if len(embeddings) == 1 else torch.cat(embeddings, -1)

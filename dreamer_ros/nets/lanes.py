@@ -4,17 +4,18 @@ An update of a small model consists of thousands of operators, most of them too 
 threads that each run all operators on half of the rows finish sooner than two that share every operator. Results
 do not depend on timing: a parameter's gradient is the sum of those of the lanes, in their order.
 """
+
 from __future__ import annotations
 
 import concurrent.futures
 import functools
 import threading
-from typing import Callable, List, Optional, Sequence, Tuple
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-_worker: Optional[concurrent.futures.ThreadPoolExecutor] = None
+_worker: concurrent.futures.ThreadPoolExecutor | None = None
 _lane = threading.local()  # .busy: this thread is working in a lane
 
 
@@ -23,7 +24,8 @@ def open_lanes() -> None:
     global _worker
     if _worker is None:
         _worker = concurrent.futures.ThreadPoolExecutor(
-            1, 'lane', initializer=torch.set_flush_denormal, initargs=(True,))
+            1, 'lane', initializer=torch.set_flush_denormal, initargs=(True,)
+        )
 
 
 def close_lanes() -> None:
@@ -40,8 +42,8 @@ def are_open() -> bool:
 
 
 def by_rows(
-        function: Callable[..., Tuple[Tensor, ...]], *inputs: Tensor, modules: Sequence[nn.Module] = (),
-        dim: int = 0) -> Tuple[Tensor, ...]:
+    function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor, modules: Sequence[nn.Module] = (), dim: int = 0
+) -> tuple[Tensor, ...]:
     """function(*inputs), each lane computing half of the rows; for functions that treat rows independently.
 
     Args:
@@ -56,7 +58,7 @@ def by_rows(
     if torch.is_grad_enabled():
         parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
         outputs = _Lanes.apply(function, len(inputs), *(x for half in halves for x in half), *parameters)
-        results = outputs[:len(outputs) // 2], outputs[len(outputs) // 2:]
+        results = outputs[: len(outputs) // 2], outputs[len(outputs) // 2 :]
     else:
         results = _both([lambda half=half: function(*half) for half in halves])
     return tuple(torch.cat(pair, dim) for pair in zip(*results))
@@ -67,7 +69,7 @@ class _Lanes(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, function, count: int, *inputs: Tensor):
-        halves, ctx.parameters = (inputs[:count], inputs[count:2 * count]), list(inputs[2 * count:])
+        halves, ctx.parameters = (inputs[:count], inputs[count : 2 * count]), list(inputs[2 * count :])
         ctx.leaves = [[x.detach().requires_grad_(x.requires_grad) for x in half] for half in halves]
 
         def lane(leaves: Sequence[Tensor]):
@@ -85,21 +87,24 @@ class _Lanes(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor):
         half = len(gradients) // 2
 
-        def lane(leaves: Sequence[Tensor], outputs: Sequence[Tensor], own: Sequence[Tensor]) -> List:
+        def lane(leaves: Sequence[Tensor], outputs: Sequence[Tensor], own: Sequence[Tensor]) -> list:
             outputs, own = zip(*((x, gradient) for x, gradient in zip(outputs, own) if x.requires_grad))
             sources = [*(x for x in leaves if x.requires_grad), *ctx.parameters]
             found = iter(torch.autograd.grad(outputs, sources, own, allow_unused=True))
             return [next(found) if x.requires_grad else None for x in leaves] + list(found)
 
-        left, right = _both([
-            functools.partial(lane, *arguments)
-            for arguments in zip(ctx.leaves, ctx.inner, (gradients[:half], gradients[half:]))])
+        left, right = _both(
+            [
+                functools.partial(lane, *arguments)
+                for arguments in zip(ctx.leaves, ctx.inner, (gradients[:half], gradients[half:]))
+            ]
+        )
         count = len(ctx.leaves[0])
         sums = (a if b is None else b if a is None else a + b for a, b in zip(left[count:], right[count:]))
         return None, None, *left[:count], *right[:count], *sums
 
 
-def _both(jobs: Sequence[Callable]) -> List:
+def _both(jobs: Sequence[Callable]) -> list:
     """Results of two jobs; the first runs here, the second on the worker, with the same modes of torch."""
     grad = torch.is_grad_enabled()
     dtype, autocast = torch.get_autocast_dtype('cpu'), torch.is_autocast_enabled('cpu')

@@ -4,6 +4,7 @@ A latent turns raw network outputs into `stats` (one tensor), draws reparameteri
 and measures divergences. Noise comes from outside so that a scan draws it once for all steps and an exported
 policy takes it as an input.
 """
+
 from __future__ import annotations
 
 import math

@@ -1,8 +1,8 @@
 """Small shared layers: normalised dense layers, MLPs, block-linear layers, initialisation."""
+
 from __future__ import annotations
 
 import math
-from typing import Tuple
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,8 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.scale, self.eps)[0]
 
 
-def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tuple[Tensor, Tensor]:
-    """x / rms(x) · scale in the type of x, and 1 / rms(x) [..., 1].
+def rms_norm(x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """X / rms(x) · scale in the type of x, and 1 / rms(x) [..., 1].
 
     Computed in float32 where x is bfloat16: squares of small bfloat16 numbers lose their digits.
     """
@@ -39,7 +39,7 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tuple[Tensor, Tensor]:
 
 
 def widened(x: Tensor) -> Tensor:
-    """x in at least float32."""
+    """X in at least float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -62,8 +62,15 @@ class FastRMSNorm(torch.autograd.Function):
         x, inverse, scale = ctx.saved_tensors
         grad, size = widened(grad), x.shape[-1]
         gradient, of_scale, _ = torch.ops.aten.native_layer_norm_backward(
-            grad, widened(x), [size], torch.zeros_like(inverse), inverse, scale, None,
-            [True, ctx.needs_input_grad[1], False])
+            grad,
+            widened(x),
+            [size],
+            torch.zeros_like(inverse),
+            inverse,
+            scale,
+            None,
+            [True, ctx.needs_input_grad[1], False],
+        )
         gradient.addcmul_((grad @ scale).unsqueeze(-1), inverse, value=1.0 / size)
         return gradient.to(x.dtype), of_scale, None
 
@@ -160,7 +167,7 @@ def symexp(x: Tensor) -> Tensor:
 
 
 def softplus_inverse(x: float) -> float:
-    """y with softplus(y) = x."""
+    """Y with softplus(y) = x."""
     return x + math.log(-math.expm1(-x))
 
 

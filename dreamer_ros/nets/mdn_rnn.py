@@ -1,8 +1,9 @@
 """M of World Models (arXiv 1803.10122): an LSTM that predicts the next latent as a mixture of Gaussians."""
+
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class LSTMCell(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
         nn.init.zeros_(self.input.bias)
         with torch.no_grad():
-            self.input.bias[units:2 * units] = 1.0
+            self.input.bias[units : 2 * units] = 1.0
 
     def forward(self, x: Tensor, state: LSTMState) -> LSTMState:
         """Take in x [N, inputs]."""
@@ -54,12 +55,12 @@ class Mixture(NamedTuple):
     log_std: Tensor
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """ln Σ_k π_k N(z; μ_k, σ_k²) of z [..., Z], per dimension."""
+        """Ln Σ_k π_k N(z; μ_k, σ_k²) of z [..., Z], per dimension."""
         components = normal_log_prob(self.mean, self.log_std.exp(), z.unsqueeze(-2))
         return torch.logsumexp(F.log_softmax(self.logits, -2) + components, -2)
 
     def sample(self, temperature: float, choice: Tensor, noise: Tensor) -> Tensor:
-        """z [..., Z] at temperature τ: component logits / τ, the component's noise times √τ.
+        """Z [..., Z] at temperature τ: component logits / τ, the component's noise times √τ.
 
         Args:
             temperature: τ; above 1 samples are more random than the data was.
@@ -127,6 +128,6 @@ def gumbel(*shape: int, device=None) -> Tensor:
     return -torch.log(-torch.log(uniform))
 
 
-def dream_noise(mixtures: int, latent: int, *shape: int, device=None) -> Tuple[Tensor, Tensor]:
+def dream_noise(mixtures: int, latent: int, *shape: int, device=None) -> tuple[Tensor, Tensor]:
     """What `Mixture.sample` needs: Gumbel [*shape, K, Z] and normal [*shape, Z] noise."""
     return gumbel(*shape, mixtures, latent, device=device), torch.randn(*shape, latent, device=device)

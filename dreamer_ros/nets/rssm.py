@@ -2,16 +2,17 @@
 
 A state is (deter, stoch). The prior predicts stoch from deter alone; the posterior also sees the image embedding.
 """
+
 from __future__ import annotations
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dreamer_ros.config import RssmConfig
-from dreamer_ros.nets.layers import ACTIVATIONS, BlockLinear, dense, from_blocks, initialise, mlp, norm_layer, to_blocks
 from dreamer_ros.nets.latents import CategoricalLatent, GaussianLatent
+from dreamer_ros.nets.layers import ACTIVATIONS, BlockLinear, dense, from_blocks, initialise, mlp, norm_layer, to_blocks
 
 
 class State(NamedTuple):
@@ -101,8 +102,8 @@ class BlockGRU(nn.Module):
         super().__init__()
         self.blocks = config.blocks
         self.deter_in, self.stoch_in, self.action_in = (
-            dense(size, config.hidden, config.activation, config.norm)
-            for size in (config.deter, stoch, action))
+            dense(size, config.hidden, config.activation, config.norm) for size in (config.deter, stoch, action)
+        )
         self.hidden = BlockLinear(config.deter + 3 * config.hidden * config.blocks, config.deter, config.blocks)
         self.norm = norm_layer(config.norm, config.deter)
         self.activation = ACTIVATIONS[config.activation]()
@@ -153,21 +154,24 @@ class RSSM(nn.Module):
         self.posterior_deter = nn.Linear(config.deter, config.hidden, bias=joint.bias is not None)
         self.posterior_embed = nn.Linear(embed_size, config.hidden, bias=False)
         with torch.no_grad():
-            self.posterior_deter.weight.copy_(joint.weight[:, :config.deter])
-            self.posterior_embed.weight.copy_(joint.weight[:, config.deter:])
+            self.posterior_deter.weight.copy_(joint.weight[:, : config.deter])
+            self.posterior_embed.weight.copy_(joint.weight[:, config.deter :])
             if joint.bias is not None:
                 self.posterior_deter.bias.zero_()
         self.posterior_hidden = nn.Sequential(
-            norm_layer(config.norm, config.hidden), ACTIVATIONS[config.activation](),
-            mlp(config.hidden, config.hidden, config.posterior_layers - 1, *shape[1:]))
+            norm_layer(config.norm, config.hidden),
+            ACTIVATIONS[config.activation](),
+            mlp(config.hidden, config.hidden, config.posterior_layers - 1, *shape[1:]),
+        )
         self.posterior_out = nn.Linear(config.hidden, self.latent.raw_size)
         for layer in (self.prior_out, self.posterior_out):
             initialise(layer, config.norm)
 
     def initial(self, batch: int, device=None) -> State:
         """The all-zero state."""
-        return State(torch.zeros(batch, self.deter_size, device=device),
-                     torch.zeros(batch, self.latent.size, device=device))
+        return State(
+            torch.zeros(batch, self.deter_size, device=device), torch.zeros(batch, self.latent.size, device=device)
+        )
 
     def prior(self, deter: Tensor) -> Tensor:
         """Stats of p(stoch | deter)."""
@@ -177,7 +181,7 @@ class RSSM(nn.Module):
         """Stats of p(stoch | deter, embedding); `embed` is already through `posterior_embed`."""
         return self.latent.stats(self.posterior_out(self.posterior_hidden(self.posterior_deter(deter) + embed)))
 
-    def observe(self, embed: Tensor, action: Tensor, is_first: Tensor) -> Tuple[State, Tensor, Tensor]:
+    def observe(self, embed: Tensor, action: Tensor, is_first: Tensor) -> tuple[State, Tensor, Tensor]:
         """Filter a batch of sequences from the zero state.
 
         Args:

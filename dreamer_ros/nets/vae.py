@@ -1,7 +1,8 @@
 """V of World Models (arXiv 1803.10122): a variational autoencoder of single camera images."""
+
 from __future__ import annotations
 
-from typing import Dict, NamedTuple, Tuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class Code(NamedTuple):
     log_variance: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """z [N, Z] for standard normal noise; zero noise gives the mean."""
+        """Z [N, Z] for standard normal noise; zero noise gives the mean."""
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 
     def kl(self) -> Tensor:
@@ -50,7 +51,7 @@ class VAE(nn.Module):
         channels: of an image.
     """
 
-    def __init__(self, config: Config, image_size: Tuple[int, int], channels: int):
+    def __init__(self, config: Config, image_size: tuple[int, int], channels: int):
         super().__init__()
         self.config, self.image_scale = config.vae, config.loss.image_scale
         latent, heads = config.vae.latent, config.mlp
@@ -71,7 +72,7 @@ class VAE(nn.Module):
         """Codes of uint8 images [N, H, W, channels]."""
         return Code(*self.code(self.encoder(image)).float().chunk(2, -1))
 
-    def loss(self, image: Tensor, code: Code) -> Tuple[Tensor, Dict[str, Tensor]]:
+    def loss(self, image: Tensor, code: Code) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction plus max(KL, free nats · Z), both summed within an image, averaged over images.
 
         Args:

@@ -1,32 +1,32 @@
 """Agent node: answers each observation with one action of the exported policy (onnxruntime, never torch)."""
+
 from __future__ import annotations
 
 import sys
 import threading
 import time
 from collections import OrderedDict
-from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState, Joy
 
-from dreamer_ros import identity
-from dreamer_ros.bridge import codecs, topics
-from dreamer_ros.bridge.codecs import Mode, Step
+from dreamer_ros import launch_id
 from dreamer_ros.errors import InputError
-from dreamer_ros.nodes import diagnostics, qos
-from dreamer_ros.nodes.announcement import Announcements
-from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
-from dreamer_ros.nodes.inbox import Inbox
-from dreamer_ros.nodes.runtime import Parameters, run_node
-from dreamer_ros.nodes.template import MessageTemplate
 from dreamer_ros.policy.actions import random_action
 from dreamer_ros.policy.loader import PolicyLoader
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.ros import diagnostics, qos
+from dreamer_ros.ros.announcement import Announcements
+from dreamer_ros.ros.diagnostics import Diagnostics, Timings
+from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.ros.message_template import MessageTemplate
+from dreamer_ros.ros.runtime import Parameters, run_node
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.wire import codecs, topics
+from dreamer_ros.wire.codecs import Mode, Step
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
 SAY_VERSION = 60.0  # seconds between two lines about new policies: training brings one every few seconds
@@ -54,12 +54,18 @@ class Agent:
         self._node, self._stop = node, stop
         self._log = node.get_logger()
         parameters = Parameters(node)
-        self._evaluating = 'evaluate' == parameters.text(
-            'mode', 'train', 'explore until told otherwise, or act deterministically', ('train', 'evaluate'))
+        self._evaluating = (
+            parameters.text(
+                'mode', 'train', 'explore until told otherwise, or act deterministically', ('train', 'evaluate')
+            )
+            == 'evaluate'
+        )
         self._policy_file = parameters.text(
-            'policy', '', 'ONNX file to start with; later ones come on the topic `policy`')
+            'policy', '', 'ONNX file to start with; later ones come on the topic `policy`'
+        )
         self._evaluate_every = parameters.integer(
-            'evaluate_every', 10, 'mode train: every how many episodes one is deterministic, 0 for never', 0, 10**6)
+            'evaluate_every', 10, 'mode train: every how many episodes one is deterministic, 0 for never', 0, 10**6
+        )
         self._seed = parameters.integer('seed', 0, 'of random actions and exploration', 0, 2**31 - 1)
         parameters.finish()
 
@@ -70,14 +76,14 @@ class Agent:
         self._discovered_at = time.monotonic() + DISCOVERY_TIME
         self._rng = np.random.default_rng(self._seed)
         self._answer = b''
-        self._answer_mode: Optional[Mode] = None
-        self._step_template: Optional[MessageTemplate] = None
-        self._image_templates: Dict[int, MessageTemplate] = {}  # by number of the camera
+        self._answer_mode: Mode | None = None
+        self._step_template: MessageTemplate | None = None
+        self._image_templates: dict[int, MessageTemplate] = {}  # by number of the camera
         self._learnt = 0
-        self._answered: Optional[int] = None
-        self._runner: Optional[PolicyRunner] = None
+        self._answered: int | None = None
+        self._runner: PolicyRunner | None = None
         self._steps: OrderedDict[int, Step] = OrderedDict()
-        self._newest: Optional[bytes] = None
+        self._newest: bytes | None = None
         self._newest_stamp = 0
         self._newest_came = 0.0
         self._restart_state = True
@@ -107,8 +113,10 @@ class Agent:
                 return
             self._diagnostics = Diagnostics(self._node, 'policy', spec.name, self._report)
             joints = [topics.JOINT_STATES] if spec.vector else []
-            inputs = [self._inbox.subscribe(topic, topics.LOCKSTEP_SUBSCRIBER, raw=True)
-                      for topic in (*joints, *topics.images(spec.cameras))]
+            inputs = [
+                self._inbox.subscribe(topic, topics.LOCKSTEP_SUBSCRIBER, raw=True)
+                for topic in (*joints, *topics.images(spec.cameras))
+            ]
             # Simulators publish in this order: with the last message an observation is mostly complete.
             *others, self._last_input = inputs
             self._others = [(subscription, OrderedDict()) for subscription in others]
@@ -122,30 +130,34 @@ class Agent:
         finally:
             self._loader.close()
 
-    def _await_spec(self) -> Optional[RobotSpec]:
+    def _await_spec(self) -> RobotSpec | None:
         """The robot's spec, or None on stop.
 
         Bags that `ros2 bag play` plays announce nobody. An agent that was started by hand with a policy file then
         takes the robot for the one its policy was made for.
         """
         began = time.monotonic()
-        names_robot = self._policy_file and not identity.launch()
+        names_robot = self._policy_file and not launch_id.launch()
         while not self._stop.is_set():
             spec = self._announcements.take()
             if spec is not None:
                 self._log.info(
                     f'robot {spec.name}: {len(spec.action)} {"choices" if spec.discrete else "actions"}, '
                     f'{len(spec.cameras)} images of {spec.image_size[1]}x{spec.image_size[0]}, '
-                    f'{len(spec.vector)} joint values')
+                    f'{len(spec.vector)} joint values'
+                )
                 return spec
             if time.monotonic() - began > SPEC_PATIENCE:
                 if names_robot:
                     spec = PolicyRunner(self._policy_file).spec
-                    self._log.info(f'nobody is on {self._announcements.topic}: expecting the robot of '
-                                   f'{self._policy_file}, {spec.name}')
+                    self._log.info(
+                        f'nobody is on {self._announcements.topic}: expecting the robot of '
+                        f'{self._policy_file}, {spec.name}'
+                    )
                     return spec
-                self._log.info(f'waiting for a simulator or robot on {self._announcements.topic}',
-                               throttle_duration_sec=SAY_AGAIN)
+                self._log.info(
+                    f'waiting for a simulator or robot on {self._announcements.topic}', throttle_duration_sec=SAY_AGAIN
+                )
             self._inbox.wait(0.1)
         return None
 
@@ -175,7 +187,8 @@ class Agent:
 
     def _take_newest(self) -> bool:
         """Keep the newest message of the last input; True if there is one. An older one unanswered is dropped
-        and counted."""
+        and counted.
+        """
         while (message := self._inbox.take(self._last_input)) is not None:
             came = time.perf_counter()
             stamp = codecs.header_stamp(message)
@@ -206,7 +219,7 @@ class Agent:
             self._step_template = MessageTemplate.of(cdr, message, ['position'], tail=8)
         return step
 
-    def _read_inputs(self, messages: List[bytes]) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+    def _read_inputs(self, messages: list[bytes]) -> tuple[np.ndarray, np.ndarray | None]:
         """Image and vector from the messages of one observation, in the order of their subscriptions."""
         vector = None
         if self._spec.vector:
@@ -267,7 +280,8 @@ class Agent:
 
     def _pop_through(self, stamp: int) -> bool:
         """Forget the steps up to that of `stamp`, which becomes the last one; True if one of them began an
-        episode."""
+        episode.
+        """
         begins = False
         while True:
             popped, step = self._steps.popitem(last=False)
@@ -276,12 +290,13 @@ class Agent:
                 self._last = step
                 return begins
 
-    def _act(self, image: np.ndarray, vector: Optional[np.ndarray], begins: bool, is_last: bool):
+    def _act(self, image: np.ndarray, vector: np.ndarray | None, begins: bool, is_last: bool):
         """The action f32[A] for an observation, and who chose it."""
         if begins:
             self._episodes += 1
             self._deterministic = self._evaluating or (
-                self._evaluate_every > 0 and self._episodes % self._evaluate_every == 0)
+                self._evaluate_every > 0 and self._episodes % self._evaluate_every == 0
+            )
         if self._runner is None:
             return random_action(self._spec, self._rng), Mode('random')
         mode = Mode('evaluate' if self._deterministic else 'explore', self._runner.version)
@@ -322,13 +337,19 @@ class Agent:
         """A restarted simulator repeats its spec; another robot ends this agent."""
         spec = self._announcements.take()
         if spec is not None and spec.hash != self._spec.hash:
-            raise InputError(f'topic {self._announcements.topic}: expected the robot {self._spec.name} this agent was '
-                             f'started with, got {spec.name}: {self._spec.difference(spec)}')
+            raise InputError(
+                f'topic {self._announcements.topic}: expected the robot {self._spec.name} this agent was '
+                f'started with, got {spec.name}: {self._spec.difference(spec)}'
+            )
 
     def _report(self) -> diagnostics.Report:
         version = 'none' if self._runner is None else self._runner.version
-        values = {**self._timings.summary(), 'observations dropped': self._dropped, 'policy version': version,
-                  'episodes': self._episodes}
+        values = {
+            **self._timings.summary(),
+            'observations dropped': self._dropped,
+            'policy version': version,
+            'episodes': self._episodes,
+        }
         if self._problem:
             return diagnostics.WARN, self._problem, values
         return diagnostics.OK, 'random actions' if self._runner is None else f'policy {version}', values

@@ -1,19 +1,19 @@
 """Bag puller node: fetches a robot's episodes into the folder of a run, whenever the robot can be reached."""
+
 from __future__ import annotations
 
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Tuple
 
 from rclpy.node import Node
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.nodes import diagnostics
-from dreamer_ros.nodes.diagnostics import Diagnostics
-from dreamer_ros.nodes.inbox import Inbox
-from dreamer_ros.nodes.runtime import Parameters, run_node
+from dreamer_ros.ros import diagnostics
+from dreamer_ros.ros.diagnostics import Diagnostics
+from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.ros.runtime import Parameters, run_node
 from dreamer_ros.transfer.pulling import PERIOD, RETRIES, Failed, Puller
 from dreamer_ros.transfer.serving import be_nice
 
@@ -71,7 +71,7 @@ class Pull:
         if count:
             self._log.info(f'{count} new episodes from {self._puller.source}')
 
-    def report(self) -> Tuple[bytes, str, dict]:
+    def report(self) -> tuple[bytes, str, dict]:
         """For diagnostics."""
         values = {'bags': self._puller.bags, 'bytes': self._puller.bytes, 'bags missing': self._puller.missing}
         if self._problem:

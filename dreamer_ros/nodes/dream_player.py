@@ -1,4 +1,5 @@
 """Dream player node: what a world model makes of a recorded episode, as a film on the `dream` topic."""
+
 from __future__ import annotations
 
 import sys
@@ -10,9 +11,9 @@ import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
-from dreamer_ros.bridge import codecs, topics
-from dreamer_ros.nodes import qos
-from dreamer_ros.nodes.runtime import Parameters, run_node
+from dreamer_ros.ros import qos
+from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.wire import codecs, topics
 
 DRAIN = 1.0  # seconds for the last frames to arrive before the publisher is gone
 
@@ -30,9 +31,11 @@ def _dream(node: Node, stop: threading.Event) -> None:
     output = parameters.text('output', '', 'folder for the film, the picture and the numbers')
     parameters.finish()
     from dreamer_ros.training import process
+
     process.prepare()
     process.configure_torch(process.pick_threads(robots=0))
     from dreamer_ros.training.inspection import dream_bag, film_with_curves
+
     inspection, paths = dream_bag(run, Path(bag), context, Path(output))
     print('\n'.join(str(path) for path in paths), flush=True)
     if inspection.film is not None:

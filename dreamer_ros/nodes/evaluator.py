@@ -1,4 +1,5 @@
 """Evaluator node: adds up the rewards of whole episodes, prints the mean return and films the last episode."""
+
 from __future__ import annotations
 
 import json
@@ -7,19 +8,18 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import List, Optional
 
 import numpy as np
 from rclpy.node import Node
 
-from dreamer_ros.bridge import codecs, topics
-from dreamer_ros.bridge.codecs import Step
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
-from dreamer_ros.nodes.announcement import Announcements
-from dreamer_ros.nodes.inbox import Inbox
-from dreamer_ros.nodes.runtime import Parameters, run_node
+from dreamer_ros.ros.announcement import Announcements
+from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.ros.runtime import Parameters, run_node
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.wire import codecs, topics
+from dreamer_ros.wire.codecs import Step
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same wait
 STAMPS_KEPT = 1000  # to know repeated observations by
@@ -36,11 +36,11 @@ class EpisodeCounter:
     def __init__(self, period: int):
         self._period = period
         self._stamps = deque(maxlen=STAMPS_KEPT)
-        self._return: Optional[float] = None
+        self._return: float | None = None
         self._length = 0
         self.broken = 0
 
-    def add(self, step: Step) -> Optional[tuple]:
+    def add(self, step: Step) -> tuple | None:
         """(return, length) if this step ends a whole episode, else None. Repeated stamps change nothing."""
         if step.stamp in self._stamps:
             return None
@@ -81,22 +81,25 @@ class Evaluator:
         self._episodes = parameters.integer('episodes', 10, 'whole episodes to count', 1, 10**6)
         self._output = parameters.text('output', '', 'folder that gets result.json; empty for none')
         self._video = parameters.text(
-            'video', '', "mp4 of the last episode, from the bag that a recorder keeps in `output`; empty for none")
+            'video', '', 'mp4 of the last episode, from the bag that a recorder keeps in `output`; empty for none'
+        )
         parameters.finish()
         if self._video and not self._output:
-            raise InputError(f'{node.get_fully_qualified_name()}: parameter video: expected parameter output with it, '
-                             'the folder of the bags')
+            raise InputError(
+                f'{node.get_fully_qualified_name()}: parameter video: expected parameter output with it, '
+                'the folder of the bags'
+            )
         self._inbox = Inbox(node)
         self._announcements = Announcements(self._inbox)
         self._actions = self._inbox.subscribe(topics.ACTION, topics.TRAINER_SUBSCRIBER)
         self._step_messages = self._inbox.subscribe(topics.STEP, topics.TRAINER_SUBSCRIBER)
-        self._spec: Optional[RobotSpec] = None
+        self._spec: RobotSpec | None = None
         self._actor = 'unknown'
-        self._results: List[dict] = []
+        self._results: list[dict] = []
 
     def run(self) -> int:
         """Count, print and write; returns the exit code: 0, or 1 if stopped before enough episodes."""
-        counter: Optional[EpisodeCounter] = None
+        counter: EpisodeCounter | None = None
         while not self._stop.is_set() and len(self._results) < self._episodes:
             self._inbox.wait(0.1)
             self._stop.wait(0.01)  # takes messages in batches; the queue holds a thousand
@@ -125,18 +128,30 @@ class Evaluator:
     def _note(self, total: float, length: int) -> None:
         self._results.append({'return': total, 'length': length, 'actor': self._actor})
         mean = np.mean([result['return'] for result in self._results])
-        print(f'episode {len(self._results)}/{self._episodes}: return {total:.1f} in {length} steps by {self._actor}, '
-              f'mean {mean:.1f}', flush=True)
+        print(
+            f'episode {len(self._results)}/{self._episodes}: return {total:.1f} in {length} steps by {self._actor}, '
+            f'mean {mean:.1f}',
+            flush=True,
+        )
 
     def _finish(self) -> int:
         if self._results:
             returns = [result['return'] for result in self._results]
             mean, deviation = float(np.mean(returns)), float(np.std(returns))
-            print(f'mean return {mean:.1f} ± {deviation:.1f} over {len(returns)} '
-                  f'episode{"s" * (len(returns) != 1)}', flush=True)
+            print(
+                f'mean return {mean:.1f} ± {deviation:.1f} over {len(returns)} episode{"s" * (len(returns) != 1)}',
+                flush=True,
+            )
             if self._output:
-                self._write_result({'task': self._spec.name, 'spec_hash': self._spec.hash, 'mean_return': mean,
-                             'standard_deviation': deviation, 'episodes': self._results})
+                self._write_result(
+                    {
+                        'task': self._spec.name,
+                        'spec_hash': self._spec.hash,
+                        'mean_return': mean,
+                        'standard_deviation': deviation,
+                        'episodes': self._results,
+                    }
+                )
         if len(self._results) < self._episodes:
             print(f'stopped after {len(self._results)} of {self._episodes} episodes', file=sys.stderr, flush=True)
             return 1
@@ -152,7 +167,8 @@ class Evaluator:
         try:
             if not found:
                 raise InputError(f'{bags}: expected a bag to film, got none')
-            from dreamer_ros.training.video import episode_video
+            from dreamer_ros.viewing.run_video import episode_video
+
             episode_video(found[-1], self._spec, video)
         except (InputError, OSError, ModuleNotFoundError) as error:
             self._log.warning(f'no video: {error}')
@@ -166,7 +182,7 @@ class Evaluator:
             raise InputError(f'{path}: expected a place to write the result ({error.strerror})') from error
 
 
-def _bags(folder: Path) -> List[Path]:
+def _bags(folder: Path) -> list[Path]:
     """Finished bags, oldest first."""
     return sorted(path for path in folder.glob('[!.]*') if path.is_dir())
 

@@ -1,4 +1,5 @@
 """File server node: shows a robot's episodes to its trainer, or a trainer's policies to its robots, on a network."""
+
 from __future__ import annotations
 
 import sys
@@ -8,10 +9,10 @@ from pathlib import Path
 from rclpy.node import Node
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.nodes import diagnostics
-from dreamer_ros.nodes.diagnostics import Diagnostics
-from dreamer_ros.nodes.inbox import Inbox
-from dreamer_ros.nodes.runtime import Parameters, run_node
+from dreamer_ros.ros import diagnostics
+from dreamer_ros.ros.diagnostics import Diagnostics
+from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.ros.runtime import Parameters, run_node
 from dreamer_ros.transfer.serving import FileServer, Shelf
 
 LOCAL = '127.0.0.1'
@@ -23,7 +24,8 @@ def body(node: Node, stop: threading.Event) -> None:
     bags = parameters.text('bags', '', 'folder of episode bags to show; empty for none')
     policies = parameters.text('policies', '', "folder of a run's policies to show; empty for none")
     address = parameters.text(
-        'address', LOCAL, 'of this computer, to listen at; 0.0.0.0: at all of them; 127.0.0.1: for this computer alone')
+        'address', LOCAL, 'of this computer, to listen at; 0.0.0.0: at all of them; 127.0.0.1: for this computer alone'
+    )
     port = parameters.integer('port', 8075, 'to listen at; 0 picks one', 0, 65535)
     parameters.finish()
     if not (bags or policies):
@@ -31,11 +33,14 @@ def body(node: Node, stop: threading.Event) -> None:
     server = FileServer(Shelf(_folder(bags), _folder(policies)), address, port)
     what = ' and '.join(name for name, folder in (('episode bags', bags), ('policies', policies)) if folder)
     whom = 'this computer alone' if address == LOCAL else 'everybody who reaches this port'
-    node.get_logger().info(
-        f'http://{address}:{server.port}: {what} can be read by {whom}; nothing can be written')
+    node.get_logger().info(f'http://{address}:{server.port}: {what} can be read by {whom}; nothing can be written')
     inbox = Inbox(node)
-    report = Diagnostics(node, 'files', what, lambda: (
-        diagnostics.OK, f'listening at {address}:{server.port}', {'requests': server.requests}))
+    report = Diagnostics(
+        node,
+        'files',
+        what,
+        lambda: (diagnostics.OK, f'listening at {address}:{server.port}', {'requests': server.requests}),
+    )
     try:
         while not stop.is_set():
             inbox.wait(0.1)

@@ -1,4 +1,5 @@
 """Player node: a bag's observations on ROS topics again, at their pace, and a policy that watches them."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -6,32 +7,32 @@ import itertools
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional
 
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Joy
 
-from dreamer_ros.bridge import codecs, topics
-from dreamer_ros.bridge.codecs import Mode
-from dreamer_ros.bridge.contract import COMMAND_FIELDS, RobotContract
-from dreamer_ros.bridge.topics import Topic
+from dreamer_ros.episodes.opening import OpenBag, Stored
+from dreamer_ros.episodes.reading import read_episodes
 from dreamer_ros.errors import InputError
-from dreamer_ros.nodes import qos
-from dreamer_ros.nodes.announcement import announcement
-from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.policy.runner import PolicyRunner
-from dreamer_ros.replay.opening import OpenBag, Stored
-from dreamer_ros.replay.reading import read_episodes
+from dreamer_ros.robot.contract import COMMAND_FIELDS, RobotContract
+from dreamer_ros.ros import qos
+from dreamer_ros.ros.announcement import announcement
+from dreamer_ros.ros.runtime import Parameters, run_node
 from dreamer_ros.viewing.shadow import Shadow
+from dreamer_ros.wire import codecs, topics
+from dreamer_ros.wire.codecs import Mode
+from dreamer_ros.wire.topics import Topic
 
 DISCOVERY_TIME = 1.0  # seconds for subscribers that are there already to find the publishers
-CHECK_PERIOD = 1.0    # seconds between two looks for somebody else's /clock
-CLOCK_PERIOD = 0.02   # seconds between two messages of /clock while nothing else is due
-DRAIN_TIME = 0.5      # seconds for the last messages to arrive before the publishers are gone
-SAY_AGAIN = 5.0       # seconds between two lines about the same trouble
+CHECK_PERIOD = 1.0  # seconds between two looks for somebody else's /clock
+CLOCK_PERIOD = 0.02  # seconds between two messages of /clock while nothing else is due
+DRAIN_TIME = 0.5  # seconds for the last messages to arrive before the publishers are gone
+SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
 UNPLAYED = ('/clock', '/rosout', '/parameter_events')  # of the recording's own nodes
 # Types that move robots; joint states mostly tell how they stand.
 MOVING = {*COMMAND_FIELDS} - {'sensor_msgs/msg/JointState'}
@@ -40,14 +41,16 @@ RECORDED = 'recorded'
 SHADOW = 'shadow'
 
 
-def place_of(topic: Topic, contract: Optional[RobotContract]) -> str:
+def place_of(topic: Topic, contract: RobotContract | None) -> str:
     """Where a recorded topic is played, relative to the player's namespace."""
     name = topic.name.strip('/')
     if contract is None:
         commands = topic.type in MOVING
     else:
-        commands = any(topic.type == command.type and f'/{name}'.endswith(f'/{command.name.strip("/")}')
-                       for command in (topics.ACTION, contract.command_topic))
+        commands = any(
+            topic.type == command.type and f'/{name}'.endswith(f'/{command.name.strip("/")}')
+            for command in (topics.ACTION, contract.command_topic)
+        )
     path, _, leaf = name.rpartition('/')
     return '/'.join(part for part in (path, RECORDED, leaf) if part) if commands else name
 
@@ -76,7 +79,8 @@ class Player:
         policy = parameters.text('policy', '', 'ONNX file of a policy to run in shadow; empty for none')
         self._output = Path(parameters.text('output', '', 'folder for shadow.json and shadow.png'))
         self._wait_for_subscribers = parameters.integer(
-            'wait_for_subscribers', 0, 'that one of the topics must have before the first message', 0, 100)
+            'wait_for_subscribers', 0, 'that one of the topics must have before the first message', 0, 100
+        )
         parameters.finish()
         if not bag:
             raise InputError(f'{node.get_fully_qualified_name()}: parameter bag: expected a bag, got none')
@@ -110,7 +114,7 @@ class Player:
         if contract is not None:
             contract.check(runner.spec)
         episodes, problems = read_episodes(self._bag.path, spec)
-        for problem in problems[len(self._bag.problems):]:
+        for problem in problems[len(self._bag.problems) :]:
             self._log.warning(str(problem))
         if not episodes:
             raise InputError(f'bag {self._bag.path}: expected an episode to run a policy in, found none')
@@ -120,10 +124,11 @@ class Player:
         self._policy, self._runner = policy, runner
         place = f'{robots[0].strip("/")}/{SHADOW}' if robots and robots[0] != '/' else SHADOW
         self._shadow_actions = qos.publisher(
-            self._node, dataclasses.replace(topics.ACTION, name=f'{place}/{topics.ACTION.name}'))
+            self._node, dataclasses.replace(topics.ACTION, name=f'{place}/{topics.ACTION.name}')
+        )
         return Shadow(runner, episodes)
 
-    def _advertise(self) -> Dict[str, Publisher]:
+    def _advertise(self) -> dict[str, Publisher]:
         """Publishers by the topics' recorded names."""
         publishers = {}
         for name, topic in self._bag.topics.items():
@@ -136,7 +141,7 @@ class Player:
                 self._log.warning(f'{name}: not played, its type {topic.type} is not installed')
         return publishers
 
-    def _announce(self) -> List[Publisher]:
+    def _announce(self) -> list[Publisher]:
         """The robots' specs, which agents wait for, and which recorders keep beside the messages."""
         publishers = []
         for robot in self._bag.robots():
@@ -155,15 +160,19 @@ class Player:
             if time.monotonic() - began >= DISCOVERY_TIME:
                 if matched >= self._wait_for_subscribers:
                     return True
-                self._log.info(f'waiting for {self._wait_for_subscribers} subscribers of a topic, {matched} there',
-                               throttle_duration_sec=SAY_AGAIN)
+                self._log.info(
+                    f'waiting for {self._wait_for_subscribers} subscribers of a topic, {matched} there',
+                    throttle_duration_sec=SAY_AGAIN,
+                )
         return False
 
     def _refuse_other_clocks(self) -> None:
         others = self._node.count_publishers(topics.CLOCK.name) - 1
         if others > 0:
-            raise InputError(f'topic {topics.CLOCK.name}: expected no other publisher while a bag is played, got '
-                             f'{others}; time would run backwards for whoever listens')
+            raise InputError(
+                f'topic {topics.CLOCK.name}: expected no other publisher while a bag is played, got '
+                f'{others}; time would run backwards for whoever listens'
+            )
 
     # Playing
 
@@ -200,7 +209,7 @@ class Player:
             codecs.fill_stamp(message.clock, nanoseconds)
             self._clocks.publish(message)
 
-    def _step_shadow(self, now: Optional[int]) -> None:
+    def _step_shadow(self, now: int | None) -> None:
         """Let the policy act at every step up to a time, or at all that are left."""
         shadow = self._shadow
         while shadow is not None and (stamp := shadow.next_stamp) <= (float('inf') if now is None else now):
@@ -214,8 +223,12 @@ class Player:
         comparison = self._shadow.comparison()
         folder = self._output
         facts = {
-            'bag': str(self._bag.path), 'policy': self._policy, 'version': self._runner.version,
-            'robot': self._runner.spec.name, 'rate': self._rate}
+            'bag': str(self._bag.path),
+            'policy': self._policy,
+            'version': self._runner.version,
+            'robot': self._runner.spec.name,
+            'rate': self._rate,
+        }
         written = [comparison.write(folder, facts)]
         try:
             title = f'{self._bag.path.name}: policy {self._runner.version} in shadow, deterministic'

@@ -1,4 +1,5 @@
 """Recorder node: every episode of a robot becomes one bag, its messages as they were sent."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -7,34 +8,34 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Dict, Mapping, Optional
 
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState, Joy
 
-from dreamer_ros.bridge import codecs, topics
-from dreamer_ros.bridge.codecs import Mode, Step
-from dreamer_ros.bridge.contract import load_contract
+from dreamer_ros.episodes.alignment import PATIENCE, AlignedStep, StepAligner
+from dreamer_ros.episodes.bag import EpisodeWriter, new_episode
+from dreamer_ros.episodes.custom_data import Actors
 from dreamer_ros.errors import InputError
-from dreamer_ros.nodes import diagnostics
-from dreamer_ros.nodes.alignment import PATIENCE, AlignedStep, StepAligner
-from dreamer_ros.nodes.announcement import Announcements
-from dreamer_ros.nodes.diagnostics import Diagnostics
-from dreamer_ros.nodes.disk import DiskGuard
-from dreamer_ros.nodes.inbox import Inbox
-from dreamer_ros.nodes.robot_recorder import RobotRecorder
-from dreamer_ros.nodes.runtime import Parameters, run_node
-from dreamer_ros.replay.bag import EpisodeWriter, new_episode
-from dreamer_ros.replay.custom_data import Actors
+from dreamer_ros.robot.contract import load_contract
+from dreamer_ros.ros import diagnostics
+from dreamer_ros.ros.announcement import Announcements
+from dreamer_ros.ros.diagnostics import Diagnostics
+from dreamer_ros.ros.disk_guard import DiskGuard
+from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.ros.robot_recorder import RobotRecorder
+from dreamer_ros.ros.runtime import Parameters, run_node
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.wire import codecs, topics
+from dreamer_ros.wire.codecs import Mode, Step
 
 # Places among the recorded topics.
 ACTION, STEP = -2, -1
 BATCHING = 0.004  # seconds of messages taken in one go: fewer wake-ups beside a busy simulator
 DRAIN_TIME = 0.5  # seconds at most, at the end, for messages still on their way
-SAY_AGAIN = 5.0   # seconds between two lines about the same trouble
+SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
 ORIGINS_KEPT = 100  # episodes whose steps may still be on their way
 
 
@@ -45,8 +46,8 @@ class Episode:
         self._writer = writer
         self._period = period
         self._names = ()
-        self.first_stamp: Optional[int] = None
-        self._last_stamp: Optional[int] = None
+        self.first_stamp: int | None = None
+        self._last_stamp: int | None = None
         self._return = 0.0
         self._actors = Actors()
         self._begun = self._ended = False
@@ -54,7 +55,7 @@ class Episode:
         self.lost_steps = 0
         self.incomplete_steps = 0
 
-    def add(self, aligned: AlignedStep, names, step: Step, mode: Optional[Mode]) -> None:
+    def add(self, aligned: AlignedStep, names, step: Step, mode: Mode | None) -> None:
         """Write one step; `names` are the topics of its messages."""
         for name, message in zip(names, aligned.messages):
             if message is not None:
@@ -74,8 +75,9 @@ class Episode:
 
     def close(self, custom_data: Mapping[str, str]) -> Path:
         """Finish the bag; `custom_data` is what came to be known of it meanwhile."""
-        return self._writer.close({
-            **custom_data, 'return': repr(self._return), 'length': str(self.length), **self._actors.data()})
+        return self._writer.close(
+            {**custom_data, 'return': repr(self._return), 'length': str(self.length), **self._actors.data()}
+        )
 
     def abort(self) -> None:
         """Leave no bag."""
@@ -112,10 +114,10 @@ class Recorder:
         self._inbox = Inbox(node)
         self._announcements = Announcements(self._inbox)
         self._simulations = self._inbox.subscribe(topics.SIMULATION, topics.SIMULATION.qos)
-        self._origins: Dict[int, str] = {}  # by stamp of the episode's first step
-        self._aligner: Optional[StepAligner] = None
-        self._spec: Optional[RobotSpec] = None
-        self._episode: Optional[Episode] = None
+        self._origins: dict[int, str] = {}  # by stamp of the episode's first step
+        self._aligner: StepAligner | None = None
+        self._spec: RobotSpec | None = None
+        self._episode: Episode | None = None
         self._episodes = self._whole = self._steps = self._lost = self._incomplete = 0
 
     def run(self) -> None:
@@ -155,14 +157,21 @@ class Recorder:
 
     def _subscribe(self, spec: RobotSpec) -> None:
         # `step` last: a simulator that sees it in the graph may count on the others.
-        recorded = (*topics.images(spec.cameras), *topics.camera_infos(spec.cameras), topics.JOINT_STATES,
-                    topics.ACTION, topics.STEP)
+        recorded = (
+            *topics.images(spec.cameras),
+            *topics.camera_infos(spec.cameras),
+            topics.JOINT_STATES,
+            topics.ACTION,
+            topics.STEP,
+        )
         self._subscriptions = [
             self._inbox.subscribe(
                 topic,
                 topics.RECORDER_ACTION_SUBSCRIBER if topic is topics.ACTION else topics.RECORDER_SUBSCRIBER,
-                raw=True)
-            for topic in recorded]
+                raw=True,
+            )
+            for topic in recorded
+        ]
         self._names = tuple(subscription.topic_name for subscription in self._subscriptions)
         self._topics = [dataclasses.replace(topic, name=name) for topic, name in zip(recorded, self._names)]
         self._aligner = StepAligner(len(recorded), leader=len(recorded) + STEP)
@@ -184,8 +193,10 @@ class Recorder:
         if spec is None:
             return
         if self._spec is not None and spec.hash != self._spec.hash:
-            raise InputError(f'topic {self._announcements.topic}: expected the robot {self._spec.name} that is being '
-                             f'recorded, got {spec.name}: {self._spec.difference(spec)}')
+            raise InputError(
+                f'topic {self._announcements.topic}: expected the robot {self._spec.name} that is being '
+                f'recorded, got {spec.name}: {self._spec.difference(spec)}'
+            )
         if self._spec is None:
             self._subscribe(spec)
         self._spec = spec
@@ -197,12 +208,14 @@ class Recorder:
             try:
                 self._origins[int(json.loads(message.data)['stamp'])] = message.data
             except (ValueError, KeyError, TypeError):
-                self._log.warning(f'{self._simulations.topic_name}: expected JSON with a stamp, got '
-                                  f'{message.data[:60]!r}', throttle_duration_sec=SAY_AGAIN)
+                self._log.warning(
+                    f'{self._simulations.topic_name}: expected JSON with a stamp, got {message.data[:60]!r}',
+                    throttle_duration_sec=SAY_AGAIN,
+                )
             while len(self._origins) > ORIGINS_KEPT:
                 del self._origins[next(iter(self._origins))]
 
-    def _origin(self, first_stamp: int) -> Dict[str, str]:
+    def _origin(self, first_stamp: int) -> dict[str, str]:
         origin = self._origins.get(first_stamp)
         return {'simulation': origin} if origin else {}
 
@@ -224,7 +237,7 @@ class Recorder:
         if step.is_last:
             self._close_episode()
 
-    def _mode(self, action: Optional[bytes]) -> Optional[Mode]:
+    def _mode(self, action: bytes | None) -> Mode | None:
         if action is None:
             return None
         try:
@@ -236,9 +249,20 @@ class Recorder:
     def _open_episode(self, first_stamp: int) -> Episode:
         spec = self._spec
         now = datetime.datetime.now(datetime.timezone.utc)
-        writer = new_episode(self._folder, self._robot, self._episodes, now, self._topics, {
-            'task': spec.name, 'robot': self._robot, 'spec': spec.to_json(), 'spec_hash': spec.hash,
-            **self._origin(first_stamp)})
+        writer = new_episode(
+            self._folder,
+            self._robot,
+            self._episodes,
+            now,
+            self._topics,
+            {
+                'task': spec.name,
+                'robot': self._robot,
+                'spec': spec.to_json(),
+                'spec_hash': spec.hash,
+                **self._origin(first_stamp),
+            },
+        )
         self._episodes += 1
         return Episode(writer, round(spec.control_period * 1e9))
 
@@ -253,15 +277,21 @@ class Recorder:
         self._lost += episode.lost_steps
         self._incomplete += episode.incomplete_steps
         if episode.lost_steps or episode.incomplete_steps:
-            self._log.warning(f'{path.name}: {episode.lost_steps} steps never came and '
-                              f'{episode.incomplete_steps} lack a message; {episode.summary()}')
+            self._log.warning(
+                f'{path.name}: {episode.lost_steps} steps never came and '
+                f'{episode.incomplete_steps} lack a message; {episode.summary()}'
+            )
         else:
             self._log.debug(f'{path.name}: {episode.summary()}')
 
     def _report(self) -> diagnostics.Report:
-        values = {'episodes': self._episodes, 'steps': self._steps, 'steps lost': self._lost,
-                  'steps incomplete': self._incomplete,
-                  'repeats': self._aligner.repeats if self._aligner else 0}
+        values = {
+            'episodes': self._episodes,
+            'steps': self._steps,
+            'steps lost': self._lost,
+            'steps incomplete': self._incomplete,
+            'repeats': self._aligner.repeats if self._aligner else 0,
+        }
         if self._spec is None:
             return diagnostics.WARN, f'waiting for a robot on {self._announcements.topic}', values
         return diagnostics.OK, f'writing to {self._folder}', values
@@ -277,11 +307,18 @@ def _record(node: Node, stop: threading.Event) -> None:
     folder = parameters.text('folder', '', 'where the bags go; created if missing')
     robot = parameters.text('robot', '', "part of the bags' names; empty for the namespace or the robot's name")
     contract = parameters.text(
-        'contract', '', 'robot contract (a YAML file, or the name of a robot of sim/) whose topics are recorded; '
-        'empty: a simulator that announces itself on `spec`')
+        'contract',
+        '',
+        'robot contract (a YAML file, or the name of a robot of sim/) whose topics are recorded; '
+        'empty: a simulator that announces itself on `spec`',
+    )
     episodes = parameters.integer(
-        'episodes', 0, 'without contract: keep so many whole episodes and nothing else; 0: everything that is played',
-        0, 10**6)
+        'episodes',
+        0,
+        'without contract: keep so many whole episodes and nothing else; 0: everything that is played',
+        0,
+        10**6,
+    )
     disk = DiskGuard.declared(parameters, Path(folder).expanduser())
     parameters.finish()
     if not folder:

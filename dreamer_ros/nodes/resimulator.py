@@ -1,4 +1,5 @@
 """Resimulator node: simulates a recorded episode once more, and fails where it comes out otherwise."""
+
 from __future__ import annotations
 
 import sys
@@ -6,8 +7,8 @@ from pathlib import Path
 
 from rclpy.node import Node
 
-from dreamer_ros.nodes.runtime import Parameters, run_node
-from dreamer_ros.replay.resimulation import resimulate
+from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.viewing.resimulation import resimulate
 
 
 def _run(node: Node, _stop) -> int:

@@ -3,6 +3,7 @@
 configure loads contract and policy, verifies and warms up; activate permits commands; deactivate stops the robot
 and falls silent. README.md lists what stops the robot, how fast, and what no software here can do.
 """
+
 from __future__ import annotations
 
 import math
@@ -11,8 +12,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Dict, Optional, Tuple, Union
 
 from rclpy.executors import ConditionReachedException, ShutdownException, SingleThreadedExecutor, TimeoutException
 from rclpy.impl.rcutils_logger import RcutilsLogger
@@ -20,24 +21,24 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from dreamer_ros.bridge import topics
-from dreamer_ros.bridge.contract import load_contract
+from dreamer_ros.deploy.control import Behaviour
+from dreamer_ros.deploy.deployment import Deployment
+from dreamer_ros.deploy.policies import kept_policy
+from dreamer_ros.deploy.realtime import PROCESS, has_priority, take_priority
+from dreamer_ros.deploy.status_line import StatusLine
 from dreamer_ros.errors import InputError
-from dreamer_ros.nodes import qos
-from dreamer_ros.nodes.claim import Claimed
-from dreamer_ros.nodes.control import Behaviour
-from dreamer_ros.nodes.deployment import Deployment
-from dreamer_ros.nodes.diagnostics import Timings
-from dreamer_ros.nodes.policies import kept_policy
-from dreamer_ros.nodes.realtime import PROCESS, has_priority, take_priority
-from dreamer_ros.nodes.runtime import Parameters, run_node
-from dreamer_ros.nodes.status_line import StatusLine
 from dreamer_ros.policy.loader import Unreachable
 from dreamer_ros.policy.manifest import Manifest
+from dreamer_ros.robot.contract import load_contract
+from dreamer_ros.ros import qos
+from dreamer_ros.ros.diagnostics import Timings
+from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.ros.topic_lock import Claimed
+from dreamer_ros.wire import topics
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
-TURN = 0.01      # seconds between two looks of the executor for something to do
-STALLED = 0.5    # of a control period that a callback may take while the robot is commanded
+TURN = 0.01  # seconds between two looks of the executor for something to do
+STALLED = 0.5  # of a control period that a callback may take while the robot is commanded
 UNCONFIGURED, FINALIZED = 1, 4  # lifecycle_msgs/msg/State
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -63,38 +64,53 @@ class RobotAgent(LifecycleNode):
         parameters = Parameters(self)
         self._robot = parameters.text('robot', '', 'robot contract: a YAML file, or the name of a robot of sim/')
         self._policy = parameters.text(
-            'policy', '', 'ONNX file or manifest to play; empty: what the trainer offers on the topic `policy`. '
-            'In mode train: what to begin with')
+            'policy',
+            '',
+            'ONNX file or manifest to play; empty: what the trainer offers on the topic `policy`. '
+            'In mode train: what to begin with',
+        )
         keep = parameters.text(
-            'keep', '', 'mode train: folder in which the newest policy is kept, to begin with after a restart while '
-            'the trainer is away')
+            'keep',
+            '',
+            'mode train: folder in which the newest policy is kept, to begin with after a restart while '
+            'the trainer is away',
+        )
         self.autostart = parameters.flag('autostart', True, 'configure and activate at once')
-        self._training = 'train' == parameters.text(
-            'mode', 'evaluate', 'evaluate: deterministic; train: explore, at random until there is a policy',
-            ('evaluate', 'train'))
+        self._training = (
+            parameters.text(
+                'mode',
+                'evaluate',
+                'evaluate: deterministic; train: explore, at random until there is a policy',
+                ('evaluate', 'train'),
+            )
+            == 'train'
+        )
         self._evaluate_every = parameters.integer(
-            'evaluate_every', 10, 'mode train: every how many episodes one is deterministic, 0 for never', 0, 10**6)
+            'evaluate_every', 10, 'mode train: every how many episodes one is deterministic, 0 for never', 0, 10**6
+        )
         self._episode_length = parameters.integer(
-            'episode_length', -1, "steps of an episode; 0 for no end, -1 for the contract's", -1, 10**9)
+            'episode_length', -1, "steps of an episode; 0 for no end, -1 for the contract's", -1, 10**9
+        )
         self._pause = parameters.flag('pause', False, 'stop after every episode until ~/enable true')
         self._seed = parameters.integer('seed', 0, 'of random actions and exploration', 0, 2**31 - 1)
         show = parameters.flag('show', True, 'say on standard error how it goes')
         parameters.finish()
         self._line = StatusLine() if show else None
-        self._timings: Optional[Timings] = None
+        self._timings: Timings | None = None
         self._keep = Path(keep).expanduser() if keep and self._training else None
         if not self._robot:
             raise InputError(f'{self.get_fully_qualified_name()}: parameter robot: expected a contract, got none')
         self.stop = threading.Event()  # the process is to end; see `body`
-        self.deployment: Optional[Deployment] = None
-        self.refusal: Optional[InputError] = None
-        self._offered: Optional[Manifest] = None
-        self._postponed: Optional[Manifest] = None  # mode train: could not be had when the robot began
+        self.deployment: Deployment | None = None
+        self.refusal: InputError | None = None
+        self._offered: Manifest | None = None
+        self._postponed: Manifest | None = None  # mode train: could not be had when the robot began
         self._try_again = 0.0  # monotonic seconds
         self._complaint = ''
-        self._said: Dict[str, Tuple[float, int]] = {}  # by kind of sentence: when, and how many there were since
+        self._said: dict[str, tuple[float, int]] = {}  # by kind of sentence: when, and how many there were since
         self.create_subscription(
-            qos.message_type(topics.POLICY), topics.POLICY.name, self._on_manifest, qos.profile(topics.LATCHED))
+            qos.message_type(topics.POLICY), topics.POLICY.name, self._on_manifest, qos.profile(topics.LATCHED)
+        )
         self.create_service(SetBool, '~/enable', self._on_enable)
         self.create_service(Trigger, '~/rollback', self._on_rollback)
         self.create_service(Trigger, '~/end_episode', self._on_end_episode)
@@ -131,8 +147,14 @@ class RobotAgent(LifecycleNode):
             if not policy and not self._training:
                 raise InputError(f'expected a policy {self._lacking()}')
             self.deployment = Deployment(
-                self, contract, Behaviour(self._training, self._evaluate_every, length or 0, self._pause, self._seed),
-                policy, self._complain, self._keep, self.stop)
+                self,
+                contract,
+                Behaviour(self._training, self._evaluate_every, length or 0, self._pause, self._seed),
+                policy,
+                self._complain,
+                self._keep,
+                self.stop,
+            )
         except InputError as error:
             self.refusal = error
             if not self.autostart:  # else `try_start` says it
@@ -143,8 +165,10 @@ class RobotAgent(LifecycleNode):
             raise
         if self._line:
             self._timings = self.deployment.timings()
-        self._log.info(f'{contract.name} at {contract.rate:g} Hz; policy {self.deployment.version}; '
-                       f'{"real-time priority" if has_priority() else "no real-time priority"}')
+        self._log.info(
+            f'{contract.name} at {contract.rate:g} Hz; policy {self.deployment.version}; '
+            f'{"real-time priority" if has_priority() else "no real-time priority"}'
+        )
         return SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -239,7 +263,8 @@ class RobotAgent(LifecycleNode):
         if newcomers:
             self._log.warning(
                 f'{", ".join(newcomers)} publishes {deployment.command_topic} too: the robot obeys whoever spoke last, '
-                'and what stops this agent stops nobody else')
+                'and what stops this agent stops nobody else'
+            )
         deployment.tick_diagnostics()
         if self._line and self._line.due():
             self._line.show(deployment.describe(self._timings.summary()))
@@ -250,7 +275,7 @@ class RobotAgent(LifecycleNode):
         if unsaid is not None:
             self._log.warning(f'stopped: {reason}' + (f' ({unsaid} more such stops before)' if unsaid else ''))
 
-    def _unsaid(self, sentence: str) -> Optional[int]:
+    def _unsaid(self, sentence: str) -> int | None:
         """Whether to say a sentence: how many like it were left out since the last one, or None if it is too early."""
         kind, now = re.sub(r'[\d.]+', '', sentence), time.monotonic()
         said, unsaid = self._said.get(kind, (-math.inf, 0))
@@ -264,7 +289,7 @@ class RobotAgent(LifecycleNode):
             return ''
         return f'on {self.resolve_topic_name(topics.POLICY.name)}: is the trainer running?'
 
-    def _first_policy(self) -> Union[str, Manifest, None]:
+    def _first_policy(self) -> str | Manifest | None:
         """What to begin with; None for nothing."""
         if not self._training:
             return self._policy or self._offered
@@ -284,8 +309,7 @@ class RobotAgent(LifecycleNode):
         if self._policy and not self._training:
             return
         try:
-            self._offered = Manifest.from_json(
-                message.data, f'topic {self.resolve_topic_name(topics.POLICY.name)}')
+            self._offered = Manifest.from_json(message.data, f'topic {self.resolve_topic_name(topics.POLICY.name)}')
             self._postponed, self._try_again = None, 0.0
             if self.deployment is not None:
                 self.deployment.policies.offer(self._offered)
@@ -296,6 +320,7 @@ class RobotAgent(LifecycleNode):
         def enable(deployment: Deployment) -> str:
             deployment.enable(request.data)
             return 'enabled' if request.data else 'stopped'
+
         return self._answer(response, enable)
 
     def _on_rollback(self, _, response: Trigger.Response) -> Trigger.Response:
@@ -303,12 +328,14 @@ class RobotAgent(LifecycleNode):
             sentence = f'policy version {deployment.policies.rollback().version}'
             self._log.info(f'rolled back to {sentence}')
             return sentence
+
         return self._answer(response, rollback)
 
     def _on_end_episode(self, _, response: Trigger.Response) -> Trigger.Response:
         def end(deployment: Deployment) -> str:
             deployment.end_episode()
             return 'the episode ends'
+
         return self._answer(response, end)
 
     def _answer(self, response, act):

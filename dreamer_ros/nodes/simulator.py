@@ -1,4 +1,5 @@
 """Simulator node: a MuJoCo robot on the topics of a real one, in lock-step with its agent or in real time."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -6,7 +7,6 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import Optional
 
 import numpy as np
 from rclpy.node import Node
@@ -15,25 +15,25 @@ from sensor_msgs.msg import Joy
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.errors import InputError
-from dreamer_ros.nodes import diagnostics, qos
-from dreamer_ros.nodes.announcement import announcement
-from dreamer_ros.nodes.diagnostics import Diagnostics, Timings
-from dreamer_ros.nodes.inbox import Inbox
-from dreamer_ros.nodes.observations import ObservationPublisher
-from dreamer_ros.nodes.runtime import Parameters, run_node
-from dreamer_ros.nodes.single import OnlyPublisher
-from dreamer_ros.nodes.template import MessageTemplate
+from dreamer_ros.ros import diagnostics, qos
+from dreamer_ros.ros.announcement import announcement
+from dreamer_ros.ros.diagnostics import Diagnostics, Timings
+from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.ros.message_template import MessageTemplate
+from dreamer_ros.ros.observation_publisher import ObservationPublisher
+from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.ros.single import OnlyPublisher
 from dreamer_ros.simulation import environment
 from dreamer_ros.simulation.origin import Origin
+from dreamer_ros.wire import codecs, topics
 
-ASK_AGAIN = 1.0      # seconds without an action until the observation is published once more
-SAY_AGAIN = 5.0      # seconds between two lines about the same trouble
+ASK_AGAIN = 1.0  # seconds without an action until the observation is published once more
+SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
 TRAINER_PATIENCE = 5.0  # seconds at the start to discover the trainer that publishes `pace`
-PACE_PATIENCE = 4.0   # seconds from then on for a pace to arrive; a lost one is sent again after 3
+PACE_PATIENCE = 4.0  # seconds from then on for a pace to arrive; a lost one is sent again after 3
 PACE_HEADSTART = 1_000_000_000  # nanoseconds that a restarted simulator's stamps begin after the last pace
-STAMPS_KEPT = 1000   # observations whose late or repeated actions are ignored without a word
+STAMPS_KEPT = 1000  # observations whose late or repeated actions are ignored without a word
 
 
 class Simulator:
@@ -66,9 +66,9 @@ class Simulator:
         self._refused = self._asked_again = self._overruns = 0
         self._timings = Timings('period', 'waiting', 'simulation', 'publication')
         self._sent = deque(maxlen=STAMPS_KEPT)
-        self._observation: Optional[environment.Observation] = None
-        self._pace: Optional[int] = None
-        self._action_template: Optional[MessageTemplate] = None
+        self._observation: environment.Observation | None = None
+        self._pace: int | None = None
+        self._action_template: MessageTemplate | None = None
 
     def _read_parameters(self, node: Node) -> None:
         parameters = Parameters(node)
@@ -76,25 +76,42 @@ class Simulator:
         image_size = parameters.integers('image_size', (64, 64), 'height and width of the camera image', 32, 256)
         repeat = parameters.integer('action_repeat', 1, 'control steps per action', 1, 100)
         seed = parameters.integer('seed', 0, 'of the initial states', 0, 2**31 - 1)
-        render = parameters.text('render', 'fast', 'fast (no shadows), shadows, or suite (as the model says)',
-                                 environment.RENDER_MODES)
+        render = parameters.text(
+            'render', 'fast', 'fast (no shadows), shadows, or suite (as the model says)', environment.RENDER_MODES
+        )
         inputs = parameters.text(
-            'inputs', 'image', 'what the agent perceives: camera images, joint states or both', environment.INPUTS)
+            'inputs', 'image', 'what the agent perceives: camera images, joint states or both', environment.INPUTS
+        )
         cameras = parameters.texts('cameras', [''], "of the model by name or number; empty for the task's own")
         length = parameters.integer('episode_length', 0, "control steps per episode; 0 for the task's own", 0, 10**6)
-        self._realtime = 'realtime' == parameters.text(
-            'mode', 'lockstep', 'wait for each action, or step on a wall timer', ('lockstep', 'realtime'))
+        self._realtime = (
+            parameters.text(
+                'mode', 'lockstep', 'wait for each action, or step on a wall timer', ('lockstep', 'realtime')
+            )
+            == 'realtime'
+        )
         self._wait_for_learner = parameters.flag(
-            'wait_for_learner', False, 'lock-step only: advance no further than the trainer allows on `pace`')
+            'wait_for_learner', False, 'lock-step only: advance no further than the trainer allows on `pace`'
+        )
         self._wait_for_subscribers = parameters.integer(
-            'wait_for_subscribers', 0, 'subscribers of `step` that must be there at the start', 0, 100)
+            'wait_for_subscribers', 0, 'subscribers of `step` that must be there at the start', 0, 100
+        )
         parameters.finish()
         if self._realtime and self._wait_for_learner:
-            raise InputError(f'{node.get_fully_qualified_name()}: parameter wait_for_learner: expected false in '
-                             f'mode realtime, got true')
+            raise InputError(
+                f'{node.get_fully_qualified_name()}: parameter wait_for_learner: expected false in '
+                f'mode realtime, got true'
+            )
         self._environment = environment.make(
-            task, image_size=image_size, action_repeat=repeat, seed=seed, render=render,
-            inputs=inputs, cameras=[name for name in cameras if name], episode_length=length or None)
+            task,
+            image_size=image_size,
+            action_repeat=repeat,
+            seed=seed,
+            render=render,
+            inputs=inputs,
+            cameras=[name for name in cameras if name],
+            episode_length=length or None,
+        )
         self._origin = Origin.of(self._environment, task, seed, render)
 
     def _connect(self, node: Node) -> None:
@@ -113,8 +130,10 @@ class Simulator:
 
     def run(self) -> None:
         """Simulate until the stop event is set."""
-        self._log.info(f'{self._environment.spec.name}: {"real time" if self._realtime else "lock-step"}, '
-                       f'{self._environment.spec.control_period:.3f} s per step')
+        self._log.info(
+            f'{self._environment.spec.name}: {"real time" if self._realtime else "lock-step"}, '
+            f'{self._environment.spec.control_period:.3f} s per step'
+        )
         try:
             if self._await_subscribers():
                 self._run_realtime() if self._realtime else self._run_lockstep()
@@ -160,12 +179,15 @@ class Simulator:
         while self._publisher.subscribers() < self._wait_for_subscribers:
             if self._stop.is_set():
                 return False
-            self._say_waiting(began, f'{self._wait_for_subscribers} subscribers of {self._publisher.topic}, '
-                                     f'{self._publisher.subscribers()} there')
+            self._say_waiting(
+                began,
+                f'{self._wait_for_subscribers} subscribers of {self._publisher.topic}, '
+                f'{self._publisher.subscribers()} there',
+            )
             self._idle(0.02)
         return not self._stop.is_set()
 
-    def _await_action(self, stamp: int) -> Optional[np.ndarray]:
+    def _await_action(self, stamp: int) -> np.ndarray | None:
         """The action for the observation of that stamp, or None on stop. Publishes it again when none comes."""
         began = asked = time.monotonic()
         # The agent thinks now. On a shared core its answer may be here already, at every step: never wait for a
@@ -187,8 +209,11 @@ class Simulator:
                 asked = now
                 self._asked_again += 1
                 self._publisher.publish_again()
-                self._say_waiting(began, f'the action of observation {stamp / 1e9:.3f} on '
-                                         f'{self._actions.topic_name} ({self._publishers_of_actions()})')
+                self._say_waiting(
+                    began,
+                    f'the action of observation {stamp / 1e9:.3f} on '
+                    f'{self._actions.topic_name} ({self._publishers_of_actions()})',
+                )
             self._idle(0.1)
         return None
 
@@ -267,7 +292,7 @@ class Simulator:
         self._timings.add('simulation', simulated - began)
         self._timings.add('publication', time.perf_counter() - simulated)
 
-    def _publish(self, observation: environment.Observation, stamp: int, applied: Optional[np.ndarray] = None) -> None:
+    def _publish(self, observation: environment.Observation, stamp: int, applied: np.ndarray | None = None) -> None:
         self._observation = observation
         self._sent.append(stamp)
         self._publisher.publish(observation, stamp, applied)
@@ -285,10 +310,12 @@ class Simulator:
         self._refused += 1
         self._log.warning(
             f'{self._actions.topic_name}: ignored an action for stamp {stamp / 1e9:.9f}, no observation had it; '
-            f'the last one was {self._sent[-1] / 1e9:.9f}', throttle_duration_sec=SAY_AGAIN)
+            f'the last one was {self._sent[-1] / 1e9:.9f}',
+            throttle_duration_sec=SAY_AGAIN,
+        )
         return False
 
-    def _valid(self, message: bytes) -> Optional[np.ndarray]:
+    def _valid(self, message: bytes) -> np.ndarray | None:
         """The action in a serialised message, f32[A]; None after saying what is wrong with it."""
         values = self._action_template.read(message) if self._action_template else None
         if values is not None:
@@ -328,8 +355,12 @@ class Simulator:
         return response
 
     def _report(self) -> diagnostics.Report:
-        values = {**self._timings.summary(), 'asked again': self._asked_again, 'actions refused': self._refused,
-                  'overruns': self._overruns}
+        values = {
+            **self._timings.summary(),
+            'asked again': self._asked_again,
+            'actions refused': self._refused,
+            'overruns': self._overruns,
+        }
         if self._waits_for:
             return diagnostics.WARN, f'waiting for {self._waits_for}', values
         return diagnostics.OK, 'running', values

@@ -1,4 +1,5 @@
 """Trainer node: learns from the episodes of all robots while they act, and sends them its policies."""
+
 from __future__ import annotations
 
 import collections
@@ -7,8 +8,9 @@ import math
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Deque, List, Optional, Tuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -17,32 +19,32 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from dreamer_ros.bridge import codecs, topics
-from dreamer_ros.bridge.contract import load_contract
 from dreamer_ros.config import Config, load_preset
+from dreamer_ros.episodes.episode import EpisodeInfo
 from dreamer_ros.errors import InputError
-from dreamer_ros.nodes import diagnostics, qos
-from dreamer_ros.nodes.announcement import Announcements
-from dreamer_ros.nodes.diagnostics import Diagnostics
-from dreamer_ros.nodes.inbox import Inbox
-from dreamer_ros.nodes.runtime import Parameters, run_node
 from dreamer_ros.policy.manifest import Manifest
-from dreamer_ros.replay.episode import EpisodeInfo
+from dreamer_ros.robot.contract import load_contract
+from dreamer_ros.ros import diagnostics, qos
+from dreamer_ros.ros.announcement import Announcements
+from dreamer_ros.ros.diagnostics import Diagnostics
+from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.ros.runtime import Parameters, run_node
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training import process
 from dreamer_ros.training.progress import Progress
 from dreamer_ros.training.robots import Robots
-from dreamer_ros.training.run import RunDirectory, new_logdir
+from dreamer_ros.training.run_directory import RunDirectory, new_logdir
+from dreamer_ros.wire import codecs, topics
 
 if TYPE_CHECKING:
+    from dreamer_ros.training.loop import Trainer
     from dreamer_ros.training.parallel import Team
-    from dreamer_ros.training.trainer import Trainer
 
-QUIET = 2.0          # seconds without a step before a robot is called quiet
-SAY_AGAIN = 5.0      # seconds between two lines about what is waited for
-BAG_TIME = 10.0      # seconds within which the bag of an ended episode is expected
+QUIET = 2.0  # seconds without a step before a robot is called quiet
+SAY_AGAIN = 5.0  # seconds between two lines about what is waited for
+BAG_TIME = 10.0  # seconds within which the bag of an ended episode is expected
 DREAM_FPS = 10.0
-GATHER = 0.005       # seconds that steps are left to gather, so that the learner keeps the interpreter
+GATHER = 0.005  # seconds that steps are left to gather, so that the learner keeps the interpreter
 
 
 class RosRobot:
@@ -58,9 +60,9 @@ class RosRobot:
 
     def __init__(self, node: Node, inbox: Inbox, name: str):
         self.name = name
-        self.spec: Optional[RobotSpec] = None
-        self.live: Deque[int] = collections.deque()
-        self.stamp: Optional[int] = None
+        self.spec: RobotSpec | None = None
+        self.live: collections.deque[int] = collections.deque()
+        self.stamp: int | None = None
         self.heard = time.monotonic()
         self.announcements = Announcements(inbox, name)
         self.steps = inbox.subscribe(topics.STEP.within(name), topics.TRAINER_SUBSCRIBER)
@@ -68,7 +70,7 @@ class RosRobot:
         # to its last observation tells where.
         self._actions = inbox.subscribe(topics.ACTION.within(name), topics.LATCHED)
         self._paces = qos.publisher(node, topics.PACE.within(name))
-        self._granted: Optional[int] = None
+        self._granted: int | None = None
         self._stored = 0  # stamp of the newest step that is in a bag of the store
         self._ended, self._ended_at = 0, 0.0  # live steps up to the latest end of an episode, and when it came
 
@@ -132,7 +134,7 @@ class RosRobots(Robots):
         policies_url: where robots find the folder of the policies; '' if they see it as we do.
     """
 
-    def __init__(self, node: Node, names: Tuple[str, ...], policies_url: str = ''):
+    def __init__(self, node: Node, names: tuple[str, ...], policies_url: str = ''):
         self._node, self._policies_url = node, policies_url.rstrip('/')
         self._log = node.get_logger()
         self._lock = threading.Lock()
@@ -140,13 +142,13 @@ class RosRobots(Robots):
         self._robots = {name: RosRobot(node, self._inbox, name) for name in names}
         self._policies = qos.publisher(node, topics.POLICY)
         self._dreams = qos.publisher(node, topics.DREAM)
-        self._dream: Deque[np.ndarray] = collections.deque()
+        self._dream: collections.deque[np.ndarray] = collections.deque()
         self._next_frame = 0.0
-        self._diagnostics: Optional[Diagnostics] = None
+        self._diagnostics: Diagnostics | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name='ros', daemon=True)
 
-    def wait_for_spec(self, stop: threading.Event) -> Optional[RobotSpec]:
+    def wait_for_spec(self, stop: threading.Event) -> RobotSpec | None:
         """The spec that all robots share; says which it waits for. None on stop. Call before `start`.
 
         Raises:
@@ -171,16 +173,13 @@ class RosRobots(Robots):
     def _check_alike(self, robot: RosRobot) -> None:
         for other in self._robots.values():
             if other.spec and (other.spec.hash, other.spec.name) != (robot.spec.hash, robot.spec.name):
-                what = (other.spec.difference(robot.spec)
-                        or f'name is {robot.spec.name} instead of {other.spec.name}')
-                raise InputError(
-                    f'{robot.announcements.topic}: expected the same robot as {other.name}, but {what}')
+                what = other.spec.difference(robot.spec) or f'name is {robot.spec.name} instead of {other.spec.name}'
+                raise InputError(f'{robot.announcements.topic}: expected the same robot as {other.name}, but {what}')
 
     def start(self, trainer: Trainer, robot: str) -> None:
         """Begin to count steps, answer services and report on a kind of robot."""
         self._node.create_service(Trigger, '~/checkpoint', lambda _, response: _checkpoint(trainer, response))
-        self._diagnostics = Diagnostics(
-            self._node, 'learning', robot, lambda: _report(trainer))
+        self._diagnostics = Diagnostics(self._node, 'learning', robot, lambda: _report(trainer))
         self._thread.start()
 
     def close(self) -> None:
@@ -219,7 +218,7 @@ class RosRobots(Robots):
     def show_dream(self, frames: np.ndarray) -> None:
         self._dream.extend(frames)
 
-    def quiet(self) -> List[str]:
+    def quiet(self) -> list[str]:
         now = time.monotonic()
         return [robot.name for robot in self._robots.values() if now - robot.heard > QUIET]
 
@@ -240,8 +239,7 @@ class RosRobots(Robots):
             try:
                 robot.note(codecs.read_step(message))
             except InputError as error:
-                self._log.warning(
-                    f'{robot.steps.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)
+                self._log.warning(f'{robot.steps.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)
 
     def _check_spec(self, robot: RosRobot) -> None:
         """A robot that comes back as another one sends bags the store refuses; say so now."""
@@ -251,8 +249,10 @@ class RosRobots(Robots):
         except InputError as error:
             difference = str(error)
         if difference:
-            self._log.error(f'{robot.announcements.topic}: expected the robot this run was started with, but '
-                            f'{difference}; its episodes will be refused')
+            self._log.error(
+                f'{robot.announcements.topic}: expected the robot this run was started with, but '
+                f'{difference}; its episodes will be refused'
+            )
 
     def _play_dream(self) -> None:
         now = time.monotonic()
@@ -277,9 +277,14 @@ def _report(trainer: Trainer) -> diagnostics.Report:
     status = trainer.status
     _, frames, updates = trainer.rates()
     values = {
-        'env steps': status.step, 'updates': status.updates, 'episodes': status.episodes,
-        'replay steps': trainer.replay_steps, 'updates/s': f'{updates:.2f}', 'frames/s': f'{frames:.1f}',
-        'last return': status.last_return, 'evaluation return': status.evaluation_return,
+        'env steps': status.step,
+        'updates': status.updates,
+        'episodes': status.episodes,
+        'replay steps': trainer.replay_steps,
+        'updates/s': f'{updates:.2f}',
+        'frames/s': f'{frames:.1f}',
+        'last return': status.last_return,
+        'evaluation return': status.evaluation_return,
     }
     if status.waiting:
         return diagnostics.WARN, f'waiting for {status.waiting}', values
@@ -296,22 +301,32 @@ class _Arguments:
         self.overrides = parameters.texts('overrides', [''], 'section.key=value, on top of the preset')
         self.robots = parameters.texts('robots', ['sim0'], 'namespaces of the robots to learn from')
         contract = parameters.text(
-            'contract', '', 'robot contract: learn from what comes into the folder episodes of the run, from wherever, '
-            'instead of from robots that are listened to')
+            'contract',
+            '',
+            'robot contract: learn from what comes into the folder episodes of the run, from wherever, '
+            'instead of from robots that are listened to',
+        )
         self.policies_url = parameters.text(
-            'policies_url', '', 'http address under which robots find the folder policies of the run; empty: they see '
-            'the same files')
+            'policies_url',
+            '',
+            'http address under which robots find the folder policies of the run; empty: they see the same files',
+        )
         self.begin = parameters.text(
-            'begin', '', 'run directory or checkpoint whose learner goes on, unless logdir has a checkpoint')
+            'begin', '', 'run directory or checkpoint whose learner goes on, unless logdir has a checkpoint'
+        )
         self.steps = parameters.integer('steps', 0, "env steps of the run; 0 for the preset's", 0, 10**12)
         self.free_running = parameters.flag(
-            'free_running', False, 'update all the time instead of keeping the replay ratio')
+            'free_running', False, 'update all the time instead of keeping the replay ratio'
+        )
         self.device = parameters.text('device', 'auto', 'auto, cpu, cuda, cuda:1, …')
         self.seed = parameters.integer('seed', 0, 'of parameters and sampling', 0, 2**31 - 1)
         self.threads = parameters.integer('threads', 0, 'of the learner on a CPU; 0 picks', 0, 1024)
         self.signing_key = parameters.text('signing_key', '', 'file of the private key that signs the policies')
-        self.learners = process.learners(parameters.integer(
-            'learners', 1, 'processes that share every update; torchrun starts as many as it is told', 1, 64))
+        self.learners = process.learners(
+            parameters.integer(
+                'learners', 1, 'processes that share every update; torchrun starts as many as it is told', 1, 64
+            )
+        )
         parameters.finish()
         if not self.robots or len(set(self.robots)) != len(self.robots) or not all(self.robots):
             raise InputError(f'trainer: parameter robots: expected different names, got {list(self.robots)}')
@@ -319,8 +334,9 @@ class _Arguments:
         if self.contract:
             self.robots = ()
             if not self.free_running:
-                raise InputError('trainer: parameter contract: expected free_running with it, since such robots wait '
-                                 'for nobody')
+                raise InputError(
+                    'trainer: parameter contract: expected free_running with it, since such robots wait for nobody'
+                )
 
     def config(self) -> Config:
         """The resolved preset.
@@ -330,7 +346,7 @@ class _Arguments:
         """
         return load_preset(self.preset, tuple(text for text in self.overrides if text))
 
-    def signature(self) -> Optional[Callable[[Manifest], Manifest]]:
+    def signature(self) -> Callable[[Manifest], Manifest] | None:
         """What signs the manifests, if anything.
 
         Raises:
@@ -339,6 +355,7 @@ class _Arguments:
         if not self.signing_key:
             return None
         from dreamer_ros.policy.signing import load_key, sign
+
         return functools.partial(sign, key=load_key(Path(self.signing_key)))
 
 
@@ -352,26 +369,38 @@ def body(node: Node, stop: threading.Event) -> None:
     # arguments were wrong; and OpenMP reads what `prepare` sets when it is loaded.
     process.prepare()
     from dreamer_ros.training.parallel import form
+
     threads = arguments.threads or process.pick_threads(len(arguments.robots), arguments.learners)
     process.configure_learner(threads, config.schedule.overlap)
     with form(arguments.learners, threads) as team:
         _train(node, arguments, config, robots, team, stop)
 
 
-def _train(node: Node, arguments: _Arguments, config: Config, robots: RosRobots, team: Optional[Team],
-           stop: threading.Event) -> None:
-    from dreamer_ros.training.trainer import Trainer
+def _train(
+    node: Node, arguments: _Arguments, config: Config, robots: RosRobots, team: Team | None, stop: threading.Event
+) -> None:
+    from dreamer_ros.training.loop import Trainer
+
     spec = arguments.contract.spec if arguments.contract else robots.wait_for_spec(stop)
     if spec is None:
         return
-    run = RunDirectory(
-        arguments.logdir or new_logdir(spec.name, config.preset), config, spec, arguments.signature())
+    run = RunDirectory(arguments.logdir or new_logdir(spec.name, config.preset), config, spec, arguments.signature())
     try:
         trainer = Trainer(
-            config, spec, run, robots, env_steps=arguments.steps or config.schedule.steps,
-            free_running=arguments.free_running, device=arguments.device, seed=arguments.seed, stop=stop,
-            progress=Progress(), team=team, contract=arguments.contract,
-            begin=Path(arguments.begin) if arguments.begin else None)
+            config,
+            spec,
+            run,
+            robots,
+            env_steps=arguments.steps or config.schedule.steps,
+            free_running=arguments.free_running,
+            device=arguments.device,
+            seed=arguments.seed,
+            stop=stop,
+            progress=Progress(),
+            team=team,
+            contract=arguments.contract,
+            begin=Path(arguments.begin) if arguments.begin else None,
+        )
         robots.start(trainer, spec.name)
         trainer.train()
         how = 'stopped' if stop.is_set() else 'finished'
@@ -385,6 +414,7 @@ def main() -> int:
     """Entry point of `ros2 run dreamer_ros trainer`, and of each rank of `torchrun -m dreamer_ros.nodes.trainer`."""
     if process.torchrun_rank():
         from dreamer_ros.training import worker
+
         worker.main()
     return run_node('trainer', body)
 

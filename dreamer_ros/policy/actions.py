@@ -1,4 +1,5 @@
 """Actions of robots for which there is no policy yet."""
+
 from __future__ import annotations
 
 import numpy as np

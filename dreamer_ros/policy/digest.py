@@ -7,6 +7,7 @@ them, and appends what is repeated), so that these last bytes can be added and c
 
 The digits are the SHA-256 of all bytes before them.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -47,13 +48,15 @@ def check_digest(data: bytes, name: str) -> None:
     said = data[-DIGITS:]
     found = hashlib.sha256(memoryview(data)[:-DIGITS]).hexdigest()
     if said != found.encode() or not data.endswith(_HEAD + said) or entries != 1:
-        raise InputError(f'policy {name}: expected the content that its own {KEY} was made of, but it was damaged or '
-                         f'changed since (sha256 {found} up to there)')
+        raise InputError(
+            f'policy {name}: expected the content that its own {KEY} was made of, but it was damaged or '
+            f'changed since (sha256 {found} up to there)'
+        )
 
 
 def _entries(data: bytes) -> int:
     """How many entries there are; at least 1 where the last bytes look like a damaged one."""
     # Block by block: a search holds the interpreter, which a robot's control loop needs in the meantime.
     found = sum(data.count(_HEAD, start, start + BLOCK + len(_HEAD) - 1) for start in range(0, len(data), BLOCK))
-    place = data[-DIGITS - len(_HEAD):-DIGITS]
+    place = data[-DIGITS - len(_HEAD) : -DIGITS]
     return found or int(sum(map(operator.eq, place, _HEAD)) > len(_HEAD) // 2)

@@ -1,4 +1,5 @@
 """From the torch policy in training to the ONNX file that robots run."""
+
 from __future__ import annotations
 
 import copy
@@ -7,7 +8,6 @@ import io
 import json
 import warnings
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 import onnx
@@ -26,7 +26,7 @@ GOLDEN_JITTER = 1e-4
 GOLDEN_TRIES = 8
 
 
-def export(policy: nn.Module, spec: RobotSpec, path: Union[str, Path], metadata: dict) -> Manifest:
+def export(policy: nn.Module, spec: RobotSpec, path: str | Path, metadata: dict) -> Manifest:
     """Write one policy file; `Exporter` is for many."""
     return Exporter(policy, spec).write(path, metadata)
 
@@ -58,13 +58,16 @@ class Exporter:
         self._model = self._trace()
         self._weights = [tensor for tensor in self._model.graph.initializer if tensor.name in known]
         fixed = {name for name, _ in self._policy.named_buffers()}
-        unknown = [tensor.name for tensor in self._model.graph.initializer
-                   if tensor.name not in known and tensor.name not in fixed]
+        unknown = [
+            tensor.name
+            for tensor in self._model.graph.initializer
+            if tensor.name not in known and tensor.name not in fixed
+        ]
         if unknown:
             # They would keep the values of the first export for ever.
             raise ValueError(f'the trace made constants that are no parameters: {unknown}')
 
-    def write(self, path: Union[str, Path], metadata: dict) -> Manifest:
+    def write(self, path: str | Path, metadata: dict) -> Manifest:
         """Write the policy as it is now, through a temporary file and a rename.
 
         Args:
@@ -82,19 +85,28 @@ class Exporter:
             values = parameters[tensor.name].contiguous().numpy()
             tensor.raw_data = values.astype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).tobytes()
         golden = self._golden()
-        self._set_metadata({
-            **metadata,
-            'spec': self._spec.to_json(), 'spec_hash': self._spec.hash,
-            'evaluation_noise': json.dumps(getattr(self._policy, 'evaluation_noise', (0, 0))),
-            'action_in_state': json.dumps(getattr(self._policy, 'action_in_state', (0, 0))),
-            'control_period': self._spec.control_period, 'golden': json.dumps(golden.to_dict()),
-        })
+        self._set_metadata(
+            {
+                **metadata,
+                'spec': self._spec.to_json(),
+                'spec_hash': self._spec.hash,
+                'evaluation_noise': json.dumps(getattr(self._policy, 'evaluation_noise', (0, 0))),
+                'action_in_state': json.dumps(getattr(self._policy, 'action_in_state', (0, 0))),
+                'control_period': self._spec.control_period,
+                'golden': json.dumps(golden.to_dict()),
+            }
+        )
         data = with_digest(self._model.SerializeToString())
         write_file(path, data)
         return Manifest(
-            version=int(metadata['version']), uri=str(path), sha256=hashlib.sha256(data).hexdigest(),
-            size=len(data), spec_hash=self._spec.hash, control_period=self._spec.control_period,
-            golden=golden)
+            version=int(metadata['version']),
+            uri=str(path),
+            sha256=hashlib.sha256(data).hexdigest(),
+            size=len(data),
+            spec_hash=self._spec.hash,
+            control_period=self._spec.control_period,
+            golden=golden,
+        )
 
     def _arguments(self, inputs: dict, state: torch.Tensor) -> tuple:
         """Positional arguments of the policy from numpy inputs and a state."""
@@ -119,9 +131,16 @@ class Exporter:
             torch.onnx.register_custom_op_symbolic('aten::zeros_like', _zeros_like, OPSET)
             try:
                 torch.onnx.export(
-                    self._policy, arguments, buffer, dynamo=False, opset_version=OPSET,
-                    do_constant_folding=False, input_names=names, output_names=outputs,
-                    dynamic_axes={name: {0: 'batch'} for name in [*names, *outputs]})
+                    self._policy,
+                    arguments,
+                    buffer,
+                    dynamo=False,
+                    opset_version=OPSET,
+                    do_constant_folding=False,
+                    input_names=names,
+                    output_names=outputs,
+                    dynamic_axes={name: {0: 'batch'} for name in [*names, *outputs]},
+                )
             finally:
                 torch.onnx.unregister_custom_op_symbolic('aten::zeros_like', OPSET)
         model = onnx.load_model_from_string(buffer.getvalue())

@@ -1,4 +1,5 @@
 """Fetch policies by their manifests, and load new versions beside the running one."""
+
 from __future__ import annotations
 
 import http.client
@@ -6,8 +7,8 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Optional, Union
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text, sha256
@@ -47,17 +48,16 @@ class PolicyLoader:
         keep: gets what was verified, see `load`.
     """
 
-    def __init__(self, spec: RobotSpec, seed: Optional[int] = None, check: Optional[Check] = None,
-                 keep: Optional[Keep] = None):
+    def __init__(self, spec: RobotSpec, seed: int | None = None, check: Check | None = None, keep: Keep | None = None):
         self._spec = spec
         self._seed = seed
         self._check = check
         self._keep = keep
         self._condition = threading.Condition()
-        self._pending: Optional[Manifest] = None
-        self._ready: Optional[PolicyRunner] = None
-        self._problem: Optional[str] = None
-        self._seen: Optional[str] = None
+        self._pending: Manifest | None = None
+        self._ready: PolicyRunner | None = None
+        self._problem: str | None = None
+        self._seen: str | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._work, name='policy-loader', daemon=True)
         self._thread.start()
@@ -71,13 +71,13 @@ class PolicyLoader:
             self._pending = manifest
             self._condition.notify()
 
-    def poll(self) -> Optional[PolicyRunner]:
+    def poll(self) -> PolicyRunner | None:
         """The newest runner that became ready since the last call, or None. Never blocks on a load."""
         with self._condition:
             runner, self._ready = self._ready, None
             return runner
 
-    def poll_problem(self) -> Optional[str]:
+    def poll_problem(self) -> str | None:
         """One sentence about the latest failed load, once, or None."""
         with self._condition:
             problem, self._problem = self._problem, None
@@ -121,7 +121,7 @@ class PolicyLoader:
                 self._done(manifest, None, f'policy {manifest.uri}: {type(error).__name__}: {error}')
                 return
 
-    def _done(self, manifest: Manifest, runner: Optional[PolicyRunner], problem: Optional[str]) -> None:
+    def _done(self, manifest: Manifest, runner: PolicyRunner | None, problem: str | None) -> None:
         with self._condition:
             if runner:
                 self._ready = runner
@@ -132,8 +132,13 @@ class PolicyLoader:
                 self._seen = None
 
 
-def load(manifest: Manifest, spec: Optional[RobotSpec] = None, seed: Optional[int] = None,
-         check: Optional[Check] = None, keep: Optional[Keep] = None) -> PolicyRunner:
+def load(
+    manifest: Manifest,
+    spec: RobotSpec | None = None,
+    seed: int | None = None,
+    check: Check | None = None,
+    keep: Keep | None = None,
+) -> PolicyRunner:
     """Fetch, verify and warm up the policy a manifest names.
 
     Args:
@@ -147,14 +152,18 @@ def load(manifest: Manifest, spec: Optional[RobotSpec] = None, seed: Optional[in
         Unreachable: it cannot be had now.
     """
     if spec is not None and check is None and manifest.spec_hash != spec.hash:
-        raise InputError(f'policy {manifest.uri}: expected one for {spec.name} (spec {spec.hash}), '
-                         f'got one for spec {manifest.spec_hash}')
+        raise InputError(
+            f'policy {manifest.uri}: expected one for {spec.name} (spec {spec.hash}), '
+            f'got one for spec {manifest.spec_hash}'
+        )
     data = _fetch(manifest.uri, manifest.size)
     runner = PolicyRunner(manifest.uri, None if check else spec, manifest.sha256, seed, data)
     if check:
         check(runner.spec)
-    for name, said, found in (('version', manifest.version, runner.version),
-                              ('spec_hash', manifest.spec_hash, runner.spec.hash)):
+    for name, said, found in (
+        ('version', manifest.version, runner.version),
+        ('spec_hash', manifest.spec_hash, runner.spec.hash),
+    ):
         if said != found:
             raise InputError(f'policy {manifest.uri}: expected {name} {said} as its manifest says, got {found}')
     if keep:
@@ -162,7 +171,7 @@ def load(manifest: Manifest, spec: Optional[RobotSpec] = None, seed: Optional[in
     return runner
 
 
-def find_manifest(path: Union[str, Path]) -> Manifest:
+def find_manifest(path: str | Path) -> Manifest:
     """The manifest of a policy that a person names.
 
     Args:
@@ -178,11 +187,18 @@ def find_manifest(path: Union[str, Path]) -> Manifest:
         return manifest
     path = Path(path).expanduser().absolute()
     runner = PolicyRunner(path)
-    return Manifest(runner.version, str(path), sha256(path), path.stat().st_size, runner.spec.hash,
-                    runner.spec.control_period, runner.golden)
+    return Manifest(
+        runner.version,
+        str(path),
+        sha256(path),
+        path.stat().st_size,
+        runner.spec.hash,
+        runner.spec.control_period,
+        runner.golden,
+    )
 
 
-def stored_manifest(path: Union[str, Path]) -> Optional[Manifest]:
+def stored_manifest(path: str | Path) -> Manifest | None:
     """The same, but None for an ONNX file without a manifest.
 
     Raises:

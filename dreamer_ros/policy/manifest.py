@@ -2,12 +2,12 @@
 
 No torch and no onnxruntime here: exporter, trainer, agent and robot all import this module.
 """
+
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from typing import Optional, Tuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Golden:
     """
 
     seed: int
-    action: Tuple[Tuple[float, ...], ...]
+    action: tuple[tuple[float, ...], ...]
 
     def to_dict(self) -> dict:
         return {'seed': self.seed, 'action': [list(row) for row in self.action]}
@@ -85,10 +85,15 @@ class Manifest:
         try:
             data = json.loads(text)
             manifest = cls(
-                version=int(data['version']), uri=str(data['uri']), sha256=str(data['sha256']).lower(),
-                size=int(data['size']), spec_hash=str(data['spec_hash']),
-                control_period=float(data['control_period']), golden=Golden.from_dict(data['golden']),
-                signature=str(data.get('signature', '')))
+                version=int(data['version']),
+                uri=str(data['uri']),
+                sha256=str(data['sha256']).lower(),
+                size=int(data['size']),
+                spec_hash=str(data['spec_hash']),
+                control_period=float(data['control_period']),
+                golden=Golden.from_dict(data['golden']),
+                signature=str(data.get('signature', '')),
+            )
             for said in (manifest.uri, manifest.sha256, manifest.spec_hash):
                 said.encode()  # what no terminal and no log can show
             return manifest
@@ -96,8 +101,8 @@ class Manifest:
         except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
             names = ', '.join(field.name for field in dataclasses.fields(cls) if field.name != 'signature')
             raise InputError(
-                f'{source}: expected JSON with {names}, got {text[:80]!r} '
-                f'({type(error).__name__}: {error})') from error
+                f'{source}: expected JSON with {names}, got {text[:80]!r} ({type(error).__name__}: {error})'
+            ) from error
 
 
 def golden_inputs(seed: int, step: int, spec: RobotSpec, noise_size: int) -> dict:
@@ -111,7 +116,7 @@ def golden_inputs(seed: int, step: int, spec: RobotSpec, noise_size: int) -> dic
     # Bytes and uniforms from raw 64-bit draws: numpy promises to keep the PCG64 stream, not `normal`.
     size = math.prod(spec.image_shape)
     raw = rng.bit_generator.random_raw(size + len(spec.vector) + noise_size)
-    unit = ((raw >> np.uint64(40)).astype(np.float64) / 2 ** 24).astype(np.float32)
+    unit = ((raw >> np.uint64(40)).astype(np.float64) / 2**24).astype(np.float32)
     pixels, vector, noise = np.split(unit, [size, size + len(spec.vector)])
     return {
         'image': (pixels * 255).astype(np.uint8).reshape(1, *spec.image_shape),
@@ -121,7 +126,7 @@ def golden_inputs(seed: int, step: int, spec: RobotSpec, noise_size: int) -> dic
     }
 
 
-def golden_difference(golden: Golden, action: np.ndarray) -> Optional[str]:
+def golden_difference(golden: Golden, action: np.ndarray) -> str | None:
     """None when `action` [GOLDEN_STEPS, A] is the golden one, else a phrase with both."""
     expected = np.asarray(golden.action, np.float32)
     if expected.shape == action.shape and np.allclose(action, expected, rtol=0, atol=GOLDEN_TOLERANCE):

@@ -1,4 +1,5 @@
 """A policy with 8-bit weights: a third of the size, and faster where memory is what an inference waits for."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -6,20 +7,21 @@ import hashlib
 import json
 import logging
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
 from dreamer_ros.policy.digest import KEY, with_digest
 from dreamer_ros.policy.manifest import GOLDEN_STEPS, Manifest, golden_inputs
 from dreamer_ros.policy.runner import PolicyRunner
-from dreamer_ros.replay.episode import Episode
 
 OPERATORS = ['MatMul', 'Gemm']  # convolutions are few weights that are used often: they stay as they are
 
@@ -49,8 +51,9 @@ def quantize(source: Path, target: Path) -> Manifest:
         logging.getLogger().setLevel(logging.ERROR)  # it recommends a preprocessing, which is the folding
         try:
             # 7 bits: with 8, processors without VNNI instructions overflow.
-            quantize_dynamic(folded, quantized, op_types_to_quantize=OPERATORS, weight_type=QuantType.QInt8,
-                             reduce_range=True)
+            quantize_dynamic(
+                folded, quantized, op_types_to_quantize=OPERATORS, weight_type=QuantType.QInt8, reduce_range=True
+            )
         finally:
             logging.getLogger().setLevel(level)
         model = onnx.load(str(quantized))
@@ -62,8 +65,15 @@ def quantize(source: Path, target: Path) -> Manifest:
     onnx.helper.set_model_props(model, {**metadata, 'golden': json.dumps(golden.to_dict())})
     data = with_digest(model.SerializeToString())
     write_file(target.absolute(), data)
-    return Manifest(runner.version, str(target.absolute()), hashlib.sha256(data).hexdigest(), len(data),
-                    runner.spec.hash, runner.spec.control_period, golden)
+    return Manifest(
+        runner.version,
+        str(target.absolute()),
+        hashlib.sha256(data).hexdigest(),
+        len(data),
+        runner.spec.hash,
+        runner.spec.control_period,
+        golden,
+    )
 
 
 def difference(one: Path, other: Path, episodes: Iterable[Episode] = (), steps: int = 200) -> Difference:

@@ -1,10 +1,10 @@
 """Run an exported policy with numpy and onnxruntime alone."""
+
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Optional, Union
 
 import numpy as np
 import onnxruntime
@@ -49,8 +49,14 @@ class PolicyRunner:
         uses_vector: whether `act` reads `vector`.
     """
 
-    def __init__(self, path: Union[str, Path], spec: Optional[RobotSpec] = None, sha256: Optional[str] = None,
-                 seed: Optional[int] = None, data: Optional[bytes] = None):
+    def __init__(
+        self,
+        path: str | Path,
+        spec: RobotSpec | None = None,
+        sha256: str | None = None,
+        seed: int | None = None,
+        data: bytes | None = None,
+    ):
         self.path = str(path)
         if data is None:
             data = _read(self.path)
@@ -64,14 +70,14 @@ class PolicyRunner:
         if spec is not None and spec.hash != self.spec.hash:
             raise InputError(
                 f'policy {self.path}: expected a policy for {spec.name} (spec {spec.hash}), got one for '
-                f'{self.spec.name} (spec {self.spec.hash}): {spec.difference(self.spec)}')
+                f'{self.spec.name} (spec {self.spec.hash}): {spec.difference(self.spec)}'
+            )
         self._rng = np.random.default_rng(seed)
         self._allocate()
         self._verify(self.golden)
         self.reset()
 
-    def act(self, image: Optional[np.ndarray], vector: Optional[np.ndarray], is_first: bool,
-            explore: bool) -> np.ndarray:
+    def act(self, image: np.ndarray | None, vector: np.ndarray | None, is_first: bool, explore: bool) -> np.ndarray:
         """Answer one observation and advance the recurrent state.
 
         Args:
@@ -92,13 +98,16 @@ class PolicyRunner:
             if image is None or image.shape != inputs['image'].shape[1:] or image.dtype != np.uint8:
                 got = 'none' if image is None else f'{image.dtype}{list(image.shape)}'
                 raise InputError(
-                    f'policy {self.path}: expected an image uint8{list(inputs["image"].shape[1:])}, got {got}')
+                    f'policy {self.path}: expected an image uint8{list(inputs["image"].shape[1:])}, got {got}'
+                )
             inputs['image'][0] = image
         if self.uses_vector:
             if vector is None or np.shape(vector) != inputs['vector'].shape[1:]:
                 got = 'none' if vector is None else f'shape {list(np.shape(vector))}'
-                raise InputError(f'policy {self.path}: expected a vector of the '
-                                 f'{len(self.spec.vector)} values {", ".join(self.spec.vector)}, got {got}')
+                raise InputError(
+                    f'policy {self.path}: expected a vector of the '
+                    f'{len(self.spec.vector)} values {", ".join(self.spec.vector)}, got {got}'
+                )
             inputs['vector'][0] = vector
         inputs['is_first'][0] = is_first
         if explore:
@@ -127,8 +136,10 @@ class PolicyRunner:
 
         Policies of one training run do. Otherwise the state starts empty, as after `reset`.
         """
+
         def family(runner):
             return runner.metadata.get('system'), runner.metadata.get('preset'), runner._inputs['state'].shape
+
         if family(self) == family(previous):
             np.copyto(self._inputs['state'], previous._inputs['state'])
         else:
@@ -142,13 +153,16 @@ class PolicyRunner:
         try:
             spec = RobotSpec.from_json(self.metadata['spec'], 'metadata')
             golden = Golden.from_dict(json.loads(self.metadata['golden']))
-            drawn, action = (slice(*json.loads(self.metadata.get(name, '[0, 0]')))
-                             for name in ('evaluation_noise', 'action_in_state'))
+            drawn, action = (
+                slice(*json.loads(self.metadata.get(name, '[0, 0]')))
+                for name in ('evaluation_noise', 'action_in_state')
+            )
             return spec, int(self.metadata['version']), golden, drawn, action
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(
                 f'policy {self.path}: expected metadata spec, version and golden as dreamer_ros exports '
-                f'them, got {sorted(self.metadata)} ({type(error).__name__}: {error})') from error
+                f'them, got {sorted(self.metadata)} ({type(error).__name__}: {error})'
+            ) from error
 
     def _allocate(self) -> None:
         """Bind fixed arrays for a batch of one to the session, so that a step allocates nothing."""
@@ -164,8 +178,9 @@ class PolicyRunner:
         for node in [*inputs, *outputs]:
             shape = [1, *node.shape[1:]]
             if not all(isinstance(size, int) for size in shape):
-                raise InputError(f'policy {self.path}: expected fixed sizes after the batch axis, '
-                                 f'got {node.name}{node.shape}')
+                raise InputError(
+                    f'policy {self.path}: expected fixed sizes after the batch axis, got {node.name}{node.shape}'
+                )
             dtype = ONNX_TYPES[node.name][1]
             arrays[node.name] = array = np.zeros(shape, dtype)
             bind = binding.bind_output if node.name in ('action', 'next_state') else binding.bind_input
@@ -218,7 +233,6 @@ def _open_session(path: str, data: bytes) -> onnxruntime.InferenceSession:
         session = onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
     except Exception as error:  # onnxruntime's exception classes share no public base
         reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f'policy {path}: expected an ONNX policy file, but onnxruntime said: {reason}') from error
+        raise InputError(f'policy {path}: expected an ONNX policy file, but onnxruntime said: {reason}') from error
     session._model_bytes = None  # it keeps the whole file, for a change of providers that nobody asks for
     return session

@@ -2,6 +2,7 @@
 
 Ed25519 (RFC 8032). A signature covers the manifest and, through its sha256, every byte of the policy file.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -16,6 +17,7 @@ try:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
     _MISSING = None
 except ModuleNotFoundError as error:  # most robots have no key
     _MISSING = error
@@ -29,8 +31,7 @@ def generate_key(path: Path) -> str:
     """
     _need_library()
     key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-                            serialization.NoEncryption())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
@@ -85,8 +86,10 @@ def verify(manifest: Manifest, public_key: str) -> None:
     try:
         key.verify(bytes.fromhex(manifest.signature), manifest.signed_bytes())
     except (InvalidSignature, ValueError):
-        raise InputError(f'{name}: expected a signature by the key {public_key}; this manifest was altered after it '
-                         'was signed, or signed with another key') from None
+        raise InputError(
+            f'{name}: expected a signature by the key {public_key}; this manifest was altered after it '
+            'was signed, or signed with another key'
+        ) from None
 
 
 def parse_public_key(text: str) -> bytes:

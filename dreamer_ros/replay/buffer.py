@@ -1,11 +1,13 @@
 """The steps to learn from: whole episodes in the order they came, and the sequences sampled from them."""
+
 from __future__ import annotations
 
 import bisect
 import collections
 import itertools
 import threading
-from typing import Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Protocol, Tuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -36,10 +38,16 @@ class EpisodeLost(Exception):
 
 def row_type(vector_size: int, action_size: int) -> np.dtype:
     """What a step holds besides its image, packed."""
-    return np.dtype([
-        ('vector', '<f4', (vector_size,)), ('action', '<f4', (action_size,)), ('reward', '<f4'),
-        ('is_first', '?'), ('is_last', '?'), ('is_terminal', '?'),
-    ])
+    return np.dtype(
+        [
+            ('vector', '<f4', (vector_size,)),
+            ('action', '<f4', (action_size,)),
+            ('reward', '<f4'),
+            ('is_first', '?'),
+            ('is_last', '?'),
+            ('is_terminal', '?'),
+        ]
+    )
 
 
 class _Held(NamedTuple):
@@ -71,8 +79,13 @@ class ReplayBuffer:
     """
 
     def __init__(
-        self, capacity: int, image_shape: Tuple[int, int, int], vector_size: int, action_size: int,
-        seed: int = 0, keep: Callable[[StoredEpisode], bool] = lambda episode: False,
+        self,
+        capacity: int,
+        image_shape: tuple[int, int, int],
+        vector_size: int,
+        action_size: int,
+        seed: int = 0,
+        keep: Callable[[StoredEpisode], bool] = lambda episode: False,
     ) -> None:
         if capacity < 1:
             raise InputError(f'replay capacity: expected at least 1 step, got {capacity}')
@@ -81,13 +94,13 @@ class ReplayBuffer:
         self._keep = keep
         self._rng = np.random.default_rng(seed)
         self._lock = threading.RLock()
-        self._kept: Deque[_Held] = collections.deque()    # older than the window, but not to leave
-        self._window: Deque[_Held] = collections.deque()
-        self._start = 0   # position of the oldest step
-        self._end = 0     # position after the newest step
-        self._fresh = 0   # position of the first step never served
-        self._order: List[_Held] = []                     # kept and window, for random access; made when needed
-        self._offsets: List[int] = []                     # their steps before each of them
+        self._kept: collections.deque[_Held] = collections.deque()  # older than the window, but not to leave
+        self._window: collections.deque[_Held] = collections.deque()
+        self._start = 0  # position of the oldest step
+        self._end = 0  # position after the newest step
+        self._fresh = 0  # position of the first step never served
+        self._order: list[_Held] = []  # kept and window, for random access; made when needed
+        self._offsets: list[int] = []  # their steps before each of them
 
     @property
     def steps(self) -> int:
@@ -99,12 +112,12 @@ class ReplayBuffer:
         """Episodes held."""
         return len(self._kept) + len(self._window)
 
-    def held(self) -> List[StoredEpisode]:
+    def held(self) -> list[StoredEpisode]:
         """Episodes held, in order."""
         with self._lock:
             return [held.episode for held in self._all()]
 
-    def add(self, episode: StoredEpisode, make_room: bool = True) -> List[StoredEpisode]:
+    def add(self, episode: StoredEpisode, make_room: bool = True) -> list[StoredEpisode]:
         """Append an episode; whole oldest episodes leave to make room.
 
         Of an episode longer than the capacity only the last `capacity` steps are used.
@@ -126,7 +139,7 @@ class ReplayBuffer:
             self._order.clear()
         return left
 
-    def sample(self, batch: int, length: int) -> Dict[str, np.ndarray]:
+    def sample(self, batch: int, length: int) -> dict[str, np.ndarray]:
         """Draw `batch` sequences of `length` steps.
 
         Up to half of them (at least one) serve steps that were never served, oldest first; the others start
@@ -142,7 +155,7 @@ class ReplayBuffer:
         """
         return self._read(lambda: self._draw(batch, length), length)
 
-    def peek(self, batch: int, length: int, seed: Optional[int] = None) -> Dict[str, np.ndarray]:
+    def peek(self, batch: int, length: int, seed: int | None = None) -> dict[str, np.ndarray]:
         """Sequences to look at, as `sample` gives them, without a trace in the stream of training samples.
 
         Args:
@@ -152,8 +165,7 @@ class ReplayBuffer:
             InputError: fewer than `length` steps are held.
         """
         rng = np.random.default_rng(seed)
-        return self._read(
-            lambda: rng.integers(self._start, self._end - length, size=batch, endpoint=True), length)
+        return self._read(lambda: rng.integers(self._start, self._end - length, size=batch, endpoint=True), length)
 
     def remove(self, episode: StoredEpisode) -> None:
         """Leave an episode out from now on; nothing happens if it is not held."""
@@ -186,7 +198,7 @@ class ReplayBuffer:
     def _all(self) -> Iterator[_Held]:
         return itertools.chain(self._kept, self._window)
 
-    def _make_room(self, steps: int) -> List[StoredEpisode]:
+    def _make_room(self, steps: int) -> list[StoredEpisode]:
         """Let episodes leave until no more than so many steps are held, or only kept ones."""
         left = []
         # Those kept so far come first: their marks may have been taken away.
@@ -203,13 +215,12 @@ class ReplayBuffer:
         self._fresh = max(self._fresh, self._start)
         return left
 
-    def _read(self, draw: Callable[[], np.ndarray], length: int) -> Dict[str, np.ndarray]:
+    def _read(self, draw: Callable[[], np.ndarray], length: int) -> dict[str, np.ndarray]:
         """Draw and gather; an episode that is lost is left out, and drawn again without it."""
         with self._lock:
             while True:
                 if self.steps < length:
-                    raise InputError(
-                        f'replay: a sequence needs {length} steps, the store holds {self.steps}')
+                    raise InputError(f'replay: a sequence needs {length} steps, the store holds {self.steps}')
                 starts = draw()
                 try:
                     return self._gather(starts, length)
@@ -225,7 +236,7 @@ class ReplayBuffer:
         self._fresh = max(self._fresh, self._start)
         self._order.clear()
 
-    def _gather(self, starts: np.ndarray, length: int) -> Dict[str, np.ndarray]:
+    def _gather(self, starts: np.ndarray, length: int) -> dict[str, np.ndarray]:
         if not self._order:
             self._order = list(self._all())
             self._offsets = [0, *itertools.accumulate(held.length for held in self._order)]

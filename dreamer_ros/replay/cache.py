@@ -16,6 +16,7 @@ under a name that counts, and any number of processes may use one folder. They a
 power cut or anything else does to them is found by their hashes, before an episode is used for the first time
 and whenever its file is not the one that was checked; then the bag is read again.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -25,14 +26,15 @@ import math
 import os
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from dreamer_ros.episodes.episode import Episode, EpisodeInfo, Problem
 from dreamer_ros.replay import keep
 from dreamer_ros.replay.buffer import EpisodeLost, StoredEpisode, row_type
-from dreamer_ros.replay.episode import Episode, EpisodeInfo, Problem
 from dreamer_ros.replay.mapping import FileMap
 from dreamer_ros.spec import RobotSpec
 
@@ -42,13 +44,13 @@ LEFTOVER_SECONDS = 3600.0  # since a file under a temporary name was written: no
 BLOCK = 1 << 20
 MARKED = 64  # one of so many steps is a mark
 
-Read = Callable[[Path], Tuple[List[Episode], List[Problem]]]
+Read = Callable[[Path], tuple[list[Episode], list[Problem]]]
 
 
 class _Steps(NamedTuple):
     """An open file of steps, and what tells it from others of its name."""
 
-    which: Tuple[int, int, int]  # inode, size, time of the last change
+    which: tuple[int, int, int]  # inode, size, time of the last change
     map: FileMap
 
 
@@ -60,8 +62,8 @@ class CachedBag(NamedTuple):
         problems: what could not be used and why.
     """
 
-    episodes: List[Tuple[StoredEpisode, EpisodeInfo, str, List[str]]]
-    problems: List[Problem]
+    episodes: list[tuple[StoredEpisode, EpisodeInfo, str, list[str]]]
+    problems: list[Problem]
 
 
 def identity(episode: Episode) -> str:
@@ -72,9 +74,10 @@ def identity(episode: Episode) -> str:
     return content.hexdigest()
 
 
-def marks(episode: Episode) -> List[str]:
+def marks(episode: Episode) -> list[str]:
     """Hex digests by which parts of an episode are known again, as a damaged copy of its bag holds: of its first and
-    its last step, and of those that their stamps choose."""
+    its last step, and of those that their stamps choose.
+    """
     digests = []
     for k, stamp in enumerate(episode.stamp):
         chosen = hashlib.blake2b(stamp.tobytes(), digest_size=8).digest()[0] % MARKED == 0
@@ -101,17 +104,17 @@ class EpisodeCache:
         problems: gets what happens to the cache.
     """
 
-    def __init__(self, folder: Path, spec: RobotSpec, key: str, read: Read, problems: List[Problem]):
+    def __init__(self, folder: Path, spec: RobotSpec, key: str, read: Read, problems: list[Problem]):
         self._bags, self._folder = folder, folder / FOLDER / key
         self._read, self._problems = read, problems
         self._prefix = f'{self._folder}/'
-        self._open: Dict[str, _Steps] = {}  # by bag
+        self._open: dict[str, _Steps] = {}  # by bag
         self._unwritable = False  # told already
         self._row_type = row_type(len(spec.vector), len(spec.action))
         self.image_bytes = math.prod(spec.image_shape)
         self.step_bytes = self.image_bytes + self._row_type.itemsize
 
-    def known(self, bag: Path) -> Optional[CachedBag]:
+    def known(self, bag: Path) -> CachedBag | None:
         """What was read from a bag earlier; None if it never was, or if its files have changed since.
 
         Files of the same names, sizes and times are not opened; those with other times are compared by hash.
@@ -143,21 +146,28 @@ class EpisodeCache:
             with _replacing(self.steps_file(bag)) as stream:
                 entries = [self._write_steps(stream, episode) for episode in episodes]
             header = {
-                'version': VERSION, 'files': files, 'sha256': _hash_files(bag, files), 'episodes': entries,
+                'version': VERSION,
+                'files': files,
+                'sha256': _hash_files(bag, files),
+                'episodes': entries,
                 'problems': [[problem.reason, problem.steps] for problem in problems],
             }
             self._write_header(bag, header)
         except OSError as error:
             if not self._unwritable:
                 self._unwritable = True
-                self._problems.append(Problem(
-                    self._bags, f'expected a folder {FOLDER} in it that can be written ({error.strerror}); its '
-                    'episodes stay in memory and are read again at the next start'))
+                self._problems.append(
+                    Problem(
+                        self._bags,
+                        f'expected a folder {FOLDER} in it that can be written ({error.strerror}); its '
+                        'episodes stay in memory and are read again at the next start',
+                    )
+                )
             made = [(episode, EpisodeInfo.of(episode), identity(episode), marks(episode)) for episode in episodes]
             return CachedBag(made, problems)
         return self._from_header(bag, header)
 
-    def mend(self, bag: Path, wanted: str) -> Optional[dict]:
+    def mend(self, bag: Path, wanted: str) -> dict | None:
         """Read a bag again for one of its episodes, by its identity; gives its entry, None if it is gone."""
         self._problems.append(Problem(bag, 'its steps in the cache were damaged or missing; it is read again'))
         self.load(bag)
@@ -237,7 +247,10 @@ class EpisodeCache:
             stream.write(data)
         info = EpisodeInfo.of(episode)
         return {
-            'steps': len(episode), 'identity': identity(episode), 'marks': marks(episode), 'offset': offset,
+            'steps': len(episode),
+            'identity': identity(episode),
+            'marks': marks(episode),
+            'offset': offset,
             'sha256': digest.hexdigest(),
             'info': [info.total_reward, info.complete, info.last_stamp, info.meta],
         }
@@ -247,7 +260,7 @@ class EpisodeCache:
         with _replacing(self._header_file(bag)) as stream:
             stream.write(hashlib.sha256(text).hexdigest().encode() + b'\n' + text)
 
-    def _read_header(self, bag: Path) -> Optional[dict]:
+    def _read_header(self, bag: Path) -> dict | None:
         """None unless it is whole and of this version."""
         try:
             digest, _, text = self._header_file(bag).read_bytes().partition(b'\n')
@@ -273,7 +286,7 @@ class CachedEpisode:
         self.path, self.number, self._cache = path, number, cache
         self._identity, self._steps = entry['identity'], entry['steps']
         self._offset, self._sha256 = entry['offset'], entry['sha256']
-        self._checked: Optional[tuple] = None  # which file was found whole
+        self._checked: tuple | None = None  # which file was found whole
 
     def __len__(self) -> int:
         return self._steps
@@ -299,12 +312,12 @@ class CachedEpisode:
             self._checked = steps.which
         size = self._cache.image_bytes
         begin = self._offset + first * size
-        image.reshape(-1)[:] = steps.map.data[begin:begin + image.nbytes]
+        image.reshape(-1)[:] = steps.map.data[begin : begin + image.nbytes]
         begin = self._offset + self._steps * size + first * rows.itemsize
-        rows.view(np.uint8)[:] = steps.map.data[begin:begin + rows.nbytes]
+        rows.view(np.uint8)[:] = steps.map.data[begin : begin + rows.nbytes]
 
     def _check(self, data: np.ndarray) -> None:
-        part = data[self._offset:self._offset + self._steps * self._cache.step_bytes]
+        part = data[self._offset : self._offset + self._steps * self._cache.step_bytes]
         if hashlib.sha256(part).hexdigest() != self._sha256:
             raise _Damaged
 
@@ -313,7 +326,7 @@ class _Damaged(Exception):
     """A cache file is not what was written."""
 
 
-def _which(found: os.stat_result) -> Tuple[int, int, int]:
+def _which(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -331,21 +344,20 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _list_files(bag: Path) -> List[list]:
+def _list_files(bag: Path) -> list[list]:
     """[name, bytes, time of the last change in ns] of each file of a bag; empty if it is gone."""
     try:
         if not bag.is_dir():
             stat = bag.stat()
             return [[bag.name, stat.st_size, stat.st_mtime_ns]]
         with os.scandir(bag) as entries:
-            stats = [
-                (entry.name, entry.stat()) for entry in entries if entry.name != keep.NAME and entry.is_file()]
+            stats = [(entry.name, entry.stat()) for entry in entries if entry.name != keep.NAME and entry.is_file()]
         return sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)
     except OSError:
         return []
 
 
-def _hash_files(bag: Path, files: List[list]) -> str:
+def _hash_files(bag: Path, files: list[list]) -> str:
     """SHA-256 over names and contents of a bag's files; '' if they can't be read."""
     digest = hashlib.sha256()
     try:

@@ -1,11 +1,12 @@
 """Marks on bags that stay in replay: an empty file `keep` in the bag directory, `NAME.keep` beside a file."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
+from dreamer_ros.episodes.bag import SUFFIXES
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay.arrays import ARRAYS
-from dreamer_ros.replay.bag import SUFFIXES
+from dreamer_ros.formats.npz import ARRAYS
 
 NAME = 'keep'
 

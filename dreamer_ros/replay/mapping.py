@@ -1,10 +1,10 @@
 """Read-only memory maps of files, as many as there are episodes."""
+
 from __future__ import annotations
 
 import ctypes
 import mmap
 import os
-from typing import Optional
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class FileMap:
         OSError: the kernel refuses: 65,530 maps are usual.
     """
 
-    _address: Optional[int] = None
+    _address: int | None = None
 
     def __init__(self, file: int):
         self._size = os.fstat(file).st_size

@@ -1,25 +1,27 @@
 """Several folders of bags as one source of training sequences, each with its weight."""
+
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from dreamer_ros.bridge.contract import RobotContract
 from dreamer_ros.config import ReplayConfig
+from dreamer_ros.episodes.episode import EpisodeInfo, Problem
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.buffer import row_type
-from dreamer_ros.replay.episode import EpisodeInfo, Problem
 from dreamer_ros.replay.store import ReplayStore
+from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
 
-Batch = Dict[str, np.ndarray]
+Batch = dict[str, np.ndarray]
 _Source = TypeVar('_Source')
 
 
-def bag_folder(text: str) -> Tuple[Path, float]:
+def bag_folder(text: str) -> tuple[Path, float]:
     """Folder and weight of `DIR` or `DIR:WEIGHT`, 1 if none is given; of a run directory its episodes.
 
     Raises:
@@ -53,8 +55,7 @@ def check_distinct(folders: Sequence[Path]) -> None:
 
 
 def open_replay(
-    own: Path, config: ReplayConfig, spec: RobotSpec, length: int, seed: int,
-    contract: Optional[RobotContract] = None,
+    own: Path, config: ReplayConfig, spec: RobotSpec, length: int, seed: int, contract: RobotContract | None = None
 ) -> ReplayMix:
     """The replay of a run: its own episodes, and those of the folders in its config.
 
@@ -75,10 +76,13 @@ def open_replay(
     if capacity < length:
         raise InputError(
             f'replay: expected limits that hold a sequence of {length} steps, but replay.capacity and '
-            f'replay.disk_gb allow {capacity}')
+            f'replay.disk_gb allow {capacity}'
+        )
     stores = [ReplayStore(own, spec, capacity, seed)]
-    stores += [ReplayStore(path, spec, capacity, seed + number, config.validation, contract)
-               for number, (path, _) in enumerate(folders, start=1)]
+    stores += [
+        ReplayStore(path, spec, capacity, seed + number, config.validation, contract)
+        for number, (path, _) in enumerate(folders, start=1)
+    ]
     return ReplayMix(stores, [1.0, *(weight for _, weight in folders)], seed)
 
 
@@ -101,7 +105,7 @@ class ReplayMix:
         self._weights = np.array(weights, np.float64)
         self._rng = np.random.default_rng(seed)
         self._told = [0] * len(self._stores)
-        self.problems: List[Problem] = []
+        self.problems: list[Problem] = []
 
     @property
     def steps(self) -> int:
@@ -118,12 +122,12 @@ class ReplayMix:
         """Episodes for validation."""
         return sum(store.held_out.episodes for store in self._stores)
 
-    def refresh(self) -> List[EpisodeInfo]:
+    def refresh(self) -> list[EpisodeInfo]:
         """Take bags that appeared since the last call."""
         infos = []
         for number, store in enumerate(self._stores):
             infos += store.refresh()
-            new = store.problems[self._told[number]:]
+            new = store.problems[self._told[number] :]
             self._told[number] += len(new)
             self.problems += new
         return infos
@@ -135,14 +139,22 @@ class ReplayMix:
     def sample(self, batch: int, length: int) -> Batch:
         """Draw sequences; see `ReplayBuffer.sample`. The index counts in the folder a sequence comes from."""
         return self._share(
-            self._stores, lambda store: store.can_sample(length), batch, self._rng,
-            lambda store, count: store.sample(count, length))
+            self._stores,
+            lambda store: store.can_sample(length),
+            batch,
+            self._rng,
+            lambda store, count: store.sample(count, length),
+        )
 
     def peek(self, batch: int, length: int) -> Batch:
         """Sequences to look at; see `ReplayBuffer.peek`."""
         return self._share(
-            self._stores, lambda store: store.can_sample(length), batch, np.random.default_rng(),
-            lambda store, count: store.peek(count, length))
+            self._stores,
+            lambda store: store.can_sample(length),
+            batch,
+            np.random.default_rng(),
+            lambda store, count: store.peek(count, length),
+        )
 
     def can_validate(self, length: int) -> bool:
         """Whether there are held-out steps for a sequence of this length."""
@@ -151,14 +163,18 @@ class ReplayMix:
     def validation(self, batch: int, length: int) -> Batch:
         """Sequences of held-out episodes, the same ones as long as there are no new ones."""
         return self._share(
-            [store.held_out for store in self._stores], lambda buffer: buffer.steps >= length, batch,
-            np.random.default_rng(0), lambda buffer, count: buffer.peek(count, length, seed=0))
+            [store.held_out for store in self._stores],
+            lambda buffer: buffer.steps >= length,
+            batch,
+            np.random.default_rng(0),
+            lambda buffer, count: buffer.peek(count, length, seed=0),
+        )
 
     def cursor(self) -> dict:
         """Where sampling is, JSON-friendly: what makes `state_dict` go back to an earlier sample."""
         return {'rng': self._rng.bit_generator.state, 'stores': [store.cursor() for store in self._stores]}
 
-    def state_dict(self, cursor: Optional[dict] = None) -> dict:
+    def state_dict(self, cursor: dict | None = None) -> dict:
         """See `ReplayStore.state_dict`."""
         cursor = cursor or self.cursor()
         states = [store.state_dict(at) for store, at in zip(self._stores, cursor['stores'])]
@@ -174,13 +190,17 @@ class ReplayMix:
             if name in state['folders']:
                 store.load_state_dict(state['folders'][name])
 
-    def _names(self) -> List[str]:
+    def _names(self) -> list[str]:
         """The first store moves with its run."""
         return ['', *(str(store.folder) for store in self._stores[1:])]
 
     def _share(
-        self, sources: Sequence[_Source], ready: Callable[[_Source], bool], batch: int,
-        rng: np.random.Generator, take: Callable[[_Source, int], Batch],
+        self,
+        sources: Sequence[_Source],
+        ready: Callable[[_Source], bool],
+        batch: int,
+        rng: np.random.Generator,
+        take: Callable[[_Source, int], Batch],
     ) -> Batch:
         """A batch from the sources that are ready: from each as many as its weight brings."""
         chosen = [number for number, source in enumerate(sources) if ready(source)]

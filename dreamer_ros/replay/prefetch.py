@@ -1,9 +1,9 @@
 """Batches sampled ahead of the learner, in a thread."""
+
 from __future__ import annotations
 
 import collections
 import threading
-from typing import Deque, Dict, Optional, Tuple, Union
 
 import numpy as np
 
@@ -17,17 +17,17 @@ class Prefetcher:
     An error of the store is raised by `next`. Use as a context manager or call `close`.
     """
 
-    def __init__(self, store: Union[ReplayStore, ReplayMix], batch: int, length: int, depth: int = 2) -> None:
+    def __init__(self, store: ReplayStore | ReplayMix, batch: int, length: int, depth: int = 2) -> None:
         """Start sampling as `store.sample(batch, length)` does; the store must hold enough steps."""
         self._store, self._batch, self._length, self._depth = store, batch, length, depth
-        self._ready: Deque[Tuple[dict, Dict[str, np.ndarray]]] = collections.deque()
+        self._ready: collections.deque[tuple[dict, dict[str, np.ndarray]]] = collections.deque()
         self._changed = threading.Condition()
-        self._error: Optional[BaseException] = None
+        self._error: BaseException | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name='replay prefetch', daemon=True)
         self._thread.start()
 
-    def next(self) -> Dict[str, np.ndarray]:
+    def next(self) -> dict[str, np.ndarray]:
         """The next batch; waits for it.
 
         Raises:

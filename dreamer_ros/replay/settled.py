@@ -1,4 +1,5 @@
 """Whether a bag is whole, or still on its way: being recorded by another tool, or copied."""
+
 from __future__ import annotations
 
 import time
@@ -8,8 +9,8 @@ from typing import BinaryIO
 import zstandard
 from mcap.writer import MCAP0_MAGIC
 
+from dreamer_ros.episodes.bag import bag_files, missing_files, read_metadata
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay.bag import bag_files, missing_files, read_metadata
 
 # A bag without its end may still be recorded or copied; after so many quiet seconds it is taken as it is.
 QUIET_SECONDS = 60.0
@@ -58,7 +59,7 @@ def _has_end(file: Path) -> bool:
 def _frames_end(stream: BinaryIO, size: int) -> bool:
     """Whether the last Zstandard frame of a file is whole, by the lengths of its blocks (RFC 8878, 3.1.1)."""
     place = 0
-    while 0 < size - place:
+    while size - place > 0:
         stream.seek(place)
         head = stream.read(_FRAME_HEAD)
         try:

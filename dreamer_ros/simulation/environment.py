@@ -1,11 +1,13 @@
 """A robot in MuJoCo as an agent meets it: actions in, camera images, joint states and rewards out."""
+
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,10 +23,26 @@ if TYPE_CHECKING:
 
 # The 20 visual control tasks of the Dreamer paper (arXiv 1912.01603).
 VISUAL_TASKS = (
-    'acrobot_swingup', 'cartpole_balance', 'cartpole_balance_sparse', 'cartpole_swingup',
-    'cartpole_swingup_sparse', 'cheetah_run', 'cup_catch', 'finger_spin', 'finger_turn_easy',
-    'finger_turn_hard', 'hopper_hop', 'hopper_stand', 'pendulum_swingup', 'quadruped_run',
-    'quadruped_walk', 'reacher_easy', 'reacher_hard', 'walker_run', 'walker_stand', 'walker_walk',
+    'acrobot_swingup',
+    'cartpole_balance',
+    'cartpole_balance_sparse',
+    'cartpole_swingup',
+    'cartpole_swingup_sparse',
+    'cheetah_run',
+    'cup_catch',
+    'finger_spin',
+    'finger_turn_easy',
+    'finger_turn_hard',
+    'hopper_hop',
+    'hopper_stand',
+    'pendulum_swingup',
+    'quadruped_run',
+    'quadruped_walk',
+    'reacher_easy',
+    'reacher_hard',
+    'walker_run',
+    'walker_stand',
+    'walker_walk',
 )
 
 INPUTS = ('image', 'vector', 'both')
@@ -48,7 +66,7 @@ class Observation:
     """
 
     image: np.ndarray
-    joint_names: Tuple[str, ...]
+    joint_names: tuple[str, ...]
     position: np.ndarray
     velocity: np.ndarray
     reward: float
@@ -79,9 +97,7 @@ class Environment:
         InputError: the robot has no joints to be inputs.
     """
 
-    def __init__(
-        self, world: World, renderer: Optional[Renderer], vector: bool, action_repeat: int, episode_length: int
-    ):
+    def __init__(self, world: World, renderer: Renderer | None, vector: bool, action_repeat: int, episode_length: int):
         self._world = world
         self._renderer = renderer
         self._repeat = action_repeat
@@ -95,8 +111,7 @@ class Environment:
         self.spec = RobotSpec(
             name=world.name,
             image_size=(self.cameras[0].height, self.cameras[0].width) if self.cameras else (0, 0),
-            vector=[f'{name}/{what}' for what in ('position', 'velocity')
-                    for name in self._joint_names if vector],
+            vector=[f'{name}/{what}' for what in ('position', 'velocity') for name in self._joint_names if vector],
             action=tuple(world.choices) if discrete else _actuator_names(world),
             action_low=np.zeros(len(self._choices)) if discrete else self._low,
             action_high=np.ones(len(self._choices)) if discrete else self._high,
@@ -110,7 +125,7 @@ class Environment:
         self._reward = 0.0
         self._is_first = self._is_terminal = self._diverged = False
         self._is_last = True  # step() wants a reset() first
-        self._seen: Optional[Observation] = None
+        self._seen: Observation | None = None
 
     @property
     def episode_length(self) -> int:
@@ -124,18 +139,20 @@ class Environment:
 
     def model_digest(self) -> str:
         """16 hex digits over everything that MuJoCo compiled: others mean another world. To be asked for before
-        the first `reset`, as episodes may change colours, masses or terrain; takes some ten milliseconds."""
+        the first `reset`, as episodes may change colours, masses or terrain; takes some ten milliseconds.
+        """
         import mujoco
+
         model = np.empty(mujoco.mj_sizeModel(self._world.model), np.uint8)
         mujoco.mj_saveModel(self._world.model, None, model)
         return hashlib.sha256(model).hexdigest()[:16]
 
     @property
-    def cameras(self) -> Tuple[CameraModel, ...]:
+    def cameras(self) -> tuple[CameraModel, ...]:
         """The cameras that the images come from, in their order."""
         return self._renderer.cameras if self._renderer else ()
 
-    def reset(self, episode: Optional[int] = None) -> Observation:
+    def reset(self, episode: int | None = None) -> Observation:
         """Start the next episode, or the one of that number: world, seed and number give its initial state."""
         self.episode = self.episode + 1 if episode is None else episode
         self._world.reset(self.episode)
@@ -195,17 +212,16 @@ class Environment:
         if action.shape != (len(self.spec.action),):
             raise InputError(
                 f'action of {self.spec.name}: expected {len(self.spec.action)} values '
-                f'({", ".join(self.spec.action)}), got the shape {action.shape}')
+                f'({", ".join(self.spec.action)}), got the shape {action.shape}'
+            )
         if np.isnan(action).any():
-            raise InputError(
-                f'action of {self.spec.name}: expected numbers in [-1, 1], got {action.tolist()}')
+            raise InputError(f'action of {self.spec.name}: expected numbers in [-1, 1], got {action.tolist()}')
         if self._choices:
             return self._choices[action.argmax()]
         return self._low + (np.clip(action, -1, 1) + 1) / 2 * (self._high - self._low)
 
     def _observe(self) -> Observation:
-        flags = dict(reward=self._reward, is_first=self._is_first, is_last=self._is_last,
-                     is_terminal=self._is_terminal)
+        flags = dict(reward=self._reward, is_first=self._is_first, is_last=self._is_last, is_terminal=self._is_terminal)
         if self._diverged:
             self._seen = dataclasses.replace(self._seen, **flags)
         else:
@@ -214,11 +230,12 @@ class Environment:
                 joint_names=self._joint_names,
                 position=self._world.data.qpos[self._qpos],
                 velocity=self._world.data.qvel[self._qvel],
-                **flags)
+                **flags,
+            )
         return self._seen
 
 
-def task_names() -> List[str]:
+def task_names() -> list[str]:
     """All tasks that `make` knows by name, sorted: the dm_control suite and the worlds in `sim/`.
 
     Raises:
@@ -226,6 +243,7 @@ def task_names() -> List[str]:
     """
     gl.prepare()
     from dreamer_ros.simulation import suite
+
     return sorted([*suite.tasks(), *_task_files()])
 
 
@@ -242,13 +260,13 @@ def task_name(task: str) -> str:
 def make(
     task: str,
     *,
-    image_size: Tuple[int, int] = (64, 64),
+    image_size: tuple[int, int] = (64, 64),
     action_repeat: int = 1,
     seed: int = 0,
     render: str = 'fast',
     inputs: str = 'image',
-    cameras: Sequence[Union[int, str]] = (),
-    episode_length: Optional[int] = None,
+    cameras: Sequence[int | str] = (),
+    episode_length: int | None = None,
 ) -> Environment:
     """Make the environment of a task.
 
@@ -282,24 +300,26 @@ def make(
         raise InputError(f'cameras: expected none with inputs vector, got {", ".join(map(str, cameras))}')
     gl.prepare()
     from dreamer_ros.simulation.rendering import Renderer
+
     world = _world(task, seed)
     renderer = None
     if inputs != 'vector':
         size = (int(image_size[0]), int(image_size[1]))
         renderer = Renderer(world.model, size, render, cameras or world.default_cameras)
-    return Environment(
-        world, renderer, inputs != 'image', action_repeat, episode_length or world.default_length)
+    return Environment(world, renderer, inputs != 'image', action_repeat, episode_length or world.default_length)
 
 
 def _world(task: str, seed: int) -> World:
     from dreamer_ros.simulation import robot_world, suite
+
     name, file = _find(task)
     return robot_world.RobotWorld(file, seed) if file else suite.SuiteWorld(name, seed)
 
 
-def _find(task: str) -> Tuple[str, Optional[TaskFile]]:
+def _find(task: str) -> tuple[str, TaskFile | None]:
     """Name of a task, and its file unless it is one of the suite."""
     from dreamer_ros.simulation import suite, task_file
+
     name = suite.aliases().get(task, task)
     if name in suite.tasks():
         return name, None
@@ -312,27 +332,28 @@ def _find(task: str) -> Tuple[str, Optional[TaskFile]]:
     raise InputError(f'task: {task!r} is unknown; {hint}')
 
 
-def _task_files() -> Dict[str, Path]:
+def _task_files() -> dict[str, Path]:
     """Task name -> file of every task in the folders of `sim/`."""
     files = sorted(share('sim').glob('*/*.yaml'))
     return {path.stem: path for path in files if path.name != 'robot.yaml'}  # that is a robot contract
 
 
-def _camera_names(world: World, cameras: Sequence[CameraModel]) -> Tuple[str, ...]:
+def _camera_names(world: World, cameras: Sequence[CameraModel]) -> tuple[str, ...]:
     """Names in the spec: those in the model, but `camera` where the robot looks through its usual one."""
     if len(cameras) == 1 and (cameras[0].number,) == tuple(world.default_cameras):
         return ('camera',)
     return tuple(camera.name for camera in cameras)
 
 
-def _actuator_names(world: World) -> Tuple[str, ...]:
+def _actuator_names(world: World) -> tuple[str, ...]:
     model = world.model
     return tuple(model.actuator(number).name or f'actuator{number}' for number in range(model.nu))
 
 
-def _scalar_joints(world: World) -> Tuple[Tuple[str, ...], np.ndarray, np.ndarray]:
+def _scalar_joints(world: World) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Names of the hinge and slide joints, and where their numbers lie in qpos and qvel."""
     import mujoco
+
     model = world.model
     scalar = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
     numbers = np.flatnonzero(np.isin(model.jnt_type, scalar))

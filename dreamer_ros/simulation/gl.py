@@ -3,6 +3,7 @@
 dm_control reads MUJOCO_GL and loads OpenGL while it is imported, so `prepare` must run before that. Only the
 standard library is imported at the top here; the other files in this folder may import mujoco at theirs.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -79,4 +80,5 @@ def _backend() -> Any:
 def _unavailable(cause: Exception) -> InputError:
     return InputError(
         f'rendering: OpenGL is not available with MUJOCO_GL={os.environ["MUJOCO_GL"]} ({cause}); '
-        'on Debian or Ubuntu run: apt install libegl1 libgl1-mesa-dri')
+        'on Debian or Ubuntu run: apt install libegl1 libgl1-mesa-dri'
+    )

@@ -1,10 +1,10 @@
 """Where a simulated episode comes from: all that it takes to simulate it once more."""
+
 from __future__ import annotations
 
 import dataclasses
 import json
 from importlib.metadata import PackageNotFoundError, version
-from typing import Optional, Tuple
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.simulation.environment import Environment, make
@@ -40,7 +40,7 @@ class Origin:
         return json.dumps({**dataclasses.asdict(self), 'stamp': stamp}, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str, source: str) -> Tuple[Origin, int]:
+    def from_json(cls, text: str, source: str) -> tuple[Origin, int]:
         """Parse what `to_json` wrote; `source` names the bag in the error.
 
         Raises:
@@ -54,10 +54,12 @@ class Origin:
                     raise TypeError(f'{field.name} is {data[field.name]!r}')
             return cls(**data), stamp
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f'{source}: simulation: expected JSON of a simulator, got {text[:80]!r} '
-                             f'({type(error).__name__}: {error})') from error
+            raise InputError(
+                f'{source}: simulation: expected JSON of a simulator, got {text[:80]!r} '
+                f'({type(error).__name__}: {error})'
+            ) from error
 
-    def simulate(self, spec: RobotSpec, task: Optional[str] = None) -> Environment:
+    def simulate(self, spec: RobotSpec, task: str | None = None) -> Environment:
         """The environment that the episode was recorded in; `reset(self.episode)` starts it.
 
         Args:
@@ -69,9 +71,15 @@ class Origin:
         """
         inputs = 'vector' if not spec.cameras else 'both' if spec.vector else 'image'
         return make(
-            task or self.task, image_size=spec.image_size if spec.cameras else (64, 64),
-            action_repeat=spec.action_repeat, seed=self.seed, render=self.render, inputs=inputs,
-            cameras=() if spec.cameras in ((), ('camera',)) else spec.cameras, episode_length=self.episode_length)
+            task or self.task,
+            image_size=spec.image_size if spec.cameras else (64, 64),
+            action_repeat=spec.action_repeat,
+            seed=self.seed,
+            render=self.render,
+            inputs=inputs,
+            cameras=() if spec.cameras in ((), ('camera',)) else spec.cameras,
+            episode_length=self.episode_length,
+        )
 
 
 def mujoco_version() -> str:

@@ -1,10 +1,11 @@
 """Camera images from MuJoCo, as fast as software rendering allows."""
+
 from __future__ import annotations
 
 import atexit
 import dataclasses
 import math
-from typing import Sequence, Tuple, Union
+from collections.abc import Sequence
 
 import mujoco
 import numpy as np
@@ -44,11 +45,7 @@ class CameraModel:
     def K(self) -> np.ndarray:
         """f64[3, 3] intrinsic matrix in pixels; pixel centres lie at whole numbers, as in ROS and OpenCV."""
         focal = self.height / 2 / math.tan(math.radians(self.fovy) / 2)
-        return np.array([
-            [focal, 0, (self.width - 1) / 2],
-            [0, focal, (self.height - 1) / 2],
-            [0, 0, 1],
-        ])
+        return np.array([[focal, 0, (self.width - 1) / 2], [0, focal, (self.height - 1) / 2], [0, 0, 1]])
 
 
 class Renderer:
@@ -70,9 +67,7 @@ class Renderer:
         InputError: unknown camera, or OpenGL is not available.
     """
 
-    def __init__(
-        self, model: mujoco.MjModel, image_size: Tuple[int, int], mode: str, cameras: Sequence[Union[int, str]]
-    ):
+    def __init__(self, model: mujoco.MjModel, image_size: tuple[int, int], mode: str, cameras: Sequence[int | str]):
         height, width = image_size
         self.cameras = tuple(_camera(model, camera, image_size) for camera in cameras)
         if len({camera.number for camera in self.cameras}) < len(self.cameras):
@@ -102,8 +97,9 @@ class Renderer:
         image = np.empty((height, width, len(self.cameras), 3), np.uint8)
         for place, camera in enumerate(self.cameras):
             self._view.fixedcamid = camera.number
-            mujoco.mjv_updateScene(self._model, data, self._option, self._perturb, self._view,
-                                   mujoco.mjtCatBit.mjCAT_ALL, self._scene)
+            mujoco.mjv_updateScene(
+                self._model, data, self._option, self._perturb, self._view, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+            )
             mujoco.mjr_render(self._viewport, self._scene, self._context)
             mujoco.mjr_readPixels(self._pixels, None, self._viewport, self._context)
             image[:, :, place] = self._pixels[::-1]  # OpenGL's first row is the bottom one
@@ -126,7 +122,7 @@ class Renderer:
             atexit.unregister(self.close)
 
 
-def _simplify(model: mujoco.MjModel, image_size: Tuple[int, int], mode: str) -> None:
+def _simplify(model: mujoco.MjModel, image_size: tuple[int, int], mode: str) -> None:
     """Set the model's rendering quality; MuJoCo reads it when a context is made. The physics is untouched."""
     height, width = image_size
     quality, screen = model.vis.quality, model.vis.global_
@@ -144,7 +140,7 @@ def _simplify(model: mujoco.MjModel, image_size: Tuple[int, int], mode: str) -> 
     model.geom_size[planes, 2] = np.maximum(size[:, 2], 2 * size[:, :2].max(axis=1, initial=0) / _FLOOR_QUADS)
 
 
-def _camera(model: mujoco.MjModel, camera: Union[int, str], image_size: Tuple[int, int]) -> CameraModel:
+def _camera(model: mujoco.MjModel, camera: int | str, image_size: tuple[int, int]) -> CameraModel:
     """The camera of that name or number."""
     names = [model.camera(number).name or f'camera{number}' for number in range(model.ncam)]
     if camera in names:

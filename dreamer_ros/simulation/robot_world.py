@@ -1,8 +1,9 @@
 """A world described by files alone: an MJCF model and a task YAML (see sim/README.md)."""
+
 from __future__ import annotations
 
 import math
-from typing import Callable, Dict, Tuple
+from collections.abc import Callable
 
 import mujoco
 import numpy as np
@@ -14,11 +15,7 @@ from dreamer_ros.simulation.world import Diverged, World
 Measure = Callable[[], float]
 
 _PLACING_TRIES = 1000
-_UNSTABLE = (
-    mujoco.mjtWarning.mjWARN_BADQPOS,
-    mujoco.mjtWarning.mjWARN_BADQVEL,
-    mujoco.mjtWarning.mjWARN_BADQACC,
-)
+_UNSTABLE = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 _OBJECTS = {
     'body': mujoco.mjtObj.mjOBJ_BODY,
     'camera': mujoco.mjtObj.mjOBJ_CAMERA,
@@ -68,7 +65,7 @@ class RobotWorld(World):
         for _, measure in self._rewards:
             measure()  # progress counts from here
 
-    def step(self, control: np.ndarray) -> Tuple[float, bool]:
+    def step(self, control: np.ndarray) -> tuple[float, bool]:
         self.data.ctrl[:] = control
         mujoco.mj_step(self.model, self.data, self._substeps)
         if any(self.data.warning[kind].number for kind in _UNSTABLE):
@@ -102,8 +99,7 @@ class RobotWorld(World):
         period, timestep = self._task.control_period, self.model.opt.timestep
         substeps = round(period / timestep)
         if substeps < 1 or abs(substeps * timestep - period) > 1e-6 * period:
-            raise self._fail(
-                f'control_period: expected a multiple of the physics timestep {timestep}, got {period}')
+            raise self._fail(f'control_period: expected a multiple of the physics timestep {timestep}, got {period}')
         return substeps
 
     def _number(self, kind: str, name: str) -> int:
@@ -113,23 +109,28 @@ class RobotWorld(World):
         return number
 
     def _names(self, kind: str) -> str:
-        counts = {'body': self.model.nbody, 'camera': self.model.ncam,
-                  'joint': self.model.njnt, 'site': self.model.nsite}
+        counts = {
+            'body': self.model.nbody,
+            'camera': self.model.ncam,
+            'joint': self.model.njnt,
+            'site': self.model.nsite,
+        }
         names = (mujoco.mj_id2name(self.model, _OBJECTS[kind], number) for number in range(counts[kind]))
         return ', '.join(name for name in names if name) or 'the model has none'
 
-    def _choice(self, name: str, values: Tuple[float, ...]) -> np.ndarray:
+    def _choice(self, name: str, values: tuple[float, ...]) -> np.ndarray:
         """Controls of a discrete action, checked against the actuators."""
         low, high = self.action_limits()
         if len(values) != len(low) or not all(a <= value <= b for a, value, b in zip(low, values, high)):
             limits = ', '.join(f'{a:g} to {b:g}' for a, b in zip(low, high))
-            raise self._fail(f'actions.discrete.{name}: expected a control of each actuator ({limits}), got '
-                             f'{list(values)}')
+            raise self._fail(
+                f'actions.discrete.{name}: expected a control of each actuator ({limits}), got {list(values)}'
+            )
         return np.array(values)
 
     # Rewards and ends
 
-    def _frame(self, name: str) -> Tuple[np.ndarray, np.ndarray]:
+    def _frame(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Live views of a site's or body's world position f64[3] and rotation f64[9], row by row."""
         number = mujoco.mj_name2id(self.model, _OBJECTS['site'], name)
         if number >= 0:
@@ -137,10 +138,9 @@ class RobotWorld(World):
         number = mujoco.mj_name2id(self.model, _OBJECTS['body'], name)
         if number >= 0:
             return self.data.xpos[number], self.data.xmat[number]
-        raise self._fail(
-            f'expected a site ({self._names("site")}) or a body ({self._names("body")}), got {name!r}')
+        raise self._fail(f'expected a site ({self._names("site")}) or a body ({self._names("body")}), got {name!r}')
 
-    def _measure(self, kind: str, parameters: Dict) -> Measure:
+    def _measure(self, kind: str, parameters: dict) -> Measure:
         """The quantity that a reward term or end condition speaks of, as a function of the current state."""
         if kind == 'effort':
             low, high = self.action_limits()
@@ -175,7 +175,7 @@ class RobotWorld(World):
 
     # Reset
 
-    def _joint_range(self, name: str, limits: Range) -> Tuple[int, float, float]:
+    def _joint_range(self, name: str, limits: Range) -> tuple[int, float, float]:
         number = self._number('joint', name)
         kind = mujoco.mjtJoint(self.model.jnt_type[number])
         if kind not in (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE):
@@ -183,7 +183,7 @@ class RobotWorld(World):
         scale = math.radians(1) if kind == mujoco.mjtJoint.mjJNT_HINGE else 1.0
         return self.model.jnt_qposadr[number], limits[0] * scale, limits[1] * scale
 
-    def _pose(self, name: str) -> Tuple[np.ndarray, np.ndarray]:
+    def _pose(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Live views of where a movable body's position f64[3] and quaternion f64[4] are set."""
         number = self._number('body', name)
         mocap = self.model.body_mocapid[number]
@@ -193,7 +193,7 @@ class RobotWorld(World):
         if joint < 0 or self.model.jnt_type[joint] != mujoco.mjtJoint.mjJNT_FREE:
             raise self._fail(f'reset.bodies: expected a body with a freejoint or mocap="true", got {name!r}')
         address = self.model.jnt_qposadr[joint]
-        return self.data.qpos[address:address + 3], self.data.qpos[address + 3:address + 7]
+        return self.data.qpos[address : address + 3], self.data.qpos[address + 3 : address + 7]
 
     def _placer(self, placement: Placement) -> Callable[[], None]:
         position, quaternion = self._pose(placement.body)
@@ -234,7 +234,7 @@ class _Shrinking:
 class _Randomiser:
     """Multiplies properties of a model by random factors, always starting from the original values."""
 
-    def __init__(self, model: mujoco.MjModel, factors: Dict[str, Range]):
+    def __init__(self, model: mujoco.MjModel, factors: dict[str, Range]):
         self._model = model
         self._factors = factors
         head = model.vis.headlight

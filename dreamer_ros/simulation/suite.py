@@ -1,9 +1,10 @@
 """The tasks of the dm_control suite as worlds."""
+
 from __future__ import annotations
 
 import contextlib
 import logging
-from typing import Dict, Iterator, Tuple
+from collections.abc import Iterator
 
 import numpy as np
 from dm_control import suite
@@ -17,12 +18,12 @@ _CAMERAS = {'quadruped': 2}
 _EPISODE_LENGTH = 1000
 
 
-def tasks() -> Dict[str, Tuple[str, str]]:
+def tasks() -> dict[str, tuple[str, str]]:
     """Canonical task name -> (domain, task) of the suite: `walker_walk`, `cup_catch`, `swimmer_swimmer6`."""
     return {f'{_SHORT.get(domain, domain)}_{task}': (domain, task) for domain, task in suite.ALL_TASKS}
 
 
-def aliases() -> Dict[str, str]:
+def aliases() -> dict[str, str]:
     """Other accepted name -> canonical name, such as dm_control's own `ball_in_cup_catch`."""
     names = {f'{domain}_{task}': name for name, (domain, task) in tasks().items()}
     return {alias: name for alias, name in names.items() if alias != name}
@@ -56,7 +57,7 @@ class SuiteWorld(World):
         with self._physics.reset_context():
             self._task.initialize_episode(self._physics)
 
-    def step(self, control: np.ndarray) -> Tuple[float, bool]:
+    def step(self, control: np.ndarray) -> tuple[float, bool]:
         # What dm_control's Environment.step does, without the vector observation, a fifth of its time.
         physics, task = self._physics, self._task
         task.before_step(control, physics)

@@ -1,10 +1,11 @@
 """The task YAML of a world in `sim/`: read and validated here, explained in sim/README.md."""
+
 from __future__ import annotations
 
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
@@ -23,11 +24,11 @@ class Placement:
     """
 
     body: str
-    x: Optional[Range]
-    y: Optional[Range]
-    z: Optional[Range]
-    yaw: Optional[Range]
-    apart: Tuple[Tuple[str, float], ...]
+    x: Range | None
+    y: Range | None
+    z: Range | None
+    yaw: Range | None
+    apart: tuple[tuple[str, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Reward:
 
     type: str
     weight: float
-    parameters: Dict[str, Any]
+    parameters: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class End:
     below: float
     above: float
     reward: float
-    parameters: Dict[str, Any]
+    parameters: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +57,16 @@ class TaskFile:
 
     path: Path
     model: Path
-    cameras: Tuple[str, ...]
-    choices: Dict[str, Tuple[float, ...]]
+    cameras: tuple[str, ...]
+    choices: dict[str, tuple[float, ...]]
     control_period: float
-    physics_timestep: Optional[float]
+    physics_timestep: float | None
     episode_length: int
-    placements: Tuple[Placement, ...]
-    joints: Dict[str, Range]
-    rewards: Tuple[Reward, ...]
-    ends: Tuple[End, ...]
-    randomise: Dict[str, Range]
+    placements: tuple[Placement, ...]
+    joints: dict[str, Range]
+    rewards: tuple[Reward, ...]
+    ends: tuple[End, ...]
+    randomise: dict[str, Range]
 
 
 _PARAMETERS = {  # of each type: which are names, which are positive numbers
@@ -152,14 +153,14 @@ def _end(section: Section) -> End:
     return end
 
 
-def _parameters(section: Section, kind: str) -> Dict[str, Any]:
+def _parameters(section: Section, kind: str) -> dict[str, Any]:
     names, numbers = _PARAMETERS[kind]
     parameters = {key: section.text(key) for key in names}
     parameters.update((key, float(section.positive(key))) for key in numbers)
     return parameters
 
 
-def _choices(section: Section) -> Dict[str, Tuple[float, ...]]:
+def _choices(section: Section) -> dict[str, tuple[float, ...]]:
     """Discrete actions: name -> control of each actuator."""
     choices = {name: section.numbers(name) for name in section.keys()}
     if len(choices) == 1:
@@ -167,7 +168,7 @@ def _choices(section: Section) -> Dict[str, Tuple[float, ...]]:
     return choices
 
 
-def _ranges(section: Section, allowed: Tuple[str, ...] = (), positive: bool = False) -> Dict[str, Range]:
+def _ranges(section: Section, allowed: tuple[str, ...] = (), positive: bool = False) -> dict[str, Range]:
     """Every key's range; the keys must be among `allowed`, if any are given."""
     ranges = {}
     for key in section.keys():

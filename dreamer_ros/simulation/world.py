@@ -1,9 +1,11 @@
 """What an Environment needs from the thing it simulates."""
+
 from __future__ import annotations
 
 import abc
 import types
-from typing import TYPE_CHECKING, Mapping, Tuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,7 +33,7 @@ class World(abc.ABC):
     model: mujoco.MjModel
     data: mujoco.MjData
     control_step: float
-    default_cameras: Tuple[int, ...]
+    default_cameras: tuple[int, ...]
     default_length: int
     choices: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
@@ -40,7 +42,7 @@ class World(abc.ABC):
         """Start an episode from a random state, which follows from the world's seed and this number alone."""
 
     @abc.abstractmethod
-    def step(self, control: np.ndarray) -> Tuple[float, bool]:
+    def step(self, control: np.ndarray) -> tuple[float, bool]:
         """Apply f64[A] actuator controls for one control step.
 
         Returns:
@@ -50,7 +52,7 @@ class World(abc.ABC):
             Diverged: the physics became unstable.
         """
 
-    def action_limits(self) -> Tuple[np.ndarray, np.ndarray]:
+    def action_limits(self) -> tuple[np.ndarray, np.ndarray]:
         """f64[A] lowest and highest control of each actuator; an unlimited actuator gets [-1, 1]."""
         limited = self.model.actuator_ctrllimited.astype(bool)
         low, high = self.model.actuator_ctrlrange.T

@@ -3,13 +3,13 @@
 A checkpoint is a folder `tensors.safetensors` + `state.json`. It is written beside its place and renamed when
 whole, so a folder that exists is complete unless the disk damaged it; a digest in the JSON tells that.
 """
+
 from __future__ import annotations
 
 import json
 import os
 import shutil
 from pathlib import Path
-from typing import Dict, Tuple, Union
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -21,7 +21,7 @@ from dreamer_ros.files import read_text, sha256
 TENSORS, STATE = 'tensors.safetensors', 'state.json'
 
 
-def write_checkpoint(folder: Path, tensors: Dict[str, Tensor], state: dict) -> None:
+def write_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict) -> None:
     """Write a checkpoint, replacing one of the same name.
 
     Raises:
@@ -32,8 +32,9 @@ def write_checkpoint(folder: Path, tensors: Dict[str, Tensor], state: dict) -> N
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-                  str(temporary / TENSORS))
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, str(temporary / TENSORS)
+        )
         state = {**state, 'sha256': sha256(temporary / TENSORS)}
         (temporary / STATE).write_text(json.dumps(state))
         for path in (temporary / TENSORS, temporary / STATE):
@@ -46,7 +47,7 @@ def write_checkpoint(folder: Path, tensors: Dict[str, Tensor], state: dict) -> N
         raise InputError(f'checkpoint {folder}: cannot be written ({error}); earlier ones are untouched') from error
 
 
-def read_checkpoint(folder: Path) -> Tuple[Dict[str, Tensor], dict]:
+def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors and state of a checkpoint.
 
     Raises:
@@ -64,7 +65,7 @@ def read_checkpoint(folder: Path) -> Tuple[Dict[str, Tensor], dict]:
         raise InputError(f'checkpoint {folder}: cannot be read ({type(error).__name__}: {error})') from error
 
 
-def find_checkpoint(path: Union[str, Path]) -> Path:
+def find_checkpoint(path: str | Path) -> Path:
     """The learner's folder of a checkpoint, or of the latest one of a run.
 
     Raises:

@@ -1,22 +1,23 @@
 """The controller of a World Models run, evolved again: in dreams of any temperature, or in the simulator."""
+
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, List, Optional
 
 import torch
 from torch import Tensor
 
-from dreamer_ros.agents.world_models import WorldModels
+from dreamer_ros.agents.ha_schmidhuber import WorldModels
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import Exporter
 from dreamer_ros.training.checkpoint import find_checkpoint
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.progress import CountBar
-from dreamer_ros.training.player import Player, play_side_by_side
-from dreamer_ros.training.run import RunDirectory
+from dreamer_ros.training.rollout import Player, play_side_by_side
+from dreamer_ros.training.run_directory import RunDirectory
 
 
 def open_world_models(run: Path) -> Learner:
@@ -29,8 +30,9 @@ def open_world_models(run: Path) -> Learner:
     if learner.config.system != 'world_models':
         raise InputError(f'run {run}: expected one of system world_models, got {learner.config.system}')
     if not learner.agent.firsts:
-        raise InputError(f'run {run}: expected a checkpoint that has seen an episode begin, got one after '
-                         f'{learner.updates} updates')
+        raise InputError(
+            f'run {run}: expected a checkpoint that has seen an episode begin, got one after {learner.updates} updates'
+        )
     return learner
 
 
@@ -49,13 +51,12 @@ class Simulators:
     def __init__(self, learner: Learner, count: int, seed: int):
         spec = learner.spec
         self._exporter = Exporter(learner.policy, spec)
-        self._players = [Player(spec.name, learner.config.env, spec.action_repeat, seed + n)
-                         for n in range(count)]
+        self._players = [Player(spec.name, learner.config.env, spec.action_repeat, seed + n) for n in range(count)]
         self.episode_steps = self._players[0].episode_steps
         self._folder = tempfile.TemporaryDirectory(prefix='dreamer-')
         self._versions = 0
 
-    def play(self, episodes: int) -> List[float]:
+    def play(self, episodes: int) -> list[float]:
         """Returns of deterministic episodes."""
         self._versions += 1
         path = Path(self._folder.name) / f'{self._versions}.onnx'
@@ -64,7 +65,7 @@ class Simulators:
         path.unlink()
         return returns
 
-    def play_random(self, episodes: int) -> List[float]:
+    def play_random(self, episodes: int) -> list[float]:
         """Returns of episodes with actions at random; before any other episode."""
         return play_side_by_side(self._players, episodes, None)
 
@@ -75,7 +76,7 @@ class Simulators:
         self._folder.cleanup()
 
 
-def evolve(run: Path, place: str, temperature: Optional[float], generations: int, seed: int) -> Path:
+def evolve(run: Path, place: str, temperature: float | None, generations: int, seed: int) -> Path:
     """Evolve a controller for a run's V and M from nothing, and add it to the run's policies.
 
     Shows a bar. Ctrl-C ends the evolution after the first generation or later with what it has reached.
@@ -130,7 +131,8 @@ def evolve(run: Path, place: str, temperature: Optional[float], generations: int
         where = 'simulator' if place == 'simulator' else f'dream at temperature {temperature:g}'
         metadata = learner.policy_metadata(version, evolved=where)
         manifest = directory.write_policy(
-            version, lambda path: Exporter(learner.policy, learner.spec).write(path, metadata))
+            version, lambda path: Exporter(learner.policy, learner.spec).write(path, metadata)
+        )
         return Path(manifest.uri)
     finally:
         directory.close()

@@ -1,20 +1,20 @@
 """A trained agent watches a recorded episode: a film, a picture and the numbers behind both."""
+
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple, Union
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from dreamer_ros.episodes.bag import known_return
+from dreamer_ros.episodes.custom_data import embedded_contract
+from dreamer_ros.episodes.episode import Episode
+from dreamer_ros.episodes.reading import read_longest
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
-from dreamer_ros.replay.bag import known_return
-from dreamer_ros.replay.custom_data import embedded_contract
-from dreamer_ros.replay.episode import Episode
-from dreamer_ros.replay.reading import read_longest
 from dreamer_ros.training.checkpoint import find_checkpoint
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.viewing.figures import WithCursor, new_figure, save_figure
@@ -45,8 +45,8 @@ class EpisodeInspection:
 
     context: int
     period: float  # seconds per step
-    numbers: Dict[str, np.ndarray]
-    film: Optional[np.ndarray]
+    numbers: dict[str, np.ndarray]
+    film: np.ndarray | None
 
 
 def inspect_episode(learner: Learner, episode: Episode, context: int = 5) -> EpisodeInspection:
@@ -59,7 +59,8 @@ def inspect_episode(learner: Learner, episode: Episode, context: int = 5) -> Epi
         raise InputError(f'episode: expected one of at least 2 steps to predict, got {len(episode)}')
     if not 1 <= context < len(episode):
         raise InputError(
-            f'--context {context}: expected from 1 to {len(episode) - 1} steps of this episode of {len(episode)}')
+            f'--context {context}: expected from 1 to {len(episode) - 1} steps of this episode of {len(episode)}'
+        )
     keys = ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')
     batch = learner.to_batch({key: np.ascontiguousarray(getattr(episode, key))[None] for key in keys})
     seen = learner.agent.inspect(batch, context)
@@ -83,12 +84,11 @@ def inspect_episode(learner: Learner, episode: Episode, context: int = 5) -> Epi
         over = 0.0 if imagination.include_start else float(episode.reward[-1])
         cut = over if episode.is_terminal[-1] else value[-1]
         for name, last in (('discounted_return', over), ('bootstrapped_return', cut)):
-            numbers[name] = discounted_returns(
-                episode.reward, imagination.discount, last, imagination.include_start)
+            numbers[name] = discounted_returns(episode.reward, imagination.discount, last, imagination.include_start)
     return EpisodeInspection(context, learner.spec.control_period, numbers, film)
 
 
-def dream_bag(run: Union[str, Path], bag: Path, context: int, folder: Path) -> Tuple[EpisodeInspection, List[Path]]:
+def dream_bag(run: str | Path, bag: Path, context: int, folder: Path) -> tuple[EpisodeInspection, list[Path]]:
     """Have the agent of a run, or of one of its checkpoints, inspect the longest episode of a bag.
 
     Returns:
@@ -101,16 +101,19 @@ def dream_bag(run: Union[str, Path], bag: Path, context: int, folder: Path) -> T
     learner = Learner.open(checkpoint)
     inspection = inspect_episode(learner, read_longest(bag, learner.spec), context)
     facts = {
-        'checkpoint': str(checkpoint), 'preset': learner.config.preset, 'updates': learner.updates,
-        'robot': learner.spec.name, 'bag': str(bag)}
+        'checkpoint': str(checkpoint),
+        'preset': learner.config.preset,
+        'updates': learner.updates,
+        'robot': learner.spec.name,
+        'bag': str(bag),
+    }
     title = f'{learner.spec.name}, {learner.config.preset}, {learner.updates} updates'
     return inspection, write_inspection(inspection, folder, title, facts)
 
 
 def squared_error(truth: np.ndarray, made: np.ndarray) -> np.ndarray:
     """Mean squared difference per step of images uint8 [T, H, W, C] as values in [0, 1]; float64 [T]."""
-    return np.array([
-        np.square((a.astype(np.float32) - b) / 255.0).mean(dtype=np.float64) for a, b in zip(truth, made)])
+    return np.array([np.square((a.astype(np.float32) - b) / 255.0).mean(dtype=np.float64) for a, b in zip(truth, made)])
 
 
 def discounted_returns(reward: np.ndarray, discount: float, last: float, later: bool) -> np.ndarray:
@@ -128,8 +131,7 @@ def discounted_returns(reward: np.ndarray, discount: float, last: float, later: 
     return np.array(returns[::-1])
 
 
-def write_inspection(
-        inspection: EpisodeInspection, folder: Path, title: str, facts: Dict[str, object]) -> List[Path]:
+def write_inspection(inspection: EpisodeInspection, folder: Path, title: str, facts: dict[str, object]) -> list[Path]:
     """Write dream.json, dream.png and, of a robot with cameras, dream.mp4.
 
     Args:
@@ -169,19 +171,40 @@ def film_with_curves(inspection: EpisodeInspection) -> np.ndarray:
     _draw(inspection, panels, axes)
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 25 / (PANEL * len(panels) + 30)))
     curves = WithCursor(figure, axes)
-    frames = np.stack([np.concatenate([frame.repeat(scale, 0).repeat(scale, 1), curves.at(t)])
-                       for t, frame in enumerate(inspection.film)])
-    return frames[:, :frames.shape[1] // 2 * 2, :frames.shape[2] // 2 * 2]
+    frames = np.stack(
+        [
+            np.concatenate([frame.repeat(scale, 0).repeat(scale, 1), curves.at(t)])
+            for t, frame in enumerate(inspection.film)
+        ]
+    )
+    return frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
 
 
 # What is drawn: a panel's label, and its curves by their names in the numbers
 _CURVES = (
-    ('image error', (('reconstruction_error', 'reconstruction', 'tab:blue', '-'),
-                     ('prediction_error', 'prediction', 'tab:orange', '-'))),
-    ('reward', (('reward', 'recorded', 'black', '-'), ('filtered_reward', 'filtered', 'tab:blue', '-'),
-                ('predicted_reward', 'predicted', 'tab:orange', '-'))),
-    ('return', (('discounted_return', 'recorded, discounted', 'black', '-'),
-                ('bootstrapped_return', 'and the last value', 'black', ':'), ('value', 'value', 'tab:blue', '-'))),
+    (
+        'image error',
+        (
+            ('reconstruction_error', 'reconstruction', 'tab:blue', '-'),
+            ('prediction_error', 'prediction', 'tab:orange', '-'),
+        ),
+    ),
+    (
+        'reward',
+        (
+            ('reward', 'recorded', 'black', '-'),
+            ('filtered_reward', 'filtered', 'tab:blue', '-'),
+            ('predicted_reward', 'predicted', 'tab:orange', '-'),
+        ),
+    ),
+    (
+        'return',
+        (
+            ('discounted_return', 'recorded, discounted', 'black', '-'),
+            ('bootstrapped_return', 'and the last value', 'black', ':'),
+            ('value', 'value', 'tab:blue', '-'),
+        ),
+    ),
 )
 
 
@@ -210,7 +233,8 @@ def _picture(inspection: EpisodeInspection, title: str) -> Figure:
     figure = new_figure(1000, 40 + 2 * PANEL * len(panels) + 360 * strips)
     figure.suptitle(title, fontsize='medium')
     axes = figure.subplots(
-        len(panels) + strips, 1, squeeze=False, height_ratios=[360] * strips + [2 * PANEL] * len(panels))[:, 0]
+        len(panels) + strips, 1, squeeze=False, height_ratios=[360] * strips + [2 * PANEL] * len(panels)
+    )[:, 0]
     if strips:
         steps = np.linspace(0, len(inspection.film) - 1, STRIP).round().astype(int)
         columns = np.split(inspection.film[steps], len(COLUMNS), axis=2)

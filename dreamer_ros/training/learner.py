@@ -1,23 +1,24 @@
 """The learner: one update = world model + imagination + actor + critic, and everything a checkpoint must hold."""
+
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, Optional, Tuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from dreamer_ros.agents.agent import make_agent
 from dreamer_ros.agents.batch import Batch
+from dreamer_ros.agents.system import make_agent
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.checkpoint import read_checkpoint, write_checkpoint
+from dreamer_ros.training.cuda_graph import Gradients, Recording
 from dreamer_ros.training.optimizers import Optimizer
 from dreamer_ros.training.overlap import Overlap
 from dreamer_ros.training.parallel import average_gradients, average_metrics
-from dreamer_ros.training.recording import Gradients, Recording
 
 if TYPE_CHECKING:
     from dreamer_ros.training.parallel import Team
@@ -56,14 +57,12 @@ class Learner:
         policy: the running agent; shares the parameters being trained.
     """
 
-    def __init__(self, config: Config, spec: RobotSpec, device: str = 'auto', seed: int = 0,
-                 team: Optional[Team] = None):
+    def __init__(self, config: Config, spec: RobotSpec, device: str = 'auto', seed: int = 0, team: Team | None = None):
         self.config, self.spec, self._team = config, spec, team
         self.device = pick_device(device if team is None else team.device(device))
         torch.manual_seed(seed)
         self.agent = make_agent(config, spec).to(self.device)
-        self.optimizer = Optimizer(
-            config.optimizer, self.agent.parameter_groups(), self.agent.watching())
+        self.optimizer = Optimizer(config.optimizer, self.agent.parameter_groups(), self.agent.watching())
         self.policy = self.agent.policy()
         self.gradients: Gradients = self.compute_gradients
         if self.device.type == 'cuda':
@@ -75,23 +74,32 @@ class Learner:
         if team is not None:
             team.synchronise(self)
 
-    def to_batch(self, samples: Dict[str, np.ndarray]) -> Batch:
+    def to_batch(self, samples: dict[str, np.ndarray]) -> Batch:
         """Replay samples as device tensors; actions shift from 'taken at' to 'taken before' the observation."""
-        tensors = {key: torch.from_numpy(samples[key]) for key in (
-            'image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')}
+        tensors = {
+            key: torch.from_numpy(samples[key])
+            for key in ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')
+        }
         if self.device.type == 'cuda':
             tensors = {key: value.pin_memory().to(self.device, non_blocking=True) for key, value in tensors.items()}
         previous = torch.zeros_like(tensors['action'])
         previous[:, 1:] = tensors['action'][:, :-1]
-        return Batch(tensors['image'], tensors['vector'], previous, tensors['reward'], tensors['is_first'],
-                     tensors['is_last'], tensors['is_terminal'])
+        return Batch(
+            tensors['image'],
+            tensors['vector'],
+            previous,
+            tensors['reward'],
+            tensors['is_first'],
+            tensors['is_last'],
+            tensors['is_terminal'],
+        )
 
-    def update(self, samples: Dict[str, np.ndarray]) -> Dict[str, torch.Tensor]:
+    def update(self, samples: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         """One update on a batch of the replay store; metrics as scalar tensors (reading them synchronises)."""
         batch = self.to_batch(samples)
         return self.train(batch if self._team is None else self._team.share(batch))
 
-    def train(self, batch: Batch) -> Dict[str, torch.Tensor]:
+    def train(self, batch: Batch) -> dict[str, torch.Tensor]:
         """One update on this process's share of a batch, all of it if it is alone."""
         if self.overlap is None:
             metrics = self.gradients(batch)
@@ -109,7 +117,7 @@ class Learner:
         self.updates += 1
         return average_metrics(metrics)
 
-    def compute_gradients(self, batch: Batch) -> Dict[str, torch.Tensor]:
+    def compute_gradients(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Put the gradients of a batch into the parameters; metrics."""
         with self.autocast():
             loss, metrics = self.agent.loss(batch)
@@ -120,7 +128,7 @@ class Learner:
         """The precision of an update, for the calling thread."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == 'bfloat16')
 
-    def dream(self, samples: Dict[str, np.ndarray]) -> np.ndarray:
+    def dream(self, samples: dict[str, np.ndarray]) -> np.ndarray:
         """Truth | reconstruction | open-loop prediction side by side, uint8 [B, T, H, 3·cameras·W, 3].
 
         Raises:
@@ -134,10 +142,16 @@ class Learner:
 
     def policy_metadata(self, version: int, **more) -> dict:
         """What a policy file says about where it comes from."""
-        return {'version': version, 'system': self.config.system, 'preset': self.config.preset,
-                'task': self.spec.name, 'updates': self.updates, **more}
+        return {
+            'version': version,
+            'system': self.config.system,
+            'preset': self.config.preset,
+            'task': self.spec.name,
+            'updates': self.updates,
+            **more,
+        }
 
-    def state(self) -> Tuple[Dict[str, torch.Tensor], dict]:
+    def state(self) -> tuple[dict[str, torch.Tensor], dict]:
         """Parameters, optimiser, normaliser, slow critic and random states, and what is JSON-ready of it all."""
         tensors = {f'agent.{name}': value for name, value in self.agent.state_dict().items()}
         tensors.update({f'optimizer.{name}': value for name, value in self.optimizer.state_tensors().items()})
@@ -147,29 +161,36 @@ class Learner:
         if self.device.type == 'cuda':
             tensors['random.cuda'] = torch.cuda.get_rng_state(self.device)
         return tensors, {
-            'updates': self.updates, 'optimizer_steps': self.optimizer.steps,
-            'config': self.config.to_dict(), 'spec': self.spec.to_dict()}
+            'updates': self.updates,
+            'optimizer_steps': self.optimizer.steps,
+            'config': self.config.to_dict(),
+            'spec': self.spec.to_dict(),
+        }
 
-    def restore(self, tensors: Dict[str, torch.Tensor], state: dict, source: str) -> None:
+    def restore(self, tensors: dict[str, torch.Tensor], state: dict, source: str) -> None:
         """Go on from what `state` gave; `source` names it in errors.
 
         Raises:
             InputError: it is of another network or robot.
         """
         own = self.agent.state_dict()
-        saved = {name[len('agent.'):]: value for name, value in tensors.items() if name.startswith('agent.')}
+        saved = {name[len('agent.') :]: value for name, value in tensors.items() if name.startswith('agent.')}
         if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
-            odd = sorted(n for n in own.keys() | saved.keys()
-                         if n not in own or n not in saved or own[n].shape != saved[n].shape)
+            odd = sorted(
+                n for n in own.keys() | saved.keys() if n not in own or n not in saved or own[n].shape != saved[n].shape
+            )
             raise InputError(
                 f'{source}: of preset {state["config"]["preset"]} for robot {state["spec"]["name"]}, does not fit '
-                f'preset {self.config.preset} for robot {self.spec.name} (first difference: {odd[0]})')
+                f'preset {self.config.preset} for robot {self.spec.name} (first difference: {odd[0]})'
+            )
         self.agent.load_state_dict(saved)
-        self.optimizer.load_state_tensors({
-            name[len('optimizer.'):]: value for name, value in tensors.items() if name.startswith('optimizer.')})
+        self.optimizer.load_state_tensors(
+            {name[len('optimizer.') :]: value for name, value in tensors.items() if name.startswith('optimizer.')}
+        )
         if self.overlap is not None:
-            self.overlap.load_state_tensors({
-                name[len('overlap.'):]: value for name, value in tensors.items() if name.startswith('overlap.')})
+            self.overlap.load_state_tensors(
+                {name[len('overlap.') :]: value for name, value in tensors.items() if name.startswith('overlap.')}
+            )
         self.optimizer.steps = state['optimizer_steps']
         self.updates = state['updates']
         torch.set_rng_state(tensors['random.torch'])
@@ -178,7 +199,7 @@ class Learner:
         if self._team is not None:
             self._team.synchronise(self)
 
-    def save(self, folder: Path, extra: Optional[dict] = None) -> None:
+    def save(self, folder: Path, extra: dict | None = None) -> None:
         """Write a checkpoint.
 
         Args:

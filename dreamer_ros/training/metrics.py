@@ -1,11 +1,12 @@
 """Numbers of a run, for people and programs: metrics.jsonl and TensorBoard."""
+
 from __future__ import annotations
 
 import collections
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Dict, List, Mapping, Union
 
 import numpy as np
 from torch import Tensor
@@ -20,14 +21,14 @@ class Losses:
     """The metrics of updates since they were last taken."""
 
     def __init__(self):
-        self._values: Dict[str, list] = collections.defaultdict(list)
+        self._values: dict[str, list] = collections.defaultdict(list)
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Those of one update, as scalar tensors."""
         for key, value in metrics.items():
             self._values[key].append(value)
 
-    def take_means(self) -> Dict[str, float]:
+    def take_means(self) -> dict[str, float]:
         """Their means, and begin anew; reading the tensors waits for the device."""
         means = {key: float(np.mean([float(value) for value in values])) for key, values in self._values.items()}
         self._values.clear()
@@ -61,8 +62,7 @@ class Metrics:
             self._file.write('\n')
         self._writer = SummaryWriter(str(run / 'tensorboard' / 'offline' if offline else run / 'tensorboard'))
 
-    def write(self, *, step: int, agent_steps: int, updates: int, time: float,
-              **values: Union[float, str]) -> None:
+    def write(self, *, step: int, agent_steps: int, updates: int, time: float, **values: float | str) -> None:
         """Write one line; numbers also become TensorBoard scalars."""
         line = {'step': step, 'agent_steps': agent_steps, 'updates': updates, 'time': round(time, 3)}
         for key, value in values.items():
@@ -81,7 +81,7 @@ class Metrics:
         self._writer.close()
 
 
-def read_metrics(run: Path) -> List[dict]:
+def read_metrics(run: Path) -> list[dict]:
     """All whole lines of a run's metrics, oldest first; empty when there are none."""
     path = run / FILE
     if not path.exists():

@@ -1,22 +1,23 @@
 """Learning from bags alone: which robot they are of, what learns from them, and the session itself."""
+
 from __future__ import annotations
 
 import dataclasses
 import json
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
 
-from dreamer_ros.bridge.contract import RobotContract, load_contract
 from dreamer_ros.config import Config, load_preset
+from dreamer_ros.episodes.bag import read_metadata
+from dreamer_ros.episodes.custom_data import embedded_contract
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
-from dreamer_ros.replay.bag import read_metadata
 from dreamer_ros.replay.mix import bag_folder, check_distinct
-from dreamer_ros.replay.custom_data import embedded_contract
+from dreamer_ros.robot.contract import RobotContract, load_contract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training import process
-from dreamer_ros.training.run import RunDirectory, check_run, new_logdir
+from dreamer_ros.training.run_directory import RunDirectory, check_run, new_logdir
 from dreamer_ros.training.schedule import Schedule
 
 
@@ -31,14 +32,19 @@ class OfflineRun:
 
     config: Config
     spec: RobotSpec
-    contract: Optional[RobotContract]
+    contract: RobotContract | None
     folder: Path
     updates: int
 
 
 def plan(
-    bags: Sequence[str], robot: str = '', preset: str = '', logdir: str = '', updates: Optional[int] = None,
-    validation: Optional[float] = None, overrides: Sequence[str] = (),
+    bags: Sequence[str],
+    robot: str = '',
+    preset: str = '',
+    logdir: str = '',
+    updates: int | None = None,
+    validation: float | None = None,
+    overrides: Sequence[str] = (),
 ) -> OfflineRun:
     """Check everything that can be checked before anything is loaded.
 
@@ -99,7 +105,8 @@ def find_spec(folders: Sequence[Path]) -> RobotSpec:
             continue
     raise InputError(
         f'bags: expected a bag that names its robot in {", ".join(map(str, folders))}, found none; tell by a '
-        'contract which robot it was (robot)')
+        'contract which robot it was (robot)'
+    )
 
 
 def _custom_data(folders: Sequence[Path]) -> Iterator[dict]:
@@ -131,17 +138,30 @@ def train(run: OfflineRun, device: str, learners: int, seed: int, stop: threadin
     process.check_learners(run.config, learners)
     process.prepare()
     from dreamer_ros.training.parallel import form
+
     threads = process.pick_threads(robots=0, learners=learners)
     process.configure_learner(threads, run.config.schedule.overlap)
     with form(learners, threads) as team:
+        from dreamer_ros.training.loop import Trainer
         from dreamer_ros.training.progress import Progress
         from dreamer_ros.training.robots import Robots
-        from dreamer_ros.training.trainer import Trainer
+
         directory = RunDirectory(run.folder, run.config, run.spec)
         try:
             Trainer(
-                run.config, run.spec, directory, Robots(), env_steps=None, free_running=False, device=device,
-                seed=seed, stop=stop, progress=Progress(), team=team, updates=run.updates, contract=run.contract,
+                run.config,
+                run.spec,
+                directory,
+                Robots(),
+                env_steps=None,
+                free_running=False,
+                device=device,
+                seed=seed,
+                stop=stop,
+                progress=Progress(),
+                team=team,
+                updates=run.updates,
+                contract=run.contract,
             ).train()
         finally:
             directory.close()

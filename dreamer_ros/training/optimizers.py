@@ -1,8 +1,9 @@
 """Optimisers: Adam with clipping by global norm or by element, LaProp with adaptive clipping (DreamerV3)."""
+
 from __future__ import annotations
 
 import math
-from typing import Dict, List, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ class LaProp(torch.optim.Optimizer):
 
     BETA1, BETA2, MINIMUM_NORM = 0.9, 0.999, 1e-3
 
-    def __init__(self, groups: List[dict], eps: float, clip: float):
+    def __init__(self, groups: list[dict], eps: float, clip: float):
         super().__init__(groups, {'lr': 0.0})
         self.eps, self.clip = eps, clip
 
@@ -30,8 +31,8 @@ class LaProp(torch.optim.Optimizer):
             for parameter in parameters:
                 if not self.state[parameter]:
                     self.state[parameter].update(
-                        step=torch.zeros(()), square=torch.zeros_like(parameter),
-                        momentum=torch.zeros_like(parameter))
+                        step=torch.zeros(()), square=torch.zeros_like(parameter), momentum=torch.zeros_like(parameter)
+                    )
             states = [self.state[p] for p in parameters]
             squares = [s['square'] for s in states]
             momenta = [s['momentum'] for s in states]
@@ -50,12 +51,12 @@ class LaProp(torch.optim.Optimizer):
 
             torch._foreach_mul_(squares, self.BETA2)
             torch._foreach_addcmul_(squares, gradients, gradients, 1.0 - self.BETA2)
-            divisors = torch._foreach_div(squares, 1.0 - self.BETA2 ** step)
+            divisors = torch._foreach_div(squares, 1.0 - self.BETA2**step)
             torch._foreach_sqrt_(divisors)
             torch._foreach_add_(divisors, self.eps)
             torch._foreach_div_(gradients, divisors)
             torch._foreach_lerp_(momenta, gradients, 1.0 - self.BETA1)
-            torch._foreach_add_(parameters, momenta, alpha=-group['lr'] / (1.0 - self.BETA1 ** step))
+            torch._foreach_add_(parameters, momenta, alpha=-group['lr'] / (1.0 - self.BETA1**step))
 
 
 class Optimizer:
@@ -68,14 +69,16 @@ class Optimizer:
             itself, so that a large one does not shorten the steps of the others.
     """
 
-    def __init__(self, config: OptimizerConfig, groups: Dict[str, List[Tensor]], watching: Sequence[Tensor] = ()):
+    def __init__(self, config: OptimizerConfig, groups: dict[str, list[Tensor]], watching: Sequence[Tensor] = ()):
         self.config = config
         self.rates = {name: getattr(config, f'{name}_lr') for name in groups}
-        self.steps = {name: 0 for name in groups}
+        self.steps = dict.fromkeys(groups, 0)
         apart = set(map(id, watching))
-        self._clipped = {name: [[p for p in own if (id(p) in apart) == alone] for alone in (False, True)]
-                         for name, own in groups.items()}
-        self.inner: Dict[str, torch.optim.Optimizer] = {}
+        self._clipped = {
+            name: [[p for p in own if (id(p) in apart) == alone] for alone in (False, True)]
+            for name, own in groups.items()
+        }
+        self.inner: dict[str, torch.optim.Optimizer] = {}
         for name, parameters in groups.items():
             group = [{'params': parameters, 'lr': self.rates[name]}]
             if config.kind == 'laprop':
@@ -83,7 +86,7 @@ class Optimizer:
             else:
                 self.inner[name] = torch.optim.Adam(group, eps=config.eps, foreach=True)
 
-    def step(self, *names: str) -> Dict[str, Tensor]:
+    def step(self, *names: str) -> dict[str, Tensor]:
         """Apply the gradients that the named groups hold (all without a name), then drop them. A group whose
         training is over has none, and rests.
 
@@ -92,7 +95,7 @@ class Optimizer:
         """
         norms = {}
         for name in names or self.inner:
-            group, = self.inner[name].param_groups
+            (group,) = self.inner[name].param_groups
             if all(parameter.grad is None for parameter in group['params']):
                 continue
             self.steps[name] += 1
@@ -105,7 +108,8 @@ class Optimizer:
                     torch.nn.utils.clip_grad_value_(group['params'], limit, foreach=True)
                     limit = math.inf  # what follows then only measures
                 norms[f'{name}_grad_norm'], _ = (
-                    torch.nn.utils.clip_grad_norm_(part, limit, foreach=True) for part in self._clipped[name])
+                    torch.nn.utils.clip_grad_norm_(part, limit, foreach=True) for part in self._clipped[name]
+                )
             if self.config.weight_decay:
                 # DreamerV2's public code: neither through the gradient nor with the learning rate
                 with torch.no_grad():
@@ -114,7 +118,7 @@ class Optimizer:
             self.inner[name].zero_grad(set_to_none=True)
         return norms
 
-    def state_tensors(self) -> Dict[str, Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         """Optimiser state as named tensors, for a checkpoint."""
         tensors = {}
         for name, inner in self.inner.items():
@@ -123,11 +127,13 @@ class Optimizer:
                     tensors[f'{name}.{index}.{key}'] = value
         return tensors
 
-    def load_state_tensors(self, tensors: Dict[str, Tensor]) -> None:
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state_tensors` gave."""
         for name, inner in self.inner.items():
             for index, parameter in enumerate(inner.param_groups[0]['params']):
                 prefix = f'{name}.{index}.'
                 inner.state[parameter] = {
-                    key[len(prefix):]: value.to(parameter.device) if value.ndim else value
-                    for key, value in tensors.items() if key.startswith(prefix)}
+                    key[len(prefix) :]: value.to(parameter.device) if value.ndim else value
+                    for key, value in tensors.items()
+                    if key.startswith(prefix)
+                }

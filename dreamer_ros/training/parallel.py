@@ -12,6 +12,7 @@ CPU tensors travel by gloo, those on GPUs by NCCL. Gradients are reduced in buck
 next is packed, after the backward pass: beside it they would have to be hooked into a graph that freezes and
 unfreezes modules, to hide little.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -21,7 +22,9 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, ContextManager, Dict, Iterable, List, Optional
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed
@@ -39,7 +42,7 @@ FOREVER = datetime.timedelta(days=3650)  # a rank may wait for robots that are s
 PATIENCE = 10.0  # seconds for the other ranks to end
 
 
-def form(size: int, threads: int) -> ContextManager[Optional[Team]]:
+def form(size: int, threads: int) -> AbstractContextManager[Team | None]:
     """Rank 0's team: what torchrun has started, else `size` processes on this machine; None for one alone."""
     if process.torchrun_rank() is not None:
         process.end_with_parent(signal.SIGTERM)
@@ -56,10 +59,9 @@ class Team:
         rank, size: of the ranks, with a store.
     """
 
-    def __init__(
-            self, threads: int = 0, store: Optional[distributed.Store] = None, rank: int = -1, size: int = -1):
+    def __init__(self, threads: int = 0, store: distributed.Store | None = None, rank: int = -1, size: int = -1):
         self._threads = threads
-        self._children: List[subprocess.Popen] = []
+        self._children: list[subprocess.Popen] = []
         self._closing = threading.Event()
         backend = 'cpu:gloo,cuda:nccl' if torch.cuda.is_available() else 'gloo'
         distributed.init_process_group(backend, timeout=FOREVER, store=store, rank=rank, world_size=size)
@@ -89,8 +91,10 @@ class Team:
         if name not in ('auto', 'cuda') or not torch.cuda.is_available():
             return name
         if torch.cuda.device_count() < self._local_size:
-            raise InputError(f'learners: expected a GPU for each of the {self._local_size} on this machine, found '
-                             f'{torch.cuda.device_count()}; device:=cpu learns without')
+            raise InputError(
+                f'learners: expected a GPU for each of the {self._local_size} on this machine, found '
+                f'{torch.cuda.device_count()}; device:=cpu learns without'
+            )
         torch.cuda.set_device(self._local_rank)
         return f'cuda:{self._local_rank}'
 
@@ -98,45 +102,48 @@ class Team:
         """Rank 0: give all ranks this learner's config and state."""
         tensors, state = learner.state()
         shapes = {name: (tuple(x.shape), x.dtype) for name, x in tensors.items()}
-        self._send({
-            'state': state, 'shapes': shapes, 'device': learner.device.type, 'threads': self._threads})
+        self._send({'state': state, 'shapes': shapes, 'device': learner.device.type, 'threads': self._threads})
         for name in shapes:
             _broadcast(tensors[name].detach().cpu().contiguous())
 
     def share(self, batch: Batch) -> Batch:
         """Rank 0: begin an update on all ranks; this one's share of the batch."""
         # From the learner's own stream, so that a resumed run draws the same noise on all ranks.
-        seed = int(torch.randint(2 ** 62, ()))
+        seed = int(torch.randint(2**62, ()))
         self._send({'seed': seed, 'batch': [(tuple(x.shape), x.dtype) for x in batch]})
         return Batch(*(self._scatter(x.new_empty(self._shape(x.shape)), x) for x in batch))
 
-    def receive(self) -> Optional[dict]:
+    def receive(self) -> dict | None:
         """Other ranks: what rank 0 does next: a state (`state`), an update (`seed`), or nothing more."""
         orders = [None]
         distributed.broadcast_object_list(orders, 0, device=torch.device('cpu'))
         return orders[0]
 
-    def receive_tensors(self, order: dict) -> Dict[str, Tensor]:
+    def receive_tensors(self, order: dict) -> dict[str, Tensor]:
         """Other ranks: the tensors of a state."""
         shapes = order['shapes'].items()
         return {name: _broadcast(torch.empty(shape, dtype=dtype)) for name, (shape, dtype) in shapes}
 
     def receive_share(self, order: dict, device: torch.device) -> Batch:
         """Other ranks: their share of the batch of an update."""
-        return Batch(*(self._scatter(torch.empty(self._shape(shape), dtype=dtype, device=device))
-                       for shape, dtype in order['batch']))
+        return Batch(
+            *(
+                self._scatter(torch.empty(self._shape(shape), dtype=dtype, device=device))
+                for shape, dtype in order['batch']
+            )
+        )
 
     def _shape(self, shape: Iterable[int]) -> tuple:
         rows, *rest = shape
         return (rows // self.size, *rest)
 
-    def _scatter(self, part: Tensor, whole: Optional[Tensor] = None) -> Tensor:
+    def _scatter(self, part: Tensor, whole: Tensor | None = None) -> Tensor:
         if part.numel():
             parts = None if whole is None else [x.view(torch.uint8) for x in whole.contiguous().chunk(self.size)]
             distributed.scatter(part.view(torch.uint8), parts)
         return part
 
-    def _send(self, order: Optional[dict]) -> None:
+    def _send(self, order: dict | None) -> None:
         distributed.broadcast_object_list([order], 0, device=torch.device('cpu'))
 
     def __enter__(self) -> Team:
@@ -188,7 +195,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
         torch._foreach_copy_(bucket, [part.view_as(gradient) for part, gradient in zip(parts, bucket)])
 
 
-def _buckets(tensors: List[Tensor]) -> Iterable[List[Tensor]]:
+def _buckets(tensors: list[Tensor]) -> Iterable[list[Tensor]]:
     """Neighbours of together at least BUCKET elements; the same on every rank."""
     bucket, size = [], 0
     for tensor in tensors:
@@ -201,7 +208,7 @@ def _buckets(tensors: List[Tensor]) -> Iterable[List[Tensor]]:
         yield bucket
 
 
-def average_metrics(metrics: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def average_metrics(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
     """The means of scalar metrics over all learners."""
     if learners() == 1:
         return metrics

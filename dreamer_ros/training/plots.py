@@ -1,8 +1,9 @@
 """The learning curve of a run as a picture."""
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Sequence, Tuple, Union
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ HELD_OUT = (
 SMOOTHING = 5  # episodes of a running mean
 
 
-def plot_run(run: Union[str, Path]) -> Path:
+def plot_run(run: str | Path) -> Path:
     """Draw <run>/curve.png: episode returns over env steps and over wall time, and the error of held-out episodes.
 
     Raises:
@@ -33,13 +34,15 @@ def plot_run(run: Union[str, Path]) -> Path:
     run = Path(run)
     lines = read_metrics(run)
     panels = [
-        (label, series, unit, smoothing) for label, series, unit, smoothing in (
+        (label, series, unit, smoothing)
+        for label, series, unit, smoothing in (
             ('episode return', SERIES, 'step', SMOOTHING),
-            ('squared error of held-out images', HELD_OUT, 'updates', 1))
-        if any(key in line for line in lines for key, *_ in series)]
+            ('squared error of held-out images', HELD_OUT, 'updates', 1),
+        )
+        if any(key in line for line in lines for key, *_ in series)
+    ]
     if not panels:
-        raise InputError(
-            f'run {run}: expected finished episodes in {run / FILE}, got {len(lines)} other lines')
+        raise InputError(f'run {run}: expected finished episodes in {run / FILE}, got {len(lines)} other lines')
     figure, rows = _figure(*((label, unit) for label, _, unit, _ in panels))
     for (_, series, _, smoothing), axes in zip(panels, rows):
         for axis, unit, scale in axes:
@@ -67,13 +70,13 @@ def plot_comparison(runs: Sequence[Path], path: Path) -> Path:
             x, y = _series(lines, unit, 'return_evaluate')
             if not len(x):
                 raise InputError(f'run {run}: expected evaluation episodes in {run / FILE}, got none')
-            dots, = axis.plot(x * scale, y, '.', alpha=0.3)
+            (dots,) = axis.plot(x * scale, y, '.', alpha=0.3)
             axis.plot(x * scale, _running_mean(y), '-', color=dots.get_color(), label=run.resolve().name)
     axes[0][0].legend(fontsize='x-small')
     return save_figure(figure, path)
 
 
-def _figure(*rows: Tuple[str, str]) -> Tuple[Figure, list]:
+def _figure(*rows: tuple[str, str]) -> tuple[Figure, list]:
     """A figure with a row per label and unit of the metrics, over that unit and over wall time.
 
     Returns:
@@ -87,10 +90,11 @@ def _figure(*rows: Tuple[str, str]) -> Tuple[Figure, list]:
         for axis in (over_unit, over_time):
             axis.grid(alpha=0.3)
     return figure, [
-        ((over_unit, unit, 1.0), (over_time, 'time', 1 / 60)) for (_, unit), (over_unit, over_time) in zip(rows, axes)]
+        ((over_unit, unit, 1.0), (over_time, 'time', 1 / 60)) for (_, unit), (over_unit, over_time) in zip(rows, axes)
+    ]
 
 
-def _series(lines: List[dict], unit: str, key: str) -> Tuple[np.ndarray, np.ndarray]:
+def _series(lines: list[dict], unit: str, key: str) -> tuple[np.ndarray, np.ndarray]:
     points = [(line[unit], line[key]) for line in lines if line.get(key) is not None]
     array = np.array(points, np.float64).reshape(-1, 2)
     return array[:, 0], array[:, 1]

@@ -1,10 +1,10 @@
 """What makes a process a fast CPU learner beside simulators on the same cores."""
+
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
-from typing import Optional
 
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
@@ -26,11 +26,11 @@ def prepare() -> None:
     except AttributeError:  # another C library
         return
     mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)
-    mallopt(M_TOP_PAD, 2 ** 28)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 2**28)
 
 
-def torchrun_rank() -> Optional[int]:
+def torchrun_rank() -> int | None:
     """This process's rank under torchrun; None without it."""
     return int(os.environ['RANK']) if 'TORCHELASTIC_RUN_ID' in os.environ else None
 
@@ -52,10 +52,12 @@ def check_learners(config: Config, count: int) -> None:
         raise InputError(f'learners: with {count} of them, expected schedule.overlap=false, got true')
     if config.system == 'world_models':
         raise InputError(
-            f'learners: expected 1 for system world_models, whose controller evolves in one process, got {count}')
+            f'learners: expected 1 for system world_models, whose controller evolves in one process, got {count}'
+        )
     if config.schedule.batch % count:
         raise InputError(
-            f'learners: expected a number that divides schedule.batch {config.schedule.batch}, got {count}')
+            f'learners: expected a number that divides schedule.batch {config.schedule.batch}, got {count}'
+        )
 
 
 def end_with_parent(number: signal.Signals) -> None:
@@ -79,6 +81,7 @@ def configure_learner(threads: int, overlap: bool) -> None:
     configure_torch(max(1, threads // 2))
     if threads > 1 and not overlap:
         from dreamer_ros.nets.lanes import open_lanes
+
         open_lanes()
 
 
@@ -89,5 +92,6 @@ def configure_torch(threads: int) -> None:
     thread and is inherited by the pool's threads, so it must be set before they start.
     """
     import torch
+
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads)

@@ -1,11 +1,12 @@
 """What a person at the terminal sees while a run goes on."""
+
 from __future__ import annotations
 
 import collections
 import dataclasses
 import sys
 import time
-from typing import Deque, Optional, TextIO, Tuple
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -26,9 +27,9 @@ class Status:
     frames: int  # agent steps
     updates: int
     episodes: int = 0
-    last_return: Optional[float] = None
-    evaluation_return: Optional[float] = None
-    validation_error: Optional[float] = None  # of predicted images, held out
+    last_return: float | None = None
+    evaluation_return: float | None = None
+    validation_error: float | None = None  # of predicted images, held out
     waiting: str = ''  # what for; '' when it does not wait
     offline: bool = False  # no steps are collected
 
@@ -41,7 +42,7 @@ class Status:
 class Bar:
     """A bar on a terminal; elsewhere (a log file, a launch file's output) a line every ten seconds."""
 
-    def __init__(self, stream: Optional[TextIO] = None):
+    def __init__(self, stream: TextIO | None = None):
         self._stream = sys.stderr if stream is None else stream
         self._bar = None
         self._next = 0.0
@@ -56,8 +57,9 @@ class Bar:
         self._next = time.monotonic() + (BAR_PERIOD if terminal else LINE_PERIOD)
         if terminal:
             if self._bar is None:
-                self._bar = tqdm(total=1.0, file=self._stream, dynamic_ncols=True,
-                                 bar_format='{percentage:3.0f}%|{bar}| {postfix}')
+                self._bar = tqdm(
+                    total=1.0, file=self._stream, dynamic_ncols=True, bar_format='{percentage:3.0f}%|{bar}| {postfix}'
+                )
             self._bar.n = min(done, 1.0)
             self._bar.set_postfix_str(text, refresh=True)
         else:
@@ -88,7 +90,7 @@ class Rate:
     """
 
     def __init__(self) -> None:
-        self._growths: Deque[Tuple[float, float]] = collections.deque()  # when the count became what
+        self._growths: collections.deque[tuple[float, float]] = collections.deque()  # when the count became what
         self._now = 0.0
         self.per_second = 0.0
 
@@ -106,7 +108,7 @@ class Rate:
         seconds = growths[-1][0] - growths[0][0] + max(0.0, now - growths[-1][0] - self._interval())
         self.per_second = (growths[-1][1] - growths[0][1]) / seconds if seconds > 0 else 0.0
 
-    def left(self, goal: float) -> Optional[float]:
+    def left(self, goal: float) -> float | None:
         """Seconds until the count reaches the goal, as of the last note; None while it does not grow."""
         if not self.per_second:
             return None
@@ -127,7 +129,7 @@ class CountBar(Bar):
         unit: what they are, in the plural.
     """
 
-    def __init__(self, total: int, unit: str, stream: Optional[TextIO] = None):
+    def __init__(self, total: int, unit: str, stream: TextIO | None = None):
         super().__init__(stream)
         self._total, self._unit = total, unit
         self._done, self._rate = 0, Rate()
@@ -139,16 +141,23 @@ class CountBar(Bar):
         self._rate.note(time.monotonic(), self._done)
         if self.due() or self._done == self._total:
             left = self._rate.left(self._total)
-            self.show(self._done / self._total, ', '.join([
-                f'{self._done}/{self._total} {self._unit}', *([note] if note else []),
-                f'{self._rate.per_second:.2g} {self._unit}/s',
-                *([] if left is None else [f'{duration(left)} left'])]))
+            self.show(
+                self._done / self._total,
+                ', '.join(
+                    [
+                        f'{self._done}/{self._total} {self._unit}',
+                        *([note] if note else []),
+                        f'{self._rate.per_second:.2g} {self._unit}/s',
+                        *([] if left is None else [f'{duration(left)} left']),
+                    ]
+                ),
+            )
 
 
 class Progress(Bar):
     """The bar of one run, with its rates."""
 
-    def __init__(self, stream: Optional[TextIO] = None):
+    def __init__(self, stream: TextIO | None = None):
         super().__init__(stream)
         self._steps, self._frames, self._updates = Rate(), Rate(), Rate()
 
@@ -161,7 +170,7 @@ class Progress(Bar):
         if self.due():
             self.show(status.done, self._describe(status))
 
-    def rates(self) -> Tuple[float, float, float]:
+    def rates(self) -> tuple[float, float, float]:
         """Env steps, frames and updates per second of late; see Rate."""
         return self._steps.per_second, self._frames.per_second, self._updates.per_second
 

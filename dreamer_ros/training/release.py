@@ -1,4 +1,5 @@
 """Policies that ship with the package: models/policies/<name>.onnx and its card, <name>.yaml."""
+
 from __future__ import annotations
 
 import datetime
@@ -6,7 +7,6 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Optional
 
 import yaml
 
@@ -14,7 +14,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text, write_file
 from dreamer_ros.policy.digest import with_digest
 from dreamer_ros.policy.runner import PolicyRunner
-from dreamer_ros.training.run import latest_policy
+from dreamer_ros.training.run_directory import latest_policy
 
 FEWEST_EPISODES = 10
 
@@ -36,8 +36,10 @@ def release(run: Path, folder: Path) -> Path:
     runner = PolicyRunner(source)
     result = _evaluation(run, runner.version)
     if result is None:
-        raise InputError(f'run {run}: expected an evaluation of {source.name} over at least {FEWEST_EPISODES} episodes, '
-                         f'found none: dreamer eval {run}')
+        raise InputError(
+            f'run {run}: expected an evaluation of {source.name} over at least {FEWEST_EPISODES} episodes, '
+            f'found none: dreamer eval {run}'
+        )
     made = datetime.datetime.fromtimestamp(source.stat().st_mtime, datetime.timezone.utc)
     data = with_digest(source.read_bytes())  # an older run's has none
     metadata = runner.metadata
@@ -46,7 +48,8 @@ def release(run: Path, folder: Path) -> Path:
         'return': {
             'mean': round(result['mean_return'], 1),
             'standard_deviation': round(result['standard_deviation'], 1),
-            'episodes': len(result['episodes'])},
+            'episodes': len(result['episodes']),
+        },
         'preset': metadata['preset'],
         'system': metadata['system'],
         'env_steps': int(metadata['step']),
@@ -59,15 +62,17 @@ def release(run: Path, folder: Path) -> Path:
     path = folder / f'{runner.spec.name}.yaml'
     before = yaml.safe_load(read_text(path))['return']['mean'] if path.exists() else -math.inf
     if before > card['return']['mean']:
-        raise InputError(f'{path}: expected a better policy than the one released, whose mean return is {before}, got '
-                         f'{card["return"]["mean"]}; remove that one first if this is meant')
+        raise InputError(
+            f'{path}: expected a better policy than the one released, whose mean return is {before}, got '
+            f'{card["return"]["mean"]}; remove that one first if this is meant'
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / f'{runner.spec.name}.onnx', data)
     write_file(path, yaml.safe_dump(card, sort_keys=False))
     return path
 
 
-def _evaluation(run: Path, version: int) -> Optional[dict]:
+def _evaluation(run: Path, version: int) -> dict | None:
     """The newest result of enough episodes that this version of the policy has played."""
     for path in sorted((run / 'evaluation').glob('*/result.json'), reverse=True):
         result = json.loads(read_text(path))

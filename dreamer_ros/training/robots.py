@@ -1,12 +1,11 @@
 """What the training loop asks of the robots it learns from."""
-from __future__ import annotations
 
-from typing import List
+from __future__ import annotations
 
 import numpy as np
 
+from dreamer_ros.episodes.episode import EpisodeInfo
 from dreamer_ros.policy.manifest import Manifest
-from dreamer_ros.replay.episode import EpisodeInfo
 
 
 class Robots:
@@ -36,6 +35,6 @@ class Robots:
     def show_dream(self, frames: np.ndarray) -> None:
         """Show uint8 [T, H, W, 3]."""
 
-    def quiet(self) -> List[str]:
+    def quiet(self) -> list[str]:
         """Names of robots that sent no step for some seconds."""
         return []

@@ -1,4 +1,5 @@
 """How many updates are due, and how far robots may run: the replay ratio, kept exactly."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -35,14 +36,16 @@ class Schedule:
         if budget <= schedule.prefill:
             raise InputError(
                 f'steps: expected more than the {schedule.prefill * action_repeat} env steps that are played '
-                f'at random before learning begins, got {env_steps}')
+                f'at random before learning begins, got {env_steps}'
+            )
         trained = schedule.batch * schedule.length
         made = cls(trained / schedule.replay_ratio, schedule.prefill, budget)
         if not made.updates_due(budget):
             needed = math.ceil(schedule.prefill + made.steps_per_update) * action_repeat
             raise InputError(
                 f'steps: expected at least {needed} env steps, after which the first update is made (schedule.prefill '
-                f'{schedule.prefill}, schedule.replay_ratio {schedule.replay_ratio:g}), got {env_steps}')
+                f'{schedule.prefill}, schedule.replay_ratio {schedule.replay_ratio:g}), got {env_steps}'
+            )
         return made
 
     def updates_due(self, collected: int) -> int:

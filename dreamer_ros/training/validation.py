@@ -1,7 +1,6 @@
 """How well a model predicts episodes that it was never trained on."""
-from __future__ import annotations
 
-from typing import Dict
+from __future__ import annotations
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from dreamer_ros.training.learner import Learner
 CONTEXT = 5  # steps seen before the prediction begins
 
 
-def held_out_errors(learner: Learner, samples: Dict[str, np.ndarray]) -> Dict[str, float]:
+def held_out_errors(learner: Learner, samples: dict[str, np.ndarray]) -> dict[str, float]:
     """Mean squared errors over the steps after the first CONTEXT ones, up to where another episode begins.
 
     Args:
@@ -33,7 +32,7 @@ def held_out_errors(learner: Learner, samples: Dict[str, np.ndarray]) -> Dict[st
     for name, made in (('prediction', seen.prediction), ('reconstruction', seen.reconstruction)):
         if made is not None:
             difference = made.cpu().numpy()[counts] - truth
-            errors[f'validation_{name}_error'] = float(np.square(difference).mean(dtype=np.float64)) / 255 ** 2
+            errors[f'validation_{name}_error'] = float(np.square(difference).mean(dtype=np.float64)) / 255**2
     difference = seen.predicted_reward.float().cpu().numpy()[counts] - samples['reward'][counts]
     errors['validation_reward_error'] = float(np.square(difference).mean(dtype=np.float64))
     return errors

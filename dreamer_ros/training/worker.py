@@ -1,4 +1,5 @@
 """A learner process beside the trainer's: by torchrun, or `… -m dreamer_ros.training.worker PORT RANK SIZE`."""
+
 from __future__ import annotations
 
 import json
@@ -23,6 +24,7 @@ def main() -> NoReturn:
     from torch import distributed
 
     from dreamer_ros.training.parallel import FOREVER, Team
+
     if process.torchrun_rank() is None:
         port, rank, size = map(int, sys.argv[1:])
         team = Team(0, distributed.TCPStore('127.0.0.1', port, size, False, FOREVER), rank, size)
@@ -46,6 +48,7 @@ def leave() -> NoReturn:
 def follow(team: Team) -> None:
     """Take rank 0's state, and part in its updates, until it is done."""
     import torch
+
     learner = None
     while (order := team.receive()) is not None:
         if 'state' in order:
@@ -53,7 +56,7 @@ def follow(team: Team) -> None:
             learner = learner or _make_learner(order, team)
             learner.restore(tensors, order['state'], 'rank 0')
         else:
-            torch.manual_seed((order['seed'] + team.rank) % 2 ** 63)
+            torch.manual_seed((order['seed'] + team.rank) % 2**63)
             learner.train(team.receive_share(order, learner.device))
 
 
@@ -61,6 +64,7 @@ def _make_learner(order: dict, team: Team) -> Learner:
     """The learner that rank 0 describes, on this rank's device."""
     process.configure_learner(order['threads'], overlap=False)
     from dreamer_ros.training.learner import Learner
+
     config = Config.from_dict(order['state']['config'], 'rank 0')
     spec = RobotSpec.from_json(json.dumps(order['state']['spec']), 'rank 0')
     return Learner(config, spec, team.device(order['device']))

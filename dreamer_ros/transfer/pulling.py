@@ -1,4 +1,5 @@
 """Fetches the bags of a robot that serves them (serving.py), whole and verified, for as long as it takes."""
+
 from __future__ import annotations
 
 import contextlib
@@ -10,18 +11,18 @@ import shutil
 import threading
 import urllib.parse
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional
+from typing import NamedTuple
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import sha256, sync_folder
 from dreamer_ros.transfer.serving import NAME
 
-PERIOD = 1.0                      # seconds between two looks
-RETRIES = (1.0, 2.0, 4.0, 8.0)    # after failures; the last one again and again
-TIMEOUT = 10.0                    # seconds without a byte
-DOCUMENT_LIMIT = 64 << 20         # bytes
+PERIOD = 1.0  # seconds between two looks
+RETRIES = (1.0, 2.0, 4.0, 8.0)  # after failures; the last one again and again
+TIMEOUT = 10.0  # seconds without a byte
+DOCUMENT_LIMIT = 64 << 20  # bytes
 BLOCK = 1 << 16
-RESERVE = 10**9                   # bytes that stay free on the disk
+RESERVE = 10**9  # bytes that stay free on the disk
 
 
 class Failed(Exception):
@@ -71,17 +72,17 @@ class Puller:
         kind = http.client.HTTPSConnection if parts.scheme == 'https' else http.client.HTTPConnection
         self._connection = kind(parts.hostname, parts.port, timeout=TIMEOUT)
         self._base = parts.path.rstrip('/')
-        self._index: List[str] = []
+        self._index: list[str] = []
         self._tag = ''
         self.bags = self.bytes = self.missing = 0
 
-    def look(self) -> List[str]:
+    def look(self) -> list[str]:
         """Fetch what is new, oldest first; names of the bags that came.
 
         Raises:
             Failed: the robot is away, or something else went wrong; what came so far is kept.
         """
-        came: List[str] = []
+        came: list[str] = []
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._read_index()
@@ -156,8 +157,10 @@ class Puller:
         if have < file.size or file.size == 0:
             response = self._request(path, {'Range': f'bytes={have}-'} if have else {})
             if response.status == 206 and not response.headers.get('Content-Range', '').startswith(f'bytes {have}-'):
-                raise Failed(f'{self.source}{path}: expected the bytes from {have} on, got '
-                             f'{response.headers.get("Content-Range")}')
+                raise Failed(
+                    f'{self.source}{path}: expected the bytes from {have} on, got '
+                    f'{response.headers.get("Content-Range")}'
+                )
             with target.open('ab' if response.status == 206 else 'wb') as stream:
                 while block := response.read1(min(BLOCK, file.size + 1 - stream.tell())):
                     stream.write(block)
@@ -178,18 +181,18 @@ class Puller:
             raise Failed(f'{self.source}{path}: what came is not what was promised (SHA-256); fetching it again')
         return True
 
-    def _files(self, content: dict, path: str) -> List[_File]:
+    def _files(self, content: dict, path: str) -> list[_File]:
         try:
-            files = [_File(str(entry['name']), int(entry['size']), str(entry['sha256']))
-                     for entry in content['files']]
+            files = [_File(str(entry['name']), int(entry['size']), str(entry['sha256'])) for entry in content['files']]
         except (KeyError, TypeError, ValueError) as error:
-            raise Failed(f'{self.source}{path}: expected files with name, size and sha256, got '
-                         f'{str(content)[:80]}') from error
+            raise Failed(
+                f'{self.source}{path}: expected files with name, size and sha256, got {str(content)[:80]}'
+            ) from error
         if not files or not all(NAME.fullmatch(file.name) and file.size >= 0 for file in files):
             raise Failed(f'{self.source}{path}: expected names and sizes of files, got {str(files)[:80]}')
         return files
 
-    def _request(self, path: str, headers: Optional[Dict[str, str]] = None) -> http.client.HTTPResponse:
+    def _request(self, path: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
         try:
             self._connection.request('GET', self._base + path, headers=headers or {})
             response = self._connection.getresponse()
@@ -203,8 +206,9 @@ class Puller:
         response.read()
         if response.status == 404 and path.count('/') > 1:
             raise _Gone(f'{self.source}{path} is gone')
-        raise Failed(f'{self.source}{path}: expected bags of a robot, but the server answers {response.status} '
-                     f'{response.reason}')
+        raise Failed(
+            f'{self.source}{path}: expected bags of a robot, but the server answers {response.status} {response.reason}'
+        )
 
     def _document(self, response: http.client.HTTPResponse, path: str) -> dict:
         data = response.read(DOCUMENT_LIMIT + 1)
@@ -221,6 +225,6 @@ class Puller:
         """Throw away beginnings of bags that came whole from elsewhere."""
         for name in present:
             if name.startswith('.') and name.endswith('.incoming'):
-                bag = name[1:-len('.incoming')]
+                bag = name[1 : -len('.incoming')]
                 if bag in present:
                     shutil.rmtree(self._folder / name, ignore_errors=True)

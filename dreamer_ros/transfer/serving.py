@@ -7,6 +7,7 @@
 
 There is no password and no encryption: whoever reaches the port can read every bag and policy, and write nothing.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -20,20 +21,19 @@ import socket
 import threading
 import urllib.parse
 from pathlib import Path
-from typing import Dict, List, Optional, Set, Tuple, Union
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import sha256
 
 NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9._+-]*')  # of bags and their files: no path, nothing hidden
 POLICY = re.compile(r'policy_\d+\.onnx')
-CONNECTIONS = 16    # at a time
-IDLE_TIME = 30.0    # seconds that a silent connection is kept
-CLOSE_TIME = 0.1    # seconds that `close` may take
+CONNECTIONS = 16  # at a time
+IDLE_TIME = 30.0  # seconds that a silent connection is kept
+CLOSE_TIME = 0.1  # seconds that `close` may take
 NICE = 10
 _RANGE = re.compile(r'bytes=(\d+)-(\d*)')
 
-Found = Union[bytes, Path, None]
+Found = bytes | Path | None
 
 
 class Shelf:
@@ -44,10 +44,10 @@ class Shelf:
         policies: folder of a run's policies; None for none.
     """
 
-    def __init__(self, bags: Optional[Path] = None, policies: Optional[Path] = None):
+    def __init__(self, bags: Path | None = None, policies: Path | None = None):
         self._bags, self._policies = bags, policies
-        self._whole: Set[str] = set()
-        self._hashes: Dict[Path, Tuple[int, int, str]] = {}
+        self._whole: set[str] = set()
+        self._hashes: dict[Path, tuple[int, int, str]] = {}
 
     def find(self, path: str) -> Found:
         """A document (JSON), a file, or None for everything else."""
@@ -67,14 +67,15 @@ class Shelf:
             return _file(bag / names[1])
         return _document(files=[self._describe(file) for file in sorted(bag.iterdir()) if _file(file)])
 
-    def bags(self) -> List[str]:
+    def bags(self) -> list[str]:
         """Names of whole bags, oldest first."""
         try:
             names = sorted(os.listdir(self._bags))
         except FileNotFoundError:
             return []  # made with the first bag
-        self._whole = {name for name in names if name in self._whole
-                       or NAME.fullmatch(name) and _is_whole(self._bags / name)}
+        self._whole = {
+            name for name in names if name in self._whole or NAME.fullmatch(name) and _is_whole(self._bags / name)
+        }
         return [name for name in names if name in self._whole]
 
     def _describe(self, file: Path) -> dict:
@@ -97,7 +98,7 @@ def _is_whole(bag: Path) -> bool:
     return (bag / 'metadata.yaml').is_file()
 
 
-def _file(path: Path) -> Optional[Path]:
+def _file(path: Path) -> Path | None:
     return path if NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink() else None
 
 
@@ -124,8 +125,9 @@ class FileServer:
         try:
             self._server = _Server((address, port), _Handler)
         except OSError as error:
-            raise InputError(f'{address}:{port}: expected an address of this computer and a free port '
-                             f'({error.strerror or error})') from error
+            raise InputError(
+                f'{address}:{port}: expected an address of this computer and a free port ({error.strerror or error})'
+            ) from error
         self._server.shelf = shelf
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._serve, name='file server', daemon=True)
@@ -155,7 +157,7 @@ class _Server(http.server.ThreadingHTTPServer):
     requests = 0
 
     def __init__(self, *arguments):
-        self._open: Set[socket.socket] = set()
+        self._open: set[socket.socket] = set()
         super().__init__(*arguments)
 
     def process_request(self, request, client_address):

@@ -1,8 +1,10 @@
 """A bag's rewards, actions and senses over time, as a picture."""
+
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +15,7 @@ from dreamer_ros.viewing.look import Look
 
 WIDTH = 1200
 PANEL = 190  # pixels of height per panel
-STRIP = 8    # images over the panels
+STRIP = 8  # images over the panels
 LEGEND = 12  # names at most; more curves than that have none
 UNITS = {'position': 'position [rad, m]', 'velocity': 'velocity [rad/s, m/s]', 'input': 'inputs'}
 
@@ -22,18 +24,19 @@ class Panel(NamedTuple):
     """Curves by name, float64[T] each; `held` values last until the next step."""
 
     label: str
-    curves: Dict[str, np.ndarray]
+    curves: dict[str, np.ndarray]
     held: bool = False
 
 
-def panels(look: Look, number: int) -> List[Panel]:
+def panels(look: Look, number: int) -> list[Panel]:
     """What there is to draw of an episode."""
     episode = look.episodes[number]
     reward = episode.reward.astype(np.float64)
     drawn = [
         Panel('reward', {'reward': reward}),
         Panel('return', {'return': np.cumsum(reward)}),
-        Panel('action', dict(zip(look.spec.action, episode.action.astype(np.float64).T)), held=True)]
+        Panel('action', dict(zip(look.spec.action, episode.action.astype(np.float64).T)), held=True),
+    ]
     return drawn + [Panel(UNITS[group], columns) for group, columns in look.senses[number].items()]
 
 
@@ -84,7 +87,8 @@ def _draw_strip(look: Look, axis: Axes) -> None:
     images = [side_by_side(look.episodes[number].image[k]) for number, k in chosen]
     axis.imshow(np.concatenate(images, 1), interpolation='nearest')
     width = images[0].shape[1]
-    axis.set_xticks([(place + 0.5) * width for place in range(STRIP)],
-                    [f'{look.seconds(number)[k]:.1f} s' for number, k in chosen])
+    axis.set_xticks(
+        [(place + 0.5) * width for place in range(STRIP)], [f'{look.seconds(number)[k]:.1f} s' for number, k in chosen]
+    )
     axis.set_yticks([])
     axis.tick_params(length=0, labelsize='small')

@@ -1,9 +1,10 @@
 """Matplotlib figures of an exact size in pixels, written whole or not at all."""
+
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -57,5 +58,5 @@ class WithCursor:
         """The picture uint8 [H, W, 3] with the line at x."""
         picture = self._picture.copy()
         column = int(np.rint(self._transform.transform((x, 0.0))[0]))
-        picture[self._top:self._bottom, column:column + 2] = CURSOR
+        picture[self._top : self._bottom, column : column + 2] = CURSOR
         return picture

@@ -1,15 +1,16 @@
 """A bag as a film: what the cameras saw, and below it rewards and actions with a cursor at the moment shown."""
+
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.errors import InputError
 from dreamer_ros.frames import side_by_side
-from dreamer_ros.replay.episode import Episode
 from dreamer_ros.viewing.curves import draw, panels
 from dreamer_ros.viewing.figures import WithCursor, new_figure
 from dreamer_ros.viewing.look import Look
@@ -18,9 +19,9 @@ from dreamer_ros.viewing.video import write_video
 IMAGE = 384  # pixels of height at least; smaller images are enlarged by a whole factor
 WIDTH = 720  # pixels at least
 PANEL = 120  # pixels of height per panel
-BAR = 20     # pixels of the line of text
+BAR = 20  # pixels of the line of text
 FASTEST = 60.0  # frames per second; faster robots are shown with fewer frames than steps
-SHOWN = 3    # panels: reward, return, action
+SHOWN = 3  # panels: reward, return, action
 
 
 def film_bag(look: Look, path: Path) -> Path:
@@ -60,8 +61,8 @@ def _frames(look: Look, every: int) -> Iterator[np.ndarray]:
             rows = BAR + image.shape[0] + image.shape[0] % 2
             frame = np.zeros((rows + below.shape[0], columns, 3), np.uint8)
             left = (columns - image.shape[1]) // 2
-            frame[BAR:BAR + image.shape[0], left:left + image.shape[1]] = image
-            frame[rows:, :below.shape[1]] = below[:, :columns]
+            frame[BAR : BAR + image.shape[0], left : left + image.shape[1]] = image
+            frame[rows:, : below.shape[1]] = below[:, :columns]
             frame[:BAR] = _line(_words(look, number, k, returns[k]), columns)
             yield frame
 
@@ -71,8 +72,10 @@ def _words(look: Look, number: int, k: int, total: float) -> str:
     which = f'episode {number}  ' if len(look.episodes) > 1 else ''
     actor = episode.meta.get('mode', '')
     end = '' if not episode.is_last[k] else '  terminal' if episode.is_terminal[k] else '  last'
-    return (f'{which}step {k}  {(episode.stamp[k] - episode.stamp[0]) / 1e9:.2f} s  reward {episode.reward[k]:.3f}  '
-            f'return {total:.2f}  {actor}{end}')
+    return (
+        f'{which}step {k}  {(episode.stamp[k] - episode.stamp[0]) / 1e9:.2f} s  reward {episode.reward[k]:.3f}  '
+        f'return {total:.2f}  {actor}{end}'
+    )
 
 
 def _line(text: str, width: int) -> np.ndarray:

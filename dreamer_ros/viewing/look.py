@@ -1,20 +1,20 @@
 """A bag's episodes with everything that people want to see of them."""
+
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 import numpy as np
 
-from dreamer_ros.bridge.codecs import header_stamp
-from dreamer_ros.bridge.definitions import decode
-from dreamer_ros.bridge.topics import JOINT_STATES
+from dreamer_ros.episodes.episode import Episode
+from dreamer_ros.episodes.opening import OpenBag
+from dreamer_ros.episodes.reading import read_episodes
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay.episode import Episode
-from dreamer_ros.replay.opening import OpenBag
-from dreamer_ros.replay.reading import read_episodes
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.wire.codecs import header_stamp
+from dreamer_ros.wire.definitions import decode
+from dreamer_ros.wire.topics import JOINT_STATES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Look:
 
     path: Path
     spec: RobotSpec
-    episodes: Tuple[Episode, ...]
-    senses: Tuple[Dict[str, Dict[str, np.ndarray]], ...]
-    problems: Tuple[str, ...]
+    episodes: tuple[Episode, ...]
+    senses: tuple[dict[str, dict[str, np.ndarray]], ...]
+    problems: tuple[str, ...]
 
     def seconds(self, number: int) -> np.ndarray:
         """Of an episode's steps since the first step of the bag."""
@@ -58,8 +58,9 @@ def look(path: Path) -> Look:
     spec = bag.spec()
     episodes, problems = read_episodes(bag.path, spec)
     if not episodes:
-        raise InputError(f'bag {path}: expected an episode of {spec.name}, but '
-                         f'{problems[0].reason if problems else "found none"}')
+        raise InputError(
+            f'bag {path}: expected an episode of {spec.name}, but {problems[0].reason if problems else "found none"}'
+        )
     if bag.contract is not None:
         senses = [_inputs(episode, spec) for episode in episodes]
     else:
@@ -67,12 +68,12 @@ def look(path: Path) -> Look:
     return Look(bag.path.resolve(), spec, tuple(episodes), tuple(senses), tuple(problem.reason for problem in problems))
 
 
-def _inputs(episode: Episode, spec: RobotSpec) -> Dict[str, Dict[str, np.ndarray]]:
+def _inputs(episode: Episode, spec: RobotSpec) -> dict[str, dict[str, np.ndarray]]:
     columns = dict(zip(spec.vector, episode.vector.astype(np.float64).T))
     return {'input': columns} if columns else {}
 
 
-def _joint_states(bag: OpenBag, episodes: List[Episode]) -> List[Dict[str, Dict[str, np.ndarray]]]:
+def _joint_states(bag: OpenBag, episodes: list[Episode]) -> list[dict[str, dict[str, np.ndarray]]]:
     """Positions and velocities of every joint, whether the agent saw them or not."""
     topics = [f'{robot}{JOINT_STATES.name}' for robot in bag.robots()]
     messages = {}
@@ -83,7 +84,7 @@ def _joint_states(bag: OpenBag, episodes: List[Episode]) -> List[Dict[str, Dict[
             continue  # what cannot be read was told when the episodes were
     senses = []
     for episode in episodes:
-        found: Dict[str, Dict[str, np.ndarray]] = {'position': {}, 'velocity': {}}
+        found: dict[str, dict[str, np.ndarray]] = {'position': {}, 'velocity': {}}
         for k, stamp in enumerate(episode.stamp.tolist()):
             joints = messages.get(stamp)
             for group, columns in found.items():

@@ -1,16 +1,16 @@
 """What a policy would have done in a recorded episode, beside what was done."""
+
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Dict, List
 
 import numpy as np
 
+from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
 from dreamer_ros.policy.runner import PolicyRunner
-from dreamer_ros.replay.episode import Episode
 from dreamer_ros.spec import RobotSpec
 
 PANEL = 130  # pixels of height per action in the plot
@@ -27,11 +27,11 @@ class Shadow:
         episodes: in the order in which they are given to `step`.
     """
 
-    def __init__(self, runner: PolicyRunner, episodes: List[Episode]):
+    def __init__(self, runner: PolicyRunner, episodes: list[Episode]):
         self._runner = runner
         self._steps = [(episode, k) for episode in episodes for k in range(len(episode)) if not episode.is_last[k]]
         self._next = 0
-        self._actions: List[np.ndarray] = []
+        self._actions: list[np.ndarray] = []
 
     @property
     def next_stamp(self) -> float:
@@ -52,13 +52,14 @@ class Shadow:
 
     def comparison(self) -> Comparison:
         """Of the steps taken so far."""
-        steps = self._steps[:self._next]
+        steps = self._steps[: self._next]
         size = len(self._runner.spec.action)
         return Comparison(
             self._runner.spec,
             np.array([episode.stamp[k] for episode, k in steps], np.int64),
             np.array([episode.action[k] for episode, k in steps], np.float32).reshape(-1, size),
-            np.array(self._actions, np.float32).reshape(-1, size))
+            np.array(self._actions, np.float32).reshape(-1, size),
+        )
 
 
 class Comparison:
@@ -73,15 +74,24 @@ class Comparison:
     def __init__(self, spec: RobotSpec, stamps: np.ndarray, recorded: np.ndarray, shadow: np.ndarray):
         self.spec, self.stamps, self.recorded, self.shadow = spec, stamps, recorded, shadow
 
-    def errors(self) -> Dict[str, Dict[str, float]]:
+    def errors(self) -> dict[str, dict[str, float]]:
         """By action: mean and maximum of the absolute difference, root of the mean square, and the mean of
-        shadow - recorded (bias)."""
+        shadow - recorded (bias).
+        """
         apart = self.shadow.astype(np.float64) - self.recorded
-        return {} if not len(apart) else {
-            name: {
-                'mean': float(np.abs(column).mean()), 'rms': float(np.sqrt(np.square(column).mean())),
-                'max': float(np.abs(column).max()), 'bias': float(column.mean())}
-            for name, column in zip(self.spec.action, apart.T)}
+        return (
+            {}
+            if not len(apart)
+            else {
+                name: {
+                    'mean': float(np.abs(column).mean()),
+                    'rms': float(np.sqrt(np.square(column).mean())),
+                    'max': float(np.abs(column).max()),
+                    'bias': float(column.mean()),
+                }
+                for name, column in zip(self.spec.action, apart.T)
+            }
+        )
 
     def agreement(self) -> float:
         """Of a robot with discrete actions: the part of the steps with the same choice."""
@@ -91,13 +101,15 @@ class Comparison:
         """The errors as aligned text."""
         width = max(len(name) for name in ('action', *self.spec.action))
         lines = [f'{"action":{width}}  {"mean":>9}  {"rms":>9}  {"max":>9}  {"bias":>9}']
-        lines += [f'{name:{width}}  {row["mean"]:9.6f}  {row["rms"]:9.6f}  {row["max"]:9.6f}  {row["bias"]:9.6f}'
-                  for name, row in self.errors().items()]
+        lines += [
+            f'{name:{width}}  {row["mean"]:9.6f}  {row["rms"]:9.6f}  {row["max"]:9.6f}  {row["bias"]:9.6f}'
+            for name, row in self.errors().items()
+        ]
         if self.spec.discrete:
             lines.append(f'the same choice in {100 * self.agreement():.1f} % of the steps')
         return '\n'.join(lines)
 
-    def write(self, folder: Path, facts: Dict[str, object]) -> Path:
+    def write(self, folder: Path, facts: dict[str, object]) -> Path:
         """Write shadow.json: `facts`, the errors, and every step's stamp and actions. Returns its path.
 
         Raises:
@@ -105,10 +117,15 @@ class Comparison:
         """
         path = folder / 'shadow.json'
         content = {
-            **facts, 'steps': len(self.stamps), 'errors': self.errors(),
+            **facts,
+            'steps': len(self.stamps),
+            'errors': self.errors(),
             **({'agreement': self.agreement()} if self.spec.discrete else {}),
-            'actions': list(self.spec.action), 'stamp': self.stamps.tolist(),
-            'recorded': self.recorded.astype(np.float64).tolist(), 'shadow': self.shadow.astype(np.float64).tolist()}
+            'actions': list(self.spec.action),
+            'stamp': self.stamps.tolist(),
+            'recorded': self.recorded.astype(np.float64).tolist(),
+            'shadow': self.shadow.astype(np.float64).tolist(),
+        }
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_file(path, json.dumps(content) + '\n')
@@ -119,14 +136,22 @@ class Comparison:
     def plot(self, path: Path, title: str) -> Path:
         """Draw both actions over time, a panel each, as PNG; needs matplotlib."""
         from dreamer_ros.viewing.figures import new_figure, save_figure
+
         count = len(self.spec.action)
         figure = new_figure(1000, 60 + PANEL * count)
         figure.suptitle(title, fontsize='medium')
         seconds = (self.stamps - self.stamps[0]) / 1e9 if len(self.stamps) else self.stamps
         axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
         for number, (axis, name) in enumerate(zip(axes, self.spec.action)):
-            axis.fill_between(seconds, self.recorded[:, number], self.shadow[:, number], step='post',
-                              color='tab:orange', alpha=0.3, linewidth=0)
+            axis.fill_between(
+                seconds,
+                self.recorded[:, number],
+                self.shadow[:, number],
+                step='post',
+                color='tab:orange',
+                alpha=0.3,
+                linewidth=0,
+            )
             axis.step(seconds, self.recorded[:, number], where='post', color='black', linewidth=1, label='recorded')
             axis.step(seconds, self.shadow[:, number], where='post', color='tab:orange', linewidth=1, label='policy')
             axis.set_ylabel(name, fontsize='small')

@@ -1,8 +1,8 @@
 """A bag in the Rerun viewer: cameras, actions, rewards and senses on one time line."""
+
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Optional
 
 import numpy as np
 import rerun as rr
@@ -16,7 +16,7 @@ APPLICATION = 'dreamer_ros'
 IMAGES_AT_ONCE = 256
 
 
-def show(look: Look, save: Optional[Path] = None) -> None:
+def show(look: Look, save: Path | None = None) -> None:
     """Open the viewer with a bag, or write what it would show to an .rrd file.
 
     Time lines: `time`, the header stamps; `step`, counted over all episodes.
@@ -36,8 +36,11 @@ def show(look: Look, save: Optional[Path] = None) -> None:
         _log(recording, look)
         recording.flush()
     except (OSError, RuntimeError) as error:
-        what = f'{save}: expected a file that can be written' if save else (
-            'the Rerun viewer does not start, --save FILE writes what it would show')
+        what = (
+            f'{save}: expected a file that can be written'
+            if save
+            else ('the Rerun viewer does not start, --save FILE writes what it would show')
+        )
         raise InputError(f'{what} ({error})') from error
     recording.disconnect()
 
@@ -48,8 +51,10 @@ def _blueprint(look: Look) -> rrb.Blueprint:
     groups = ['reward', 'action', *dict.fromkeys(group for senses in look.senses for group in senses)]
     numbers = rrb.Vertical(*(rrb.TimeSeriesView(origin=f'/{group}', name=group) for group in groups))
     views = rrb.Horizontal(rrb.Vertical(*cameras), numbers, column_shares=[2, 3]) if cameras else numbers
-    return rrb.Blueprint(rrb.Vertical(views, rrb.TextLogView(origin='/episode', name='episodes'), row_shares=[6, 1]),
-                         rrb.TimePanel(timeline='time'))
+    return rrb.Blueprint(
+        rrb.Vertical(views, rrb.TextLogView(origin='/episode', name='episodes'), row_shares=[6, 1]),
+        rrb.TimePanel(timeline='time'),
+    )
 
 
 def _log(recording: rr.RecordingStream, look: Look) -> None:
@@ -59,27 +64,32 @@ def _log(recording: rr.RecordingStream, look: Look) -> None:
         first += len(episode)
 
         def at(rows: slice) -> list:
-            return [rr.TimeColumn('time', timestamp=stamps[rows].astype('datetime64[ns]')),
-                    rr.TimeColumn('step', sequence=steps[rows])]
+            return [
+                rr.TimeColumn('time', timestamp=stamps[rows].astype('datetime64[ns]')),
+                rr.TimeColumn('step', sequence=steps[rows]),
+            ]
 
         whole = at(slice(None))
         for place, name in enumerate(look.spec.cameras):
             height, width = episode.image.shape[1:3]
-            form = rr.components.ImageFormat(
-                width=width, height=height, color_model='RGB', channel_datatype='U8')
+            form = rr.components.ImageFormat(width=width, height=height, color_model='RGB', channel_datatype='U8')
             recording.log(f'camera/{name}', rr.Image.from_fields(format=form), static=True)
             for begin in range(0, len(episode), IMAGES_AT_ONCE):
                 rows = slice(begin, begin + IMAGES_AT_ONCE)
-                images = np.ascontiguousarray(episode.image[rows, ..., 3 * place:3 * place + 3])
-                recording.send_columns(f'camera/{name}', at(rows),
-                                       rr.Image.columns(buffer=images.reshape(len(images), -1)))
-        numbers: Dict[str, Dict[str, np.ndarray]] = {
+                images = np.ascontiguousarray(episode.image[rows, ..., 3 * place : 3 * place + 3])
+                recording.send_columns(
+                    f'camera/{name}', at(rows), rr.Image.columns(buffer=images.reshape(len(images), -1))
+                )
+        numbers: dict[str, dict[str, np.ndarray]] = {
             'reward': {'reward': episode.reward, 'return': np.cumsum(episode.reward, dtype=np.float64)},
-            'action': dict(zip(look.spec.action, episode.action.T)), **look.senses[number]}
+            'action': dict(zip(look.spec.action, episode.action.T)),
+            **look.senses[number],
+        }
         for group, columns in numbers.items():
             for name, values in columns.items():
-                recording.send_columns(f'{group}/{_entity(name)}', whole,
-                                       rr.Scalars.columns(scalars=values.astype(np.float64)))
+                recording.send_columns(
+                    f'{group}/{_entity(name)}', whole, rr.Scalars.columns(scalars=values.astype(np.float64))
+                )
         for k in (0, len(episode) - 1):
             recording.set_time('time', timestamp=np.datetime64(int(stamps[k]), 'ns'))
             recording.set_time('step', sequence=int(steps[k]))

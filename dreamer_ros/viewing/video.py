@@ -1,11 +1,12 @@
 """Frames to mp4 files."""
+
 from __future__ import annotations
 
 import itertools
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 import imageio_ffmpeg
 import numpy as np
@@ -31,11 +32,18 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
         raise InputError(f'video {path}: expected frames uint8[H, W, 3], got {got}')
     height, width = first.shape[:2]
     scale = max(1, math.ceil(HEIGHT / height))
-    scale += (scale * height % 2 or scale * width % 2)  # yuv420 wants even sizes
+    scale += scale * height % 2 or scale * width % 2  # yuv420 wants even sizes
     partial = path.with_name(f'.{path.stem}.partial{path.suffix}')
     writer = imageio_ffmpeg.write_frames(
-        str(partial), (width * scale, height * scale), fps=fps, codec='libx264', quality=7,
-        macro_block_size=1, ffmpeg_log_level='error', output_params=['-movflags', '+faststart'])
+        str(partial),
+        (width * scale, height * scale),
+        fps=fps,
+        codec='libx264',
+        quality=7,
+        macro_block_size=1,
+        ffmpeg_log_level='error',
+        output_params=['-movflags', '+faststart'],
+    )
     writer.send(None)
     try:
         for frame in itertools.chain([first], frames):

@@ -1,11 +1,12 @@
 """Small agents of each generation, and made-up batches for them."""
+
 from __future__ import annotations
 
 import torch
 
-from dreamer_ros.agents.agent import make_agent
 from dreamer_ros.agents.batch import Batch
 from dreamer_ros.agents.dreamer import Dreamer
+from dreamer_ros.agents.system import make_agent
 from dreamer_ros.config import Config, load_preset
 from dreamer_ros.nets.distributions import TWOHOT_BINS
 from dreamer_ros.nets.rssm import State
@@ -13,12 +14,35 @@ from dreamer_ros.spec import RobotSpec
 
 ACTIONS = 2
 SYSTEMS = {
-    'v1': ('dreamer', 'rssm.deter=8', 'rssm.hidden=7', 'rssm.stoch=3', 'mlp.units=9', 'conv.kind=stride',
-           'imagination.horizon=5'),
-    'v2': ('cpu', 'rssm.deter=8', 'rssm.hidden=6', 'rssm.stoch=3', 'rssm.classes=4', 'mlp.units=9',
-           'imagination.horizon=5', 'imagination.starts=0'),
-    'dreamerv2': ('dreamerv2', 'rssm.deter=8', 'rssm.hidden=6', 'rssm.stoch=3', 'rssm.classes=4', 'mlp.units=9',
-                  'conv.kind=stride', 'imagination.horizon=5'),
+    'v1': (
+        'dreamer',
+        'rssm.deter=8',
+        'rssm.hidden=7',
+        'rssm.stoch=3',
+        'mlp.units=9',
+        'conv.kind=stride',
+        'imagination.horizon=5',
+    ),
+    'v2': (
+        'cpu',
+        'rssm.deter=8',
+        'rssm.hidden=6',
+        'rssm.stoch=3',
+        'rssm.classes=4',
+        'mlp.units=9',
+        'imagination.horizon=5',
+        'imagination.starts=0',
+    ),
+    'dreamerv2': (
+        'dreamerv2',
+        'rssm.deter=8',
+        'rssm.hidden=6',
+        'rssm.stoch=3',
+        'rssm.classes=4',
+        'mlp.units=9',
+        'conv.kind=stride',
+        'imagination.horizon=5',
+    ),
     'v3': ('dreamerv3_1m', 'rssm.deter=16', 'rssm.hidden=6', 'rssm.stoch=3', 'mlp.units=9', 'imagination.horizon=5'),
 }
 
@@ -30,9 +54,19 @@ def config(system: str, *overrides: str) -> Config:
 
 def robot(actions: int = ACTIONS, image_size=(32, 32), **fields) -> RobotSpec:
     names = tuple(f'motor{i}' for i in range(actions))
-    return RobotSpec(**{
-        'name': 'robot', 'image_size': image_size, 'vector': (), 'action': names,
-        'action_low': (-1.0,) * actions, 'action_high': (1.0,) * actions, 'control_period': 0.1, 'action_repeat': 2, **fields})
+    return RobotSpec(
+        **{
+            'name': 'robot',
+            'image_size': image_size,
+            'vector': (),
+            'action': names,
+            'action_low': (-1.0,) * actions,
+            'action_high': (1.0,) * actions,
+            'control_period': 0.1,
+            'action_repeat': 2,
+            **fields,
+        }
+    )
 
 
 def agent(system: str, *overrides: str, seed: int = 0, discrete: bool = False) -> Dreamer:
@@ -40,7 +74,7 @@ def agent(system: str, *overrides: str, seed: int = 0, discrete: bool = False) -
     torch.manual_seed(seed)
     made = make_agent(config(system, *overrides), robot(discrete=discrete))
     with torch.no_grad():
-        for name, parameter in made.named_parameters():
+        for _name, parameter in made.named_parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
         for module in made.modules():
             if getattr(module, 'out_features', 0) == TWOHOT_BINS:  # values of order 1, not of 1e8
@@ -60,7 +94,11 @@ def batch(batch_size: int = 3, length: int = 6, seed: int = 0) -> Batch:
         torch.randint(0, 256, (*shape, 32, 32, 3), dtype=torch.uint8, generator=generator),
         torch.zeros(*shape, 0),
         torch.rand(*shape, ACTIONS, generator=generator) * 2 - 1,
-        torch.randn(shape, generator=generator), is_first, is_last, is_terminal)
+        torch.randn(shape, generator=generator),
+        is_first,
+        is_last,
+        is_terminal,
+    )
 
 
 def states(made: Dreamer, batch_size: int = 3, length: int = 6) -> State:

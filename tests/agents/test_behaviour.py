@@ -1,4 +1,5 @@
 """Actor and critic: which gradients flow where, and that they are the right ones."""
+
 import math
 
 import numpy as np
@@ -21,8 +22,10 @@ def double_precision():
 
 def silence(monkeypatch, behaviour, *names):
     for name in names:
+
         def nothing(*_, name=name):
             return (torch.zeros(()), {}) if name == 'actor_loss' else torch.zeros(())
+
         monkeypatch.setattr(behaviour, name, nothing)
 
 
@@ -110,9 +113,17 @@ class Recorded(torch.nn.Module):
 @pytest.mark.parametrize('distribution', ['tanh_normal', 'normal', 'truncated_normal'])
 @pytest.mark.parametrize('estimator', ['lambda', 'reward'])
 def test_dynamics_gradient_equals_finite_differences(
-        include_start, distribution, estimator, seed, monkeypatch, double_precision):
-    made = agent('v1', f'imagination.include_start={include_start}', f'actor.distribution={distribution}',
-                 f'imagination.estimator={estimator}', 'actor.entropy=0.1', 'imagination.horizon=4', seed=seed)
+    include_start, distribution, estimator, seed, monkeypatch, double_precision
+):
+    made = agent(
+        'v1',
+        f'imagination.include_start={include_start}',
+        f'actor.distribution={distribution}',
+        f'imagination.estimator={estimator}',
+        'actor.entropy=0.1',
+        'imagination.horizon=4',
+        seed=seed,
+    )
     behaviour, posterior, data = made.behaviour, states(made, 2, 3), batch(2, 3)
     if distribution == 'normal':  # clipping passes the gradient through: equal to the truth only inside ±1
         with torch.no_grad():
@@ -174,7 +185,7 @@ def reference_targets(made, dream):
         mixed = (1 - imagination.lambda_) * value[t + 1] + imagination.lambda_ * returns[t + 1]
         returns[t] = reward[t + 1] + going[t + 1] * mixed
     stacked = np.stack([returns[t] for t in range(horizon)])
-    weight = np.stack([np.prod(going[:t + 1], 0) for t in range(horizon)])
+    weight = np.stack([np.prod(going[: t + 1], 0) for t in range(horizon)])
     return stacked, weight, value[:-1]
 
 
@@ -223,8 +234,7 @@ def test_reinforce_solves_a_bandit(seed, monkeypatch):
     made = agent('v3', 'critic.replay_scale=0', 'imagination.horizon=1', 'actor.entropy=0', seed=seed)
     behaviour, posterior, data = made.behaviour, states(made, 8, 8), batch(8, 8)
     dreams = capture_dream(monkeypatch, behaviour)
-    monkeypatch.setattr(
-        made.model, 'predict_reward', lambda feature: -10 * (dreams[-1].action - 0.5).square().sum(-1))
+    monkeypatch.setattr(made.model, 'predict_reward', lambda feature: -10 * (dreams[-1].action - 0.5).square().sum(-1))
     learn_to_act(made, posterior, data, 250)
     with torch.no_grad():
         mean, _ = behaviour.distribution.parameters(behaviour.actor(posterior.feature))
@@ -233,8 +243,15 @@ def test_reinforce_solves_a_bandit(seed, monkeypatch):
 
 def actor_gradient(system, gradient, seed, discrete=False):
     """Gradients by name, of the same agent and the same random numbers for every kind of gradient."""
-    made = agent(system, f'actor.gradient={gradient}', 'actor.mix=0.3', 'actor.entropy=0.1',
-                 'critic.replay_scale=0', seed=seed, discrete=discrete)
+    made = agent(
+        system,
+        f'actor.gradient={gradient}',
+        'actor.mix=0.3',
+        'actor.entropy=0.1',
+        'critic.replay_scale=0',
+        seed=seed,
+        discrete=discrete,
+    )
     behaviour, posterior = made.behaviour, states(made)
     torch.manual_seed(seed)
     behaviour.loss(made.model, posterior, batch())[0].backward()
@@ -246,12 +263,14 @@ def actor_gradient(system, gradient, seed, discrete=False):
 @pytest.mark.parametrize('system', ['dreamerv2', 'v3'])
 def test_mixed_gradient_is_the_mix_of_both(system, discrete, seed):
     dynamics, reinforce, mixed, auto = (
-        actor_gradient(system, gradient, seed, discrete) for gradient in ('dynamics', 'reinforce', 'mixed', 'auto'))
+        actor_gradient(system, gradient, seed, discrete) for gradient in ('dynamics', 'reinforce', 'mixed', 'auto')
+    )
     for name in mixed:
         assert not torch.allclose(dynamics[name], reinforce[name], rtol=1e-3)
         scale = max(g[name].abs().max() for g in (dynamics, reinforce))
-        torch.testing.assert_close(mixed[name], 0.3 * reinforce[name] + 0.7 * dynamics[name],
-                                   rtol=1e-3, atol=1e-4 * scale.item())
+        torch.testing.assert_close(
+            mixed[name], 0.3 * reinforce[name] + 0.7 * dynamics[name], rtol=1e-3, atol=1e-4 * scale.item()
+        )
         assert torch.equal(auto[name], (reinforce if discrete else dynamics)[name])
 
 
@@ -269,8 +288,17 @@ def test_a_dream_of_choices_is_one_hot(system, seed):
 @pytest.mark.parametrize('gradient', ['dynamics', 'reinforce', 'mixed'])
 def test_a_bandit_of_choices_is_solved(gradient, seed, monkeypatch):
     """The second choice is rewarded, at every state."""
-    made = agent('v3', 'critic.replay_scale=0', 'imagination.horizon=1', 'actor.entropy=0', 'actor.unimix=0',
-                 f'actor.gradient={gradient}', 'actor.mix=0.5', seed=seed, discrete=True)
+    made = agent(
+        'v3',
+        'critic.replay_scale=0',
+        'imagination.horizon=1',
+        'actor.entropy=0',
+        'actor.unimix=0',
+        f'actor.gradient={gradient}',
+        'actor.mix=0.5',
+        seed=seed,
+        discrete=True,
+    )
     behaviour, posterior, data = made.behaviour, states(made, 8, 8), batch(8, 8)
     dreams = capture_dream(monkeypatch, behaviour)
     monkeypatch.setattr(made.model, 'predict_reward', lambda feature: dreams[-1].action[..., 1])
@@ -294,8 +322,11 @@ def test_critic_regresses_on_the_returns_and_its_slow_copy(seed, monkeypatch):
     with torch.no_grad():
         raw = behaviour.critic(feature)
         slow = distribution.mean(behaviour.slow_critic(feature))
-        both = (distribution.loss(raw, torch.tensor(returns, dtype=torch.float32))
-                + distribution.loss(raw, slow)).double().numpy()
+        both = (
+            (distribution.loss(raw, torch.tensor(returns, dtype=torch.float32)) + distribution.loss(raw, slow))
+            .double()
+            .numpy()
+        )
     assert loss.item() == pytest.approx((weight * both).mean(), rel=1e-4)
 
 

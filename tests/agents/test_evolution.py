@@ -1,4 +1,5 @@
 """CMA-ES in buffers: it solves known problems and goes on exactly where it was."""
+
 import pytest
 import torch
 
@@ -13,8 +14,9 @@ def rosenbrock(x):
     return -(100 * (x[:, 1:] - x[:, :-1].square()).square() + (1 - x[:, :-1]).square()).sum(-1)
 
 
-@pytest.mark.parametrize('fitness, size, generations, optimum', [
-    (sphere, 10, 150, torch.arange(10.0)), (rosenbrock, 5, 400, torch.ones(5))])
+@pytest.mark.parametrize(
+    'fitness, size, generations, optimum', [(sphere, 10, 150, torch.arange(10.0)), (rosenbrock, 5, 400, torch.ones(5))]
+)
 def test_known_optimum_is_found(fitness, size, generations, optimum, seed):
     torch.manual_seed(seed)
     evolution = Evolution(size, 16, 0.5)

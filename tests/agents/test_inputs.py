@@ -1,11 +1,12 @@
 """Agents of robots with several cameras, with vector inputs, and with no camera: trained, exported, run."""
+
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
 
-from dreamer_ros.agents.agent import make_agent
+from dreamer_ros.agents.system import make_agent
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import export
 from dreamer_ros.policy.runner import PolicyRunner
@@ -37,7 +38,10 @@ def samples(spec, rng, batch=3, length=7):
         vector=(10.0 ** rng.uniform(-2, 4, (*shape, len(spec.vector)))).astype(np.float32),
         action=rng.uniform(-1, 1, (*shape, ACTIONS)).astype(np.float32),
         reward=rng.normal(size=shape).astype(np.float32),
-        is_first=is_first, is_last=np.zeros(shape, bool), is_terminal=np.zeros(shape, bool))
+        is_first=is_first,
+        is_last=np.zeros(shape, bool),
+        is_terminal=np.zeros(shape, bool),
+    )
 
 
 @pytest.mark.parametrize('name, system', EVERY)
@@ -47,8 +51,9 @@ def test_updates_and_the_exported_policy(name, system, tmp_path, rng, seed):
     data = samples(spec, rng)
     losses = [{key: float(value) for key, value in learner.update(data).items()} for _ in range(3)]
     assert all(np.isfinite(list(line.values())).all() for line in losses)
-    assert all(('image_loss' in line, 'vector_loss' in line) == (bool(spec.cameras), bool(spec.vector))
-               for line in losses)
+    assert all(
+        ('image_loss' in line, 'vector_loss' in line) == (bool(spec.cameras), bool(spec.vector)) for line in losses
+    )
 
     policy = learner.policy
     export(policy, spec, tmp_path / 'p.onnx', {'version': 1, 'system': 'dreamer', 'preset': 'test'})
@@ -61,8 +66,7 @@ def test_updates_and_the_exported_policy(name, system, tmp_path, rng, seed):
         action = runner.act(*seen, step == 0, explore=False)
         with torch.no_grad():
             used = [torch.from_numpy(x)[None] for x in seen if x is not None]
-            expected, state = policy(
-                *used, torch.tensor([step == 0]), state, torch.zeros(1, policy.noise_size))
+            expected, state = policy(*used, torch.tensor([step == 0]), state, torch.zeros(1, policy.noise_size))
         worst = max(worst, float(np.abs(action - expected[0].numpy()).max()))
     assert worst < 1e-4
 
@@ -80,8 +84,12 @@ def test_the_losses_of_what_is_perceived(name, system, rng, seed):
         predicted = model.vector_decoder(states.feature).detach().double().numpy()
         value = batch.vector.double().numpy()
         target = np.sign(value) * np.log(1 + np.abs(value))
-        expected = np.mean([0.5 * ((p - t) ** 2).sum() for p, t in
-                            zip(predicted.reshape(-1, len(JOINTS)), target.reshape(-1, len(JOINTS)))])
+        expected = np.mean(
+            [
+                0.5 * ((p - t) ** 2).sum()
+                for p, t in zip(predicted.reshape(-1, len(JOINTS)), target.reshape(-1, len(JOINTS)))
+            ]
+        )
         assert float(metrics['vector_loss']) == pytest.approx(expected, rel=1e-5)
         assert touched(model.vector_decoder) and touched(model.encoder.encoders['vector'])
     else:
@@ -116,13 +124,16 @@ def test_a_robot_without_camera_has_no_dream_to_show(rng):
         Learner(preset, spec, 'cpu').dream(samples(spec, rng))
 
 
-@pytest.mark.parametrize('overrides, change, expected, got', [
-    (('env.inputs=image',), dict(vector=JOINTS), 'images of 32x32', 'images of 32x32 and joint states'),
-    (('env.inputs=both',), {}, 'images of 32x32 and joint states', 'images of 32x32'),
-    (('env.inputs=vector',), {}, 'joint states', 'images of 32x32'),
-    (('env.cameras=[0, 1]',), {}, 'images of 32x32 of 2 cameras', 'images of 32x32'),
-    (('env.image_size=[32, 48]',), {}, 'images of 32x48', 'images of 32x32'),
-])
+@pytest.mark.parametrize(
+    'overrides, change, expected, got',
+    [
+        (('env.inputs=image',), dict(vector=JOINTS), 'images of 32x32', 'images of 32x32 and joint states'),
+        (('env.inputs=both',), {}, 'images of 32x32 and joint states', 'images of 32x32'),
+        (('env.inputs=vector',), {}, 'joint states', 'images of 32x32'),
+        (('env.cameras=[0, 1]',), {}, 'images of 32x32 of 2 cameras', 'images of 32x32'),
+        (('env.image_size=[32, 48]',), {}, 'images of 32x48', 'images of 32x32'),
+    ],
+)
 def test_a_robot_that_perceives_something_else_is_refused(overrides, change, expected, got):
     with pytest.raises(InputError, match=f' expects {expected}, the robot robot sends {got}$'):
         make_agent(config('v3', *overrides), dataclasses.replace(robot(), **change))

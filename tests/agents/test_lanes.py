@@ -1,4 +1,5 @@
 """A whole update in two lanes is the update in one."""
+
 import pytest
 import torch
 

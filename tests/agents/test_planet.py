@@ -1,13 +1,14 @@
 """PlaNet: the policy is filter, planner and exploration; overshooting, 5-bit images and the loss are the paper's."""
+
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
 
-from dreamer_ros.agents.agent import make_agent
 from dreamer_ros.agents.overshooting import overshooting_loss
 from dreamer_ros.agents.planner import cross_entropy_method
+from dreamer_ros.agents.system import make_agent
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.nets.conv import unit_image
@@ -15,8 +16,16 @@ from dreamer_ros.nets.rssm import State
 from tests.agents.small import ACTIONS, batch, robot
 
 PLANNER = {'horizon': 3, 'candidates': 12, 'iterations': 2, 'elites': 4}
-SMALL = ('env.image_size=32', 'conv.kind=stride', 'conv.depth=2', 'rssm.deter=8', 'rssm.hidden=7', 'rssm.stoch=3',
-         'mlp.units=9', *(f'planner.{key}={value}' for key, value in PLANNER.items()))
+SMALL = (
+    'env.image_size=32',
+    'conv.kind=stride',
+    'conv.depth=2',
+    'rssm.deter=8',
+    'rssm.hidden=7',
+    'rssm.stoch=3',
+    'mlp.units=9',
+    *(f'planner.{key}={value}' for key, value in PLANNER.items()),
+)
 
 
 def agent(*overrides, seed=0):
@@ -82,15 +91,17 @@ def test_is_first_forgets_the_state(seed):
     policy, data = agent(seed=seed).policy(), batch(1, 1)
     noise = torch.randn(1, policy.noise_size)
     with torch.no_grad():
-        results = [policy(data.image[:, 0], torch.tensor([first]), torch.randn(1, policy.state_size), noise)[1]
-                   for first in (True, True, False)]
+        results = [
+            policy(data.image[:, 0], torch.tensor([first]), torch.randn(1, policy.state_size), noise)[1]
+            for first in (True, True, False)
+        ]
     torch.testing.assert_close(results[0], results[1])
     assert not torch.allclose(results[0], results[2])
 
 
 def kl(left, right):
     (m1, s1), (m2, s2) = (x.double().chunk(2, -1) for x in (left, right))
-    return (torch.log(s2 / s1) + (s1 ** 2 + (m1 - m2) ** 2) / (2 * s2 ** 2) - 0.5).sum(-1)
+    return (torch.log(s2 / s1) + (s1**2 + (m1 - m2) ** 2) / (2 * s2**2) - 0.5).sum(-1)
 
 
 @pytest.mark.parametrize('distance', [1, 3, 9])
@@ -107,11 +118,11 @@ def test_overshooting_is_its_definition(distance, seed, monkeypatch):
             terms = []
             for b in range(3):
                 for t in range(6 - d):
-                    if data.is_first[b, t + 1:t + d + 1].any():
+                    if data.is_first[b, t + 1 : t + d + 1].any():
                         continue
-                    at = State(states.deter[b:b + 1, t], states.stoch[b:b + 1, t])
+                    at = State(states.deter[b : b + 1, t], states.stoch[b : b + 1, t])
                     for k in range(t + 1, t + d + 1):
-                        at = rssm.imagine_step(at, data.previous_action[b:b + 1, k], rssm.latent.noise(1))
+                        at = rssm.imagine_step(at, data.previous_action[b : b + 1, k], rssm.latent.noise(1))
                     terms.append(max(0.0, kl(posterior[b, t + d], rssm.prior(at.deter)[0]).item() - free))
             by_distance.append(np.mean(terms))
     assert data.is_first[:, 1:].any()
@@ -188,8 +199,14 @@ def test_hyperparameters_of_the_paper():
     assert (planner.horizon, planner.candidates, planner.iterations, planner.elites) == (12, 1000, 10, 100)
     assert (optimizer.kind, optimizer.model_lr, optimizer.eps, optimizer.clip) == ('adam', 1e-3, 1e-4, 1000.0)
     assert (config.schedule.batch, config.schedule.length) == (50, 50)
-    repeats = {'cartpole_swingup': 8, 'cheetah_run': 4, 'cup_catch': 4, 'reacher_easy': 4, 'finger_spin': 2,
-               'walker_walk': 2}
+    repeats = {
+        'cartpole_swingup': 8,
+        'cheetah_run': 4,
+        'cup_catch': 4,
+        'reacher_easy': 4,
+        'finger_spin': 2,
+        'walker_walk': 2,
+    }
     assert {task: config.action_repeat_for(task) for task in repeats} == repeats
 
 

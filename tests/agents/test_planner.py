@@ -1,4 +1,5 @@
 """The cross-entropy method: it finds optima, refits as written, and is one pure function of its noise."""
+
 import numpy as np
 import torch
 
@@ -37,7 +38,8 @@ def test_is_the_papers_loop(rng):
         mean, std = best.mean(0), np.sqrt(best.var(0) + 1e-6)
     weights = torch.tensor(weights)
     plan = cross_entropy_method(
-        lambda drawn, iteration: (weights[iteration] * drawn).sum((-2, -1)), torch.tensor(noise), elites)
+        lambda drawn, iteration: (weights[iteration] * drawn).sum((-2, -1)), torch.tensor(noise), elites
+    )
     np.testing.assert_allclose(plan[0].numpy(), mean, atol=1e-9)
 
 
@@ -46,7 +48,7 @@ def test_rows_of_a_batch_do_not_mix(seed):
     optimum, noise = torch.rand(4, 3, 2) * 2 - 1, torch.randn(5, 4, 60, 3, 2)
     together = cross_entropy_method(quadratic(optimum), noise, 10)
     for row in range(4):
-        alone = cross_entropy_method(quadratic(optimum[row:row + 1]), noise[:, row:row + 1], 10)
+        alone = cross_entropy_method(quadratic(optimum[row : row + 1]), noise[:, row : row + 1], 10)
         torch.testing.assert_close(together[row], alone[0])
 
 

@@ -1,4 +1,5 @@
 """Return estimators against the sums of the Dreamer paper, written out; alignment with dreamed states."""
+
 import math
 
 import numpy as np
@@ -17,16 +18,15 @@ def product(values):
 def bootstrapped(reward, value, discount, start, k):
     """V_N^k of index `start`: k rewards, discounted, then the value; shorter at the end of the trajectory."""
     k = min(k, len(reward) - start)
-    total = sum(product(discount[start:start + j]) * reward[start + j] for j in range(k))
-    return total + product(discount[start:start + k]) * value[start + k - 1]
+    total = sum(product(discount[start : start + j]) * reward[start + j] for j in range(k))
+    return total + product(discount[start : start + k]) * value[start + k - 1]
 
 
 def paper_lambda(reward, value, discount, start, lambda_):
     """V_λ = (1 − λ) Σ_{n=1}^{H−1} λ^{n−1} V_N^n + λ^{H−1} V_N^H."""
     horizon = len(reward)
     head = sum(lambda_ ** (n - 1) * bootstrapped(reward, value, discount, start, n) for n in range(1, horizon))
-    return ((1 - lambda_) * head
-            + lambda_ ** (horizon - 1) * bootstrapped(reward, value, discount, start, horizon))
+    return (1 - lambda_) * head + lambda_ ** (horizon - 1) * bootstrapped(reward, value, discount, start, horizon)
 
 
 def trajectories(rng, horizon, count=4):
@@ -67,10 +67,19 @@ def test_reward_returns(rng):
 
 def behaviour(include_start, estimator, horizon, n_steps=15):
     gradient = 'reinforce' if include_start else 'dynamics'
-    return Behaviour(config(
-        'v3', f'imagination.include_start={include_start}', f'imagination.estimator={estimator}',
-        f'imagination.horizon={horizon}', f'imagination.n_steps={n_steps}', 'imagination.lambda_=0.8',
-        f'actor.gradient={gradient}'), 6, 2)
+    return Behaviour(
+        config(
+            'v3',
+            f'imagination.include_start={include_start}',
+            f'imagination.estimator={estimator}',
+            f'imagination.horizon={horizon}',
+            f'imagination.n_steps={n_steps}',
+            'imagination.lambda_=0.8',
+            f'actor.gradient={gradient}',
+        ),
+        6,
+        2,
+    )
 
 
 @pytest.mark.parametrize('estimator', ['lambda', 'n_step', 'reward'])
@@ -83,7 +92,9 @@ def test_targets_belong_to_their_states(rng, include_start, estimator, horizon, 
     value = rng.normal(size=(horizon + 1, 3))
     returns, weight, span = behaviour(include_start, estimator, horizon, n_steps).targets(
         torch.tensor(np.stack([arriving[s] for s in range(1, horizon + 1)])),
-        torch.tensor(discount), torch.tensor(value))
+        torch.tensor(discount),
+        torch.tensor(value),
+    )
     states = list(range(horizon + 1))[span]
     # Dreamer: v(s) counts the reward of arriving at s. DreamerV3: it counts from the next one on.
     assert states == list(range(0 if include_start else 1, horizon))
@@ -109,7 +120,7 @@ def test_targets_belong_to_their_states(rng, include_start, estimator, horizon, 
             expected = expected + 0.8 ** (horizon - 1) * estimate(state, horizon)
         np.testing.assert_allclose(returns[row], expected, rtol=1e-10, err_msg=f's_{state}')
         # V2 and V3 also ask whether the start state itself goes on; Dreamer's targets start with weight 1
-        passed = range(0, state + 1) if include_start else range(1, state)
+        passed = range(state + 1) if include_start else range(1, state)
         np.testing.assert_allclose(weight[row], product(discount[s] for s in passed) * np.ones(3))
     assert len(returns) == len(weight) == len(states)
 

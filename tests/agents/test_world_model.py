@@ -1,11 +1,12 @@
 """World-model loss: every term from its definition, the KL's gradients, parameter counts of the paper."""
+
 import numpy as np
 import pytest
 import torch
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from dreamer_ros.agents.agent import make_agent
+from dreamer_ros.agents.system import make_agent
 from dreamer_ros.config import load_preset
 from tests.agents.small import agent, batch, config, robot, touched
 
@@ -31,8 +32,15 @@ def test_parameter_counts_of_dreamerv3(preset, expected):
     with torch.device('meta'):
         made = make_agent(load_preset(preset), robot(6, (64, 64)))
     model, behaviour = made.model, made.behaviour
-    modules = (model.rssm, model.encoder, model.decoder, model.reward, model.continuation, behaviour.actor,
-               behaviour.critic)
+    modules = (
+        model.rssm,
+        model.encoder,
+        model.decoder,
+        model.reward,
+        model.continuation,
+        behaviour.actor,
+        behaviour.critic,
+    )
     assert tuple(sum(p.numel() for p in module.parameters()) for module in modules) == expected
 
 
@@ -62,7 +70,7 @@ def observed(made, data, seed):
 
 def gaussian_kl(left, right):
     (m1, s1), (m2, s2) = (x.double().chunk(2, -1) for x in (left, right))
-    return (torch.log(s2 / s1) + (s1 ** 2 + (m1 - m2) ** 2) / (2 * s2 ** 2) - 0.5).sum(-1)
+    return (torch.log(s2 / s1) + (s1**2 + (m1 - m2) ** 2) / (2 * s2**2) - 0.5).sum(-1)
 
 
 def categorical_kl(left, right):
@@ -72,9 +80,18 @@ def categorical_kl(left, right):
 @pytest.mark.parametrize('kl_free, free', [('mean', 0.0), ('mean', 1e3), ('step', 0.0), ('step', 2.0), ('step', 1e3)])
 @pytest.mark.parametrize('system', ['v1', 'v3'])
 def test_loss_is_the_sum_of_its_terms(system, kl_free, free, seed):
-    made = agent(system, f'loss.kl_free={kl_free}', f'loss.free_nats={free}', 'loss.dynamics_scale=0.7',
-                 'loss.representation_scale=0.2', 'loss.reward_scale=3', 'loss.image_scale=0.5',
-                 'loss.continue_head=true', 'loss.continue_scale=10', seed=seed)
+    made = agent(
+        system,
+        f'loss.kl_free={kl_free}',
+        f'loss.free_nats={free}',
+        'loss.dynamics_scale=0.7',
+        'loss.representation_scale=0.2',
+        'loss.reward_scale=3',
+        'loss.image_scale=0.5',
+        'loss.continue_head=true',
+        'loss.continue_scale=10',
+        seed=seed,
+    )
     model, data = made.model, batch()
     states, posterior, prior = observed(made, data, seed)
     torch.manual_seed(seed)
@@ -108,9 +125,17 @@ def test_loss_is_the_sum_of_its_terms(system, kl_free, free, seed):
 
 
 def kl_only(system, dynamics, representation, *overrides, seed):
-    made = agent(system, f'loss.dynamics_scale={dynamics}', f'loss.representation_scale={representation}',
-                 'loss.image_scale=0', 'loss.reward_scale=0', 'loss.continue_head=false', 'loss.free_nats=0',
-                 *overrides, seed=seed)
+    made = agent(
+        system,
+        f'loss.dynamics_scale={dynamics}',
+        f'loss.representation_scale={representation}',
+        'loss.image_scale=0',
+        'loss.reward_scale=0',
+        'loss.continue_head=false',
+        'loss.free_nats=0',
+        *overrides,
+        seed=seed,
+    )
     made.zero_grad()
     return made
 
@@ -137,8 +162,9 @@ def test_kl_balance_trains_prior_and_posterior_apart(system, seed):
         for name, gradient in gradients(made.model.rssm).items():
             if name.startswith(('prior', 'posterior')):
                 scale = scales[0] if name.startswith('prior') else scales[1]
-                torch.testing.assert_close(taken.get(name, torch.zeros_like(gradient)), scale * gradient,
-                                           rtol=1e-3, atol=1e-5)
+                torch.testing.assert_close(
+                    taken.get(name, torch.zeros_like(gradient)), scale * gradient, rtol=1e-3, atol=1e-5
+                )
 
 
 def test_equal_scales_have_the_gradient_of_the_plain_kl(seed):
@@ -262,8 +288,17 @@ def test_contrastive_loss_is_the_papers(shape, rng, seed, monkeypatch):
 def test_contrastive_learning_tells_observations_apart(seed):
     """Eight plain colours: states and embeddings of one find each other."""
     torch.manual_seed(seed)
-    made = make_agent(config('v1', 'loss.representation=contrastive', 'loss.reward_scale=0', 'loss.dynamics_scale=0',
-                             'loss.representation_scale=0', 'conv.depth=4'), robot())
+    made = make_agent(
+        config(
+            'v1',
+            'loss.representation=contrastive',
+            'loss.reward_scale=0',
+            'loss.dynamics_scale=0',
+            'loss.representation_scale=0',
+            'conv.depth=4',
+        ),
+        robot(),
+    )
     data = batch(8, 1)
     colours = torch.tensor([[r, g, b] for r in (0, 255) for g in (0, 255) for b in (0, 255)], dtype=torch.uint8)
     data.image[:] = colours[:, None, None, None]
@@ -284,8 +319,15 @@ def test_thumbnail_loss_is_its_definition(rng, seed):
     made = agent('v2', seed=seed)
     feature, image = torch.randn(6, made.model.rssm.feature_size), rng.integers(0, 256, (6, 32, 32, 3), np.uint8)
     loss = made.model.thumbnail_loss(feature, torch.from_numpy(image))
-    means = np.array([[one[4 * row:4 * row + 4, 4 * column:4 * column + 4, channel].mean() / 255
-                       for channel, row, column in np.ndindex(3, 8, 8)] for one in image])
+    means = np.array(
+        [
+            [
+                one[4 * row : 4 * row + 4, 4 * column : 4 * column + 4, channel].mean() / 255
+                for channel, row, column in np.ndindex(3, 8, 8)
+            ]
+            for one in image
+        ]
+    )
     target = (means - means.mean(0)) / (means.std(0) + 0.01)
     with torch.no_grad():
         predicted = made.model.projector(feature).numpy()
@@ -301,7 +343,7 @@ def test_redundancy_loss_is_the_papers(rng, seed):
     for i, j in np.ndindex(width, width):
         pair = [(x - x.mean()) / x.std(ddof=1) for x in (left[:, i], right[:, j])]
         correlation = sum(a * b for a, b in zip(*pair)) / rows
-        expected += (correlation - 1) ** 2 if i == j else 5e-4 * correlation ** 2
+        expected += (correlation - 1) ** 2 if i == j else 5e-4 * correlation**2
     loss = made.model.redundancy_loss(*(torch.tensor(x, dtype=torch.float32) for x in (feature, embed)))
     assert loss.item() == pytest.approx(expected, rel=1e-4)
 
@@ -309,8 +351,9 @@ def test_redundancy_loss_is_the_papers(rng, seed):
 def test_redundancy_gradients_reach_the_states_and_no_embedding(seed):
     """The target is fixed: an encoder that could move it would make all images alike."""
     model = agent('v3', 'loss.representation=redundancy', seed=seed).model
-    feature, embed = (torch.randn(12, size, requires_grad=True)
-                      for size in (model.rssm.feature_size, model.encoder.output_size))
+    feature, embed = (
+        torch.randn(12, size, requires_grad=True) for size in (model.rssm.feature_size, model.encoder.output_size)
+    )
     model.redundancy_loss(feature, embed).backward()
     assert feature.grad.any() and embed.grad is None and model.projector.weight.grad.any()
 

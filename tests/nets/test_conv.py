@@ -1,4 +1,5 @@
 """Image encoders and decoders: shapes for every size, equality with the plain definition of each layer."""
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -88,8 +89,9 @@ def test_upsample_conv_is_upsample_then_conv(shape, seed):
     taken = layer(x)
     expected = F.conv2d(F.interpolate(x, scale_factor=2, mode='nearest'), layer.weight, layer.bias, padding=2)
     torch.testing.assert_close(taken, expected)
-    for a, b in zip(torch.autograd.grad((taken * pull).sum(), parameters),
-                    torch.autograd.grad((expected * pull).sum(), parameters)):
+    for a, b in zip(
+        torch.autograd.grad((taken * pull).sum(), parameters), torch.autograd.grad((expected * pull).sum(), parameters)
+    ):
         torch.testing.assert_close(a, b)
 
 

@@ -1,4 +1,5 @@
 """Scalar and action distributions against float64 references written from their definitions."""
+
 import math
 
 import numpy as np
@@ -8,7 +9,16 @@ from scipy.special import erfinv as exact_erfinv
 from scipy.stats import kstest, truncnorm
 
 from dreamer_ros.nets.distributions import (
-    ACTIONS, BoundedNormal, Normal, OneHot, TanhNormal, TruncatedNormal, TwoHot, bounded, erfinv)
+    ACTIONS,
+    BoundedNormal,
+    Normal,
+    OneHot,
+    TanhNormal,
+    TruncatedNormal,
+    TwoHot,
+    bounded,
+    erfinv,
+)
 from dreamer_ros.nets.layers import softplus_inverse, symexp, symlog
 
 BINS = np.array([math.copysign(math.expm1(abs(x)), x) for x in (-20.0 + 40.0 * i / 254 for i in range(255))])
@@ -134,12 +144,19 @@ def tanh_normal_log_density(raw_mean, raw_std, action):
 def test_tanh_normal_log_prob(rng):
     raw = rng.normal(0, 3, (50, 6)).astype(np.float32)
     action = np.tanh(rng.normal(0, 1.5, (50, 3))).astype(np.float32)
-    action[:5] = [[0.0, 0.999, -0.999], [0.9999, -0.9999, 0.5], [0.99999, -0.99999, -0.5], [1e-6, -1e-6, 0.1],
-                  [0, 0, 0]]
-    expected = tanh_normal_log_density(*raw.astype(np.float64).reshape(50, 2, 3).swapaxes(0, 1),
-                                       action.astype(np.float64)).sum(-1)
+    action[:5] = [
+        [0.0, 0.999, -0.999],
+        [0.9999, -0.9999, 0.5],
+        [0.99999, -0.99999, -0.5],
+        [1e-6, -1e-6, 0.1],
+        [0, 0, 0],
+    ]
+    expected = tanh_normal_log_density(
+        *raw.astype(np.float64).reshape(50, 2, 3).swapaxes(0, 1), action.astype(np.float64)
+    ).sum(-1)
     np.testing.assert_allclose(
-        TanhNormal().log_prob(torch.tensor(raw), torch.tensor(action)), expected, rtol=1e-3, atol=2e-3)
+        TanhNormal().log_prob(torch.tensor(raw), torch.tensor(action)), expected, rtol=1e-3, atol=2e-3
+    )
 
 
 @pytest.mark.parametrize('mean, std', [(0.0, -5.0), (2.0, -4.0), (-8.0, -5.2), (0.3, -8.0)])
@@ -196,8 +213,12 @@ def test_truncated_normal_log_prob_and_entropy(rng):
     reference = truncated_reference(raw)
     action = reference.ppf(rng.uniform(size=44))
     tensor = torch.tensor(raw)
-    np.testing.assert_allclose(TruncatedNormal().log_prob(tensor, torch.tensor(action)[:, None]),
-                               reference.logpdf(action), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        TruncatedNormal().log_prob(tensor, torch.tensor(action)[:, None]),
+        reference.logpdf(action),
+        rtol=1e-6,
+        atol=1e-6,
+    )
     np.testing.assert_allclose(TruncatedNormal().entropy(tensor), reference.entropy(), rtol=1e-6, atol=1e-6)
 
 
@@ -215,7 +236,7 @@ def test_truncated_normal_moves_with_its_parameters_at_a_fixed_quantile(rng):
     raw = rng.normal(0, 1.5, (30, 2))
     tensor = torch.tensor(raw, requires_grad=True)
     action = TruncatedNormal().sample(tensor, torch.tensor(rng.normal(size=(30, 1))))
-    gradient, = torch.autograd.grad(action.sum(), tensor)
+    (gradient,) = torch.autograd.grad(action.sum(), tensor)
     quantile = truncated_reference(raw).cdf(action.detach()[:, 0].numpy())
     for column in range(2):
         step = np.zeros(2)
@@ -260,7 +281,7 @@ def test_extreme_outputs_of_the_network_stay_finite(name):
     for noise in (-6.0, 0.0, 6.0):
         action = distribution.sample(raw, torch.full((25, 1), noise))
         total = action + distribution.entropy(raw) + distribution.log_prob(raw, action.detach())
-        gradient, = torch.autograd.grad(total.sum(), raw)
+        (gradient,) = torch.autograd.grad(total.sum(), raw)
         assert torch.isfinite(total).all() and torch.isfinite(gradient).all()
 
 
@@ -269,8 +290,9 @@ def test_one_hot_probabilities(rng):
     probs = 0.99 * np.exp(log_softmax(logits.astype(np.float64))) + 0.01 / 4
     choice = rng.integers(0, 4, 50)
     distribution, tensor = OneHot(0.01), torch.tensor(logits)
-    np.testing.assert_allclose(distribution.log_prob(tensor, torch.eye(4)[choice]),
-                               np.log(probs[np.arange(50), choice]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        distribution.log_prob(tensor, torch.eye(4)[choice]), np.log(probs[np.arange(50), choice]), rtol=1e-4, atol=1e-5
+    )
     np.testing.assert_allclose(distribution.entropy(tensor), -(probs * np.log(probs)).sum(-1), rtol=1e-4)
     pure = OneHot(0.0).parameters(tensor)
     np.testing.assert_allclose(pure, log_softmax(logits.astype(np.float64)), rtol=1e-4, atol=1e-5)
@@ -299,8 +321,8 @@ def test_one_hot_gradient_is_that_of_the_probabilities(rng):
     weight = torch.tensor(rng.normal(0, 1, (6, 4)))
     sample = OneHot(0.01).sample(logits, torch.tensor(rng.normal(0, 1, (6, 4))))
     assert torch.equal(sample.detach(), torch.eye(4, dtype=torch.float64)[sample.argmax(-1)])
-    taken, = torch.autograd.grad((sample * weight).sum(), logits)
-    expected, = torch.autograd.grad((OneHot(0.01).parameters(logits).exp() * weight).sum(), logits)
+    (taken,) = torch.autograd.grad((sample * weight).sum(), logits)
+    (expected,) = torch.autograd.grad((OneHot(0.01).parameters(logits).exp() * weight).sum(), logits)
     torch.testing.assert_close(taken, expected)
 
 

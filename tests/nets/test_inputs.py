@@ -1,4 +1,5 @@
 """Encoders of images, vectors and both, against their definition."""
+
 import pytest
 import torch
 from torch import nn

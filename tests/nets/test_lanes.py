@@ -1,4 +1,5 @@
 """Two lanes against one: equal results and gradients, whatever is differentiated, in every mode of torch."""
+
 import pytest
 import torch
 from torch import nn
@@ -35,8 +36,10 @@ def test_gradients_of_inputs_and_parameters(opened, dim, rows, seed):
         x.grad = y.grad = None
         return found
 
-    for taken, expected in zip(gradients(lambda: lanes.by_rows(function, x, y, still, modules=[net], dim=dim)),
-                               gradients(lambda: function(x, y, still))):
+    for taken, expected in zip(
+        gradients(lambda: lanes.by_rows(function, x, y, still, modules=[net], dim=dim)),
+        gradients(lambda: function(x, y, still)),
+    ):
         torch.testing.assert_close(taken, expected)
 
 
@@ -56,7 +59,7 @@ def test_modes_reach_both_lanes(opened):
 
     def function(x):
         seen.append((torch.is_grad_enabled(), net(x).dtype))
-        return net(x),
+        return (net(x),)
 
     with torch.no_grad():
         assert not lanes.by_rows(function, x)[0].requires_grad
@@ -72,7 +75,7 @@ def test_lanes_within_lanes_and_errors_do_not_hang(opened):
     def second_half_fails(x):
         if x[0] == 2:
             raise ValueError('row 2')
-        return x,
+        return (x,)
 
     with pytest.raises(ValueError, match='row 2'):
         lanes.by_rows(second_half_fails, torch.arange(4))

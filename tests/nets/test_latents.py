@@ -1,4 +1,5 @@
 """Gaussian and categorical latents: statistics, samples, divergences and their gradients."""
+
 import math
 
 import numpy as np
@@ -61,8 +62,9 @@ def test_categorical_kl_and_entropy(rng):
     latent = CategoricalLatent(3, 4, 0.01)
     left, right = (latent.stats(tensor(rng, 5, 2, 12, scale=3.0)).double() for _ in range(2))
     reference_left, reference_right = (Categorical(logits=x.transpose(-1, -2)) for x in (left, right))
-    torch.testing.assert_close(latent.kl(left, right), kl_divergence(reference_left, reference_right).sum(-1),
-                               rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        latent.kl(left, right), kl_divergence(reference_left, reference_right).sum(-1), rtol=1e-6, atol=1e-6
+    )
     torch.testing.assert_close(latent.entropy(left), reference_left.entropy().sum(-1), rtol=1e-6, atol=1e-6)
 
 

@@ -1,4 +1,5 @@
 """The RMS norm with its own backward pass against autograd's."""
+
 import pytest
 import torch
 

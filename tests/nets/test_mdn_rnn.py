@@ -1,4 +1,5 @@
 """The memory of World Models against scipy, torch.nn.LSTM and the paper's formulas."""
+
 import numpy as np
 import pytest
 import scipy.special
@@ -21,8 +22,9 @@ def test_log_likelihood_is_that_of_a_gaussian_mixture(rng):
     for index in np.ndindex(2, 3, 4):
         b, t, d = index
         share = scipy.special.softmax(logits[b, t, :, d])
-        expected[index] = np.log(sum(
-            share[k] * scipy.stats.norm.pdf(z[index], mean[b, t, k, d], std[b, t, k, d]) for k in range(5)))
+        expected[index] = np.log(
+            sum(share[k] * scipy.stats.norm.pdf(z[index], mean[b, t, k, d], std[b, t, k, d]) for k in range(5))
+        )
     np.testing.assert_allclose(made.log_prob(torch.from_numpy(z)).numpy(), expected, rtol=1e-10)
 
 
@@ -81,8 +83,10 @@ def test_filter_restarts_where_an_episode_begins(seed):
     is_first[1, 3] = True
     with torch.no_grad():
         whole = memory.filter(z, action, is_first)
-        parts = [memory.filter(z[1:, :3], action[1:, :3], is_first[1:, :3]),
-                 memory.filter(z[1:, 3:], action[1:, 3:], is_first[1:, 3:])]
+        parts = [
+            memory.filter(z[1:, :3], action[1:, :3], is_first[1:, :3]),
+            memory.filter(z[1:, 3:], action[1:, 3:], is_first[1:, 3:]),
+        ]
     for name in ('h', 'c'):
         torch.testing.assert_close(getattr(whole, name)[1], torch.cat([getattr(p, name)[0] for p in parts]))
         assert not getattr(whole, name)[:, 0].any() and not getattr(whole, name)[1, 3].any()

@@ -1,4 +1,5 @@
 """Recurrent cells against naive references, and the scan: resets, single steps, noise."""
+
 import numpy as np
 import pytest
 import torch
@@ -6,12 +7,13 @@ from torch import nn
 
 from dreamer_ros.config import RssmConfig
 from dreamer_ros.nets.layers import BlockLinear, RMSNorm, dense, from_blocks, to_blocks, truncated_normal
-from dreamer_ros.nets.rssm import RSSM, BlockGRU, GRU, LayerNormGRU, State
+from dreamer_ros.nets.rssm import GRU, RSSM, BlockGRU, LayerNormGRU, State
 
 SYSTEMS = {
     'v1': dict(deter=8, hidden=7, stoch=3, classes=0, cell='gru', prior_layers=1, activation='elu', norm='none'),
-    'v2': dict(deter=8, hidden=6, stoch=3, classes=4, cell='layernorm_gru', prior_layers=1, activation='elu',
-               norm='layer'),
+    'v2': dict(
+        deter=8, hidden=6, stoch=3, classes=4, cell='layernorm_gru', prior_layers=1, activation='elu', norm='layer'
+    ),
     'v3': dict(deter=8, hidden=6, stoch=3, classes=4, cell='block_gru', blocks=4, posterior_layers=2),
 }
 EMBED, ACTION = 5, 2
@@ -55,12 +57,13 @@ def silu(x):
 
 def layer_norm(x, norm):
     deviation = x - x.mean(-1, keepdims=True)
-    return (deviation / np.sqrt((deviation ** 2).mean(-1, keepdims=True) + 1e-3) * numbers(norm.weight)
-            + numbers(norm.bias))
+    return deviation / np.sqrt((deviation**2).mean(-1, keepdims=True) + 1e-3) * numbers(norm.weight) + numbers(
+        norm.bias
+    )
 
 
 def rms_norm(x, norm):
-    return x / np.sqrt((x ** 2).mean(-1, keepdims=True) + 1e-4) * numbers(norm.scale)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-4) * numbers(norm.scale)
 
 
 def linear(x, layer):
@@ -106,8 +109,14 @@ def test_block_gru_block_by_block(rng, seed):
     def project(x, layer):
         return silu(rms_norm(linear(x, layer[0]), layer[1]))
 
-    shared = np.concatenate([project(deter, cell.deter_in), project(stoch, cell.stoch_in),
-                             project(action / np.maximum(1.0, np.abs(action)), cell.action_in)], -1)
+    shared = np.concatenate(
+        [
+            project(deter, cell.deter_in),
+            project(stoch, cell.stoch_in),
+            project(action / np.maximum(1.0, np.abs(action)), cell.action_in),
+        ],
+        -1,
+    )
     hidden = np.empty_like(deter)
     for block in range(blocks):
         columns = slice(block * width, (block + 1) * width)
@@ -118,10 +127,9 @@ def test_block_gru_block_by_block(rng, seed):
     for block in range(blocks):
         columns = slice(block * width, (block + 1) * width)
         gates = hidden[:, columns] @ numbers(cell.gates.weight[block]) + numbers(cell.gates.bias[block])
-        reset, candidate, update = gates[:, :width], gates[:, width:2 * width], gates[:, 2 * width:]
+        reset, candidate, update = gates[:, :width], gates[:, width : 2 * width], gates[:, 2 * width :]
         update = sigmoid(update - 1.0)
-        expected[:, columns] = (update * np.tanh(sigmoid(reset) * candidate)
-                                + (1.0 - update) * deter[:, columns])
+        expected[:, columns] = update * np.tanh(sigmoid(reset) * candidate) + (1.0 - update) * deter[:, columns]
     taken = cell(torch.tensor(deter), torch.tensor(stoch), cell.project_action(torch.tensor(action)))
     np.testing.assert_allclose(numbers(taken), expected, rtol=1e-4, atol=1e-6)  # norms compute in float32
 
@@ -186,9 +194,11 @@ def sequence(rng, rssm, batch=3, length=7):
 
 def fix_noise(monkeypatch, rssm, noise):
     """`observe` takes this noise [T, B, ...] instead of drawing it."""
+
     def given(*shape, device=None):
         assert shape == noise.shape[:2]
         return noise
+
     monkeypatch.setattr(rssm.latent, 'noise', given)
 
 

@@ -1,4 +1,5 @@
 """The eye of World Models: the paper's network, its KL and its free nats."""
+
 import numpy as np
 import pytest
 import scipy.integrate
@@ -22,7 +23,8 @@ def test_kl_is_the_integral(rng):
     for m, v in zip(mean, log_variance):
         own, prior = scipy.stats.norm(m, float(torch.tensor(v / 2).exp())), scipy.stats.norm()
         expected += scipy.integrate.quad(
-            lambda x: own.pdf(x) * (own.logpdf(x) - prior.logpdf(x)), m - 30, m + 30, points=[m])[0]
+            lambda x: own.pdf(x) * (own.logpdf(x) - prior.logpdf(x)), m - 30, m + 30, points=[m]
+        )[0]
     code = Code(torch.from_numpy(mean)[None], torch.from_numpy(log_variance)[None])
     assert float(code.kl()) == pytest.approx(expected, rel=1e-6)
 
@@ -103,6 +105,6 @@ def test_thumbnails_are_means_of_overlapping_squares(rng):
     made.thumbnail_loss(torch.zeros(1, 3 * 8 * 8), torch.from_numpy(image))
     means = made.pixel_mean.view(3, 8, 8)  # after one image
     for row, column in ((0, 0), (3, 5), (7, 4)):  # 12 x 12 pixels, less what lies outside of the image
-        square = image[0, max(4 * row - 4, 0):4 * row + 8, max(4 * column - 4, 0):4 * column + 8]
+        square = image[0, max(4 * row - 4, 0) : 4 * row + 8, max(4 * column - 4, 0) : 4 * column + 8]
         expected = torch.from_numpy(square.mean((0, 1)) / 255.0).float()
         torch.testing.assert_close(means[:, row, column], expected)

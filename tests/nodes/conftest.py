@@ -1,4 +1,5 @@
 """Node processes, and a node in the test's own process that plays the other side of the topics."""
+
 from __future__ import annotations
 
 import contextlib
@@ -6,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, List
 
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
 
-from dreamer_ros.bridge import codecs, topics
-from dreamer_ros.bridge.codecs import Mode, Step
-from dreamer_ros.nodes import qos
+from dreamer_ros.ros import qos
+from dreamer_ros.wire import codecs, topics
+from dreamer_ros.wire.codecs import Mode, Step
 
 HERE = Path(__file__).parent
 NAMESPACE = '/sim0'
@@ -75,7 +76,7 @@ class NodeProcess:
 @pytest.fixture
 def start(ros_domain, tmp_path):
     """start('simulator', seed=3) runs a node; all are ended after the test."""
-    started: List[NodeProcess] = []
+    started: list[NodeProcess] = []
 
     def start(executable: str, preexec=None, remap=None, **parameters) -> NodeProcess:
         log = tmp_path / f'{len(started)}-{executable}.log'
@@ -97,8 +98,8 @@ class Peer:
 
     def __init__(self, node: Node, executor: SingleThreadedExecutor):
         self.node, self._executor = node, executor
-        self.steps: List[Step] = []   # with repeats, as they came
-        self.clock: List[int] = []
+        self.steps: list[Step] = []  # with repeats, as they came
+        self.clock: list[int] = []
         self._actions = qos.publisher(node, topics.ACTION)
         self._paces = qos.publisher(node, topics.PACE)
         self._subscriptions = [
@@ -108,8 +109,11 @@ class Peer:
 
     def listen(self, topic, callback):
         return self.node.create_subscription(
-            qos.message_type(topic), topic.name, callback,
-            qos.profile(topics.LATCHED if topic.qos is topics.LATCHED else topics.RECORDER_SUBSCRIBER))
+            qos.message_type(topic),
+            topic.name,
+            callback,
+            qos.profile(topics.LATCHED if topic.qos is topics.LATCHED else topics.RECORDER_SUBSCRIBER),
+        )
 
     def spin(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -150,7 +154,8 @@ class Peer:
         """The newest step, once it is another than `after`."""
         return self.until(
             lambda: self.steps[-1] if self.steps and (after is None or self.steps[-1].stamp != after.stamp) else None,
-            'the next step')
+            'the next step',
+        )
 
     def play(self, step: Step, count: int) -> Step:
         """Answer `count` observations; returns the last one that came."""

@@ -1,4 +1,5 @@
 """Everything that may go wrong beside, before and inside a robot agent, and whether the robot stops in time."""
+
 from __future__ import annotations
 
 import contextlib
@@ -7,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
 
 from dreamer_ros.policy.signing import generate_key, load_key, sign
 from tests.nodes.robot import NAMESPACE, Camera, Ears, write_contract, write_policy
@@ -30,11 +31,18 @@ class Scene:
         parameters: further ones of the agent.
     """
 
-    def __init__(self, folder: Path, domain: int, rate: float, clock: bool = False, autostart: bool = True,
-                 more: str = '', **parameters):
+    def __init__(
+        self,
+        folder: Path,
+        domain: int,
+        rate: float,
+        clock: bool = False,
+        autostart: bool = True,
+        more: str = '',
+        **parameters,
+    ):
         self.folder, self.rate = folder, rate
-        self._parameters = {'use_sim_time': clock, 'autostart': autostart, 'robot': folder / 'robot.yaml',
-                            **parameters}
+        self._parameters = {'use_sim_time': clock, 'autostart': autostart, 'robot': folder / 'robot.yaml', **parameters}
         self.period = round(1e9 / rate)
         public_key = generate_key(folder / 'key') if not (folder / 'key').exists() else None
         public_key = public_key or (folder / 'public').read_text()
@@ -48,7 +56,7 @@ class Scene:
             (folder / f'policy_{version}.manifest.json').write_text(self.manifests[version].to_json())
         self.log = folder / 'agent.log'
         self.ears, self.camera = Ears(domain), Camera(rate, clock)
-        self.agent: Optional[subprocess.Popen] = None
+        self.agent: subprocess.Popen | None = None
         self.start()
 
     def start(self, from_topic: bool = False) -> None:
@@ -88,7 +96,7 @@ class Outcome:
     """`periods` from the fault to the stop's arrival in another process; None when none came."""
 
     kind: str
-    periods: Optional[float]
+    periods: float | None
 
     @property
     def fine(self) -> bool:
@@ -116,6 +124,7 @@ def _signal(number: int) -> Callable[[Scene], int]:
         began = time.time_ns()
         scene.agent.send_signal(number)
         return began
+
     return send
 
 
@@ -124,7 +133,7 @@ def _inside(kind: str) -> Callable[[Scene], int]:
 
 
 # What happens; each returns the moment, in ns of system time, from which the stop's period counts.
-FAULTS: Dict[str, Callable[[Scene], int]] = {
+FAULTS: dict[str, Callable[[Scene], int]] = {
     'camera stops': _camera_stops,
     'camera process frozen (SIGSTOP)': _camera_frozen,
     'image of NaN': lambda scene: scene.camera.tell('nan_image'),
@@ -188,7 +197,7 @@ def _offer_corrupt(scene: Scene) -> Outcome:
     return Outcome(CORRUPT, 0.0 if refused and scene.ears.moving() else None)
 
 
-def summary(outcomes: List[Outcome]) -> str:
+def summary(outcomes: list[Outcome]) -> str:
     """A table by kind: how many, how many in time, the longest time in periods."""
     lines = [f'{"fault":36}{"injected":>9}{"in time":>9}{"median":>9}{"longest":>9}   (periods until the stop)']
     for kind in dict.fromkeys(outcome.kind for outcome in outcomes):

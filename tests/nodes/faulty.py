@@ -1,10 +1,10 @@
 """The robot agent with faults on request: `KIND SECONDS` on the topic `fault`, the moment it began on `began`."""
+
 from __future__ import annotations
 
 import ctypes
 import sys
 import time
-from typing import List
 
 import numpy as np
 from std_msgs.msg import Int64, String
@@ -18,7 +18,7 @@ class FaultyAgent(robot_agent.RobotAgent):
 
     def __init__(self, name: str):
         super().__init__(name)
-        self._faults: List[str] = []
+        self._faults: list[str] = []
         self._nan_until = 0.0
         self._began = self.create_publisher(Int64, 'began', 10)
         self.create_subscription(String, 'fault', self._on_fault, 10)
@@ -33,6 +33,7 @@ class FaultyAgent(robot_agent.RobotAgent):
                     seconds = 0.0
                 self._fail(kind, float(seconds))
             return action if time.monotonic() > self._nan_until else np.full_like(action, np.nan)
+
         PolicyRunner.act = faulty_act
 
     def _on_fault(self, message: String) -> None:

@@ -3,6 +3,7 @@
 `python -m tests.nodes.robot RATE SIZE CLOCK` publishes images and joint states in /robot; lines on its standard
 input change what it does, see `Camera`.
 """
+
 from __future__ import annotations
 
 import array
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import numpy as np
 import rclpy
@@ -28,10 +29,10 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Int64, String
 from std_srvs.srv import SetBool
 
-from dreamer_ros.bridge import codecs, topics
-from dreamer_ros.bridge.contract import RobotContract
-from dreamer_ros.nodes import qos
-from dreamer_ros.nodes.inbox import TakenByHand
+from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.ros import qos
+from dreamer_ros.ros.inbox import TakenByHand
+from dreamer_ros.wire import codecs, topics
 
 NAMESPACE = '/robot'
 CONTRACT = """
@@ -70,6 +71,7 @@ def write_policy(path: Path, contract: RobotContract, version: int = 1, policy=N
     """An untrained policy for the robot; returns its manifest."""
     from dreamer_ros.policy.export import export  # torch: not in the camera's process
     from tests.policy.tiny import tiny_policy
+
     policy = policy or tiny_policy(contract.spec, seed=version)
     return export(policy, contract.spec, path, dict(system='tiny', preset='tiny', step=version, version=version))
 
@@ -80,7 +82,10 @@ class Camera:
     def __init__(self, rate: float, clock: bool = False, size: int = 32):
         self._process = subprocess.Popen(
             [sys.executable, '-m', 'tests.nodes.robot', str(rate), str(size), 'clock' if clock else ''],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def tell(self, word: str) -> int:
         """Change what it does: `pause` (images stop), `nan_image`, `nan_state` (its numbers are none),
@@ -128,15 +133,17 @@ class Ears:
 
         def hear(kind, name, depth=1000, raw=False):
             return self.node.create_subscription(
-                kind, name, lambda message: None, QoSProfile(depth=depth), callback_group=group, raw=raw)
+                kind, name, lambda message: None, QoSProfile(depth=depth), callback_group=group, raw=raw
+            )
+
         self._subscription, self._steps = hear(Twist, 'cmd_vel'), hear(JointState, 'step')
         self._images = hear(Image, 'camera/image_raw', depth=1, raw=True)
         self._began = hear(Int64, 'began')
-        self.steps: List[Tuple[int, float]] = []  # stamp, and age of its image, ns
+        self.steps: list[tuple[int, float]] = []  # stamp, and age of its image, ns
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
-        self._clients: Dict[str, Client] = {}
-        self.commands: List[Command] = []
+        self._clients: dict[str, Client] = {}
+        self.commands: list[Command] = []
         self.image_stamp = 0  # of the newest image, ns
         self.began = 0  # when a fault of the faulty agent began, ns
         self._ending = threading.Event()
@@ -158,8 +165,9 @@ class Ears:
                 self.began = taken[0].data
             while (taken := self._subscription.handle.take_message(Twist, False)) is not None:
                 twist, info = taken
-                self.commands.append(Command(
-                    twist.linear.x, twist.angular.z, info['source_timestamp'], info['received_timestamp']))
+                self.commands.append(
+                    Command(twist.linear.x, twist.angular.z, info['source_timestamp'], info['received_timestamp'])
+                )
 
     def press(self, pressed: bool) -> None:
         """The emergency stop."""
@@ -172,7 +180,8 @@ class Ears:
     def call(self, kind, name: str, request, timeout: float = 30.0):
         """The answer of one of the agent's services."""
         client = self._clients.get(name) or self._clients.setdefault(
-            name, self.node.create_client(kind, f'agent/{name}'))
+            name, self.node.create_client(kind, f'agent/{name}')
+        )
         assert client.wait_for_service(timeout), f'no service agent/{name}'
         future = client.call_async(request)
         self._executor.spin_until_future_complete(future, timeout_sec=timeout)
@@ -197,13 +206,13 @@ class Ears:
         """A policy, as a trainer does."""
         self._policies.publish(String(data=manifest.to_json()))
 
-    def first_stop(self, after: int, timeout: float = 5.0) -> Optional[Command]:
+    def first_stop(self, after: int, timeout: float = 5.0) -> Command | None:
         """The first stop received after a system time in ns, and after which only stops came for 0.1 s."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             later = [command for command in list(self.commands) if command.received >= after]
             moving = max((number for number, command in enumerate(later) if not command.is_stop), default=-1)
-            stops = later[moving + 1:]
+            stops = later[moving + 1 :]
             if stops and time.time_ns() - stops[0].received > 100_000_000:
                 return stops[0]
             time.sleep(0.002)

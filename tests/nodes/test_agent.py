@@ -1,4 +1,5 @@
 """The agent node alone: the test plays the robot and the trainer."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -12,10 +13,10 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
-from dreamer_ros.bridge import codecs, topics
 from dreamer_ros.nodes import agent as agent_module
-from dreamer_ros.nodes import qos
 from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.ros import qos
+from dreamer_ros.wire import codecs, topics
 from tests.nodes.conftest import NAMESPACE, PATIENCE
 from tests.policy.tiny import spec as tiny_spec
 from tests.policy.tiny import tiny_policy
@@ -28,11 +29,20 @@ PERIOD = round(SPEC.control_period * 1e9)
 def policies(tmp_path_factory):
     """Manifests of two versions of a small policy, and their files."""
     from dreamer_ros.policy.export import export
+
     folder = tmp_path_factory.mktemp('policies')
     return {
-        version: (export(tiny_policy(SPEC, seed=version), SPEC, folder / f'policy_{version}.onnx', dict(
-            system='tiny', preset='tiny', step=version, version=version)), folder / f'policy_{version}.onnx')
-        for version in (1, 2)}
+        version: (
+            export(
+                tiny_policy(SPEC, seed=version),
+                SPEC,
+                folder / f'policy_{version}.onnx',
+                dict(system='tiny', preset='tiny', step=version, version=version),
+            ),
+            folder / f'policy_{version}.onnx',
+        )
+        for version in (1, 2)
+    }
 
 
 class Robot:
@@ -40,8 +50,9 @@ class Robot:
 
     def __init__(self, peer):
         self._peer = peer
-        self._publishers = {topic: qos.publisher(peer.node, topic)
-                            for topic in (topics.STEP, topics.IMAGE, topics.SPEC, topics.POLICY)}
+        self._publishers = {
+            topic: qos.publisher(peer.node, topic) for topic in (topics.STEP, topics.IMAGE, topics.SPEC, topics.POLICY)
+        }
         self.answers = []
         self._subscription = peer.listen(topics.ACTION, self.answers.append)
         self._rng = np.random.default_rng(0)
@@ -166,8 +177,12 @@ def test_newest_observation_wins(peer, policies, monkeypatch):
             return super().act(*arguments, **options)
 
     monkeypatch.setattr(agent_module, 'PolicyRunner', Thinker)
-    node = Node('agent', namespace=NAMESPACE, context=peer.node.context, parameter_overrides=[
-        Parameter('mode', value='evaluate'), Parameter('policy', value=str(policies[1][1]))])
+    node = Node(
+        'agent',
+        namespace=NAMESPACE,
+        context=peer.node.context,
+        parameter_overrides=[Parameter('mode', value='evaluate'), Parameter('policy', value=str(policies[1][1]))],
+    )
     stop = threading.Event()
     agent = threading.Thread(target=agent_module.Agent(node, stop).run)
     agent.start()
@@ -208,7 +223,9 @@ def test_another_robot(start, peer, policies):
 
 @pytest.mark.parametrize('module', ['agent', 'recorder', 'evaluator'])
 def test_imports_neither_torch_nor_mujoco(module):
-    code = (f'import sys, dreamer_ros.nodes.{module}\n'
-            'print([name for name in ("torch", "mujoco", "dm_control") if name in sys.modules])')
+    code = (
+        f'import sys, dreamer_ros.nodes.{module}\n'
+        'print([name for name in ("torch", "mujoco", "dm_control") if name in sys.modules])'
+    )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == '[]'

@@ -1,4 +1,5 @@
 """A film played on the `dream` topic reaches a viewer frame by frame."""
+
 from __future__ import annotations
 
 import signal
@@ -12,14 +13,15 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
-from dreamer_ros.bridge.codecs import image_to_array
 from dreamer_ros.nodes.dream_player import play
+from dreamer_ros.wire.codecs import image_to_array
 
 
 def test_a_node_dreams_a_bag(start, peer, tmp_path):
     """As `replay.launch.py mode:=dream` starts it."""
     from dreamer_ros.training.learner import Learner
-    from tests.training.test_trainer import CONFIG, ROBOT, write_bags
+    from tests.training.test_loop import CONFIG, ROBOT, write_bags
+
     Learner(CONFIG, ROBOT, 'cpu').save(tmp_path / 'checkpoints' / '000000001' / 'learner')
     (tmp_path / 'checkpoints' / 'latest').write_text('000000001\n')
     write_bags(tmp_path / 'episodes', [1])

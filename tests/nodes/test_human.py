@@ -1,4 +1,5 @@
 """A person at a joystick, and the ends and beginnings of episodes that people ask for, over ROS."""
+
 from __future__ import annotations
 
 import subprocess
@@ -13,21 +14,21 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 
-from dreamer_ros.bridge import codecs
-from dreamer_ros.replay.bag import read_metadata
-from dreamer_ros.replay.reading import read_episodes
+from dreamer_ros.episodes.bag import read_metadata
+from dreamer_ros.episodes.reading import read_episodes
+from dreamer_ros.wire import codecs
 from tests.nodes.faults import scene
 from tests.nodes.robot import NAMESPACE
 from tests.nodes.test_robot_agent import wait_for
 
 RATE = 5.0  # slow enough for machines on which ten processes share two cores
 RELEASE = 0.6
-MORE = f'''
+MORE = f"""
 joystick: {{axes: {{forward: {{"axes[1]": 1.2}}}}, release: {RELEASE}, max_age: 0.4}}
 reward:
   fields: {{speed: {{topic: joint_states, type: sensor_msgs/msg/JointState, field: "velocity[wheel]"}}}}
   expression: 2 * speed - 0.25
-'''
+"""
 
 
 class Joystick:
@@ -57,8 +58,21 @@ def robot(ros_domain, tmp_path):
         made.joystick = Joystick(made.ears.node)
         with (tmp_path / 'recorder.log').open('w') as log:
             recorder = subprocess.Popen(
-                [sys.executable, '-m', 'dreamer_ros.nodes.recorder', '--ros-args', '-r', f'__ns:={NAMESPACE}', '-p',
-                 f'contract:={tmp_path}/robot.yaml', '-p', f'folder:={tmp_path}/bags'], stdout=log, stderr=log)
+                [
+                    sys.executable,
+                    '-m',
+                    'dreamer_ros.nodes.recorder',
+                    '--ros-args',
+                    '-r',
+                    f'__ns:={NAMESPACE}',
+                    '-p',
+                    f'contract:={tmp_path}/robot.yaml',
+                    '-p',
+                    f'folder:={tmp_path}/bags',
+                ],
+                stdout=log,
+                stderr=log,
+            )
         try:
             made.ready()
             yield made
@@ -111,8 +125,12 @@ def test_a_person_takes_over_gives_back_and_is_recorded(robot):
     bags = whole_bags(robot.folder)[before:]
     episodes = [episode for bag in bags for episode in read_episodes(bag, robot.contract.spec)[0]]
     sent = {codecs.stamp_to_ns(message.header.stamp): message.header.frame_id for message in actions}
-    done = [(action, sent[stamp]) for episode in episodes for stamp, action in zip(episode.stamp, episode.action)
-            if stamp in sent]
+    done = [
+        (action, sent[stamp])
+        for episode in episodes
+        for stamp, action in zip(episode.stamp, episode.action)
+        if stamp in sent
+    ]
     for episode in episodes:  # the wheel turns at 0.5
         assert (episode.reward[1:] == 0.75).all() and episode.reward[0] == (0.0 if episode.is_first[0] else 0.75)
     by_hand = [action for action, mode in done if mode == 'human']
@@ -164,6 +182,7 @@ def test_pauses_and_resets_end_and_begin_episodes(robot):
         ears.spin(0.3)
         assert steps[-1].is_last
         ears.enable(True)
+
     for interrupt in (lambda: end_episode(ears), pause, press):
         ears.spin(0.5)
         wait_for(lambda: ears.spin(0.1) or (steps and not steps[-1].is_last))
@@ -180,8 +199,7 @@ def test_pauses_and_resets_end_and_begin_episodes(robot):
 def test_it_waits_after_every_episode_until_somebody_has_set_it_up(ros_domain, tmp_path):
     with scene(tmp_path, ros_domain, RATE, more='episode_length: 20', pause=True) as robot:
         ears, steps = robot.ears, []
-        ears.node.create_subscription(
-            JointState, 'step', lambda message: steps.append(codecs.read_step(message)), 1000)
+        ears.node.create_subscription(JointState, 'step', lambda message: steps.append(codecs.read_step(message)), 1000)
         wait_for(lambda: ears.spin(0.05) or any(step.is_last for step in steps))
         count = len(steps)
         ears.spin(1.0)

@@ -1,4 +1,5 @@
 """What an agent sees live over ROS and what a bag of the same messages gives are the same, frame for frame."""
+
 from __future__ import annotations
 
 import io
@@ -12,16 +13,16 @@ from PIL import Image as Picture
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
-from dreamer_ros.bridge.codecs import fill_stamp
-from dreamer_ros.bridge.definitions import decode
-from dreamer_ros.bridge.fields import has_header
-from dreamer_ros.bridge.sensing import Sensing
-from dreamer_ros.bridge.topics import QoS
-from dreamer_ros.nodes import qos
-from dreamer_ros.nodes.inbox import Inbox
-from dreamer_ros.replay.bag import EpisodeWriter, mcap_files
-from dreamer_ros.replay.scan import scan_mcap
-from tests.bridge.robots import contract
+from dreamer_ros.episodes.bag import EpisodeWriter, mcap_files
+from dreamer_ros.episodes.mcap_scan import scan_mcap
+from dreamer_ros.robot.sensing import Sensing
+from dreamer_ros.ros import qos
+from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.wire.codecs import fill_stamp
+from dreamer_ros.wire.definitions import decode
+from dreamer_ros.wire.fields import has_header
+from dreamer_ros.wire.topics import QoS
+from tests.robot.robots import contract
 
 TICKS = 60
 DEEP = QoS(depth=100)
@@ -53,7 +54,7 @@ class Stream:
             picture.save(buffer, 'PNG' if rng.random() < 0.5 else 'JPEG')
             message.format, message.data = 'of some kind', buffer.getvalue()
         elif topic == 'joint_states':
-            message.name = rng.permutation(['shoulder', 'elbow', 'gripper'][:rng.choice([1, 2, 3, 3, 3])]).tolist()
+            message.name = rng.permutation(['shoulder', 'elbow', 'gripper'][: rng.choice([1, 2, 3, 3, 3])]).tolist()
             message.position = rng.normal(size=len(message.name)).tolist()
             message.velocity = rng.normal(size=len(message.name)).tolist()
         elif topic == 'odom':

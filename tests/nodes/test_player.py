@@ -1,4 +1,5 @@
 """A bag on ROS topics again: bytes, pace, clock, a policy in shadow; and `ros2 bag play` into a running agent."""
+
 from __future__ import annotations
 
 import json
@@ -9,13 +10,13 @@ import pytest
 from geometry_msgs.msg import Twist
 from sensor_msgs.msg import Joy
 
-from dreamer_ros.bridge import codecs, topics
-from dreamer_ros.nodes import qos
+from dreamer_ros.episodes.opening import OpenBag
+from dreamer_ros.episodes.reading import read_episodes
 from dreamer_ros.policy.runner import PolicyRunner
-from dreamer_ros.replay.opening import OpenBag
-from dreamer_ros.replay.reading import read_episodes
-from tests.replay import robot_bags
-from tests.replay.simulated import STEPS, simulated_bag
+from dreamer_ros.ros import qos
+from dreamer_ros.wire import codecs, topics
+from tests.episodes import robot_bags
+from tests.episodes.simulated import STEPS, simulated_bag
 
 RATE = 2.0
 
@@ -25,6 +26,7 @@ def made(tmp_path_factory):
     """A bag whose recorded policy has version 7, and another policy of version 8."""
     from dreamer_ros.policy.export import export
     from tests.policy.tiny import tiny_policy
+
     folder = tmp_path_factory.mktemp('made')
     made = simulated_bag(folder)
     other = folder / 'other.onnx'
@@ -48,8 +50,11 @@ class Audience:
             self.messages[topic.name].append(message)
             self.came[topic.name].append(time.monotonic())
 
-        self._subscriptions.append(self._peer.node.create_subscription(
-            qos.message_type(topic), topic.name, take, qos.profile(topic.qos), raw=True))
+        self._subscriptions.append(
+            self._peer.node.create_subscription(
+                qos.message_type(topic), topic.name, take, qos.profile(topic.qos), raw=True
+            )
+        )
 
 
 def test_bytes_pace_and_clock(start, peer, made, tmp_path):
@@ -73,7 +78,7 @@ def test_bytes_pace_and_clock(start, peer, made, tmp_path):
         place = '/sim0' + name.replace('/sim0/action', '/sim0/recorded/action')
         got = audience.messages[place]
         # DDS may add up to three bytes, to make it a multiple of four.
-        assert [message[:len(sent)] for message, sent in zip(got, messages)] == messages, f'{place}: byte for byte'
+        assert [message[: len(sent)] for message, sent in zip(got, messages)] == messages, f'{place}: byte for byte'
         assert len(got) == len(messages) and all(len(a) - len(b) < 4 for a, b in zip(got, messages))
         assert audience.messages[name] == [], f'nothing is said on {name} itself'
     assert audience.messages['/sim0/sim0/action'] == [], 'nobody commands the replayed robot'
@@ -85,17 +90,21 @@ def test_bytes_pace_and_clock(start, peer, made, tmp_path):
     assert len(peer.clock) >= STEPS
 
 
-@pytest.mark.parametrize('name, kind, contract, place', [
-    ('/sim0/step', 'sensor_msgs/msg/JointState', None, 'sim0/step'),
-    ('/sim0/action', 'sensor_msgs/msg/Joy', None, 'sim0/recorded/action'),
-    ('/action', 'sensor_msgs/msg/Joy', None, 'recorded/action'),
-    ('/cmd_vel', 'geometry_msgs/msg/Twist', None, 'recorded/cmd_vel'),
-    ('/arm/joint_trajectory', 'trajectory_msgs/msg/JointTrajectory', None, 'arm/recorded/joint_trajectory'),
-    ('/robot/cmd_vel', 'geometry_msgs/msg/Twist', robot_bags.contract(), 'robot/recorded/cmd_vel'),
-    ('/robot/wind', 'geometry_msgs/msg/Twist', robot_bags.contract(), 'robot/wind'),
-])
+@pytest.mark.parametrize(
+    'name, kind, contract, place',
+    [
+        ('/sim0/step', 'sensor_msgs/msg/JointState', None, 'sim0/step'),
+        ('/sim0/action', 'sensor_msgs/msg/Joy', None, 'sim0/recorded/action'),
+        ('/action', 'sensor_msgs/msg/Joy', None, 'recorded/action'),
+        ('/cmd_vel', 'geometry_msgs/msg/Twist', None, 'recorded/cmd_vel'),
+        ('/arm/joint_trajectory', 'trajectory_msgs/msg/JointTrajectory', None, 'arm/recorded/joint_trajectory'),
+        ('/robot/cmd_vel', 'geometry_msgs/msg/Twist', robot_bags.contract(), 'robot/recorded/cmd_vel'),
+        ('/robot/wind', 'geometry_msgs/msg/Twist', robot_bags.contract(), 'robot/wind'),
+    ],
+)
 def test_commands_have_a_place_of_their_own(name, kind, contract, place):
     from dreamer_ros.nodes.player import place_of
+
     assert place_of(topics.Topic(name, kind, topics.SENSOR), contract) == place
 
 
@@ -106,8 +115,11 @@ def test_a_policy_in_shadow(which, start, peer, made, tmp_path):
     answers, robot = [], []
     listen = peer.node.create_subscription
     profile = qos.profile(topics.RECORDER_ACTION_SUBSCRIBER)
-    kept = [listen(Joy, '/sim0/sim0/shadow/action', answers.append, profile),
-            listen(Joy, '/sim0/action', robot.append, profile), listen(Joy, '/sim0/sim0/action', robot.append, profile)]
+    kept = [
+        listen(Joy, '/sim0/sim0/shadow/action', answers.append, profile),
+        listen(Joy, '/sim0/action', robot.append, profile),
+        listen(Joy, '/sim0/sim0/action', robot.append, profile),
+    ]
     player = start('player', bag=bag, rate=20.0, policy=policy, output=tmp_path, wait_for_subscribers=0)
     peer.until(lambda: player.ended, 'the end of the bag')
     assert player.wait() == 0 and len(kept) == 3
@@ -115,8 +127,12 @@ def test_a_policy_in_shadow(which, start, peer, made, tmp_path):
 
     [episode], _ = read_episodes(bag, spec)
     runner = PolicyRunner(policy, spec)
-    expected = np.array([runner.act(image, None, bool(first), explore=False)
-                         for image, first in zip(episode.image[:-1], episode.is_first)])
+    expected = np.array(
+        [
+            runner.act(image, None, bool(first), explore=False)
+            for image, first in zip(episode.image[:-1], episode.is_first)
+        ]
+    )
     apart = np.abs(expected.astype(np.float64) - episode.action[:-1])
     assert [codecs.stamp_to_ns(answer.header.stamp) for answer in answers] == episode.stamp[:-1].tolist()
     assert np.array_equal(np.array([answer.axes for answer in answers], np.float32), expected)
@@ -139,12 +155,15 @@ def test_what_a_player_refuses(start, peer, made, tmp_path):
     (bag, _, _), _ = made
     from dreamer_ros.policy.export import export
     from tests.policy.tiny import spec, tiny_policy
+
     export(tiny_policy(spec()), spec(), tmp_path / 'p.onnx', dict(system='tiny', preset='tiny', step=1, version=1))
     clock = qos.publisher(peer.node, topics.CLOCK)
-    cases = [(start('player', bag=tmp_path / 'nowhere'), 'nowhere'),
-             (start('player', bag=bag, rate=0.0), 'parameter rate'),
-             (start('player', bag=bag, policy=tmp_path / 'p.onnx'), 'expected a policy for cartpole_swingup'),
-             (start('player', bag=bag, rate=0.02), 'topic /clock: expected no other publisher')]
+    cases = [
+        (start('player', bag=tmp_path / 'nowhere'), 'nowhere'),
+        (start('player', bag=bag, rate=0.0), 'parameter rate'),
+        (start('player', bag=bag, policy=tmp_path / 'p.onnx'), 'expected a policy for cartpole_swingup'),
+        (start('player', bag=bag, rate=0.02), 'topic /clock: expected no other publisher'),
+    ]
     for process, sentence in cases:
         assert process.wait() == 2
         assert sentence in process.output and 'Traceback' not in process.output
@@ -158,10 +177,13 @@ def test_plain_bag_play_into_an_agent(start, peer, made, tmp_path):
     opened = OpenBag(bag)
     answers = []
     kept = peer.node.create_subscription(
-        Joy, '/sim0/shadow/action', answers.append, qos.profile(topics.RECORDER_ACTION_SUBSCRIBER))
+        Joy, '/sim0/shadow/action', answers.append, qos.profile(topics.RECORDER_ACTION_SUBSCRIBER)
+    )
     agent = start('agent', mode='evaluate', policy=policy, remap={'action': 'shadow/action'})
-    publishers = {name: peer.node.create_publisher(qos.message_type(topic), name, qos.profile(topic.qos))
-                  for name, topic in opened.topics.items()}
+    publishers = {
+        name: peer.node.create_publisher(qos.message_type(topic), name, qos.profile(topic.qos))
+        for name, topic in opened.topics.items()
+    }
     steps = publishers['/sim0/step']
     peer.until(lambda: steps.get_subscription_count() >= 2, 'the agent')  # the peer's own is the other
     began, played = time.monotonic(), 0
@@ -184,25 +206,35 @@ def test_a_robot_with_a_contract(start, peer, tmp_path, rng):
     """Its own topics; the policy sees what its agent saw; commands stay below `recorded`."""
     from dreamer_ros.policy.export import export
     from tests.policy.tiny import tiny_policy
+
     robot, policy = robot_bags.contract(), tmp_path / 'p.onnx'
     agent = robot_bags.played(rng, robot_bags.sensors(rng, 4.0), 30)
     bag = robot_bags.write_robot_bag(tmp_path, 'bag', agent.rows, robot)
     export(tiny_policy(robot.spec), robot.spec, policy, dict(system='tiny', preset='tiny', step=4, version=4))
     audience = Audience(peer)
-    image, command = (topics.Topic(f'/sim0/robot/{name}', kind, topics.SENSOR) for name, kind in (
-        ('camera/image_raw', 'sensor_msgs/msg/Image'), ('recorded/cmd_vel', 'geometry_msgs/msg/Twist')))
+    image, command = (
+        topics.Topic(f'/sim0/robot/{name}', kind, topics.SENSOR)
+        for name, kind in (
+            ('camera/image_raw', 'sensor_msgs/msg/Image'),
+            ('recorded/cmd_vel', 'geometry_msgs/msg/Twist'),
+        )
+    )
     audience.listen(image)
     audience.listen(command)
-    moved = [peer.node.create_subscription(Twist, name, pytest.fail, 10)
-             for name in ('/robot/cmd_vel', '/cmd_vel', '/sim0/cmd_vel', '/sim0/robot/cmd_vel')]
+    moved = [
+        peer.node.create_subscription(Twist, name, pytest.fail, 10)
+        for name in ('/robot/cmd_vel', '/cmd_vel', '/sim0/cmd_vel', '/sim0/robot/cmd_vel')
+    ]
     player = start('player', bag=bag, rate=4.0, policy=policy, output=tmp_path / 'out', wait_for_subscribers=1)
     peer.until(lambda: player.ended, 'the end of the bag')
     assert player.wait() == 0 and len(moved) == 4
     assert len(audience.messages[image.name]) == sum(row[0] == 'camera/image_raw' for row in agent.rows)
     assert len(audience.messages[command.name]) == 30
     runner = PolicyRunner(policy)
-    expected = [runner.act(image, np.float32(vector), k == 0, explore=False)
-                for k, (image, vector) in enumerate(zip(agent.images[:-1], agent.vectors))]
+    expected = [
+        runner.act(image, np.float32(vector), k == 0, explore=False)
+        for k, (image, vector) in enumerate(zip(agent.images[:-1], agent.vectors))
+    ]
     result = json.loads((tmp_path / 'out' / 'shadow.json').read_text())
     np.testing.assert_array_equal(np.float32(result['shadow']), expected)
     np.testing.assert_array_equal(np.float32(result['recorded']), agent.actions[:-1])
@@ -213,6 +245,7 @@ def test_a_bag_played_into_a_robot_agent(start, peer, tmp_path, rng):
     """The agent of a robot acts upon replayed observations in the bag's time; its commands go nowhere else."""
     from dreamer_ros.policy.export import export
     from tests.policy.tiny import tiny_policy
+
     # Without the range finder, whose messages have no stamp that would tell their age in the bag's time.
     lines = robot_bags.TINY.splitlines(keepends=True)
     robot = robot_bags.contract(''.join(line for line in lines if 'Float64' not in line))
@@ -222,11 +255,18 @@ def test_a_bag_played_into_a_robot_agent(start, peer, tmp_path, rng):
     bag = robot_bags.write_robot_bag(tmp_path, 'bag', agent_rows, robot_bags.contract())
     export(tiny_policy(robot.spec), robot.spec, policy, dict(system='tiny', preset='tiny', step=4, version=4))
     commands, answers, moved = [], [], []
-    kept = [peer.node.create_subscription(Twist, '/sim0/robot/shadow/cmd_vel', commands.append, 10),
-            peer.node.create_subscription(Joy, '/sim0/robot/shadow/action', answers.append, 10),
-            peer.node.create_subscription(Twist, '/sim0/robot/cmd_vel', moved.append, 10)]
-    agent = start('robot_agent', robot=tmp_path / 'tiny.yaml', policy=policy, use_sim_time=True, remap={
-        '__ns': '/sim0/robot', 'cmd_vel': 'shadow/cmd_vel', 'action': 'shadow/action'})
+    kept = [
+        peer.node.create_subscription(Twist, '/sim0/robot/shadow/cmd_vel', commands.append, 10),
+        peer.node.create_subscription(Joy, '/sim0/robot/shadow/action', answers.append, 10),
+        peer.node.create_subscription(Twist, '/sim0/robot/cmd_vel', moved.append, 10),
+    ]
+    agent = start(
+        'robot_agent',
+        robot=tmp_path / 'tiny.yaml',
+        policy=policy,
+        use_sim_time=True,
+        remap={'__ns': '/sim0/robot', 'cmd_vel': 'shadow/cmd_vel', 'action': 'shadow/action'},
+    )
     peer.until(lambda: 'the robot may move' in agent.output, 'activation')
     player = start('player', bag=bag, wait_for_subscribers=1)
     peer.until(lambda: player.ended, 'the end of the bag')

@@ -1,4 +1,5 @@
 """What a robot plays after a restart while its trainer is away, and what new versions cost."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -12,16 +13,17 @@ import pytest
 from torch import nn
 from torch.nn import functional as F
 
-from dreamer_ros.nodes.policies import Policies, kept_policy
+from dreamer_ros.deploy.policies import Policies, kept_policy
 from tests.nodes.robot import write_contract, write_policy
 from tests.policy.tiny import TinyPolicy
 
 SWAPS = 6
-# A robot that gets version after version, in a process without torch; prints its megabytes after the first and the last.
+# A robot that gets version after version, in a process without torch. Prints its megabytes after the first and
+# the last.
 SWAPPING = f"""
 import sys, threading, time
-from dreamer_ros.bridge.contract import load_contract
-from dreamer_ros.nodes.policies import Policies
+from dreamer_ros.robot.contract import load_contract
+from dreamer_ros.deploy.policies import Policies
 from dreamer_ros.policy.loader import find_manifest
 
 def resident():
@@ -125,7 +127,7 @@ class LargePolicy(TinyPolicy):
     def forward(self, *inputs):
         action, state = super().forward(*inputs)
         more = self.layers(F.pad(state, (0, self.WIDTH - state.shape[-1])))
-        return (action + 1e-3 * more[:, :action.shape[-1]]).clamp(-1.0, 1.0), state
+        return (action + 1e-3 * more[:, : action.shape[-1]]).clamp(-1.0, 1.0), state
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='/proc')
@@ -134,8 +136,13 @@ def test_version_after_version_takes_no_more_memory_than_a_few(tmp_path):
     path = tmp_path / 'large.onnx'
     write_policy(path, contract, policy=LargePolicy(contract.spec).eval())
     size = path.stat().st_size / 1e6
-    done = subprocess.run([sys.executable, '-c', SWAPPING, contract.source, path], stdout=subprocess.PIPE, text=True,
-                          check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, '-c', SWAPPING, contract.source, path],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     first, last = map(float, done.stdout.split())
     print(f'{size:.1f} MB each; resident with one {first:.1f} MB, after {SWAPS} more {last:.1f} MB')
     assert size > 12 and last - first < 3.5 * size, 'the one before is kept for a rollback; the others are gone'

@@ -1,4 +1,5 @@
 """Real-time priority, as far as the system that the tests run on allows it."""
+
 from __future__ import annotations
 
 import json
@@ -9,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from dreamer_ros.nodes.realtime import CONTROL, GUARD, PROCESS, WATCHDOG
+from dreamer_ros.deploy.realtime import CONTROL, GUARD, PROCESS, WATCHDOG
 from tests.nodes.faults import scene
 
 NOBODY = '65534'
 TRY = """
 import json, os, subprocess, sys, threading
-from dreamer_ros.nodes.realtime import PROCESS, CONTROL, has_priority, raise_thread, take_priority
+from dreamer_ros.deploy.realtime import PROCESS, CONTROL, has_priority, raise_thread, take_priority
 if sys.argv[1:]:
     os.setuid(int(sys.argv[1]))
 seen = {'allowed': take_priority(PROCESS)}
@@ -45,8 +46,12 @@ def tried(*user: str) -> dict:
 def test_threads_have_it_and_one_can_have_more():
     if not allowed():
         pytest.skip('this user may not have real-time priority')
-    assert tried() == {'allowed': True, 'raised': [True, CONTROL], 'thread': [True, PROCESS],
-                       'process': [True, PROCESS]}
+    assert tried() == {
+        'allowed': True,
+        'raised': [True, CONTROL],
+        'thread': [True, PROCESS],
+        'process': [True, PROCESS],
+    }
 
 
 def test_who_may_not_have_it_goes_on_without():

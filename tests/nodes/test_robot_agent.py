@@ -1,4 +1,5 @@
 """The robot agent on a robot of topics: its life, its policies, what it records, and what stops the robot."""
+
 from __future__ import annotations
 
 import fcntl
@@ -29,13 +30,13 @@ from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import Bool, Header, String
 from std_srvs.srv import Trigger
 
-from dreamer_ros.bridge import codecs, topics
-from dreamer_ros.bridge.sensing import Sensing
+from dreamer_ros.deploy.deployment import LISTENING, EmergencyStop
 from dreamer_ros.errors import InputError
-from dreamer_ros.nodes import qos
-from dreamer_ros.nodes.deployment import LISTENING, EmergencyStop
 from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.robot.sensing import Sensing
+from dreamer_ros.ros import qos
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.wire import codecs, topics
 from tests.nodes.faults import CLOCK, CORRUPT, FAULTS, inject, scene
 from tests.nodes.robot import write_contract, write_policy
 
@@ -60,8 +61,15 @@ def inject_and_check(robot, kinds):
 def test_what_stops_the_robot_while_the_agent_lives_on(robot):
     inject_and_check(robot, [kind for kind in FAULTS if kind not in ('SIGTERM', 'SIGINT', 'agent killed (SIGKILL)')])
     robot.ready()
-    for sentence in ('stopped: /robot/camera/image_raw: 0.', 'expected encoding', 'expected a finite value, got nan',
-                     'is not finite', 'no command within', 'the executor is stuck', 'emergency stop on /robot/estop'):
+    for sentence in (
+        'stopped: /robot/camera/image_raw: 0.',
+        'expected encoding',
+        'expected a finite value, got nan',
+        'is not finite',
+        'no command within',
+        'the executor is stuck',
+        'emergency stop on /robot/estop',
+    ):
         assert sentence in robot.log.read_text(), sentence
     robot.agent.send_signal(signal.SIGINT)
     assert robot.agent.wait(30) == 0
@@ -105,9 +113,11 @@ def test_a_guard_that_fails_stops_the_robot(robot):
 def test_a_step_that_hangs_does_not_come_back_beside_the_next(ros_domain, tmp_path):
     """Two control loops would command one robot."""
     with scene(tmp_path, ros_domain, RATE, autostart=False) as robot:
+
         def change(transition):
             request = ChangeState.Request(transition=Transition(id=transition))
             return robot.ears.call(ChangeState, 'change_state', request).success
+
         assert change(Transition.TRANSITION_CONFIGURE) and change(Transition.TRANSITION_ACTIVATE)
         robot.ready()
         assert robot.ears.ask_for('inference 6')
@@ -163,6 +173,7 @@ def test_life(ros_domain, tmp_path):
 
         def state():
             return ears.call(GetState, 'get_state', GetState.Request()).current_state.id
+
         assert state() == State.PRIMARY_STATE_UNCONFIGURED
         assert change(Transition.TRANSITION_CONFIGURE) and ears.silent(0.3)
         ears.press(True)
@@ -218,12 +229,14 @@ def test_what_is_recorded_is_what_the_agent_saw(robot):
 
     def keep(topic):
         return lambda message: heard[topic].__setitem__(codecs.stamp_to_ns(message.header.stamp), message)
+
     many = QoSProfile(depth=1000)
     node.create_subscription(Image, 'camera/image_raw', keep('camera/image_raw'), many)
     node.create_subscription(JointState, 'joint_states', keep('joint_states'), many)
     node.create_subscription(JointState, 'step', steps.append, many)
     node.create_subscription(
-        Joy, 'action', lambda message: actions.__setitem__(codecs.stamp_to_ns(message.header.stamp), message), many)
+        Joy, 'action', lambda message: actions.__setitem__(codecs.stamp_to_ns(message.header.stamp), message), many
+    )
     node.create_subscription(String, 'spec', specs.append, qos.profile(topics.LATCHED))
     node.create_subscription(Header, 'agent/heartbeat', beats.append, many)
     robot.ready()
@@ -233,6 +246,7 @@ def test_what_is_recorded_is_what_the_agent_saw(robot):
         flags = [codecs.read_step(message) for message in steps]
         begun = max((number for number, step in enumerate(flags) if step.is_first), default=len(flags))
         return 0 if any(step.is_last for step in flags[begun:]) else len(flags) - begun
+
     wait_for(lambda: ears.spin(0.1) or specs and beats and steps and actions and all(heard.values()))
     assert ears.call(Trigger, 'end_episode', Trigger.Request()).success
     wait_for(lambda: ears.spin(0.1) or length() > 2 * RATE)
@@ -286,17 +300,22 @@ def test_refusals(ros_domain, tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
         return done.stderr.splitlines()[-1]
+
     assert run() == 'error: /agent: parameter robot: expected a contract, got none'
     assert run(f'robot:={contract.source}', f'policy:={tmp_path}/other.onnx') == (
-        f'error: {contract.source}: rate: expected 50, as for tiny, got 20')
+        f'error: {contract.source}: rate: expected 50, as for tiny, got 20'
+    )
     keyed = write_contract(tmp_path / 'keyed.yaml', rate=50.0, more=f"public_key: '{'ab' * 32}'")
     assert f'expected a signature by the key {"ab" * 32}, but it has no manifest' in run(
-        f'robot:={keyed.source}', f'policy:={tmp_path}/other.onnx')
+        f'robot:={keyed.source}', f'policy:={tmp_path}/other.onnx'
+    )
 
 
 def test_a_type_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, 'tf2_msgs.msg', None)
-    with pytest.raises(InputError, match='topic tf: expected the ROS package of tf2_msgs/msg/TFMessage to be installed'):
+    with pytest.raises(
+        InputError, match='topic tf: expected the ROS package of tf2_msgs/msg/TFMessage to be installed'
+    ):
         qos.message_type(topics.Topic('tf', 'tf2_msgs/msg/TFMessage', topics.SENSOR))
 
 
@@ -308,9 +327,22 @@ def test_a_second_agent_on_the_robot_is_refused(ros_domain, tmp_path):
 
         def second(topic='cmd_vel'):
             """Another agent, under another name."""
-            command = [sys.executable, '-m', 'dreamer_ros.nodes.robot_agent', '--ros-args', '-r', '__ns:=/robot', '-r',
-                       '__node:=second', '-p', f'robot:={tmp_path}/robot.yaml', '-r', f'cmd_vel:={topic}', '-p',
-                       f'policy:={tmp_path}/policy_1.manifest.json']
+            command = [
+                sys.executable,
+                '-m',
+                'dreamer_ros.nodes.robot_agent',
+                '--ros-args',
+                '-r',
+                '__ns:=/robot',
+                '-r',
+                '__node:=second',
+                '-p',
+                f'robot:={tmp_path}/robot.yaml',
+                '-r',
+                f'cmd_vel:={topic}',
+                '-p',
+                f'policy:={tmp_path}/policy_1.manifest.json',
+            ]
             return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
         def change(transition):
@@ -322,7 +354,9 @@ def test_a_second_agent_on_the_robot_is_refused(ros_domain, tmp_path):
             said = agent.communicate(timeout=60)[1].splitlines()
             return agent.returncode == 2 and said == [
                 'error: topic /robot/cmd_vel: expected no other agent, but one of this computer commands the robot '
-                'there; end or clean up that one first']
+                'there; end or clean up that one first'
+            ]
+
         with second('elsewhere') as agent:
             assert 'policy version 1' in agent.stderr.readline(), 'another topic is another robot'
             agent.terminate()
@@ -345,7 +379,8 @@ def test_others_that_command_the_robot_are_named(robot):
     """A teleoperator is no error, but nobody should have to guess why the robot moves; the guard is the agent's."""
     ears, reports = robot.ears, []
     ears.node.create_subscription(
-        DiagnosticArray, '/diagnostics', lambda message: reports.append(message.status[0]), QoSProfile(depth=10))
+        DiagnosticArray, '/diagnostics', lambda message: reports.append(message.status[0]), QoSProfile(depth=10)
+    )
     robot.ready()
     wait_for(lambda: ears.spin(0.1) or reports and reports[-1].level == DiagnosticStatus.OK)
     sentence = '/robot/ears publishes /robot/cmd_vel too'
@@ -367,9 +402,21 @@ def test_a_line_on_the_terminal_says_how_it_goes(ros_domain, tmp_path):
         robot.agent.kill()
         ours, theirs = _open_terminal(columns=200)
         agent = subprocess.Popen(
-            [sys.executable, '-m', 'dreamer_ros.nodes.robot_agent', '--ros-args', '-r', '__ns:=/robot', '-p',
-             f'robot:={tmp_path}/robot.yaml', '-p', f'policy:={tmp_path}/policy_1.manifest.json'],
-            stdout=theirs, stderr=theirs)
+            [
+                sys.executable,
+                '-m',
+                'dreamer_ros.nodes.robot_agent',
+                '--ros-args',
+                '-r',
+                '__ns:=/robot',
+                '-p',
+                f'robot:={tmp_path}/robot.yaml',
+                '-p',
+                f'policy:={tmp_path}/policy_1.manifest.json',
+            ],
+            stdout=theirs,
+            stderr=theirs,
+        )
         os.close(theirs)
         try:
             text, lines = '', []
@@ -377,7 +424,9 @@ def test_a_line_on_the_terminal_says_how_it_goes(ros_domain, tmp_path):
                 text += os.read(ours, 1000).decode()
                 lines = re.findall(
                     r'\r\x1b\[K(\S+) Hz, latency (\S+) ms \(p99 (\S+)\), input (\S+) ms old, policy 1, '
-                    r'return (\S+), step (\d+) of episode \d+(?=\r)', text)
+                    r'return (\S+), step (\d+) of episode \d+(?=\r)',
+                    text,
+                )
         finally:
             agent.terminate()
             for data in iter(lambda: _read(ours), b''):
@@ -409,8 +458,18 @@ def test_without_a_robot(ros_domain, tmp_path):
     """It says once what it waits for, by the topic's full name."""
     contract = write_contract(tmp_path / 'robot.yaml')
     write_policy(tmp_path / 'policy.onnx', contract)
-    command = [sys.executable, '-m', 'dreamer_ros.nodes.robot_agent', '--ros-args', '-r', '__ns:=/rover',
-               '-p', f'robot:={contract.source}', '-p', f'policy:={tmp_path}/policy.onnx']
+    command = [
+        sys.executable,
+        '-m',
+        'dreamer_ros.nodes.robot_agent',
+        '--ros-args',
+        '-r',
+        '__ns:=/rover',
+        '-p',
+        f'robot:={contract.source}',
+        '-p',
+        f'policy:={tmp_path}/policy.onnx',
+    ]
     with (tmp_path / 'log').open('w') as log, subprocess.Popen(command, stdout=log, stderr=log) as agent:
         try:
             wait_for(lambda: 'waiting: ' in (tmp_path / 'log').read_text())
@@ -434,4 +493,3 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < end, 'it did not happen'
         time.sleep(0.01)
-

@@ -1,4 +1,5 @@
 """A robot's own topics on their way to bags: by episode, on request, and what is told of them."""
+
 from __future__ import annotations
 
 import json
@@ -12,13 +13,13 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosbags.rosbag2 import Reader
 from std_srvs.srv import Trigger
 
-from dreamer_ros.bridge import topics
-from dreamer_ros.bridge.commands import Commands
-from dreamer_ros.nodes import qos
-from dreamer_ros.replay.reading import read_episodes
+from dreamer_ros.episodes.reading import read_episodes
 from dreamer_ros.replay.store import ReplayStore
+from dreamer_ros.robot.commands import Commands
+from dreamer_ros.ros import qos
+from dreamer_ros.wire import topics
+from tests.episodes.robot_bags import START, TINY, action_cdr, contract, sensors, step_cdr
 from tests.nodes.conftest import NAMESPACE, PATIENCE
-from tests.replay.robot_bags import START, TINY, action_cdr, contract, sensors, step_cdr
 
 # Steps of this test may take their time on a busy machine without a gap between them.
 SLOW = TINY.replace('rate: 10', 'rate: 1')
@@ -33,15 +34,21 @@ class Robot:
         best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._publishers = {
             topic.name: peer.node.create_publisher(
-                qos.message_type(topic), topic.name,
-                best_effort if topic.name == 'camera/image_raw' else qos.profile(topics.SENSOR))
-            for topic in (*tiny.topics, tiny.command_topic, topics.STEP)}
+                qos.message_type(topic),
+                topic.name,
+                best_effort if topic.name == 'camera/image_raw' else qos.profile(topics.SENSOR),
+            )
+            for topic in (*tiny.topics, tiny.command_topic, topics.STEP)
+        }
         self._publishers['action'] = peer._actions
         # What a message without a stamp was sent at is known to whoever receives it.
         self._published = []
         peer.node.create_subscription(
-            qos.message_type(tiny.topics[-1]), 'range',
-            lambda message, info: self._published.append(info['source_timestamp']), 100)
+            qos.message_type(tiny.topics[-1]),
+            'range',
+            lambda message, info: self._published.append(info['source_timestamp']),
+            100,
+        )
         self._stock = {topic: list(entries) for topic, entries in sensors(rng, 30.0).items()}
         self.sent = {name: [] for name in self._publishers}
         self.seen = []  # image, both vector inputs and action of each step
@@ -49,7 +56,8 @@ class Robot:
     def until_heard(self, *names):
         for name in names:
             self._peer.until(
-                lambda: self._publishers[name].get_subscription_count() > (name == 'range'), f'a recorder of {name}')
+                lambda: self._publishers[name].get_subscription_count() > (name == 'range'), f'a recorder of {name}'
+            )
 
     def send(self, name, cdr):
         self.sent[name].append(bytes(cdr))
@@ -152,14 +160,15 @@ def test_episodes_as_their_agent_saw_them(robot, recorder, peer, tmp_path):
     found = {name: [] for name in robot.sent}
     with Reader(first) as reader:
         for connection, _, cdr in reader.messages():
-            found[connection.topic[len('/sim0/'):]].append(cdr)
+            found[connection.topic[len('/sim0/') :]].append(cdr)
         offered = {entry.topic: entry.ext.offered_qos_profiles[0].reliability.name for entry in reader.connections}
     assert offered['/sim0/camera/image_raw'] == 'BEST_EFFORT' and offered['/sim0/joint_states'] == 'RELIABLE'
     for name, messages in found.items():
         if name != 'cmd_vel':
             place = [strip(cdr) for cdr in robot.sent[name]].index(strip(messages[0]))
             assert [strip(cdr) for cdr in messages] == [
-                strip(cdr) for cdr in robot.sent[name][place:place + len(messages)]], name
+                strip(cdr) for cdr in robot.sent[name][place : place + len(messages)]
+            ], name
     assert f'{first.name}: 12 steps, return 3.0' in recorder.output
     assert 'nothing came on /sim0/cmd_vel' in recorder.output
 
@@ -211,11 +220,14 @@ def test_a_disk_that_is_nearly_full_ends_it_cleanly(start, tmp_path, contract):
     assert 'Traceback' not in recorder.output and not (tmp_path / 'bags').exists()
 
 
-@pytest.mark.parametrize('parameters, complaint', [
-    (dict(contract='/nowhere.yaml', folder='x'), '/nowhere.yaml: expected a text file'),
-    (dict(contract='rover', folder='x', episodes=3), 'parameter episodes: expected none with a contract'),
-    (dict(contract='rover'), 'parameter folder: expected a folder'),
-])
+@pytest.mark.parametrize(
+    'parameters, complaint',
+    [
+        (dict(contract='/nowhere.yaml', folder='x'), '/nowhere.yaml: expected a text file'),
+        (dict(contract='rover', folder='x', episodes=3), 'parameter episodes: expected none with a contract'),
+        (dict(contract='rover'), 'parameter folder: expected a folder'),
+    ],
+)
 def test_parameters_that_do_not_fit(start, parameters, complaint):
     process = start('recorder', **parameters)
     assert process.wait() == 2 and complaint in process.output

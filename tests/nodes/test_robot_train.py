@@ -1,4 +1,5 @@
 """Learning on a robot, with its trainer on another computer that comes and goes."""
+
 from __future__ import annotations
 
 import contextlib
@@ -6,7 +7,7 @@ import re
 
 import pytest
 
-from dreamer_ros.replay.bag import read_metadata
+from dreamer_ros.episodes.bag import read_metadata
 from tests.network import Network, Unsupported
 from tests.nodes.two_computers import EPISODE, RATE, Trial
 
@@ -48,8 +49,9 @@ def test_a_wire_is_cut_and_computers_restart(trial):
     trial.robot.start()
     trial.until(lambda: len(trial.robot.bags()) > len(whole) + 1, 'new episodes')
     assert re.search(r'rover at 10 Hz; policy version [1-9]', trial.robot.output[begun:])
-    modes = {read_metadata(trial.robot.episodes / name)['custom_data']['mode']
-             for name in trial.robot.bags()[len(whole):]}
+    modes = {
+        read_metadata(trial.robot.episodes / name)['custom_data']['mode'] for name in trial.robot.bags()[len(whole) :]
+    }
     assert 'random' not in modes, 'with the policy that it kept'
 
     if trial.network:

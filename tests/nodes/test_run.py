@@ -1,4 +1,5 @@
 """Simulator, agent, recorder and evaluator together at full speed, and after kill -9."""
+
 from __future__ import annotations
 
 import json
@@ -11,10 +12,10 @@ import yaml
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
-from dreamer_ros.bridge import topics
-from dreamer_ros.replay.reading import read_episodes
-from dreamer_ros.replay.resimulation import resimulate
+from dreamer_ros.episodes.reading import read_episodes
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.viewing.resimulation import resimulate
+from dreamer_ros.wire import topics
 
 PERIOD = 80_000_000
 SIMULATOR = dict(task='cartpole_swingup', action_repeat=8, episode_length=400)  # 50 actions per episode
@@ -128,8 +129,10 @@ def test_kill_and_restart(start, peer, tmp_path):
     agent.wait()
     count = len(peer.steps)
     # Three times the same: not asked again while an answer was on the way.
-    peer.until(lambda: len(peer.steps) > count + 1 and len({step.stamp for step in peer.steps[-3:]}) == 1,
-               'asking again for the action that nobody gives')
+    peer.until(
+        lambda: len(peer.steps) > count + 1 and len({step.stamp for step in peer.steps[-3:]}) == 1,
+        'asking again for the action that nobody gives',
+    )
     waits_at = peer.steps[-1].stamp
     start('agent')
     peer.until(lambda: peer.steps[-1].stamp > waits_at + 60 * PERIOD, 'going on after the agent')
@@ -168,11 +171,13 @@ def test_kill_and_restart(start, peer, tmp_path):
 def test_full_disk(start, peer, tmp_path):
     """The kernel refuses to let the bag grow: one sentence, exit code 2, the earlier bag intact."""
     import resource
+
     folder = tmp_path / 'bags'
     limit = 3 * 2**20
     # Noise compresses badly: the test is the robot here, small episode first, then one too large.
     recorder = start(
-        'recorder', preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)), folder=folder)
+        'recorder', preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)), folder=folder
+    )
     robot = Robot(peer)
     robot.play(5)
     peer.until(lambda: bags(folder), 'the first bag')
@@ -189,7 +194,8 @@ class Robot:
     def __init__(self, peer):
         from std_msgs.msg import String
 
-        from dreamer_ros.nodes import qos
+        from dreamer_ros.ros import qos
+
         self._peer = peer
         self._publishers = {topic: qos.publisher(peer.node, topic) for topic in topics.PER_STEP}
         self._spec = qos.publisher(peer.node, topics.SPEC)
@@ -200,7 +206,8 @@ class Robot:
         peer.until(lambda: all(p.get_subscription_count() for t, p in self._publishers.items()), 'the recorder')
 
     def play(self, length: int, until=lambda: False) -> None:
-        from dreamer_ros.bridge import codecs
+        from dreamer_ros.wire import codecs
+
         for k in range(length):
             self._stamp += PERIOD
             for topic in np.random.default_rng(k).permutation(len(topics.PER_STEP)):  # any order between topics

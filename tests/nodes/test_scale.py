@@ -1,4 +1,5 @@
 """Two simulators feed a trainer whose updates are shared by two processes."""
+
 from __future__ import annotations
 
 import collections
@@ -10,23 +11,41 @@ from pathlib import Path
 import yaml
 
 from dreamer_ros.policy.runner import PolicyRunner
-from dreamer_ros.training.run import latest_policy
+from dreamer_ros.training.run_directory import latest_policy
 
 OVERRIDES = (
     'env.image_size=32 env.action_repeat.default=20 schedule.overlap=false schedule.batch=4 schedule.length=8 '
     'schedule.replay_ratio=8 schedule.prefill=60 schedule.log_every=10 schedule.publish_every=10 rssm.deter=16 '
     'rssm.hidden=16 rssm.stoch=4 rssm.classes=4 conv.depth=2 mlp.units=16 imagination.starts=8 '
-    'imagination.horizon=3')
+    'imagination.horizon=3'
+)
 
 
 def test_two_simulators_and_two_learners(tmp_path, ros_domain):
     run = tmp_path / 'run'
     result = subprocess.run(
-        [sys.executable, '-m', 'dreamer_ros.cli', 'launch', 'sim_train', 'task:=pendulum_swingup',
-         'simulators:=2', 'learners:=2', 'steps:=6000', 'episodes:=0', 'device:=cpu', f'logdir:={run}',
-         f'overrides:={OVERRIDES}'],
-        cwd=Path(__file__).parents[2], env={**os.environ, 'OMP_NUM_THREADS': '1'}, text=True, timeout=280,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        [
+            sys.executable,
+            '-m',
+            'dreamer_ros.cli',
+            'launch',
+            'sim_train',
+            'task:=pendulum_swingup',
+            'simulators:=2',
+            'learners:=2',
+            'steps:=6000',
+            'episodes:=0',
+            'device:=cpu',
+            f'logdir:={run}',
+            f'overrides:={OVERRIDES}',
+        ],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        text=True,
+        timeout=280,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert result.returncode == 0, result.stdout
     assert 'error' not in result.stdout and 'Traceback' not in result.stdout, result.stdout
     # 6000 / 20 steps in all, those of both robots, and as many updates as they pay for

@@ -1,4 +1,5 @@
 """Robots with several cameras, with joint states as inputs and with discrete actions: real processes."""
+
 from __future__ import annotations
 
 import json
@@ -9,12 +10,12 @@ import pytest
 import torch
 from rosbags.rosbag2 import Reader
 
-from dreamer_ros.agents.agent import make_agent
-from dreamer_ros.bridge import topics
+from dreamer_ros.agents.system import make_agent
+from dreamer_ros.episodes.reading import read_episodes
 from dreamer_ros.policy.export import export
 from dreamer_ros.policy.runner import PolicyRunner
-from dreamer_ros.replay.reading import read_episodes
 from dreamer_ros.simulation import make
+from dreamer_ros.wire import topics
 from tests.agents.small import config
 from tests.nodes.test_run import bags
 
@@ -23,8 +24,7 @@ LENGTH = 20  # actions per episode
 
 def run(start, peer, folder, episodes, agent, **parameters):
     """Whole bags of a simulator, an agent and a recorder in lock-step."""
-    simulator = start(
-        'simulator', wait_for_subscribers=3, action_repeat=2, episode_length=2 * LENGTH, **parameters)
+    simulator = start('simulator', wait_for_subscribers=3, action_repeat=2, episode_length=2 * LENGTH, **parameters)
     agent = start('agent', **agent)
     recorder = start('recorder', folder=folder)
     peer.until(lambda: len(bags(folder)) >= episodes, f'{episodes} episodes')
@@ -50,8 +50,9 @@ def policy_of(spec, inputs, path, seed):
     return PolicyRunner(path, spec)
 
 
-@pytest.mark.parametrize('inputs, cameras', [('both', ['front', 'overview']), ('vector', [])],
-                         ids=['two cameras and joints', 'joints alone'])
+@pytest.mark.parametrize(
+    'inputs, cameras', [('both', ['front', 'overview']), ('vector', [])], ids=['two cameras and joints', 'joints alone']
+)
 def test_a_policy_acts_on_everything_it_perceives(inputs, cameras, start, peer, tmp_path, seed):
     """The recorded actions are those that the policy gives for the recorded images and joint states."""
     environment = make('rover_target', inputs=inputs, cameras=cameras, image_size=(32, 48), action_repeat=2)
@@ -59,17 +60,28 @@ def test_a_policy_acts_on_everything_it_perceives(inputs, cameras, start, peer, 
     environment.close()
     runner = policy_of(spec, inputs, tmp_path / 'policy.onnx', seed)
     senses = {'cameras': json.dumps(cameras)} if cameras else {}
-    found = run(start, peer, tmp_path / 'bags', 2, dict(mode='evaluate', policy=runner.path),
-                task='rover_target', inputs=inputs, image_size='[32, 48]', **senses)
+    found = run(
+        start,
+        peer,
+        tmp_path / 'bags',
+        2,
+        dict(mode='evaluate', policy=runner.path),
+        task='rover_target',
+        inputs=inputs,
+        image_size='[32, 48]',
+        **senses,
+    )
     actions = []
     for bag in found:
         names = [topic.within('sim0').name for topic in topics.per_step(spec.cameras)]
-        assert counts(bag) == {name: LENGTH + 1 for name in names}
+        assert counts(bag) == dict.fromkeys(names, LENGTH + 1)
         [episode], problems = read_episodes(bag, spec)
         assert problems == [] and episode.image.shape == (LENGTH + 1, *spec.image_shape)
         assert len(np.unique(episode.vector, axis=0)) > LENGTH // 2
-        expected = [runner.act(image, vector, k == 0, explore=False)
-                    for k, (image, vector) in enumerate(zip(episode.image, episode.vector))]
+        expected = [
+            runner.act(image, vector, k == 0, explore=False)
+            for k, (image, vector) in enumerate(zip(episode.image, episode.vector))
+        ]
         np.testing.assert_allclose(episode.action[:-1], expected[:-1], atol=1e-5)
         actions += expected
         for half in np.split(episode.image, len(cameras), -1) if cameras else ():
@@ -78,8 +90,7 @@ def test_a_policy_acts_on_everything_it_perceives(inputs, cameras, start, peer, 
 
 
 def test_discrete_actions_are_choices(start, peer, tmp_path):
-    found = run(start, peer, tmp_path / 'bags', 2, dict(seed=1),
-                task='rover_target_discrete', image_size='[32, 32]')
+    found = run(start, peer, tmp_path / 'bags', 2, dict(seed=1), task='rover_target_discrete', image_size='[32, 32]')
     environment = make('rover_target_discrete', image_size=(32, 32), action_repeat=2)
     spec = environment.spec
     environment.close()

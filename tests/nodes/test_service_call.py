@@ -1,4 +1,5 @@
 """`dreamer call` against a running simulator."""
+
 from __future__ import annotations
 
 import subprocess
@@ -6,8 +7,9 @@ import sys
 
 
 def dreamer_call(*words):
-    done = subprocess.run([sys.executable, '-m', 'dreamer_ros.cli', 'call', *words], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, '-m', 'dreamer_ros.cli', 'call', *words], capture_output=True, text=True, timeout=60
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -17,7 +19,9 @@ def test_services_of_a_simulator(start):
     assert dreamer_call('/sim0/simulator/pause', 'false') == (0, 'running\n')
     assert dreamer_call('/sim0/simulator/reset') == (0, 'the next observation ends the running episode\n')
     assert dreamer_call('/sim0/simulator/pause') == (
-        2, 'error: service /sim0/simulator/pause: expected true or false, got nothing\n')
+        2,
+        'error: service /sim0/simulator/pause: expected true or false, got nothing\n',
+    )
     assert dreamer_call('/sim0/simulator/get_parameters')[0] == 2
     assert not simulator.ended
 

@@ -1,4 +1,5 @@
 """The simulator node alone: the test plays its agent, and a rogue."""
+
 from __future__ import annotations
 
 import math
@@ -15,11 +16,11 @@ from sensor_msgs.msg import Joy
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from dreamer_ros.bridge import codecs, topics
-from dreamer_ros.bridge.codecs import stamp_to_ns
-from dreamer_ros.nodes import qos
 from dreamer_ros.nodes.simulator import Simulator
+from dreamer_ros.ros import qos
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.wire import codecs, topics
+from dreamer_ros.wire.codecs import stamp_to_ns
 from tests.nodes.conftest import NAMESPACE
 
 PERIOD = 80_000_000  # nanoseconds: eight control steps of cartpole
@@ -69,7 +70,7 @@ def test_episodes_and_messages(simulator, peer):
 
 def test_refuses_bad_actions_and_asks_again(simulator, peer):
     step = peer.next_step()
-    for axes, what in (((math.nan,), 'finite'), ((math.inf,), 'finite'), ((0.1, 0.2), '1 axes'), ((), '1 axes')):
+    for axes, _what in (((math.nan,), 'finite'), ((math.inf,), 'finite'), ((0.1, 0.2), '1 axes'), ((), '1 axes')):
         peer.answer(step.stamp, axes)
     peer.answer(step.stamp + 12345)
     peer.answer(step.stamp - PERIOD)
@@ -210,10 +211,15 @@ def test_real_time(start, peer):
     peer.until(lambda: peer.steps[-1].is_first, 'the next episode')
 
 
-@pytest.mark.parametrize('parameters, says', [
-    ({'tusk': 'walker'}, 'parameter tusk'), ({'action_repeat': 0}, 'from 1 to 100'),
-    ({'image_size': '[64]'}, '2 values'), ({'task': 'walker_wlak'}, 'walker_walk'),
-])
+@pytest.mark.parametrize(
+    'parameters, says',
+    [
+        ({'tusk': 'walker'}, 'parameter tusk'),
+        ({'action_repeat': 0}, 'from 1 to 100'),
+        ({'image_size': '[64]'}, '2 values'),
+        ({'task': 'walker_wlak'}, 'walker_walk'),
+    ],
+)
 def test_bad_parameters(start, parameters, says):
     process = start('simulator', **parameters)
     assert process.wait() == 2

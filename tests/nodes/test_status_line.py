@@ -1,4 +1,5 @@
 """The status line on a terminal and elsewhere."""
+
 from __future__ import annotations
 
 import fcntl
@@ -8,8 +9,8 @@ import termios
 
 import pytest
 
-from dreamer_ros.nodes import status_line
-from dreamer_ros.nodes.status_line import StatusLine
+from dreamer_ros.deploy import status_line
+from dreamer_ros.deploy.status_line import StatusLine
 
 
 @pytest.fixture

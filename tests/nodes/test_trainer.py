@@ -1,4 +1,5 @@
 """The trainer among real nodes: a simulator, an agent and a recorder over ROS, with crashes in between."""
+
 from __future__ import annotations
 
 import json
@@ -21,19 +22,32 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from dreamer_ros.bridge.codecs import Step
-from dreamer_ros.nodes.inbox import Inbox
 from dreamer_ros.nodes.trainer import RosRobot
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.training.metrics import read_metrics
-from dreamer_ros.training.run import latest_policy
+from dreamer_ros.training.run_directory import latest_policy
+from dreamer_ros.wire.codecs import Step
 
 OVERRIDES = [
-    'env.image_size=[32, 32]', 'schedule.batch=4', 'schedule.length=8', 'schedule.replay_ratio=16',
-    'schedule.prefill=60', 'schedule.log_every=10', 'schedule.publish_every=10',
-    'schedule.checkpoint_every=2', 'rssm.deter=16', 'rssm.hidden=16', 'rssm.stoch=4', 'rssm.classes=4',
-    'conv.depth=2', 'mlp.units=16', 'imagination.starts=8', 'imagination.horizon=3']
+    'env.image_size=[32, 32]',
+    'schedule.batch=4',
+    'schedule.length=8',
+    'schedule.replay_ratio=16',
+    'schedule.prefill=60',
+    'schedule.log_every=10',
+    'schedule.publish_every=10',
+    'schedule.checkpoint_every=2',
+    'rssm.deter=16',
+    'rssm.hidden=16',
+    'rssm.stoch=4',
+    'rssm.classes=4',
+    'conv.depth=2',
+    'mlp.units=16',
+    'imagination.starts=8',
+    'imagination.horizon=3',
+]
 REPEAT, EPISODE = 4, 160  # 40 agent steps per episode
 PATIENCE = 120.0  # seconds; only a failing test waits that long
 
@@ -55,8 +69,12 @@ class Nodes:
             arguments += ['-p', f'{key}:={json.dumps(value)}']
         log = open(self._folder / f'{name}.log', 'a')
         self._running[name] = subprocess.Popen(
-            [sys.executable, '-m', f'dreamer_ros.nodes.{executable}', *arguments], stdout=log, stderr=log,
-            env={**os.environ, 'OMP_NUM_THREADS': '1'}, cwd=Path(__file__).parents[2])
+            [sys.executable, '-m', f'dreamer_ros.nodes.{executable}', *arguments],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+            cwd=Path(__file__).parents[2],
+        )
         log.close()
         return self._running[name]
 
@@ -131,15 +149,29 @@ def service(listener, kind, name):
 
 
 def start_robot(nodes, run):
-    nodes.start('simulator', 'simulator', '/sim0', task='cartpole_balance', image_size=[32, 32],
-                action_repeat=REPEAT, episode_length=EPISODE, wait_for_learner=True, wait_for_subscribers=3)
+    nodes.start(
+        'simulator',
+        'simulator',
+        '/sim0',
+        task='cartpole_balance',
+        image_size=[32, 32],
+        action_repeat=REPEAT,
+        episode_length=EPISODE,
+        wait_for_learner=True,
+        wait_for_subscribers=3,
+    )
     nodes.start('agent', 'agent', '/sim0', evaluate_every=2)
     nodes.start('recorder', 'recorder', '/sim0', folder=str(run / 'episodes'), robot='sim0')
 
 
 def start_trainer(nodes, run, name='trainer', **parameters):
-    return nodes.start(name, 'trainer', logdir=str(run), preset='cpu',
-                       **{'steps': 1600, 'threads': 1, 'overrides': OVERRIDES, **parameters})
+    return nodes.start(
+        name,
+        'trainer',
+        logdir=str(run),
+        preset='cpu',
+        **{'steps': 1600, 'threads': 1, 'overrides': OVERRIDES, **parameters},
+    )
 
 
 def updates_of(run):
@@ -185,8 +217,10 @@ def test_a_whole_run_with_a_crash_of_the_trainer(nodes, listener, tmp_path):
     assert PolicyRunner(latest_policy(run)).version == versions[-1]
     lines = read_metrics(run)
     assert {'return_random', 'return_explore', 'return_evaluate'} <= {key for line in lines for key in line}
-    bags = [yaml.safe_load((bag / 'metadata.yaml').read_text())['rosbag2_bagfile_information']['custom_data']
-            for bag in sorted((run / 'episodes').glob('[!.]*'))]  # not the one being recorded
+    bags = [
+        yaml.safe_load((bag / 'metadata.yaml').read_text())['rosbag2_bagfile_information']['custom_data']
+        for bag in sorted((run / 'episodes').glob('[!.]*'))
+    ]  # not the one being recorded
     assert any(int(bag.get('policy_version') or 0) > 1 for bag in bags)
     # the budget is kept; only steps of the episode that ran during the crash were unknown to the second session
     assert 400 <= max(line['agent_steps'] for line in lines) <= 400 + EPISODE // REPEAT
@@ -195,8 +229,12 @@ def test_a_whole_run_with_a_crash_of_the_trainer(nodes, listener, tmp_path):
     assert all(line['agent_steps'] - 60 - 2 * line['updates'] <= 64 for line in learning)
     for name in ('curve.png', 'evaluation.mp4', 'dream.mp4'):
         assert (run / name).stat().st_size, name
-    statuses = [status for array in listener.heard['diagnostics'] for status in array.status
-                if status.name == 'trainer: learning']
+    statuses = [
+        status
+        for array in listener.heard['diagnostics']
+        for status in array.status
+        if status.name == 'trainer: learning'
+    ]
     assert len(statuses) >= max(2, lines[-1]['time'] // 2), 'about one a second while it trains'
     keys = {value.key for value in statuses[-1].values}
     assert {'env steps', 'updates', 'replay steps', 'updates/s'} <= keys
@@ -226,8 +264,10 @@ def test_bad_parameters_are_one_sentence(nodes, tmp_path):
         'unknown': ({'stepps': 3}, 'parameter stepps: expected one of'),
     }
     run = tmp_path / 'run'
-    started = {name: nodes.start(name, 'trainer', **{'logdir': str(run), 'preset': 'cpu', **parameters})
-               for name, (parameters, _) in cases.items()}
+    started = {
+        name: nodes.start(name, 'trainer', **{'logdir': str(run), 'preset': 'cpu', **parameters})
+        for name, (parameters, _) in cases.items()
+    }
     for name, (_, sentence) in cases.items():
         assert started[name].wait(PATIENCE) == 2
         [error] = [line for line in nodes.log(name).splitlines() if line.startswith('error:')]

@@ -1,4 +1,5 @@
 """Gate, watchdog, guard and metronome by themselves."""
+
 from __future__ import annotations
 
 import os
@@ -8,11 +9,11 @@ import time
 import numpy as np
 import pytest
 
-from dreamer_ros.bridge.contract import RobotContract
-from dreamer_ros.bridge.definitions import decode
-from dreamer_ros.nodes import guard
-from dreamer_ros.nodes.metronome import Metronome
-from dreamer_ros.nodes.watchdog import Advance, Deadline, Gate, Watchdog
+from dreamer_ros.deploy import guard
+from dreamer_ros.deploy.metronome import Metronome
+from dreamer_ros.deploy.watchdog import Advance, Deadline, Gate, Watchdog
+from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.wire.definitions import decode
 from tests.nodes.robot import contract_text
 
 TWIST = 'geometry_msgs/msg/Twist'
@@ -84,6 +85,7 @@ def test_a_stop_does_not_wait_for_a_command_that_hangs_in_the_middleware(contrac
     def hang(cdr):
         began.set()
         go_on.wait(10)
+
     gate = Gate(contract, hang, lambda cdr: stops.append(time.monotonic()), time.time_ns)
     gate.open()
     thread = threading.Thread(target=lambda: gate.command(ACTION, gate.ticket()))
@@ -116,6 +118,7 @@ def test_watchdog_holds_repeats_and_releases(wire):
 def test_a_check_that_fails_stops_the_robot(wire):
     def check(now):
         raise ZeroDivisionError('oops')
+
     watchdog = Watchdog(wire.gate, 0.001, {'broken': check}, lambda: None)
     assert set(wire.sent) == {'stop'} and 'ZeroDivisionError: oops' in wire.gate.reasons['broken']
     watchdog.close()
@@ -154,6 +157,7 @@ def watched(contract):
         if opened:
             os.close(opened.pop())
             thread.join()
+
     yield beat, stops, close
     close()
     os.close(reading)
@@ -184,8 +188,9 @@ def test_guard_leaves_a_robot_alone_that_is_not_commanded(watched):
 
 
 def test_guard_goes_to_the_pose_that_is_the_stop_no_faster_than_allowed():
-    text = contract_text(100).replace('stop: zero', 'stop: {forward: -1, turn: 0}').replace(
-        'unit: m/s', 'rate_limit: 10')
+    text = (
+        contract_text(100).replace('stop: zero', 'stop: {forward: -1, turn: 0}').replace('unit: m/s', 'rate_limit: 10')
+    )
     contract = RobotContract.from_text(text, 'robot.yaml')
     reading, writing = os.pipe()
     os.write(writing, guard.pack(True, 0, np.array([1.0, 0.0])))
@@ -212,7 +217,9 @@ def test_metronome_comes_to_tick_a_margin_after_the_images(offset):
 def test_metronome_waits_longer_for_images_that_jitter(jitter, rng):
     period, metronome, missed, ages = 0.02, Metronome(0.02, 100.0), 0, []
     for tick in range(4000):
-        arrivals = (np.arange(3) + np.floor(metronome.next / period) - 1) * period + jitter * period * rng.normal(size=3)
+        arrivals = (np.arange(3) + np.floor(metronome.next / period) - 1) * period + jitter * period * rng.normal(
+            size=3
+        )
         age = min(metronome.next - arrival for arrival in arrivals if arrival <= metronome.next)
         metronome.next += period
         metronome.steer(age)

@@ -1,5 +1,6 @@
 """A robot that learns with its trainer on another computer: two namespaces and a wire that is cut, or without
 permission for that two sides on one computer."""
+
 from __future__ import annotations
 
 import hashlib
@@ -11,8 +12,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Union
 
 from dreamer_ros.paths import share
 from tests.network import Computer, Network
@@ -21,7 +22,8 @@ RATE, EPISODE = 10, 15  # steps per second, and of an episode
 OVERRIDES = (
     'schedule.batch=4 schedule.length=8 schedule.prefill=30 schedule.log_every=20 schedule.publish_every=20 '
     'schedule.checkpoint_every=3 rssm.deter=16 rssm.hidden=16 rssm.stoch=4 rssm.classes=4 conv.depth=2 mlp.units=16 '
-    'imagination.starts=8 imagination.horizon=3')
+    'imagination.starts=8 imagination.horizon=3'
+)
 PATIENCE = 120.0  # seconds; only a failing trial waits that long
 
 
@@ -30,7 +32,7 @@ class Here:
 
     address = '127.0.0.1'
 
-    def command(self, *words: str) -> List[str]:
+    def command(self, *words: str) -> list[str]:
         """See Computer.command."""
         return list(words)
 
@@ -38,11 +40,11 @@ class Here:
 class Side:
     """`dreamer launch robot_train` of one role on one computer, its output in `log`."""
 
-    def __init__(self, computer: Union[Computer, Here], folder: Path, domain: int, role: str, **arguments):
+    def __init__(self, computer: Computer | Here, folder: Path, domain: int, role: str, **arguments):
         self.computer, self.folder, self.role = computer, folder / role, role
         self._domain, self._arguments = domain, arguments
         self.log = folder / f'{role}.log'
-        self._process: Optional[subprocess.Popen] = None
+        self._process: subprocess.Popen | None = None
 
     @property
     def episodes(self) -> Path:
@@ -50,14 +52,25 @@ class Side:
 
     def start(self) -> None:
         words = {'role': self.role, 'logdir': self.folder, **self._arguments}
-        command = [sys.executable, '-m', 'dreamer_ros.cli', 'launch', 'robot_train',
-                   *(f'{name}:={value}' for name, value in words.items())]
+        command = [
+            sys.executable,
+            '-m',
+            'dreamer_ros.cli',
+            'launch',
+            'robot_train',
+            *(f'{name}:={value}' for name, value in words.items()),
+        ]
         # Both are one computer to Fast DDS: shared memory would pass the wire by.
         environment = {**os.environ, 'ROS_DOMAIN_ID': str(self._domain), 'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
         with self.log.open('a') as stream:
             self._process = subprocess.Popen(
-                self.computer.command(*command), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
-                env=environment, cwd=Path(__file__).parents[2])
+                self.computer.command(*command),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=environment,
+                cwd=Path(__file__).parents[2],
+            )
 
     def stop(self) -> None:
         """In good order."""
@@ -78,11 +91,11 @@ class Side:
     def output(self) -> str:
         return self.log.read_text()
 
-    def bags(self) -> List[str]:
+    def bags(self) -> list[str]:
         """Whole ones, oldest first."""
         return sorted(path.name for path in self.episodes.glob('[!.]*')) if self.episodes.exists() else []
 
-    def content(self, name: str) -> Dict[str, str]:
+    def content(self, name: str) -> dict[str, str]:
         """SHA-256 of every file of a bag."""
         return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (self.episodes / name).iterdir()}
 
@@ -94,7 +107,7 @@ def _parent(process: Path) -> int:
         return 0
 
 
-def _free_ports() -> List[int]:
+def _free_ports() -> list[int]:
     with socket.create_server(('127.0.0.1', 0)) as one, socket.create_server(('127.0.0.1', 0)) as other:
         return [one.getsockname()[1], other.getsockname()[1]]
 
@@ -108,7 +121,7 @@ class Trial:
         network: open; None for one computer.
     """
 
-    def __init__(self, folder: Path, domain: int, network: Optional[Network]):
+    def __init__(self, folder: Path, domain: int, network: Network | None):
         contract = share('sim', 'rover', 'robot.yaml').read_text()
         contract = contract.replace('rate: 5', f'rate: {RATE}')
         contract = contract.replace('episode_length: 125', f'episode_length: {EPISODE}')
@@ -118,11 +131,30 @@ class Trial:
         computers = (network.robot, network.trainer) if network else (Here(), Here())
         address = '0.0.0.0' if network else Here.address
         ports = (8075, 8075) if network else _free_ports()
-        self.robot = Side(computers[0], folder, domain, 'robot', robot=robot, hardware='true', task='rover_target',
-                          address=address, port=ports[0])
-        self.trainer = Side(computers[1], folder, domain, 'trainer', robot=robot, preset='cpu', steps=1_000_000,
-                            bags=f'http://{computers[0].address}:{ports[0]}', overrides=OVERRIDES, address=address,
-                            port=ports[1])
+        self.robot = Side(
+            computers[0],
+            folder,
+            domain,
+            'robot',
+            robot=robot,
+            hardware='true',
+            task='rover_target',
+            address=address,
+            port=ports[0],
+        )
+        self.trainer = Side(
+            computers[1],
+            folder,
+            domain,
+            'trainer',
+            robot=robot,
+            preset='cpu',
+            steps=1_000_000,
+            bags=f'http://{computers[0].address}:{ports[0]}',
+            overrides=OVERRIDES,
+            address=address,
+            port=ports[1],
+        )
 
     def close(self) -> None:
         self.trainer.kill()  # its last films would take a while
@@ -154,7 +186,7 @@ class Trial:
         self.trainer.start()
         return self.until(self.playing, 'a policy on the robot')
 
-    def cut(self, seconds: float) -> Dict[str, object]:
+    def cut(self, seconds: float) -> dict[str, object]:
         """Cut the wire for a while; what happened meanwhile, and how long it took to make up for it."""
         self.network.wire.cut = True
         time.sleep(1.0)  # what was on its way has come or not
@@ -168,8 +200,11 @@ class Trial:
         policy = self.until(lambda: self.playing() > max(version, kept), 'a new policy on the robot')
         for name in [*before, *meanwhile]:
             assert self.trainer.content(name) == self.robot.content(name), name
-        return {'cut [s]': seconds, 'episodes recorded meanwhile': len(meanwhile),
-                'policy of the robot before and after': (version, kept),
-                'policies learnt meanwhile': self.offered() - learnt,
-                'episodes at the trainer after [s]': round(bags, 1),
-                'new policy on the robot after [s]': round(bags + policy, 1)}
+        return {
+            'cut [s]': seconds,
+            'episodes recorded meanwhile': len(meanwhile),
+            'policy of the robot before and after': (version, kept),
+            'policies learnt meanwhile': self.offered() - learnt,
+            'episodes at the trainer after [s]': round(bags, 1),
+            'new policy on the robot after [s]': round(bags + policy, 1),
+        }

@@ -1,4 +1,5 @@
 """What a policy file says about its own content."""
+
 from __future__ import annotations
 
 import hashlib
@@ -7,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from dreamer_ros.cli import main
+from dreamer_ros.cli.main import main
 from dreamer_ros.errors import InputError
 from dreamer_ros.paths import share
 from dreamer_ros.policy.digest import BLOCK, check_digest, has_digest, with_digest
@@ -66,7 +67,7 @@ def test_an_entry_is_found_wherever_it_is():
     for place in range(BLOCK - len(entry), BLOCK + 2):
         data = bytearray(2 * BLOCK + 500)
         assert not has_digest(data)
-        data[place:place + len(entry)] = entry
+        data[place : place + len(entry)] = entry
         with pytest.raises(InputError, match='was damaged'):
             check_digest(bytes(data), 'x')
 

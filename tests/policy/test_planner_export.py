@@ -1,4 +1,5 @@
 """The planner, unrolled in an ONNX file: the plans of torch, also where nothing is explored."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -8,14 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer_ros.agents.agent import make_agent
+from dreamer_ros.agents.system import make_agent
 from dreamer_ros.config import load_preset
 from dreamer_ros.policy.export import Exporter
 from dreamer_ros.policy.runner import PolicyRunner
 from tests.policy.tiny import spec
 
-SMALL = ('env.image_size=32', 'rssm.deter=24', 'rssm.hidden=16', 'rssm.stoch=5', 'conv.depth=4', 'mlp.units=16',
-         'planner.horizon=4', 'planner.candidates=16', 'planner.iterations=3', 'planner.elites=4')
+SMALL = (
+    'env.image_size=32',
+    'rssm.deter=24',
+    'rssm.hidden=16',
+    'rssm.stoch=5',
+    'conv.depth=4',
+    'mlp.units=16',
+    'planner.horizon=4',
+    'planner.candidates=16',
+    'planner.iterations=3',
+    'planner.elites=4',
+)
 
 
 @pytest.fixture(scope='module')
@@ -46,17 +57,21 @@ def test_whole_episode_matches_torch(exported, rng, seed):
         drawn = slice(None) if explore else slice(start, stop)
         noise[0, drawn] = noises.standard_normal(noise[0, drawn].shape, np.float32)
         with torch.no_grad():
-            expected, state = policy(torch.from_numpy(image)[None], torch.tensor([step in (0, 45)]), state,
-                                     torch.from_numpy(noise))
+            expected, state = policy(
+                torch.from_numpy(image)[None], torch.tensor([step in (0, 45)]), state, torch.from_numpy(noise)
+            )
         np.testing.assert_allclose(actions[-1], expected.numpy()[0], atol=1e-4)
     assert np.std(actions, 0).min() > 0.05  # it did plan
 
 
 def test_several_robots_at_once(exported, rng):
     policy, _, path = exported
-    feed = {'image': rng.integers(0, 256, (3, 32, 32, 3), np.uint8), 'is_first': np.array([True, False, False]),
-            'state': rng.normal(size=(3, policy.state_size)).astype(np.float32),
-            'noise': rng.normal(size=(3, policy.noise_size)).astype(np.float32)}
+    feed = {
+        'image': rng.integers(0, 256, (3, 32, 32, 3), np.uint8),
+        'is_first': np.array([True, False, False]),
+        'state': rng.normal(size=(3, policy.state_size)).astype(np.float32),
+        'noise': rng.normal(size=(3, policy.noise_size)).astype(np.float32),
+    }
     actions, states = PolicyRunner(path)._session.run(['action', 'next_state'], feed)
     with torch.no_grad():
         expected = policy(*(torch.from_numpy(array) for array in feed.values()))

@@ -1,4 +1,5 @@
 """Export, runner and loader on real ONNX files."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -49,12 +50,16 @@ def test_whole_episode_matches_torch(tmp_path, vector):
         values = rng.normal(size=len(vector)).astype(np.float32)
         first, explore = step in (0, 90), step >= 40
         action = runner.act(image, values if vector else None, first, explore)
-        noise = noise_rng.standard_normal((1, policy.noise_size), np.float32) if explore \
+        noise = (
+            noise_rng.standard_normal((1, policy.noise_size), np.float32)
+            if explore
             else np.zeros((1, policy.noise_size), np.float32)
+        )
         extra = (torch.from_numpy(values)[None],) if vector else ()
         with torch.no_grad():
-            expected, state = policy(torch.from_numpy(image)[None], *extra, torch.tensor([first]), state,
-                                     torch.from_numpy(noise))
+            expected, state = policy(
+                torch.from_numpy(image)[None], *extra, torch.tensor([first]), state, torch.from_numpy(noise)
+            )
         worst = max(worst, float(np.abs(action - expected.numpy()[0]).max()))
     assert worst < 1e-5
 
@@ -89,9 +94,12 @@ def test_exporter_follows_training_and_batches(tmp_path):
     assert np.abs(after - before).max() > 1e-3
     batch = 5
     noise = np.random.default_rng(0).normal(size=(batch, policy.noise_size)).astype(np.float32)
-    feed = {'image': np.stack([image] * batch), 'is_first': np.zeros(batch, bool),
-            'state': np.random.default_rng(1).normal(size=(batch, policy.state_size)).astype(np.float32),
-            'noise': noise}
+    feed = {
+        'image': np.stack([image] * batch),
+        'is_first': np.zeros(batch, bool),
+        'state': np.random.default_rng(1).normal(size=(batch, policy.state_size)).astype(np.float32),
+        'noise': noise,
+    }
     got = runner._session.run(['action', 'next_state'], feed)
     with torch.no_grad():
         expected = policy(*(torch.from_numpy(feed[name]) for name in ('image', 'is_first', 'state', 'noise')))
@@ -191,6 +199,7 @@ def test_loader_newest_wins_and_failure_keeps_the_old(tmp_path):
             if runner:
                 seen.append(runner.version)
             return seen and seen[-1] == 5
+
         wait_for(newest)
         assert seen == sorted(seen)
         missing = dataclasses.replace(manifests[0], uri=str(tmp_path / 'gone.onnx'), version=6)
@@ -236,7 +245,7 @@ class Flaky(http.server.BaseHTTPRequestHandler):
         self.send_response(503 if len(answers) == 1 else 200)
         self.send_header('Content-Length', str(len(data)))
         self.end_headers()
-        self.wfile.write(data[:len(data) // 2] if len(answers) == 2 else data if len(answers) > 2 else b'')
+        self.wfile.write(data[: len(data) // 2] if len(answers) == 2 else data if len(answers) > 2 else b'')
 
     def log_message(self, *_):
         pass
@@ -268,18 +277,28 @@ def test_a_server_that_is_away_is_asked_again(tmp_path, monkeypatch):
             server.server_close()
 
 
-@pytest.mark.parametrize('answer, kind, words', [
-    (b'garbage\r\n\r\n', Unreachable, 'does not answer .garbage.'),
-    (b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n', Unreachable, 'does not answer .IncompleteRead'),
-    (b'HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nabc', InputError, 'bytes, got 3')])
+@pytest.mark.parametrize(
+    'answer, kind, words',
+    [
+        (b'garbage\r\n\r\n', Unreachable, 'does not answer .garbage.'),
+        (
+            b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n',
+            Unreachable,
+            'does not answer .IncompleteRead',
+        ),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nabc', InputError, 'bytes, got 3'),
+    ],
+)
 def test_servers_that_speak_no_http(tmp_path, answer, kind, words):
     manifest = export(tiny_policy(spec()), spec(), tmp_path / 'p.onnx', METADATA)
     with socket.create_server(('127.0.0.1', 0)) as server:
+
         def serve():
             connection, _ = server.accept()
             with connection:
                 connection.recv(1 << 16)
                 connection.sendall(answer)
+
         thread = threading.Thread(target=serve)
         thread.start()
         with pytest.raises(InputError, match=words) as caught:
@@ -295,9 +314,18 @@ def test_addresses_that_are_none(tmp_path, uri):
         load(manifest.at(uri))
 
 
-@pytest.mark.parametrize('changes', [
-    {'version': 1e400}, {'size': 1e400}, {'control_period': 10 ** 400}, {'uri': '\ud800'}, {'spec_hash': '\ud800'},
-    {'golden': {'seed': 1e400, 'action': []}}, None])
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'version': 1e400},
+        {'size': 1e400},
+        {'control_period': 10**400},
+        {'uri': '\ud800'},
+        {'spec_hash': '\ud800'},
+        {'golden': {'seed': 1e400, 'action': []}},
+        None,
+    ],
+)
 def test_whatever_a_manifest_holds_is_refused_in_words(changes):
     """A robot hears them from the network."""
     manifest = Manifest(1, 'p.onnx', 'ab' * 32, 9, 'cd', 0.1, Golden(1, ((0.0,),)))
@@ -318,6 +346,7 @@ def test_a_check_decides_instead_of_the_hash(tmp_path):
 
     def refuse(found):
         raise InputError(f'robot.yaml: cameras: got {found.name}')
+
     with pytest.raises(InputError, match='robot.yaml: cameras: got tiny'):
         load(manifest, other, check=refuse)
     with pytest.raises(InputError, match='expected version 9 as its manifest says, got 3'):
@@ -325,6 +354,8 @@ def test_a_check_decides_instead_of_the_hash(tmp_path):
 
 
 def test_robot_side_imports_no_torch():
-    code = ('import sys, dreamer_ros.policy.loader; '
-            'assert not {"torch", "mujoco", "onnx", "rclpy"} & set(sys.modules), "heavy import"')
+    code = (
+        'import sys, dreamer_ros.policy.loader; '
+        'assert not {"torch", "mujoco", "onnx", "rclpy"} & set(sys.modules), "heavy import"'
+    )
     subprocess.run([sys.executable, '-c', code], check=True)

@@ -1,10 +1,11 @@
 """8-bit variants of policies."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from dreamer_ros.cli import main
+from dreamer_ros.cli.main import main
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import export
 from dreamer_ros.policy.quantize import difference, quantize
@@ -16,10 +17,15 @@ from tests.policy.tiny import TinyPolicy, spec
 def policy(tmp_path):
     """A policy file large enough that its linear layers matter."""
     import torch
+
     torch.manual_seed(0)
     robot = spec(('hip', 'knee'))
-    export(TinyPolicy(robot, deter=256, groups=8, classes=8, depth=8).eval(), robot, tmp_path / 'policy.onnx',
-           dict(system='tiny', preset='tiny', step=3, version=3))
+    export(
+        TinyPolicy(robot, deter=256, groups=8, classes=8, depth=8).eval(),
+        robot,
+        tmp_path / 'policy.onnx',
+        dict(system='tiny', preset='tiny', step=3, version=3),
+    )
     return tmp_path / 'policy.onnx'
 
 
@@ -32,8 +38,10 @@ def test_an_8_bit_policy_does_nearly_the_same(policy, tmp_path):
     assert target.stat().st_size < 0.4 * policy.stat().st_size
     gap = difference(policy, target)
     assert gap.steps == 200 and 0 < gap.mean <= gap.largest
-    act = [PolicyRunner(path).act(np.full((32, 32, 3), 90, np.uint8), np.zeros(2, np.float32), True, False)
-           for path in (policy, target)]
+    act = [
+        PolicyRunner(path).act(np.full((32, 32, 3), 90, np.uint8), np.zeros(2, np.float32), True, False)
+        for path in (policy, target)
+    ]
     assert np.abs(act[0] - act[1]).max() < 0.05 < np.abs(act[0]).max()
     with pytest.raises(InputError, match='expected one with float weights, got int8'):
         quantize(target, tmp_path / 'smaller.onnx')

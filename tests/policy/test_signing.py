@@ -1,4 +1,5 @@
 """Signatures: what is signed, altered, or signed by somebody else."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -6,7 +7,7 @@ import stat
 
 import pytest
 
-from dreamer_ros.cli import main
+from dreamer_ros.cli.main import main
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.loader import find_manifest, load
 from dreamer_ros.policy.manifest import Golden, Manifest
@@ -30,9 +31,19 @@ def test_a_signature_holds_for_any_place_and_survives_json(key):
     signing.verify(signed, signing.public_key(key))
 
 
-@pytest.mark.parametrize('change', [
-    {'version': 4}, {'sha256': 'cd' * 32}, {'size': 999}, {'spec_hash': 'f' * 16}, {'control_period': 0.1},
-    {'golden': Golden(1, ((0.5, 0.25),))}, {'signature': 'abcd'}, {'signature': 'no digits'}])
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'version': 4},
+        {'sha256': 'cd' * 32},
+        {'size': 999},
+        {'spec_hash': 'f' * 16},
+        {'control_period': 0.1},
+        {'golden': Golden(1, ((0.5, 0.25),))},
+        {'signature': 'abcd'},
+        {'signature': 'no digits'},
+    ],
+)
 def test_an_altered_manifest_is_refused(key, change):
     altered = dataclasses.replace(signing.sign(MANIFEST, key), **change)
     with pytest.raises(InputError, match=r'policy /runs/policy.onnx .*: this manifest was altered|signed with another'):
@@ -64,6 +75,7 @@ def test_keys(tmp_path):
 
 def test_the_commands(tmp_path, capsys):
     from dreamer_ros.policy.export import export
+
     robot = spec()
     policy = tmp_path / 'policy.onnx'
     export(tiny_policy(robot), robot, policy, dict(system='tiny', preset='tiny', step=1, version=7))

@@ -1,4 +1,5 @@
 """A small policy with every operation of the real ones, for tests of export and runner."""
+
 from __future__ import annotations
 
 import torch
@@ -10,10 +11,15 @@ from dreamer_ros.spec import RobotSpec
 
 def spec(vector=(), image_size=(32, 32), actions=2) -> RobotSpec:
     return RobotSpec(
-        name='tiny', image_size=image_size, vector=tuple(vector),
+        name='tiny',
+        image_size=image_size,
+        vector=tuple(vector),
         action=tuple(f'motor{i}' for i in range(actions)),
-        action_low=(-1.0,) * actions, action_high=(1.0,) * actions,
-        control_period=0.02, action_repeat=2)
+        action_low=(-1.0,) * actions,
+        action_high=(1.0,) * actions,
+        control_period=0.02,
+        action_repeat=2,
+    )
 
 
 class TinyPolicy(nn.Module):
@@ -47,7 +53,7 @@ class TinyPolicy(nn.Module):
         vector, (is_first, state, noise) = (inputs[0], inputs[1:]) if self.uses_vector else (None, inputs)
         stoch_size = self._groups * self._classes
         state = state * (1.0 - is_first.float())[:, None]
-        deter, rest = state[:, :self._deter], state[:, self._deter:]
+        deter, rest = state[:, : self._deter], state[:, self._deter :]
         x = image.permute(0, 3, 1, 2).float() / 255.0 - 0.5
         x = F.silu(self.conv2(F.silu(self.conv1(x)))).flatten(1)
         if vector is not None:

@@ -1,12 +1,13 @@
 """The buffer against a plain list of every step ever added."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
+from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay.episode import Episode
 from dreamer_ros.replay.buffer import ReplayBuffer
 
 KEYS = ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')
@@ -41,7 +42,7 @@ class Reference:
         self.capacity, self.episodes = capacity, []
 
     def add(self, episode):
-        rows = [{key: getattr(episode, key)[k] for key in KEYS} for k in range(len(episode))][-self.capacity:]
+        rows = [{key: getattr(episode, key)[k] for key in KEYS} for k in range(len(episode))][-self.capacity :]
         if rows:
             rows[0]['is_first'] = np.bool_(True)
             rows[-1]['is_last'] = np.bool_(True)
@@ -83,7 +84,7 @@ def test_every_sample_is_a_stretch_of_the_reference(rng):
                     continue
                 batch = buffer.sample(4, length)
                 for b, index in enumerate(batch['index']):
-                    expected = rows[index - buffer.start:index - buffer.start + length]
+                    expected = rows[index - buffer.start : index - buffer.start + length]
                     assert len(expected) == length
                     for key in KEYS:
                         np.testing.assert_array_equal(batch[key][b], [row[key] for row in expected])
@@ -107,10 +108,14 @@ def test_shapes_and_types():
     buffer.add(source(30))
     batch = buffer.sample(5, 8)
     expected = {
-        'image': ((5, 8, 2, 2, 3), np.uint8), 'vector': ((5, 8, 2), np.float32),
-        'action': ((5, 8, 1), np.float32), 'reward': ((5, 8), np.float32),
-        'is_first': ((5, 8), np.bool_), 'is_last': ((5, 8), np.bool_),
-        'is_terminal': ((5, 8), np.bool_), 'index': ((5,), np.int64),
+        'image': ((5, 8, 2, 2, 3), np.uint8),
+        'vector': ((5, 8, 2), np.float32),
+        'action': ((5, 8, 1), np.float32),
+        'reward': ((5, 8), np.float32),
+        'is_first': ((5, 8), np.bool_),
+        'is_last': ((5, 8), np.bool_),
+        'is_terminal': ((5, 8), np.bool_),
+        'index': ((5,), np.int64),
     }
     assert {key: (array.shape, array.dtype) for key, array in batch.items()} == expected
     assert all(array.flags.c_contiguous and array.flags.owndata for array in batch.values())
@@ -139,11 +144,11 @@ def test_every_new_step_is_served(batch, length, rng):
         # Only the share of the queue counts, so that a lucky uniform draw can't help.
         while buffer.cursor()['fresh'] < buffer.start + buffer.steps:
             before = buffer.cursor()['fresh']
-            rewards = buffer.sample(batch, length)['reward'][:max(1, batch // 2)]
+            rewards = buffer.sample(batch, length)['reward'][: max(1, batch // 2)]
             new = rewards[rewards >= before]
             assert new.size
             served[np.unique(new).astype(int)] += 1
-    assert (served[:source.count] >= 1).all()
+    assert (served[: source.count] >= 1).all()
     assert source.count < len(served)
 
 
@@ -152,7 +157,7 @@ def test_the_queue_leaves_room_for_old_steps():
     buffer.add(source(1000))
     rewards = buffer.sample(16, 4)['reward']
     np.testing.assert_array_equal(rewards[:8].ravel(), np.arange(32))
-    assert (rewards[8:].max() > 100)
+    assert rewards[8:].max() > 100
 
 
 def test_same_seed_same_samples_and_cursor_continues():

@@ -1,4 +1,5 @@
 """The store on its files: equal to the bags whatever happens to the files, and bags are read once."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -15,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamer_ros.cli import main
+from dreamer_ros.cli.main import main
+from dreamer_ros.episodes.reading import read_episodes
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay import cache, keep, store
 from dreamer_ros.replay.cache import FOLDER
 from dreamer_ros.replay.mapping import FileMap
-from dreamer_ros.replay.reading import read_episodes
 from dreamer_ros.replay.store import ReplayStore
-from tests.replay.bags import PERIOD_NS, SPEC, START_NS, random_episode, write_episode
+from tests.episodes.bags import PERIOD_NS, SPEC, START_NS, random_episode, write_episode
 
 KEYS = ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')
 
@@ -55,7 +56,7 @@ class Reference:
         self.capacity, self.bags, self.kept = capacity, [], set()
 
     def add(self, name, episode):
-        rows = [{key: getattr(episode, key)[k] for key in KEYS} for k in range(len(episode))][-self.capacity:]
+        rows = [{key: getattr(episode, key)[k] for key in KEYS} for k in range(len(episode))][-self.capacity :]
         rows[0]['is_first'], rows[-1]['is_last'] = np.True_, np.True_
         while self.steps + len(rows) > self.capacity:
             leaving = [bag for bag in self.bags if bag[0] not in self.kept]
@@ -74,7 +75,8 @@ class Reference:
             assert 0 <= index <= len(rows) - length
             for key in KEYS:
                 np.testing.assert_array_equal(
-                    found[key][b], [row[key] for row in rows[index:index + length]], err_msg=key)
+                    found[key][b], [row[key] for row in rows[index : index + length]], err_msg=key
+                )
 
 
 def flip(path, rng):
@@ -187,8 +189,9 @@ def test_steps_that_left_free_their_space_and_come_back(tmp_path, rng, reads):
     large = ReplayStore(tmp_path, SPEC, 500)
     assert len(large.refresh()) == 6 and len(reads) == 6  # what is in them is known
     rewards = {large.sample(1, 1)['reward'][0, 0] for _ in range(120)}  # each is served once
-    assert rewards == {value for number in range(6) for value in read_episodes(
-        tmp_path / f'bag{number}', SPEC)[0][0].reward}
+    assert rewards == {
+        value for number in range(6) for value in read_episodes(tmp_path / f'bag{number}', SPEC)[0][0].reward
+    }
     assert sorted(reads[6:]) == ['bag0', 'bag1', 'bag2', 'bag3']
     shutil.rmtree(tmp_path / 'bag0')
     ReplayStore(tmp_path, SPEC, 500).refresh()
@@ -218,24 +221,25 @@ def test_a_folder_that_cannot_be_written_is_learnt_from_in_memory(tmp_path, rng)
     (problem,) = subject.problems
     assert 'stay in memory' in problem.reason
     np.testing.assert_array_equal(
-        subject.sample(1, 40)['image'][0], np.concatenate([episode.image for episode in episodes]))
+        subject.sample(1, 40)['image'][0], np.concatenate([episode.image for episode in episodes])
+    )
     resumed = ReplayStore(tmp_path, SPEC, 500)
     resumed.load_state_dict(json.loads(json.dumps(subject.state_dict())))
     np.testing.assert_array_equal(resumed.sample(2, 9)['image'], subject.sample(2, 9)['image'])
 
 
-READER = '''
+READER = """
 import sys
 from pathlib import Path
 from dreamer_ros.replay.store import ReplayStore
-from tests.replay.bags import SPEC
+from tests.episodes.bags import SPEC
 print('ready', flush=True)
 while True:
     store = ReplayStore(Path(sys.argv[1]), SPEC, 300)
     store.refresh()
     store.sample(8, 20)
     assert not store.problems, store.problems
-'''
+"""
 
 
 def test_killed_readers_and_several_at_once(tmp_path, rng):
@@ -325,8 +329,7 @@ def test_kept_bags_stay_and_say_when_they_leave_no_room(tmp_path, rng):
     subject.refresh()
     held = [name for name, _ in subject.state_dict()['held']]
     assert held == ['bag0', 'bag2', 'bag5', 'bag6', 'bag7'] and subject.steps == 100
-    assert [problem.reason for problem in subject.problems] == [
-        'bags marked to be kept leave no room: 80 steps, of 60']
+    assert [problem.reason for problem in subject.problems] == ['bags marked to be kept leave no room: 80 steps, of 60']
 
 
 def test_files_are_mapped_without_descriptors_and_as_many_as_may_be(tmp_path, rng, monkeypatch):

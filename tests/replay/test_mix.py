@@ -1,4 +1,5 @@
 """Several folders with weights: shares of the samples, and that training continues where it stopped."""
+
 from __future__ import annotations
 
 import json
@@ -10,7 +11,7 @@ from scipy.stats import chisquare
 from dreamer_ros.config import ReplayConfig
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.mix import bag_folder, open_replay
-from tests.replay.bags import PERIOD_NS, SPEC, START_NS, random_episode, write_episode
+from tests.episodes.bags import PERIOD_NS, SPEC, START_NS, random_episode, write_episode
 
 FOLDERS = ('own', 'a', 'b')
 
@@ -108,8 +109,11 @@ def test_folders_are_checked(tmp_path, rng):
     assert bag_folder(f'{tmp_path}/run:0.5') == (tmp_path / 'run' / 'episodes', 0.5)
     assert bag_folder(f'{tmp_path}/odd:name') == (tmp_path / 'odd:name', 1.0)
     for text, words in (
-            (f'{tmp_path}/a:0', 'positive weight, got 0'), (f'{tmp_path}/a:nan', 'positive weight'),
-            (f'{tmp_path}/none', 'found none'), (f'{tmp_path}/a/bag000', 'it is a bag')):
+        (f'{tmp_path}/a:0', 'positive weight, got 0'),
+        (f'{tmp_path}/a:nan', 'positive weight'),
+        (f'{tmp_path}/none', 'found none'),
+        (f'{tmp_path}/a/bag000', 'it is a bag'),
+    ):
         with pytest.raises(InputError, match=words):
             bag_folder(text)
     with pytest.raises(InputError, match='twice'):

@@ -1,4 +1,5 @@
 """The store over a folder: what enters, what doesn't, and that training continues where it stopped."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -14,18 +15,25 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from dreamer_ros.bridge import topics
-from dreamer_ros.bridge.definitions import typestore
+from dreamer_ros.episodes import bag
+from dreamer_ros.episodes.bag import EpisodeWriter, partial_path
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay import bag
-from dreamer_ros.replay.arrays import write_arrays
-from dreamer_ros.replay.bag import EpisodeWriter, partial_path
+from dreamer_ros.formats.npz import write_arrays
 from dreamer_ros.replay.keep import is_kept, keep
 from dreamer_ros.replay.prefetch import Prefetcher
 from dreamer_ros.replay.settled import QUIET_SECONDS
 from dreamer_ros.replay.store import ReplayStore
-from tests.replay.bags import (
-    BLIND, PERIOD_NS, SPEC, START_NS, TWO_CAMERAS, cdr_messages, random_episode, write_episode,
+from dreamer_ros.wire import topics
+from dreamer_ros.wire.definitions import typestore
+from tests.episodes.bags import (
+    BLIND,
+    PERIOD_NS,
+    SPEC,
+    START_NS,
+    TWO_CAMERAS,
+    cdr_messages,
+    random_episode,
+    write_episode,
 )
 
 
@@ -33,8 +41,8 @@ def fill(folder, rng, lengths, first=0):
     """One bag per length, named and stamped in order."""
     return [
         write_episode(
-            folder, f'bag{first + k:03d}',
-            random_episode(rng, length, START_NS + (first + k) * 10_000 * PERIOD_NS))
+            folder, f'bag{first + k:03d}', random_episode(rng, length, START_NS + (first + k) * 10_000 * PERIOD_NS)
+        )
         for k, length in enumerate(lengths)
     ]
 
@@ -55,8 +63,7 @@ def test_bags_enter_once_in_order(tmp_path, rng):
     assert store.refresh() == [] and store.steps == 0
     fill(store.folder, rng, [10, 5])
     infos = store.refresh()
-    assert [(info.name, info.steps, info.complete) for info in infos] == [
-        ('bag000', 10, True), ('bag001', 5, True)]
+    assert [(info.name, info.steps, info.complete) for info in infos] == [('bag000', 10, True), ('bag001', 5, True)]
     assert store.refresh() == []
     fill(store.folder, rng, [7], first=2)
     (info,) = store.refresh()
@@ -122,7 +129,7 @@ def test_bag_still_being_recorded_by_another_tool_is_waited_for(tmp_path, rng):
     copy = store.folder / 'bag000'
     copy.mkdir()
     data = (whole / 'bag000_0.mcap').read_bytes()
-    (copy / 'bag000_0.mcap').write_bytes(data[:len(data) // 2])
+    (copy / 'bag000_0.mcap').write_bytes(data[: len(data) // 2])
     shutil.copy(whole / 'metadata.yaml', copy)
     assert store.refresh() == [] and store.problems == []
     (copy / 'bag000_0.mcap').write_bytes(data)
@@ -146,11 +153,11 @@ def test_a_bag_that_is_being_copied_is_waited_for(tmp_path, rng, storage, monkey
     files = bag.bag_files(whole)
     assert (len(files) > 3) == (storage == 'split')
     for part in (0.0, 0.3, 0.9, 0.999):
-        for file in files[:int(part * len(files))]:
+        for file in files[: int(part * len(files))]:
             shutil.copy(file, copy)
         if storage != 'split':
             data = files[0].read_bytes()
-            (copy / files[0].name).write_bytes(data[:int(part * len(data))])
+            (copy / files[0].name).write_bytes(data[: int(part * len(data))])
         assert store.refresh() == [] and store.problems == []
     for file in files:
         shutil.copy(file, copy)
@@ -166,8 +173,9 @@ def write_foreign(folder, episode, storage):
         writer.set_compression(CompressionMode.FILE, CompressionFormat.ZSTD)
     names = [topic.within('sim0') for topic in topics.PER_STEP]
     with writer:
-        connections = {topic.name: writer.add_connection(topic.name, topic.type, typestore=typestore())
-                       for topic in names}
+        connections = {
+            topic.name: writer.add_connection(topic.name, topic.type, typestore=typestore()) for topic in names
+        }
         for name, cdr, stamp in cdr_messages(episode):
             writer.write(connections[name], stamp, cdr)
     return folder / 'bag'
@@ -185,7 +193,12 @@ def test_single_files_of_every_kind(tmp_path, rng):
     (store.folder / '6.npz').write_bytes(b'nothing')
     infos = store.refresh()
     assert [(info.name, info.steps) for info in infos] == [
-        ('0.db3', 10), ('1.mcap', 10), ('2.db3.zstd', 10), ('3.mcap.zstd', 10), ('4.npz', 10)]
+        ('0.db3', 10),
+        ('1.mcap', 10),
+        ('2.db3.zstd', 10),
+        ('3.mcap.zstd', 10),
+        ('4.npz', 10),
+    ]
     told = reasons(store)
     assert len(told) == 2 and told[0].startswith('5.npz: recorded from another robot: control_period')
     assert told[1].startswith('6.npz: it is no NumPy file')
@@ -204,7 +217,7 @@ def test_a_damaged_copy_of_a_bag_is_not_loaded_again(tmp_path, rng, monkeypatch)
         file = copy / 'bag000_0.mcap'
         data = bytearray(file.read_bytes())
         if copy is cut:
-            del data[len(data) * 2 // 3:]
+            del data[len(data) * 2 // 3 :]
         else:
             data[len(data) // 2] ^= 1
         file.write_bytes(data)
@@ -227,8 +240,11 @@ def test_a_damaged_copy_that_comes_first_makes_room_for_the_whole_bag(tmp_path, 
     file, data = whole / 'bag001_0.mcap', (whole / 'bag001_0.mcap').read_bytes()
     hole = bytearray(data)
     hole[len(data) // 2] ^= 1
-    for name, content in {'bag000a_cut': data[:len(data) // 3], 'bag000b_holed': hole,
-                          'bag002_cut': data[:len(data) * 2 // 3]}.items():
+    for name, content in {
+        'bag000a_cut': data[: len(data) // 3],
+        'bag000b_holed': hole,
+        'bag002_cut': data[: len(data) * 2 // 3],
+    }.items():
         shutil.copytree(whole, tmp_path / name)
         (tmp_path / name / file.name).write_bytes(content)
         make_old(tmp_path / name)
@@ -257,18 +273,18 @@ def test_a_copy_of_a_bag_is_not_loaded_again(tmp_path, rng):
     assert reasons(store) == [f'{name}: holds the same episode as bag000' for name in ('copy', 'loose.mcap')]
 
 
-CRASH = '''
+CRASH = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from dreamer_ros.bridge import topics
-from dreamer_ros.replay.bag import EpisodeWriter
-from tests.replay.bags import cdr_messages, random_episode
+from dreamer_ros.wire import topics
+from dreamer_ros.episodes.bag import EpisodeWriter
+from tests.episodes.bags import cdr_messages, random_episode
 writer = EpisodeWriter(Path(sys.argv[1]), 'crashed', [t.within('sim0') for t in topics.PER_STEP], {})
 for row in cdr_messages(random_episode(np.random.default_rng(1), 400)):
     writer.write(*row)
 os.kill(os.getpid(), 9)
-'''
+"""
 
 
 def test_leftovers_are_recovered_but_live_writers_left_alone(tmp_path, rng):
@@ -292,13 +308,13 @@ def test_leftovers_are_recovered_but_live_writers_left_alone(tmp_path, rng):
     assert len(store.problems) == count
 
 
-LOOP = '''
+LOOP = """
 import sys
 from pathlib import Path
 import numpy as np
-from dreamer_ros.bridge import topics
-from dreamer_ros.replay.bag import EpisodeWriter
-from tests.replay.bags import START_NS, cdr_messages, random_episode
+from dreamer_ros.wire import topics
+from dreamer_ros.episodes.bag import EpisodeWriter
+from tests.episodes.bags import START_NS, cdr_messages, random_episode
 life = int(sys.argv[2])
 rows = [
     cdr_messages(random_episode(np.random.default_rng([life, k]), 250, START_NS + (life * 50 + k) * 10**12))
@@ -314,7 +330,7 @@ for k in range(1000):
         writer.close({})
     else:
         writer.abort()
-'''
+"""
 
 
 def test_kill_9_at_any_moment(tmp_path, rng):
@@ -323,7 +339,8 @@ def test_kill_9_at_any_moment(tmp_path, rng):
     infos = []
     for life in range(4):
         process = subprocess.Popen(
-            [sys.executable, '-c', LOOP, str(tmp_path), str(life)], stdout=subprocess.PIPE, text=True)
+            [sys.executable, '-c', LOOP, str(tmp_path), str(life)], stdout=subprocess.PIPE, text=True
+        )
         try:
             assert process.stdout.readline().strip() == 'ready'
             end = time.monotonic() + rng.uniform(0, 0.3)
@@ -338,7 +355,7 @@ def test_kill_9_at_any_moment(tmp_path, rng):
             life_of, k = int(info.name[3:6]), int(info.name[7:10])
             expected = random_episode(np.random.default_rng([life_of, k % 3]), 250)
             assert info.steps == 250 if info.complete else info.steps < 250
-            assert info.total_reward == expected.reward[:info.steps].sum(dtype=np.float64)
+            assert info.total_reward == expected.reward[: info.steps].sum(dtype=np.float64)
     names = [info.name for info in infos]
     assert len(set(names)) == len(names)
     # Each death left at most one bag that is not complete.
@@ -431,9 +448,7 @@ def test_prefetcher_hands_errors_over_and_ends(tmp_path, rng):
 def test_sampling_while_bags_come_in(tmp_path, rng):
     """Samples taken while episodes enter and leave are whole: every row is a row of the bag it names."""
     episodes = [random_episode(rng, 20, START_NS + k * 10_000 * PERIOD_NS) for k in range(30)]
-    known = {
-        step.tobytes(): (k, t) for k, episode in enumerate(episodes) for t, step in enumerate(episode.image)
-    }
+    known = {step.tobytes(): (k, t) for k, episode in enumerate(episodes) for t, step in enumerate(episode.image)}
     write_episode(tmp_path, 'bag000', episodes[0])
     store = ReplayStore(tmp_path, SPEC, 70)
     store.refresh()

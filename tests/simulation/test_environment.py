@@ -1,4 +1,5 @@
 """Episodes as an agent sees them: every task, seeds, action repeat, limits, ends, bad input."""
+
 from __future__ import annotations
 
 import os
@@ -10,13 +11,22 @@ import mujoco
 import numpy as np
 import pytest
 
-from dreamer_ros.bridge.codecs import read_vector
 from dreamer_ros.errors import InputError
 from dreamer_ros.simulation import VISUAL_TASKS, make, task_names
+from dreamer_ros.wire.codecs import read_vector
 
 # One for each domain of the suite that the visual tasks leave out.
-OTHER_TASKS = ('dog_walk', 'fish_swim', 'humanoid_stand', 'humanoid_CMU_stand', 'lqr_lqr_6_2',
-               'manipulator_bring_peg', 'point_mass_easy', 'stacker_stack_2', 'swimmer_swimmer6')
+OTHER_TASKS = (
+    'dog_walk',
+    'fish_swim',
+    'humanoid_stand',
+    'humanoid_CMU_stand',
+    'lqr_lqr_6_2',
+    'manipulator_bring_peg',
+    'point_mass_easy',
+    'stacker_stack_2',
+    'swimmer_swimmer6',
+)
 
 
 @pytest.fixture
@@ -43,8 +53,12 @@ def episode(environment, steps, seed=0):
 
 
 def same(first, second):
-    return (np.array_equal(first.image, second.image) and np.array_equal(first.position, second.position)
-            and np.array_equal(first.velocity, second.velocity) and first.reward == second.reward)
+    return (
+        np.array_equal(first.image, second.image)
+        and np.array_equal(first.position, second.position)
+        and np.array_equal(first.velocity, second.velocity)
+        and first.reward == second.reward
+    )
 
 
 def test_the_visual_tasks_are_the_twenty_of_the_paper():
@@ -121,6 +135,7 @@ def test_action_repeat_sums_rewards(task, open_environment):
 def test_suite_task_is_step_by_step_that_of_dm_control(task, open_environment):
     environment = open_environment(task, seed=7, image_size=(16, 16))
     from dm_control import suite  # loads OpenGL: after ours is prepared
+
     reference = suite.load(*task.split('_', 1), task_kwargs={'random': 7})
     random = np.random.default_rng(0)
     for number in range(2):
@@ -179,8 +194,12 @@ def test_actions_are_clipped_and_scaled_to_the_actuators(open_environment):
     spec = environment.spec
     assert spec.action_low[:3] == (-1, -1, -0.8) and spec.action_high[:3] == (1, 1.1, 0.8)
     environment.reset()
-    for action, control in ((1, spec.action_high), (7, spec.action_high), (-1, spec.action_low),
-                            (0, np.add(spec.action_low, spec.action_high) / 2)):
+    for action, control in (
+        (1, spec.action_high),
+        (7, spec.action_high),
+        (-1, spec.action_low),
+        (0, np.add(spec.action_low, spec.action_high) / 2),
+    ):
         environment.advance(np.full(12, action))
         assert environment._world.data.ctrl == pytest.approx(np.array(control))
 
@@ -199,17 +218,26 @@ def test_two_cameras_are_two_single_ones(open_environment):
     options = dict(seed=3, image_size=(32, 48))
     both = open_environment('quadruped_walk', cameras=['global', 3], **options)
     assert both.spec.cameras == ('global', 'egocentric') and both.spec.image_shape == (32, 48, 6)
-    runs = [episode(environment, 3) for environment in (
-        both, open_environment('quadruped_walk', cameras=['global'], **options),
-        open_environment('quadruped_walk', cameras=[3], **options))]
+    runs = [
+        episode(environment, 3)
+        for environment in (
+            both,
+            open_environment('quadruped_walk', cameras=['global'], **options),
+            open_environment('quadruped_walk', cameras=[3], **options),
+        )
+    ]
     for seen, first, second in zip(*runs):
         assert np.array_equal(seen.image, np.concatenate([first.image, second.image], -1))
         assert not np.array_equal(first.image, second.image)
 
 
 def test_the_usual_camera_has_the_usual_name(open_environment):
-    for cameras, names in ((['0'], ('camera',)), (['fixed'], ('camera',)), ([1], ('lookatcart',)),
-                           (['1', '0'], ('lookatcart', 'fixed'))):
+    for cameras, names in (
+        (['0'], ('camera',)),
+        (['fixed'], ('camera',)),
+        ([1], ('lookatcart',)),
+        (['1', '0'], ('lookatcart', 'fixed')),
+    ):
         spec = open_environment('cartpole_swingup', cameras=cameras, image_size=(16, 16)).spec
         assert spec.cameras == names
         # what a spec says of the cameras finds them again
@@ -224,7 +252,8 @@ def test_joint_states_as_inputs(inputs, open_environment):
     assert spec.vector == ('slider/position', 'hinge_1/position', 'slider/velocity', 'hinge_1/velocity')
     for observation in episode(environment, 5):
         joints = types.SimpleNamespace(
-            name=observation.joint_names, position=observation.position, velocity=observation.velocity)
+            name=observation.joint_names, position=observation.position, velocity=observation.velocity
+        )
         data = environment._world.data
         assert observation.image.shape == spec.image_shape == ((64, 64, 3) if inputs == 'both' else (0, 0, 0))
         assert read_vector(joints, spec.vector).shape == (4,)
@@ -236,9 +265,10 @@ def test_alias(open_environment):
     assert open_environment('ball_in_cup_catch').spec == open_environment('cup_catch').spec
 
 
-@pytest.mark.parametrize('action, message', [
-    ([np.nan], 'numbers'), ([0, 0], 'expected 1 values'), ([], 'expected 1 values'), (0.5, 'expected 1 values'),
-])
+@pytest.mark.parametrize(
+    'action, message',
+    [([np.nan], 'numbers'), ([0, 0], 'expected 1 values'), ([], 'expected 1 values'), (0.5, 'expected 1 values')],
+)
 def test_bad_actions_are_refused_and_cost_nothing(action, message, open_environment):
     environment = open_environment('cartpole_swingup')
     environment.reset()
@@ -248,23 +278,26 @@ def test_bad_actions_are_refused_and_cost_nothing(action, message, open_environm
     assert np.array_equal(environment._world.data.qpos, before)
 
 
-@pytest.mark.parametrize('task, options, message', [
-    ('walker_wlak', {}, 'did you mean walker_walk'),
-    ('catch', {}, 'cup_catch'),
-    ('zzzzzzzz', {}, 'known tasks: acrobot_swingup'),
-    ('cartpole_swingup', {'cameras': ['nose']}, '0 fixed, 1 lookatcart; got .nose'),
-    ('cartpole_swingup', {'cameras': [2]}, '0 fixed, 1 lookatcart; got 2'),
-    ('cartpole_swingup', {'cameras': [-1]}, 'got -1'),
-    ('cartpole_swingup', {'cameras': [0, 'fixed']}, 'expected different ones, got 0, fixed'),
-    ('cartpole_swingup', {'cameras': [0], 'inputs': 'vector'}, 'expected none with inputs vector'),
-    ('cartpole_swingup', {'inputs': 'sound'}, 'image, vector, both'),
-    ('cartpole_swingup', {'render': 'pretty'}, 'fast, shadows, suite'),
-    ('cartpole_swingup', {'image_size': (64, 5000)}, 'image_size'),
-    ('cartpole_swingup', {'image_size': (64,)}, 'image_size'),
-    ('cartpole_swingup', {'action_repeat': 0}, 'action_repeat'),
-    ('cartpole_swingup', {'episode_length': 0}, 'episode_length'),
-    ('cartpole_swingup', {'seed': -1}, 'seed'),
-])
+@pytest.mark.parametrize(
+    'task, options, message',
+    [
+        ('walker_wlak', {}, 'did you mean walker_walk'),
+        ('catch', {}, 'cup_catch'),
+        ('zzzzzzzz', {}, 'known tasks: acrobot_swingup'),
+        ('cartpole_swingup', {'cameras': ['nose']}, '0 fixed, 1 lookatcart; got .nose'),
+        ('cartpole_swingup', {'cameras': [2]}, '0 fixed, 1 lookatcart; got 2'),
+        ('cartpole_swingup', {'cameras': [-1]}, 'got -1'),
+        ('cartpole_swingup', {'cameras': [0, 'fixed']}, 'expected different ones, got 0, fixed'),
+        ('cartpole_swingup', {'cameras': [0], 'inputs': 'vector'}, 'expected none with inputs vector'),
+        ('cartpole_swingup', {'inputs': 'sound'}, 'image, vector, both'),
+        ('cartpole_swingup', {'render': 'pretty'}, 'fast, shadows, suite'),
+        ('cartpole_swingup', {'image_size': (64, 5000)}, 'image_size'),
+        ('cartpole_swingup', {'image_size': (64,)}, 'image_size'),
+        ('cartpole_swingup', {'action_repeat': 0}, 'action_repeat'),
+        ('cartpole_swingup', {'episode_length': 0}, 'episode_length'),
+        ('cartpole_swingup', {'seed': -1}, 'seed'),
+    ],
+)
 def test_bad_input(task, options, message):
     with pytest.raises(InputError, match=message) as caught:
         make(task, **options)
@@ -273,8 +306,9 @@ def test_bad_input(task, options, message):
 
 def run_python(code, **variables):
     environment = {key: value for key, value in os.environ.items() if key not in ('MUJOCO_GL', 'DISPLAY')}
-    return subprocess.run([sys.executable, '-c', code], env={**environment, **variables}, text=True,
-                          capture_output=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, '-c', code], env={**environment, **variables}, text=True, capture_output=True, timeout=60
+    )
 
 
 def test_no_opengl_is_one_sentence():
@@ -282,16 +316,20 @@ def test_no_opengl_is_one_sentence():
         'from dreamer_ros.errors import run_main\n'
         'from dreamer_ros.simulation import make\n'
         'raise SystemExit(run_main(lambda: make("cartpole_swingup")))',
-        MUJOCO_GL='egl', PYOPENGL_PLATFORM='glx')
+        MUJOCO_GL='egl',
+        PYOPENGL_PLATFORM='glx',
+    )
     assert result.returncode == 2
     assert 'apt install libegl1 libgl1-mesa-dri' in result.stderr and result.stderr.count('\n') == 1
 
 
 def test_works_when_mujoco_was_imported_before_and_exits_in_silence():
-    result = run_python('import mujoco\n'
-                        'from dreamer_ros.simulation import make\n'
-                        'environment = make("cheetah_run")\n'
-                        'assert environment.reset().image.std() > 10\n')
+    result = run_python(
+        'import mujoco\n'
+        'from dreamer_ros.simulation import make\n'
+        'environment = make("cheetah_run")\n'
+        'assert environment.reset().image.std() > 10\n'
+    )
     assert result.returncode == 0, result.stderr
     # Without a display, importing mujoco before MUJOCO_GL is set makes GLFW complain; nothing else may.
     assert all('glfw' in line.lower() or 'warnings.warn' in line for line in result.stderr.splitlines())

@@ -1,4 +1,5 @@
 """Images: sizes, orientation, quality modes, the camera model."""
+
 from __future__ import annotations
 
 import subprocess
@@ -66,7 +67,7 @@ def test_modes_show_the_same_scene(task):
     for mode in ('fast', 'shadows'):
         # Brightness may differ, edges may not: compare after removing each image's mean.
         first, second = (image - image.mean() for image in (images[mode], images['suite']))
-        correlation = (first * second).sum() / np.sqrt((first ** 2).sum() * (second ** 2).sum())
+        correlation = (first * second).sum() / np.sqrt((first**2).sum() * (second**2).sum())
         assert correlation > 0.9, mode
 
 
@@ -100,6 +101,8 @@ def test_a_new_terrain_is_drawn():
 
 def test_an_optimizer_can_be_made_after_rendering():
     """PyTorch's wheels for GPUs load Triton then, whose LLVM must not come after Mesa's."""
-    code = ("import torch; from dreamer_ros import simulation; simulation.make('cartpole_swingup').reset(); "
-            "torch.optim.Adam([torch.zeros(1, requires_grad=True)])")
+    code = (
+        "import torch; from dreamer_ros import simulation; simulation.make('cartpole_swingup').reset(); "
+        'torch.optim.Adam([torch.zeros(1, requires_grad=True)])'
+    )
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0

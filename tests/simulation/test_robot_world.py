@@ -1,4 +1,5 @@
 """Worlds made of files: the rover of sim/, a robot in a foreign folder, mistakes in task files."""
+
 from __future__ import annotations
 
 import math
@@ -120,8 +121,12 @@ def test_the_rover_starts_apart_from_the_target():
 
 
 def test_a_robot_in_a_foreign_folder(arm):
-    environment = arm(reset={'joints': {'shoulder': [90, 90]},
-                             'bodies': [{'body': 'goal', 'x': [0.3, 0.3], 'y': [0, 0], 'yaw': [90, 90]}]})
+    environment = arm(
+        reset={
+            'joints': {'shoulder': [90, 90]},
+            'bodies': [{'body': 'goal', 'x': [0.3, 0.3], 'y': [0, 0], 'yaw': [90, 90]}],
+        }
+    )
     assert environment.spec.name == 'arm_reach' and environment.spec.action == ('actuator0',)
     assert environment.spec.action_high == (2,) and environment.spec.control_period == 0.02
     assert environment.cameras[0].name == 'above'
@@ -185,8 +190,10 @@ def test_reward_terms(arm):
 
 
 def test_progress_sums_to_the_distance_covered(arm):
-    environment = arm(reset={'bodies': [{'body': 'goal', 'y': [0.6, 0.6]}]},
-                      reward=[{'type': 'progress', 'from': 'hand', 'to': 'goal'}])
+    environment = arm(
+        reset={'bodies': [{'body': 'goal', 'y': [0.6, 0.6]}]},
+        reward=[{'type': 'progress', 'from': 'hand', 'to': 'goal'}],
+    )
     for _ in range(2):  # the second episode must not count from the end of the first
         environment.reset()
         data = environment._world.data
@@ -196,10 +203,13 @@ def test_progress_sums_to_the_distance_covered(arm):
         assert total > 0.01
 
 
-@pytest.mark.parametrize('end, after', [
-    ({'type': 'height', 'of': 'ball', 'below': 0.0}, 0.2473),  # falls 0.3 m: sqrt(2 · 0.3 / 9.81) s
-    ({'type': 'distance', 'from': 'ball', 'to': 'goal', 'above': 0.5}, 0.4039),  # 0.8 m
-])
+@pytest.mark.parametrize(
+    'end, after',
+    [
+        ({'type': 'height', 'of': 'ball', 'below': 0.0}, 0.2473),  # falls 0.3 m: sqrt(2 · 0.3 / 9.81) s
+        ({'type': 'distance', 'from': 'ball', 'to': 'goal', 'above': 0.5}, 0.4039),  # 0.8 m
+    ],
+)
 def test_end_is_terminal_and_pays_once(arm, end, after):
     environment = arm(end=[{**end, 'reward': -5}], reward=[{'type': 'effort'}])
     environment._world.model.geom_contype[:] = 0  # nothing is in the way of the fall
@@ -218,7 +228,7 @@ def test_tilt(arm):
     assert not environment.step([0]).is_last
     address = environment._world.model.joint(1).qposadr[0]
     half = math.radians(40) / 2
-    environment._world.data.qpos[address + 3:address + 7] = [math.cos(half), math.sin(half), 0, 0]
+    environment._world.data.qpos[address + 3 : address + 7] = [math.cos(half), math.sin(half), 0, 0]
     assert environment.step([0]).is_terminal
 
 
@@ -230,12 +240,14 @@ def test_randomise_stays_in_its_ranges_around_the_original(arm):
     drawn = []
     for _ in range(30):
         environment.reset()
-        drawn.append([
-            model.light('lamp').diffuse[0] / original.light('lamp').diffuse[0],
-            model.geom('link').rgba[0] / original.geom('link').rgba[0],
-            model.geom('ball').friction[0] / original.geom('ball').friction[0],
-            model.body('ball').mass[0] / original.body('ball').mass[0],
-        ])
+        drawn.append(
+            [
+                model.light('lamp').diffuse[0] / original.light('lamp').diffuse[0],
+                model.geom('link').rgba[0] / original.geom('link').rgba[0],
+                model.geom('ball').friction[0] / original.geom('ball').friction[0],
+                model.body('ball').mass[0] / original.body('ball').mass[0],
+            ]
+        )
         assert model.body_subtreemass[0] == pytest.approx(model.body_mass.sum()), 'derived constants follow'
         assert model.geom('link').rgba[3] == 1
     low, high = np.transpose(list(factors.values()))
@@ -243,39 +255,48 @@ def test_randomise_stays_in_its_ranges_around_the_original(arm):
     assert (np.ptp(drawn, axis=0) > 0.5 * (high - low)).all()
 
 
-@pytest.mark.parametrize('changes, message', [
-    ({'camara': 'above'}, 'camara'),
-    ({'remove': ['control_period']}, 'control_period .a number above 0. is missing'),
-    ({'control_period': 'fast'}, 'control_period: expected a number above 0, got .fast'),
-    ({'control_period': 0.003}, 'multiple of the physics timestep 0.002, got 0.003'),
-    ({'episode_length': 2.5}, 'episode_length: expected a whole number'),
-    ({'camera': 'front'}, 'name of a camera .above., got .front'),
-    ({'camera': []}, 'camera: expected a name or a list of different names, got'),
-    ({'camera': ['above', 'above']}, 'camera: expected a name or a list of different names, got'),
-    ({'actions': {'continuous': {}}}, 'actions: expected the keys discrete, got .continuous'),
-    ({'actions': {'discrete': {'go': [1]}}}, 'actions.discrete: expected at least 2 choices, got .go'),
-    ({'actions': {'discrete': {'go': [1], 'back': 'slowly'}}}, 'actions.discrete.back: expected a list of numbers'),
-    ({'actions': {'discrete': {'go': [1], 'back': [-3]}}}, r'discrete.back: expected a control .* .-2 to 2., got .-3'),
-    ({'actions': {'discrete': {'go': [1], 'back': [1, 2]}}}, r'discrete.back: expected a control .*, got .1.0, 2.0'),
-    ({'model': 'leg.xml'}, 'leg.xml, which does not exist'),
-    ({'reward': []}, 'at least one term'),
-    ({'reward': [{'type': 'joy'}]}, r'reward\[0\].type: expected one of closeness, progress, facing, effort'),
-    ({'reward': [{'type': 'facing', 'from': 'hand', 'to': 'moon'}]}, 'got .moon'),
-    ({'reward': [{'type': 'facing', 'from': 'hand'}]}, r'reward\[0\].to .a name. is missing'),
-    ({'reward': [{'type': 'effort', 'near': 1}]}, r'reward\[0\]: expected the keys .*weight, got .near'),
-    ({'reward': [{**ARM_TASK['reward'][0], 'far': 0.1}]}, r'far: expected more than near'),
-    ({'reset': {'joints': {1: [0, 1]}}}, 'reset.joints: expected a mapping of names'),
-    ({'reward': ['effort']}, r'reward\[0\]: expected a mapping'),
-    ({'end': [{'type': 'tilt', 'of': 'arm'}]}, r'end\[0\]: expected either below or above'),
-    ({'end': {'type': 'tilt'}}, 'end: expected a list'),
-    ({'reset': {'body': []}}, 'reset: expected the keys bodies, joints, got .body'),
-    ({'reset': {'bodies': [{'body': 'arm'}]}}, 'freejoint or mocap="true", got .arm'),
-    ({'reset': {'bodies': [{'body': 'goal', 'x': [1, -1]}]}}, r'bodies\[0\].x: expected .low, high.'),
-    ({'reset': {'bodies': [{'body': 'goal', 'x': [0, 1], 'apart': {'ball': 9}}]}}, 'no place for .goal'),
-    ({'reset': {'joints': {'elbow': [0, 1]}}}, 'name of a joint .shoulder., got .elbow'),
-    ({'randomise': {'gravity': [1, 2]}}, 'light, colour, friction, mass, got .gravity'),
-    ({'randomise': {'mass': [0, 2]}}, 'randomise.mass: expected factors above 0'),
-])
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'camara': 'above'}, 'camara'),
+        ({'remove': ['control_period']}, 'control_period .a number above 0. is missing'),
+        ({'control_period': 'fast'}, 'control_period: expected a number above 0, got .fast'),
+        ({'control_period': 0.003}, 'multiple of the physics timestep 0.002, got 0.003'),
+        ({'episode_length': 2.5}, 'episode_length: expected a whole number'),
+        ({'camera': 'front'}, 'name of a camera .above., got .front'),
+        ({'camera': []}, 'camera: expected a name or a list of different names, got'),
+        ({'camera': ['above', 'above']}, 'camera: expected a name or a list of different names, got'),
+        ({'actions': {'continuous': {}}}, 'actions: expected the keys discrete, got .continuous'),
+        ({'actions': {'discrete': {'go': [1]}}}, 'actions.discrete: expected at least 2 choices, got .go'),
+        ({'actions': {'discrete': {'go': [1], 'back': 'slowly'}}}, 'actions.discrete.back: expected a list of numbers'),
+        (
+            {'actions': {'discrete': {'go': [1], 'back': [-3]}}},
+            r'discrete.back: expected a control .* .-2 to 2., got .-3',
+        ),
+        (
+            {'actions': {'discrete': {'go': [1], 'back': [1, 2]}}},
+            r'discrete.back: expected a control .*, got .1.0, 2.0',
+        ),
+        ({'model': 'leg.xml'}, 'leg.xml, which does not exist'),
+        ({'reward': []}, 'at least one term'),
+        ({'reward': [{'type': 'joy'}]}, r'reward\[0\].type: expected one of closeness, progress, facing, effort'),
+        ({'reward': [{'type': 'facing', 'from': 'hand', 'to': 'moon'}]}, 'got .moon'),
+        ({'reward': [{'type': 'facing', 'from': 'hand'}]}, r'reward\[0\].to .a name. is missing'),
+        ({'reward': [{'type': 'effort', 'near': 1}]}, r'reward\[0\]: expected the keys .*weight, got .near'),
+        ({'reward': [{**ARM_TASK['reward'][0], 'far': 0.1}]}, r'far: expected more than near'),
+        ({'reset': {'joints': {1: [0, 1]}}}, 'reset.joints: expected a mapping of names'),
+        ({'reward': ['effort']}, r'reward\[0\]: expected a mapping'),
+        ({'end': [{'type': 'tilt', 'of': 'arm'}]}, r'end\[0\]: expected either below or above'),
+        ({'end': {'type': 'tilt'}}, 'end: expected a list'),
+        ({'reset': {'body': []}}, 'reset: expected the keys bodies, joints, got .body'),
+        ({'reset': {'bodies': [{'body': 'arm'}]}}, 'freejoint or mocap="true", got .arm'),
+        ({'reset': {'bodies': [{'body': 'goal', 'x': [1, -1]}]}}, r'bodies\[0\].x: expected .low, high.'),
+        ({'reset': {'bodies': [{'body': 'goal', 'x': [0, 1], 'apart': {'ball': 9}}]}}, 'no place for .goal'),
+        ({'reset': {'joints': {'elbow': [0, 1]}}}, 'name of a joint .shoulder., got .elbow'),
+        ({'randomise': {'gravity': [1, 2]}}, 'light, colour, friction, mass, got .gravity'),
+        ({'randomise': {'mass': [0, 2]}}, 'randomise.mass: expected factors above 0'),
+    ],
+)
 def test_mistakes_in_a_task_file(arm, changes, message):
     with pytest.raises(InputError, match=message) as caught:
         arm(**changes)

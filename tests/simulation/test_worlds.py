@@ -1,4 +1,5 @@
 """The robots of sim/ can do what their tasks ask, and their contracts describe them."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -8,13 +9,12 @@ import mujoco
 import numpy as np
 import pytest
 
-from dreamer_ros.bridge.contract import load_contract
 from dreamer_ros.config import load_preset
 from dreamer_ros.paths import share
+from dreamer_ros.robot.contract import load_contract
 from dreamer_ros.simulation import make
 
-ROBOTS = {'rover': ('rover_target', 'image'), 'arm': ('arm_reach', 'image'),
-          'quadruped': ('quadruped_beacon', 'both')}
+ROBOTS = {'rover': ('rover_target', 'image'), 'arm': ('arm_reach', 'image'), 'quadruped': ('quadruped_beacon', 'both')}
 
 
 def test_every_robot_of_sim_is_tried():
@@ -26,8 +26,9 @@ def test_a_contract_describes_the_simulated_robot(robot):
     """It takes the policies that a preset for a CPU trains in simulation."""
     task, inputs = ROBOTS[robot]
     config = load_preset('cpu', [])
-    environment = make(task, image_size=config.env.image_size, inputs=inputs,
-                       action_repeat=config.action_repeat_for(task))
+    environment = make(
+        task, image_size=config.env.image_size, inputs=inputs, action_repeat=config.action_repeat_for(task)
+    )
     contract = load_contract(robot)
     contract.check(environment.spec)
     same = dict(name='', action_repeat=1)
@@ -82,6 +83,7 @@ def test_the_arm_reaches_its_ball(rng):
     scores = {'reach': [], 'still': [], 'random': []}
     for _ in range(6):
         for name in scores:
+
             def policy(seen, name=name):
                 if name == 'random':
                     return rng.uniform(-1, 1, 3)
@@ -93,6 +95,7 @@ def test_the_arm_reaches_its_ball(rng):
                 elbow = 2 * math.acos(min(1.0, far / (2 * length)))
                 joints = np.array([math.atan2(y, x), math.atan2(out, up) - elbow / 2, elbow])
                 return (joints - low) / (high - low) * 2 - 1
+
             scores[name].append(sum(each.reward for each in episode(environment, policy)))
     assert model.nu == 3 and environment.episode_length == 200
     assert min(scores['reach']) > 180

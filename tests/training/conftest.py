@@ -1,11 +1,12 @@
 """Fixtures of several tests of training."""
+
 from __future__ import annotations
 
 import dataclasses
 
 import pytest
 
-from tests.training.test_trainer import CONFIG
+from tests.training.test_loop import CONFIG
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 `torchrun … FOLDER OVERRIDES` makes the updates of every case with two ranks; test_parallel.py makes them alone.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -9,7 +10,6 @@ import itertools
 import json
 import sys
 from pathlib import Path
-from typing import Dict, List
 from unittest import mock
 
 import numpy as np
@@ -27,9 +27,19 @@ from tests.agents import small
 
 RANKS, UPDATES = 2, 3
 # Steps that are smooth in the gradient: with a small epsilon, rounding in a tiny gradient is a step of full size.
-SMALL = ('env.image_size=32', 'conv.depth=2', 'mlp.units=8', 'rssm.hidden=8', 'rssm.stoch=3', 'schedule.batch=6',
-         'schedule.length=5', 'optimizer.eps=1e-3', 'optimizer.warmup=0', 'precision=float32',
-         'optimizer.model_lr=1e-2')
+SMALL = (
+    'env.image_size=32',
+    'conv.depth=2',
+    'mlp.units=8',
+    'rssm.hidden=8',
+    'rssm.stoch=3',
+    'schedule.batch=6',
+    'schedule.length=5',
+    'optimizer.eps=1e-3',
+    'optimizer.warmup=0',
+    'precision=float32',
+    'optimizer.model_lr=1e-2',
+)
 ACTOR = ('imagination.horizon=3', 'optimizer.actor_lr=1e-2', 'optimizer.critic_lr=1e-2')
 CASES = {
     # free nats of the batch mean, thumbnails, some starts, return range, dynamics gradients, Adam
@@ -37,11 +47,23 @@ CASES = {
     # free nats of each step, reinforce, two-hot heads, replay value loss, LaProp
     'dreamerv3': ('dreamerv3_1m', *ACTOR, 'rssm.deter=16', 'rssm.classes=4'),
     # a correlation over the batch
-    'r2dreamer': ('dreamerv3_1m', *ACTOR, 'rssm.deter=16', 'rssm.classes=4', 'loss.representation=redundancy',
-                  'loss.image_scale=0.05'),
+    'r2dreamer': (
+        'dreamerv3_1m',
+        *ACTOR,
+        'rssm.deter=16',
+        'rssm.classes=4',
+        'loss.representation=redundancy',
+        'loss.image_scale=0.05',
+    ),
     # overshooting, whose mean is over steps that shares have different numbers of
-    'planet': ('planet', 'rssm.deter=8', 'conv.kind=stride', 'conv.bits=8', 'loss.overshooting=3',
-               'loss.free_nats=0.01'),
+    'planet': (
+        'planet',
+        'rssm.deter=8',
+        'conv.kind=stride',
+        'conv.bits=8',
+        'loss.overshooting=3',
+        'loss.free_nats=0.01',
+    ),
 }
 
 
@@ -50,7 +72,7 @@ def config(case: str, *overrides: str) -> Config:
     return load_preset(preset, (*SMALL, *own, *overrides))
 
 
-def samples(config: Config, number: int, rows: slice = slice(None)) -> Dict[str, np.ndarray]:
+def samples(config: Config, number: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
     """Batch `number`, in whose second half the robot stands still in the dark."""
     rng = np.random.default_rng(number)
     shape = (config.schedule.batch, config.schedule.length)
@@ -60,7 +82,9 @@ def samples(config: Config, number: int, rows: slice = slice(None)) -> Dict[str,
         image=rng.integers(0, 256, (*shape, 32, 32, 3), dtype=np.uint8),
         vector=np.zeros((*shape, 0), np.float32),
         action=rng.uniform(-1, 1, (*shape, small.ACTIONS)).astype(np.float32),
-        reward=rng.normal(size=shape).astype(np.float32), **flags)
+        reward=rng.normal(size=shape).astype(np.float32),
+        **flags,
+    )
     half = shape[0] // 2
     data['image'][half:] //= 16
     data['action'][half:] = 0.0
@@ -90,8 +114,7 @@ def noise_by_row(rank: int, ranks: int):
             shares = RANKS // ranks  # in what this process has
             rows = torch.cat([torch.arange(each) + k * states // shares for k in range(shares)])
             count = len(rows)
-        return DreamNoise(
-            rows, model.rssm.latent.noise(horizon, count), share(horizon, count, self.action_size))
+        return DreamNoise(rows, model.rssm.latent.noise(horizon, count), share(horizon, count, self.action_size))
 
     with contextlib.ExitStack() as stack:
         for latent in (CategoricalLatent, GaussianLatent):
@@ -106,13 +129,13 @@ def make_learner(config: Config, team=None) -> Learner:
     tensors, state = made.state()
     generator = torch.Generator().manual_seed(1)
     for name in tensors:
-        if name.startswith('agent.behaviour.actor.') or name.startswith('agent.behaviour.critic.'):
+        if name.startswith(('agent.behaviour.actor.', 'agent.behaviour.critic.')):
             tensors[name] = tensors[name] + 0.05 * torch.randn(tensors[name].shape, generator=generator)
     made.restore(tensors, state, 'test')
     return made
 
 
-def updated(learner: Learner) -> Dict[str, torch.Tensor]:
+def updated(learner: Learner) -> dict[str, torch.Tensor]:
     """The gradients of the first update, the metrics of the last one, and all state after it."""
     tensors, step = {}, learner.optimizer.step
 
@@ -129,13 +152,13 @@ def updated(learner: Learner) -> Dict[str, torch.Tensor]:
     return {**tensors, **state_of(learner)}
 
 
-def state_of(learner: Learner) -> Dict[str, torch.Tensor]:
+def state_of(learner: Learner) -> dict[str, torch.Tensor]:
     return {name: x.clone() for name, x in learner.state()[0].items() if not name.startswith('random.')}
 
 
-def run(team: Team, folder: Path, overrides: Dict[str, List[str]]) -> None:
+def run(team: Team, folder: Path, overrides: dict[str, list[str]]) -> None:
     """Every case with one team; rank r writes <case>-<r>.safetensors."""
-    learners: List[Learner] = []  # of a rank that follows
+    learners: list[Learner] = []  # of a rank that follows
     make = worker._make_learner
 
     def remember(*given) -> Learner:

@@ -1,4 +1,5 @@
 """Evolving controllers for a trained run: in its dreams, in the simulator, and over temperatures."""
+
 import json
 
 import imageio.v3 as iio
@@ -6,19 +7,30 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer_ros import cli, simulation
+from dreamer_ros import simulation
 from dreamer_ros.agents.evolution import Evolution
+from dreamer_ros.cli.main import main
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.training.evolution import Simulators, evolve, open_world_models, simulated_generation
 from dreamer_ros.training.learner import Learner
-from dreamer_ros.training.run import RunDirectory, latest_policy
+from dreamer_ros.training.run_directory import RunDirectory, latest_policy
 
 REPEAT = 100  # an episode of ten actions
-SMALL = ('env.image_size=32', 'conv.depth=2', 'mlp.units=9', 'vae.latent=3', 'memory.units=6',
-         'controller.population=6', 'controller.rollouts=2', 'controller.horizon=5', 'controller.decay=0.1',
-         'controller.every=0', f'env.action_repeat={{default: {REPEAT}}}')
+SMALL = (
+    'env.image_size=32',
+    'conv.depth=2',
+    'mlp.units=9',
+    'vae.latent=3',
+    'memory.units=6',
+    'controller.population=6',
+    'controller.rollouts=2',
+    'controller.horizon=5',
+    'controller.decay=0.1',
+    'controller.every=0',
+    f'env.action_repeat={{default: {REPEAT}}}',
+)
 
 
 @pytest.fixture(scope='module')
@@ -36,11 +48,15 @@ def trained_run(path, spec, preset='world_models_cpu', overrides=SMALL, updates=
     flags = {key: np.zeros(shape, bool) for key in ('is_first', 'is_last', 'is_terminal')}
     flags['is_first'][:, 0] = True
     for _ in range(updates):
-        learner.update({
-            'image': rng.integers(0, 256, (*shape, 32, 32, 3), np.uint8),
-            'vector': np.zeros((*shape, 0), np.float32),
-            'action': rng.uniform(-1, 1, (*shape, 1)).astype(np.float32),
-            'reward': rng.uniform(0, 1, shape).astype(np.float32), **flags})
+        learner.update(
+            {
+                'image': rng.integers(0, 256, (*shape, 32, 32, 3), np.uint8),
+                'vector': np.zeros((*shape, 0), np.float32),
+                'action': rng.uniform(-1, 1, (*shape, 1)).astype(np.float32),
+                'reward': rng.uniform(0, 1, shape).astype(np.float32),
+                **flags,
+            }
+        )
     directory = RunDirectory(path, config, spec)
     directory.save_checkpoint(learner.updates, learner.save, {})
     directory.close()
@@ -51,8 +67,8 @@ def trained_run(path, spec, preset='world_models_cpu', overrides=SMALL, updates=
 def test_evolved_controller_becomes_a_policy_of_the_run(place, tmp_path, spec, capsys):
     run = trained_run(tmp_path / 'run', spec)
     command = ['evolve', str(run), '--in', place, '--generations', '3', '--seed', '7']
-    assert cli.main([*command, '--temperature', '1.15']) == 0
-    assert cli.main([*command, '--temperature', '0.4']) == 0
+    assert main([*command, '--temperature', '1.15']) == 0
+    assert main([*command, '--temperature', '0.4']) == 0
     printed, shown = capsys.readouterr()
     assert str(latest_policy(run)) in printed
     last = [line for line in shown.splitlines() if line.startswith('100%')]
@@ -75,6 +91,7 @@ def test_what_has_evolved_before_ctrl_c_is_kept(tmp_path, spec, monkeypatch, cap
             if int(self.generation) == after:
                 raise KeyboardInterrupt
             return original(self, fitness)
+
         return step
 
     monkeypatch.setattr(Evolution, 'step', interrupted(2))
@@ -114,7 +131,7 @@ def test_fitness_in_the_simulator_is_the_return_of_the_candidate(tmp_path, spec,
 def test_temperature_experiment(tmp_path, spec, capsys):
     run = trained_run(tmp_path / 'run', spec)
     command = ['temperature', str(run), '--values', '0.1', '1.3', '--generations', '2', '--episodes', '3']
-    assert cli.main(command) == 0
+    assert main(command) == 0
     shown = capsys.readouterr().err
     assert 'temperature 0.1: ' in shown and 'temperature 1.3: ' in shown and '4/4 generations' in shown
     result = json.loads((run / 'temperature.json').read_text())
@@ -138,4 +155,4 @@ def test_what_cannot_be_evolved_is_told(tmp_path, spec):
         open_world_models(other)
     for wrong in ('0', '-1', 'inf', 'hot'):
         with pytest.raises(SystemExit):
-            cli.main(['evolve', str(tmp_path), '--temperature', wrong])
+            main(['evolve', str(tmp_path), '--temperature', wrong])

@@ -1,4 +1,5 @@
 """A trained agent looked at: its numbers against slow recomputation, its files, and what it refuses."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -9,21 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer_ros import cli
+from dreamer_ros.cli.main import main
 from dreamer_ros.config import load_preset
+from dreamer_ros.episodes.custom_data import contract_data
+from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.errors import InputError
 from dreamer_ros.nets.rssm import State
-from dreamer_ros.replay.custom_data import contract_data
-from dreamer_ros.replay.episode import Episode
 from dreamer_ros.training import process
 from dreamer_ros.training.checkpoint import find_checkpoint
-from dreamer_ros.training.inspection import (
-    discounted_returns, film_with_curves, inspect_episode, write_inspection)
+from dreamer_ros.training.inspection import discounted_returns, film_with_curves, inspect_episode, write_inspection
 from dreamer_ros.training.learner import Learner
 from tests.agents import small
-from tests.replay import bags
-from tests.replay.robot_bags import contract
-from tests.training.test_trainer import CONFIG, ROBOT, write_bags
+from tests.episodes import bags
+from tests.episodes.robot_bags import contract
+from tests.training.test_loop import CONFIG, ROBOT, write_bags
 
 LENGTH = 70  # more than the encoder and decoder take at a time
 
@@ -35,8 +35,12 @@ def recorded(rng, spec, length=LENGTH, terminal=False) -> Episode:
         image=rng.integers(0, 256, (length, *spec.image_size, spec.channels), np.uint8),
         vector=rng.normal(size=(length, len(spec.vector))).astype(np.float32),
         action=rng.uniform(-1, 1, (length, len(spec.action))).astype(np.float32),
-        reward=rng.normal(size=length).astype(np.float32), is_first=rows == 0, is_last=rows == length - 1,
-        is_terminal=(rows == length - 1) & terminal, stamp=rows * 10 ** 8)
+        reward=rng.normal(size=length).astype(np.float32),
+        is_first=rows == 0,
+        is_last=rows == length - 1,
+        is_terminal=(rows == length - 1) & terminal,
+        stamp=rows * 10**8,
+    )
 
 
 def made(system, seed, spec, *overrides) -> Learner:
@@ -61,7 +65,7 @@ def test_rewards_and_values_are_those_of_the_running_policy(system, rng, seed, m
     def look(deter, stoch):
         feature = torch.cat([deter, stoch], -1)
         image = model.decode(State(deter, stoch))[0].numpy().astype(float)
-        error = np.mean((image - episode.image[t].astype(float)) ** 2) / 255 ** 2
+        error = np.mean((image - episode.image[t].astype(float)) ** 2) / 255**2
         return error, float(model.predict_reward(feature)), float(behaviour.value(feature))
 
     state, dreamed, filtered, predicted = torch.zeros(1, policy.state_size), None, [], []
@@ -70,7 +74,7 @@ def test_rewards_and_values_are_those_of_the_running_policy(system, rng, seed, m
             action = torch.from_numpy(episode.action[None, t - 1])
             dreamed = model.rssm.imagine_step(dreamed, action, quiet(1))
         if t:  # the action that was recorded, not the one this policy would take
-            state[:, -small.ACTIONS:] = torch.from_numpy(episode.action[t - 1])
+            state[:, -small.ACTIONS :] = torch.from_numpy(episode.action[t - 1])
         is_first = torch.from_numpy(episode.is_first[None, t])
         image, noise = torch.from_numpy(episode.image[None, t]), torch.zeros(1, policy.noise_size)
         _, state = policy(image, is_first, state, noise)
@@ -79,8 +83,10 @@ def test_rewards_and_values_are_those_of_the_running_policy(system, rng, seed, m
             dreamed = State(deter, stoch)
         filtered.append(look(deter, stoch))
         predicted.append(look(*dreamed))
-    for names, expected in ((('reconstruction_error', 'filtered_reward', 'value'), filtered),
-                            (('prediction_error', 'predicted_reward'), predicted)):
+    for names, expected in (
+        (('reconstruction_error', 'filtered_reward', 'value'), filtered),
+        (('prediction_error', 'predicted_reward'), predicted),
+    ):
         for name, values in zip(names, np.transpose(expected)):
             np.testing.assert_allclose(seen.numbers[name], values, rtol=2e-3, atol=2e-3, err_msg=name)
     assert not np.allclose(seen.numbers['filtered_reward'][context:], seen.numbers['predicted_reward'][context:])
@@ -95,12 +101,12 @@ def test_returns_mean_what_the_value_means(system, terminal, rng, seed):
     gamma = learner.config.imagination.discount
     own = 0 if system == 'v1' else 1  # Dreamer's value counts the reward of arriving at its own state
     for t in range(20):
-        rewards = episode.reward[t + own:].astype(float)
-        expected = sum(gamma ** k * reward for k, reward in enumerate(rewards))
+        rewards = episode.reward[t + own :].astype(float)
+        expected = sum(gamma**k * reward for k, reward in enumerate(rewards))
         assert numbers['discounted_return'][t] == pytest.approx(expected, abs=1e-5)
         if not terminal:  # the last step's value instead of what it gained
-            rewards = episode.reward[t + own:20 - 1 + own].astype(float)
-            expected = sum(gamma ** k * reward for k, reward in enumerate(rewards))
+            rewards = episode.reward[t + own : 20 - 1 + own].astype(float)
+            expected = sum(gamma**k * reward for k, reward in enumerate(rewards))
             expected += gamma ** (19 - t) * numbers['value'][-1]
         assert numbers['bootstrapped_return'][t] == pytest.approx(expected, abs=1e-5)
 
@@ -115,7 +121,12 @@ def test_systems_without_a_value_leave_it_out(preset, rng, tmp_path):
     spec = small.robot()
     inspection = inspect_episode(Learner(config, spec, 'cpu'), recorded(rng, spec, 8))
     assert set(inspection.numbers) == {
-        'reconstruction_error', 'prediction_error', 'reward', 'filtered_reward', 'predicted_reward'}
+        'reconstruction_error',
+        'prediction_error',
+        'reward',
+        'filtered_reward',
+        'predicted_reward',
+    }
     assert all(np.isfinite(values).all() and len(values) == 8 for values in inspection.numbers.values())
     data = json.loads(write_inspection(inspection, tmp_path, 'title', {})[0].read_text())
     assert 'value' not in data and 'discounted_return' not in data
@@ -128,10 +139,10 @@ def test_film_shows_the_episode_over_curves_with_a_moving_cursor(rng, seed):
     scale = 8
     assert film.dtype == np.uint8 and film.shape[0] == 12 and film.shape[1] % 2 == film.shape[2] % 2 == 0
     assert film.shape[2] == 3 * 2 * 32 * scale
-    small_film = film[:, :32 * scale:scale, :2 * 32 * scale:scale]
+    small_film = film[:, : 32 * scale : scale, : 2 * 32 * scale : scale]
     assert np.array_equal(small_film[:, :, :32], episode.image[..., :3])
     assert np.array_equal(small_film[:, :, 32:], episode.image[..., 3:])
-    below = film[:, 32 * scale:].astype(int)
+    below = film[:, 32 * scale :].astype(int)
     cursors = [np.flatnonzero((frame == [214, 39, 40]).all(-1).sum(0) > 100).mean() for frame in below]
     assert (np.diff(cursors) > 10).all()
 
@@ -154,7 +165,12 @@ def test_rewards_that_nobody_knows_are_no_zeros(rng, seed, tmp_path):
     episode.meta.update(contract_data(contract()))
     inspection = inspect_episode(learner, episode)
     assert set(inspection.numbers) == {
-        'reconstruction_error', 'prediction_error', 'filtered_reward', 'predicted_reward', 'value'}
+        'reconstruction_error',
+        'prediction_error',
+        'filtered_reward',
+        'predicted_reward',
+        'value',
+    }
     for path in write_inspection(inspection, tmp_path / 'out', 'title', {}):
         assert path.stat().st_size
     assert json.loads((tmp_path / 'out' / 'dream.json').read_text())['steps'] == 12
@@ -180,7 +196,7 @@ def checkpoint(tmp_path, monkeypatch):
 def test_command_writes_files_that_can_be_read(checkpoint, capsys, monkeypatch):
     monkeypatch.chdir(checkpoint)
     [bag] = (checkpoint / 'episodes').glob('2*')
-    assert cli.main(['dream', str(checkpoint), '--bag', str(bag), '--context', '3']) == 0
+    assert main(['dream', str(checkpoint), '--bag', str(bag), '--context', '3']) == 0
     folder = checkpoint / 'dreams' / bag.name
     names = [f'dreams/{bag.name}/dream.{kind}' for kind in ('json', 'png', 'mp4')]
     assert capsys.readouterr().out.split() == names
@@ -202,7 +218,7 @@ def test_bad_input_is_one_sentence(checkpoint, tmp_path, rng):
 
     def refusal(run, bag, *words):
         with pytest.raises(InputError) as refused:
-            cli.main(['dream', str(run), '--bag', str(bag), '--output', str(tmp_path / 'out'), *words])
+            main(['dream', str(run), '--bag', str(bag), '--output', str(tmp_path / 'out'), *words])
         assert '\n' not in str(refused.value)
         return str(refused.value)
 

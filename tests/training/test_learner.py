@@ -1,4 +1,5 @@
 """The update step as a whole: it learns, resumes exactly, and refuses what is not its own."""
+
 import json
 
 import numpy as np
@@ -33,8 +34,17 @@ def learner(name, seed=0, actions=2, overrides=()):
     preset, _, variant = name.partition(':')
     config = load_preset(preset, (*SPECIFIC[name], *overrides))
     limits = (1.0,) * actions
-    spec = RobotSpec('test', config.env.image_size, (), tuple(f'a{i}' for i in range(actions)),
-                     tuple(-x for x in limits), limits, 0.02, 2, discrete=variant == 'discrete')
+    spec = RobotSpec(
+        'test',
+        config.env.image_size,
+        (),
+        tuple(f'a{i}' for i in range(actions)),
+        tuple(-x for x in limits),
+        limits,
+        0.02,
+        2,
+        discrete=variant == 'discrete',
+    )
     return Learner(config, spec, 'cpu', seed)
 
 
@@ -50,7 +60,10 @@ def samples(trained, seed=0):
     return dict(
         image=rng.integers(0, 256, (*shape, *trained.config.env.image_size, 3), dtype=np.uint8),
         vector=np.zeros((*shape, 0), np.float32),
-        action=action, reward=rng.uniform(0, 1, shape).astype(np.float32), **flags)
+        action=action,
+        reward=rng.uniform(0, 1, shape).astype(np.float32),
+        **flags,
+    )
 
 
 @pytest.mark.parametrize('length', [2, 5, 8])

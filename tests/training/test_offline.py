@@ -1,4 +1,5 @@
 """Learning from bags alone: what is planned from arguments, the session, and going on with a robot."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -15,33 +16,44 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer_ros.bringup import scenario
-from dreamer_ros.cli import main
+from dreamer_ros.cli.main import main
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
+from dreamer_ros.launching import scenario
 from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.training import loop as trainer_module
 from dreamer_ros.training import offline
-from dreamer_ros.training import trainer as trainer_module
 from dreamer_ros.training.learner import Learner
+from dreamer_ros.training.loop import Trainer
 from dreamer_ros.training.metrics import read_metrics
 from dreamer_ros.training.offline import find_spec, plan
 from dreamer_ros.training.plots import plot_run
 from dreamer_ros.training.progress import Progress
 from dreamer_ros.training.robots import Robots
-from dreamer_ros.training.run import RunDirectory, latest_policy
+from dreamer_ros.training.run_directory import RunDirectory, latest_policy
 from dreamer_ros.training.schedule import Schedule
-from dreamer_ros.training.trainer import Trainer
 from dreamer_ros.training.validation import CONTEXT, held_out_errors
-from tests.replay import bags
-from tests.training.test_trainer import ROBOT, STEPS, Walking, write_bags
+from tests.episodes import bags
+from tests.training.test_loop import ROBOT, STEPS, Walking, write_bags
 
 
 def learn(run, stop=None):
     directory, output = RunDirectory(run.folder, run.config, run.spec), io.StringIO()
     try:
         trainer = Trainer(
-            run.config, run.spec, directory, Robots(), env_steps=None, free_running=False, device='cpu', seed=0,
-            stop=stop or threading.Event(), progress=Progress(output), updates=run.updates, contract=run.contract)
+            run.config,
+            run.spec,
+            directory,
+            Robots(),
+            env_steps=None,
+            free_running=False,
+            device='cpu',
+            seed=0,
+            stop=stop or threading.Event(),
+            progress=Progress(output),
+            updates=run.updates,
+            contract=run.contract,
+        )
         trainer.train()
     finally:
         directory.close()
@@ -50,8 +62,13 @@ def learn(run, stop=None):
 
 def test_a_plan_takes_the_robot_from_the_bags(tmp_path, preset):
     write_bags(tmp_path / 'run' / 'episodes', range(2))
-    run = plan([f'{tmp_path}/run:0.5'], preset=preset, logdir=str(tmp_path / 'new'), validation=0.3,
-               overrides=['schedule.batch=2'])
+    run = plan(
+        [f'{tmp_path}/run:0.5'],
+        preset=preset,
+        logdir=str(tmp_path / 'new'),
+        validation=0.3,
+        overrides=['schedule.batch=2'],
+    )
     assert run.spec == ROBOT and run.folder == tmp_path / 'new' and run.contract is None
     config = run.config
     assert config.env.image_size == (32, 32) and config.env.inputs == 'image' and config.env.cameras == ()
@@ -81,9 +98,14 @@ def test_bad_plans_are_told(tmp_path, rng, preset):
     with pytest.raises(InputError, match='unknown key replay.bgs'):
         plan([str(tmp_path / 'bags')], preset=preset, overrides=['replay.bgs=1'])
     with pytest.raises(InputError, match='every folder once'):
-        plan([str(tmp_path / 'bags'), f"{tmp_path / 'bags'}:2"], preset=preset)
-    run = plan([str(tmp_path / 'bags')], preset=preset, logdir=str(tmp_path / 'run'), updates=5,
-               overrides=['schedule.length=64'])
+        plan([str(tmp_path / 'bags'), f'{tmp_path / "bags"}:2'], preset=preset)
+    run = plan(
+        [str(tmp_path / 'bags')],
+        preset=preset,
+        logdir=str(tmp_path / 'run'),
+        updates=5,
+        overrides=['schedule.length=64'],
+    )
     with pytest.raises(InputError, match='with the 64 steps of a sequence, got 21 steps in 1 episodes'):
         learn(run)
 
@@ -100,8 +122,9 @@ def test_a_contract_tells_the_robot_of_bags_that_do_not(tmp_path, rng, monkeypat
 def test_learns_from_bags_and_goes_on_with_a_robot(tmp_path, preset):
     write_bags(tmp_path / 'a', range(30, 45))
     write_bags(tmp_path / 'b', range(50, 60), mode='random')
-    run = plan([f'{tmp_path}/a', f'{tmp_path}/b:3'], preset=preset, logdir=str(tmp_path / 'run'), updates=13,
-               validation=0.4)
+    run = plan(
+        [f'{tmp_path}/a', f'{tmp_path}/b:3'], preset=preset, logdir=str(tmp_path / 'run'), updates=13, validation=0.4
+    )
     trainer, output = learn(run)
     assert trainer.status.updates == 13 and trainer.status.done == 1.0
     assert 'episodes are held out' in output and '/13 updates' in output
@@ -128,8 +151,18 @@ def test_learns_from_bags_and_goes_on_with_a_robot(tmp_path, preset):
     directory, output = RunDirectory(run.folder, config, ROBOT), io.StringIO()
     robot = Walking(directory.episodes)
     try:
-        trainer = Trainer(config, ROBOT, directory, robot, 4 * STEPS * ROBOT.action_repeat, False, 'cpu', 0,
-                          threading.Event(), Progress(output))
+        trainer = Trainer(
+            config,
+            ROBOT,
+            directory,
+            robot,
+            4 * STEPS * ROBOT.action_repeat,
+            False,
+            'cpu',
+            0,
+            threading.Event(),
+            Progress(output),
+        )
         trainer.train()
     finally:
         directory.close()
@@ -150,8 +183,7 @@ def test_held_out_errors_are_those_of_held_out_steps_alone(monkeypatch, rng):
         'reward': rng.normal(size=(batch, length)).astype(np.float32),
         'is_first': rng.random((batch, length)) < 0.1,
     }
-    made = {name: rng.integers(0, 256, samples['image'].shape, np.uint8)
-            for name in ('prediction', 'reconstruction')}
+    made = {name: rng.integers(0, 256, samples['image'].shape, np.uint8) for name in ('prediction', 'reconstruction')}
     rewards = rng.normal(size=(batch, length)).astype(np.float32)
 
     class Model:
@@ -159,9 +191,14 @@ def test_held_out_errors_are_those_of_held_out_steps_alone(monkeypatch, rng):
             @staticmethod
             def inspect(batch, context):
                 assert context == CONTEXT
-                return type('Seen', (), {
-                    **{name: torch.from_numpy(film) for name, film in made.items()},
-                    'predicted_reward': torch.from_numpy(rewards)})
+                return type(
+                    'Seen',
+                    (),
+                    {
+                        **{name: torch.from_numpy(film) for name, film in made.items()},
+                        'predicted_reward': torch.from_numpy(rewards),
+                    },
+                )
 
         @staticmethod
         def to_batch(samples):
@@ -175,7 +212,7 @@ def test_held_out_errors_are_those_of_held_out_steps_alone(monkeypatch, rng):
             count += 1
             for name, film in made.items():
                 difference = (film[b, t].astype(float) - samples['image'][b, t].astype(float)) / 255
-                sums[name] += (difference ** 2).mean()
+                sums[name] += (difference**2).mean()
             sums['reward'] += float(rewards[b, t] - samples['reward'][b, t]) ** 2
     errors = held_out_errors(Model, samples)
     expected = {f'validation_{name}_error': total / count for name, total in sums.items()}
@@ -193,10 +230,10 @@ def test_held_out_episodes_reach_no_update(tmp_path, preset, monkeypatch):
     def note(into, samples):
         into |= {image.tobytes() for image in samples['image'].reshape(-1, 32 * 32 * 3)}
 
+    monkeypatch.setattr(Learner, 'update', lambda learner, samples: note(trained, samples) or update(learner, samples))
     monkeypatch.setattr(
-        Learner, 'update', lambda learner, samples: note(trained, samples) or update(learner, samples))
-    monkeypatch.setattr(trainer_module, 'held_out_errors',
-                        lambda learner, samples: note(validated, samples) or errors(learner, samples))
+        trainer_module, 'held_out_errors', lambda learner, samples: note(validated, samples) or errors(learner, samples)
+    )
     learn(run)
     assert len(trained) > 50 and len(validated) > 20 and not trained & validated
     assert json.loads((run.folder / 'metrics.jsonl').read_text().splitlines()[-1])['updates'] == 20
@@ -204,17 +241,35 @@ def test_held_out_episodes_reach_no_update(tmp_path, preset, monkeypatch):
 
 def test_the_scenario_starts_one_process(tmp_path, preset):
     write_bags(tmp_path / 'a', [0])
-    arguments = {'bags': f'{tmp_path}/a:2', 'preset': preset, 'logdir': str(tmp_path / 'run'), 'updates': '7',
-                 'validation': '0.25', 'overrides': 'schedule.batch=2'}
+    arguments = {
+        'bags': f'{tmp_path}/a:2',
+        'preset': preset,
+        'logdir': str(tmp_path / 'run'),
+        'updates': '7',
+        'validation': '0.25',
+        'overrides': 'schedule.batch=2',
+    }
     description = scenario('offline_train', arguments)
     [process] = description.processes
     assert process.leads and description.folder == tmp_path / 'run' and description.then is None
     assert process.parameters == {
-        'bags': [f'{tmp_path}/a:2'], 'preset': preset, 'logdir': str(tmp_path / 'run'), 'updates': 7,
-        'validation': 0.25, 'robot': '', 'device': 'auto', 'learners': 1, 'seed': 0,
-        'overrides': ['schedule.batch=2']}
-    for wrong, words in (({'bags': f'{tmp_path}/none'}, 'found none'), ({'validation': '1'}, 'from 0 to 0.9'),
-                         ({'updates': '0'}, 'from 1'), ({'robot': 'nobody'}, 'expected a contract')):
+        'bags': [f'{tmp_path}/a:2'],
+        'preset': preset,
+        'logdir': str(tmp_path / 'run'),
+        'updates': 7,
+        'validation': 0.25,
+        'robot': '',
+        'device': 'auto',
+        'learners': 1,
+        'seed': 0,
+        'overrides': ['schedule.batch=2'],
+    }
+    for wrong, words in (
+        ({'bags': f'{tmp_path}/none'}, 'found none'),
+        ({'validation': '1'}, 'from 0 to 0.9'),
+        ({'updates': '0'}, 'from 1'),
+        ({'robot': 'nobody'}, 'expected a contract'),
+    ):
         with pytest.raises(InputError, match=words):
             scenario('offline_train', {**arguments, **wrong})
 
@@ -222,8 +277,8 @@ def test_the_scenario_starts_one_process(tmp_path, preset):
 def run_process(*words, until=None, numbers=(signal.SIGINT,), code=0):
     """Run `dreamer WORDS`; with `until`, send signals once that file is there. Returns the output."""
     process = subprocess.Popen(
-        [sys.executable, '-m', 'dreamer_ros.cli', *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True)
+        [sys.executable, '-m', 'dreamer_ros.cli', *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         deadline = time.monotonic() + 120
         while until and not until.exists():
@@ -243,8 +298,18 @@ def run_process(*words, until=None, numbers=(signal.SIGINT,), code=0):
 def test_the_command_interrupted_and_continued(tmp_path, preset):
     write_bags(tmp_path / 'a', range(4))
     run = tmp_path / 'run'
-    run_process('train', '--bags', str(tmp_path / 'a'), '--preset', preset, '--logdir', str(run),
-                '--updates', '100000', until=run / 'policies' / 'latest.json')
+    run_process(
+        'train',
+        '--bags',
+        str(tmp_path / 'a'),
+        '--preset',
+        preset,
+        '--logdir',
+        str(run),
+        '--updates',
+        '100000',
+        until=run / 'policies' / 'latest.json',
+    )
     assert (run / 'checkpoints' / 'latest').exists() and (run / 'dream.mp4').exists()
     assert 'resuming at 0 env steps' in run_process('train', '--logdir', str(run), '--updates', '10')
 
@@ -254,8 +319,19 @@ def test_the_command_interrupted_twice_ends_at_once_and_is_continued(tmp_path, p
     run = tmp_path / 'run'
     # Two of the same kind might be told as one; whichever is handled first, the other ends it.
     output = run_process(
-        'train', '--bags', str(tmp_path / 'a'), '--preset', preset, '--logdir', str(run), '--updates', '100000',
-        until=run / 'policies' / 'latest.json', numbers=(signal.SIGINT, signal.SIGTERM), code=128 + signal.SIGTERM)
+        'train',
+        '--bags',
+        str(tmp_path / 'a'),
+        '--preset',
+        preset,
+        '--logdir',
+        str(run),
+        '--updates',
+        '100000',
+        until=run / 'policies' / 'latest.json',
+        numbers=(signal.SIGINT, signal.SIGTERM),
+        code=128 + signal.SIGTERM,
+    )
     assert 'Ctrl-C again ends at once' in output and not (run / 'dream.mp4').exists()
     (run / '.dream.partial.mp4').touch()  # as if it had come in the middle
     trainer, _ = learn(plan([], logdir=str(run), updates=7))
@@ -286,6 +362,7 @@ def test_one_ctrl_c_that_torchrun_repeats_is_one(tmp_path, preset, monkeypatch, 
 
 def test_the_scenario_runs(tmp_path, preset, ros_domain):
     write_bags(tmp_path / 'a', range(4))
-    output = run_process('launch', 'offline_train', f'bags:={tmp_path}/a', f'preset:={preset}', 'updates:=10',
-                         f'logdir:={tmp_path}/run')
+    output = run_process(
+        'launch', 'offline_train', f'bags:={tmp_path}/a', f'preset:={preset}', 'updates:=10', f'logdir:={tmp_path}/run'
+    )
     assert 'offline_train has finished' in output and latest_policy(tmp_path / 'run').exists()

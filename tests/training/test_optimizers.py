@@ -1,4 +1,5 @@
 """Optimisers against plain-Python arithmetic, number by number."""
+
 import math
 
 import numpy as np
@@ -16,8 +17,10 @@ def config(**values):
 
 
 def parameters(rng, dtype=np.float64):
-    return {name: [torch.nn.Parameter(torch.tensor(rng.normal(size=shape).astype(dtype))) for shape in shapes]
-            for name, shapes in SHAPES.items()}
+    return {
+        name: [torch.nn.Parameter(torch.tensor(rng.normal(size=shape).astype(dtype))) for shape in shapes]
+        for name, shapes in SHAPES.items()
+    }
 
 
 def feed(groups, gradients):
@@ -46,9 +49,9 @@ class ReferenceLaProp:
         for i, g in enumerate(gradient):
             g *= factor
             self.square[i] = 0.999 * self.square[i] + 0.001 * g * g
-            scaled = g / (math.sqrt(self.square[i] / (1 - 0.999 ** self.steps)) + self.eps)
+            scaled = g / (math.sqrt(self.square[i] / (1 - 0.999**self.steps)) + self.eps)
             self.momentum[i] = 0.9 * self.momentum[i] + 0.1 * scaled
-            self.values[i] -= rate * self.momentum[i] / (1 - 0.9 ** self.steps)
+            self.values[i] -= rate * self.momentum[i] / (1 - 0.9**self.steps)
 
 
 @pytest.mark.parametrize('warmup', [0, 4])
@@ -60,8 +63,10 @@ def test_laprop(rng, warmup, scale):
     with torch.no_grad():
         groups['critic'][1].zero_()  # its norm counts as 1e-3
     rates = {'model': 1e-2, 'actor': 3e-3, 'critic': 5e-3}
-    references = {name: [ReferenceLaProp(p.detach().flatten().tolist(), rates[name], 1e-20, 0.3, warmup) for p in own]
-                  for name, own in groups.items()}
+    references = {
+        name: [ReferenceLaProp(p.detach().flatten().tolist(), rates[name], 1e-20, 0.3, warmup) for p in own]
+        for name, own in groups.items()
+    }
     optimizer = Optimizer(settings, groups)
     for step in range(10):
         gradients = random_gradients(rng, scale * (10 if step == 5 else 1))
@@ -107,7 +112,7 @@ def test_adam_clips_every_element_by_itself(rng):
         norms = ours.step()
         reference.step()
         for name, own in limited.items():
-            assert float(norms[f'{name}_grad_norm']) == pytest.approx(math.sqrt(sum((g ** 2).sum() for g in own)))
+            assert float(norms[f'{name}_grad_norm']) == pytest.approx(math.sqrt(sum((g**2).sum() for g in own)))
             for a, b in zip(clipped[name], plain[name]):
                 torch.testing.assert_close(a, b)
 
@@ -126,13 +131,13 @@ def test_adam_clips_each_group_by_its_global_norm(rng, weight_decay):
         norms = optimizer.step(*groups)
         for name, own in groups.items():
             g = np.concatenate([x.ravel() for x in gradients[name]])
-            norm = np.sqrt((g ** 2).sum())
+            norm = np.sqrt((g**2).sum())
             assert norms[f'{name}_grad_norm'].item() == pytest.approx(norm, rel=1e-5)
             g = g * min(1.0, 1.5 / (norm + 1e-6))
             first, second = moments[name]
             first[:] = 0.9 * first + 0.1 * g
-            second[:] = 0.999 * second + 0.001 * g ** 2
-            update = (first / (1 - 0.9 ** step)) / (np.sqrt(second / (1 - 0.999 ** step)) + 1e-5)
+            second[:] = 0.999 * second + 0.001 * g**2
+            update = (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-5)
             values[name] = (1 - weight_decay) * values[name] - rates[name] * min(1.0, step / 3) * update
             taken = np.concatenate([p.detach().numpy().ravel() for p in own])
             np.testing.assert_allclose(taken, values[name], rtol=1e-6, atol=1e-9)
@@ -176,8 +181,9 @@ def test_state_round_trip_continues_bit_for_bit(rng, kind):
         for a, b in zip(own, copies[name]):
             assert torch.equal(a, b)
     assert restored.state_tensors().keys() == optimizer.state_tensors().keys()
-    fresh = Optimizer(settings, {name: [torch.nn.Parameter(p.detach().clone()) for p in own]
-                                 for name, own in groups.items()})
+    fresh = Optimizer(
+        settings, {name: [torch.nn.Parameter(p.detach().clone()) for p in own] for name, own in groups.items()}
+    )
     assert fresh.state_tensors() == {}
 
 

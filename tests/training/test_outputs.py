@@ -1,4 +1,5 @@
 """What a run leaves for people: metrics, progress, curve, videos."""
+
 from __future__ import annotations
 
 import fcntl
@@ -18,7 +19,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.training.metrics import Metrics, read_metrics
 from dreamer_ros.training.plots import plot_comparison, plot_run
 from dreamer_ros.training.progress import Progress, Rate, Status, duration
-from dreamer_ros.training.video import dream_video
+from dreamer_ros.viewing.run_video import dream_video
 from dreamer_ros.viewing.video import write_video
 from tests.policy.tiny import spec
 
@@ -51,13 +52,29 @@ def test_metrics_go_to_both_places_and_survive_a_torn_line(tmp_path):
 def test_progress_without_a_terminal_prints_a_line():
     stream = io.StringIO()
     progress = Progress(stream)
-    status = Status(step=2000, budget=8000, frames=250, updates=10, episodes=3, last_return=123.45,
-                    evaluation_return=321.0, waiting='steps from sim0')
+    status = Status(
+        step=2000,
+        budget=8000,
+        frames=250,
+        updates=10,
+        episodes=3,
+        last_return=123.45,
+        evaluation_return=321.0,
+        waiting='steps from sim0',
+    )
     for _ in range(100):
         progress.update(status)
     [text] = stream.getvalue().splitlines()
-    for part in ('25%', '2000/8000 env steps', '3 episodes', 'return 123.5', 'evaluation 321.0', 'updates/s',
-                 'frames/s', 'waiting for steps from sim0'):
+    for part in (
+        '25%',
+        '2000/8000 env steps',
+        '3 episodes',
+        'return 123.5',
+        'evaluation 321.0',
+        'updates/s',
+        'frames/s',
+        'waiting for steps from sim0',
+    ):
         assert part in text, text
 
 
@@ -115,8 +132,7 @@ def test_durations():
 def test_curve(tmp_path):
     with pytest.raises(InputError, match='expected finished episodes in'):
         plot_run(tmp_path)
-    entries = [line(i * 1000, **{'return_evaluate' if i % 4 == 0 else 'return_explore': 10.0 * i})
-               for i in range(20)]
+    entries = [line(i * 1000, **{'return_evaluate' if i % 4 == 0 else 'return_explore': 10.0 * i}) for i in range(20)]
     (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, entries)))
     picture = iio.imread(plot_run(tmp_path))
     assert plot_run(tmp_path) == tmp_path / 'curve.png'

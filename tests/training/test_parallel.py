@@ -1,4 +1,5 @@
 """Data parallelism: two learners under torchrun are one, and what stands in its way is said."""
+
 from __future__ import annotations
 
 import json
@@ -36,11 +37,21 @@ def ranks(tmp_path_factory):
     """The folder that both ranks have written to, and the overrides of each case."""
     folder = tmp_path_factory.mktemp('ranks')
     overrides = {'cpu': [free_nats_between_the_halves()]}
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={script.RANKS}',
-               '-m', 'tests.training.parallel_update', str(folder), json.dumps(overrides)]
+    command = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        f'--nproc-per-node={script.RANKS}',
+        '-m',
+        'tests.training.parallel_update',
+        str(folder),
+        json.dumps(overrides),
+    ]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
-    result = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            text=True, timeout=240)
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240
+    )
     assert result.returncode == 0, result.stdout
     return folder, overrides
 
@@ -62,7 +73,8 @@ def test_two_learners_make_the_update_of_one(ranks, case):
         close = 1e-4 if kind == 'gradient' else 2e-3
         size = max(1e-3, float(value.float().abs().max()))
         torch.testing.assert_close(
-            found[name], value, rtol=close, atol=close * size, msg=lambda text: f'{name}: {text}')
+            found[name], value, rtol=close, atol=close * size, msg=lambda text: f'{name}: {text}'
+        )
     assert all(compared.values())
     gradients = [value for name, value in expected.items() if name.startswith('gradient.')]
     moved = [value for value in gradients if value.abs().max() > 1e-4]
@@ -84,11 +96,14 @@ def test_a_checkpoint_brings_all_ranks_back(ranks):
         assert torch.equal(again[name], value), name
 
 
-@pytest.mark.parametrize('preset, overrides, count, sentence', [
-    ('cpu', ('schedule.overlap=true',), 2, 'expected schedule.overlap=false, got true'),
-    ('world_models_cpu', (), 2, 'expected 1 for system world_models'),
-    ('dreamerv3_1m', (), 3, 'expected a number that divides schedule.batch 16, got 3'),
-])
+@pytest.mark.parametrize(
+    'preset, overrides, count, sentence',
+    [
+        ('cpu', ('schedule.overlap=true',), 2, 'expected schedule.overlap=false, got true'),
+        ('world_models_cpu', (), 2, 'expected 1 for system world_models'),
+        ('dreamerv3_1m', (), 3, 'expected a number that divides schedule.batch 16, got 3'),
+    ],
+)
 def test_what_can_not_be_shared_is_refused(preset, overrides, count, sentence):
     check_learners(load_preset(preset, overrides), 1)  # alone it may
     with pytest.raises(InputError, match=sentence):

@@ -1,4 +1,5 @@
 """bfloat16 updates: every loss close to float32's, and what must stay float32 does."""
+
 import math
 
 import pytest

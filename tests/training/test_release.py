@@ -1,4 +1,5 @@
 """Released policies and their cards."""
+
 from __future__ import annotations
 
 import json
@@ -6,16 +7,16 @@ import json
 import pytest
 import yaml
 
-from dreamer_ros.bringup.parts import policy_path
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import sha256
+from dreamer_ros.launching.scenario import policy_path
 from dreamer_ros.paths import share
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.seeds import evaluation_seed
-from dreamer_ros.training.player import Player
 from dreamer_ros.training.release import release
-from dreamer_ros.training.run import RunDirectory
+from dreamer_ros.training.rollout import Player
+from dreamer_ros.training.run_directory import RunDirectory
 from tests.policy.tiny import spec, tiny_policy
 
 RELEASED = sorted(path.stem for path in share('models', 'policies').glob('*.onnx'))
@@ -45,8 +46,11 @@ def test_a_released_policy_keeps_its_cards_promise(name):
 
 
 def evaluated(run, version, episodes):
-    result = {'mean_return': 12.34, 'standard_deviation': 1.0, 'episodes': [
-        {'return': 12.34, 'length': 5, 'actor': f'policy/{version}/evaluate'}] * episodes}
+    result = {
+        'mean_return': 12.34,
+        'standard_deviation': 1.0,
+        'episodes': [{'return': 12.34, 'length': 5, 'actor': f'policy/{version}/evaluate'}] * episodes,
+    }
     folder = run / 'evaluation' / f'{version}-{episodes}'
     folder.mkdir(parents=True)
     (folder / 'result.json').write_text(json.dumps(result))
@@ -55,6 +59,7 @@ def evaluated(run, version, episodes):
 def test_only_what_was_evaluated_is_released(tmp_path):
     run, robot = RunDirectory(tmp_path / 'run', Config(), spec()), spec()
     from dreamer_ros.policy.export import export
+
     metadata = {'version': 3, 'preset': 'cpu', 'system': 'dreamer', 'step': 100, 'updates': 7}
     run.write_policy(3, lambda path: export(tiny_policy(robot), robot, path, metadata))
     run.close()

@@ -1,16 +1,17 @@
 """Wherever a robot's rewards come from, they are what is learned."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from dreamer_ros.episodes.labels import Labels
+from dreamer_ros.formats.importing import import_source
 from dreamer_ros.replay import store
-from dreamer_ros.replay.importing import import_source
-from dreamer_ros.replay.labels import Labels
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.offline import plan
-from tests.replay.robot_bags import START, TINY, contract, write_robot_bag
-from tests.replay.test_robot_bag import expected_at, teleoperated
+from tests.episodes.robot_bags import START, TINY, contract, write_robot_bag
+from tests.episodes.test_robot_bag import expected_at, teleoperated
 from tests.training.test_offline import learn
 
 LARGER = TINY.replace('[6, 8]', '[32, 32]')

@@ -1,4 +1,5 @@
 """The replay ratio is exact, and nobody ever waits for nobody."""
+
 from __future__ import annotations
 
 import math
@@ -22,7 +23,7 @@ def test_dreamerv3_numbers():
     # beyond the budget nothing more is due
     assert schedule.updates_due(60_000) == schedule.updates_due(50_000) == 12_250
     assert schedule.steps_allowed(0) == 1000 + 4 * SLACK_UPDATES + 1
-    assert schedule.steps_allowed(10 ** 6) == 50_000
+    assert schedule.steps_allowed(10**6) == 50_000
 
 
 def test_any_ratio_ends_exact_without_deadlock(rng):

@@ -1,4 +1,5 @@
 """A TCP connection with faults: what it lets through is decided by the test."""
+
 from __future__ import annotations
 
 import contextlib
@@ -40,7 +41,7 @@ class Link:
                     data[self.flip - carried] ^= 1
                     self.flip = None
                 if self.limit is not None:
-                    data = data[:max(0, self.limit - carried)]
+                    data = data[: max(0, self.limit - carried)]
                 client.sendall(data)
                 carried += len(data)
                 self.carried += len(data)

@@ -1,4 +1,5 @@
 """Bags from one folder to another over HTTP, whatever happens on the way."""
+
 from __future__ import annotations
 
 import contextlib
@@ -37,8 +38,11 @@ def write_bag(folder, name, rng, size=SIZE):
 
 def content(folder):
     """Every file that is not hidden, by path."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*')
-            if path.is_file() and not any(part.startswith('.') for part in path.relative_to(folder).parts)}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob('*')
+        if path.is_file() and not any(part.startswith('.') for part in path.relative_to(folder).parts)
+    }
 
 
 def puller(port, folder):
@@ -168,12 +172,32 @@ def test_nothing_else_can_be_read_or_written(tmp_path, rng, closing):
     assert get(server, '/policies/policy_000003.onnx')[:2] == (200, b'policy')
     listed = json.loads(get(server, '/bags/a')[1])['files']
     assert [(file['name'], file['size']) for file in listed] == [
-        ('a_0.mcap', 100), ('a_1.mcap', 100), ('metadata.yaml', 5)]
-    for path in ('/', '/run', '/policies', '/policies/latest.json', '/bags/a/.hidden', '/bags/a/../../config.yaml',
-                 '/bags/..', '/bags/../config.yaml', '/bags/%2e%2e/config.yaml',
-                 '/bags/a/%2e%2e%2f%2e%2e%2fconfig.yaml',
-                 '/bags/up/config.yaml', '/bags/a/config.yaml', '/bags/b', '//etc/passwd', '/bags//etc/passwd',
-                 '/bags/a/a_0.mcap/x', '/bags/%00', '/bags/%ff', '/policies/../config.yaml', '/config.yaml'):
+        ('a_0.mcap', 100),
+        ('a_1.mcap', 100),
+        ('metadata.yaml', 5),
+    ]
+    for path in (
+        '/',
+        '/run',
+        '/policies',
+        '/policies/latest.json',
+        '/bags/a/.hidden',
+        '/bags/a/../../config.yaml',
+        '/bags/..',
+        '/bags/../config.yaml',
+        '/bags/%2e%2e/config.yaml',
+        '/bags/a/%2e%2e%2f%2e%2e%2fconfig.yaml',
+        '/bags/up/config.yaml',
+        '/bags/a/config.yaml',
+        '/bags/b',
+        '//etc/passwd',
+        '/bags//etc/passwd',
+        '/bags/a/a_0.mcap/x',
+        '/bags/%00',
+        '/bags/%ff',
+        '/policies/../config.yaml',
+        '/config.yaml',
+    ):
         status, body, _ = get(server, path)
         assert status == 404 and b'secret' not in body, path
     for method in ('POST', 'PUT', 'DELETE', 'PATCH', 'OPTIONS'):
@@ -188,9 +212,13 @@ def test_parts_of_files_and_unchanged_lists(tmp_path, rng, closing):
     data = (write_bag(tmp_path, 'a', rng, 1000) / 'a_0.mcap').read_bytes()
     server = closing(FileServer(Shelf(tmp_path), '127.0.0.1', 0))
     for wanted, first, last in (
-            ('bytes=0-', 0, 999), ('bytes=900-', 900, 999), ('bytes=5-9', 5, 9), ('bytes=5-5000', 5, 999)):
+        ('bytes=0-', 0, 999),
+        ('bytes=900-', 900, 999),
+        ('bytes=5-9', 5, 9),
+        ('bytes=5-5000', 5, 999),
+    ):
         status, body, headers = get(server, '/bags/a/a_0.mcap', Range=wanted)
-        assert (status, body, headers['Content-Range']) == (206, data[first:last + 1], f'bytes {first}-{last}/1000')
+        assert (status, body, headers['Content-Range']) == (206, data[first : last + 1], f'bytes {first}-{last}/1000')
     assert get(server, '/bags/a/a_0.mcap', Range='bytes=1000-')[0] == 416
     assert get(server, '/bags/a/a_0.mcap', Range='bytes=-5')[:2] == (200, data), 'what is not understood is ignored'
     tag = get(server, '/bags')[2]['ETag']
@@ -237,19 +265,25 @@ class Liar(http.server.BaseHTTPRequestHandler):
 FILE = {'name': 'metadata.yaml', 'size': 3, 'sha256': '0' * 64}
 
 
-@pytest.mark.parametrize('answers, reason', [
-    ({}, 'the server answers 404'),
-    ({'/bags': b'<html>'}, 'expected a JSON object'),
-    ({'/bags': {'bags': ['../../home']}}, 'expected names of bags'),
-    ({'/bags': {'bags': ['.ssh']}}, 'expected names of bags'),
-    ({'/bags': {'bags': ['a']}, '/bags/a': {}}, 'expected files with name, size and sha256'),
-    ({'/bags': {'bags': ['a']}, '/bags/a': {'files': [{**FILE, 'name': '../x'}]}}, 'expected names and sizes'),
-    ({'/bags': {'bags': ['a']}, '/bags/a': {'files': [{**FILE, 'name': '/etc/x'}]}}, 'expected names and sizes'),
-    ({'/bags': {'bags': ['a']}, '/bags/a': {'files': [{**FILE, 'size': -1}]}}, 'expected names and sizes'),
-    ({'/bags': {'bags': ['a']}, '/bags/a': {'files': [FILE]}, '/bags/a/metadata.yaml': b'x' * 9_000_000}, 'promised'),
-    ({'/bags': {'bags': ['a']}, '/bags/a': {'files': [FILE]}, '/bags/a/metadata.yaml': b'abc'}, 'promised'),
-    ({'/bags': {'bags': ['a']}, '/bags/a': {'files': [FILE]}, '/bags/a/metadata.yaml': b'a'}, 'ended after 1 of 3'),
-])
+@pytest.mark.parametrize(
+    'answers, reason',
+    [
+        ({}, 'the server answers 404'),
+        ({'/bags': b'<html>'}, 'expected a JSON object'),
+        ({'/bags': {'bags': ['../../home']}}, 'expected names of bags'),
+        ({'/bags': {'bags': ['.ssh']}}, 'expected names of bags'),
+        ({'/bags': {'bags': ['a']}, '/bags/a': {}}, 'expected files with name, size and sha256'),
+        ({'/bags': {'bags': ['a']}, '/bags/a': {'files': [{**FILE, 'name': '../x'}]}}, 'expected names and sizes'),
+        ({'/bags': {'bags': ['a']}, '/bags/a': {'files': [{**FILE, 'name': '/etc/x'}]}}, 'expected names and sizes'),
+        ({'/bags': {'bags': ['a']}, '/bags/a': {'files': [{**FILE, 'size': -1}]}}, 'expected names and sizes'),
+        (
+            {'/bags': {'bags': ['a']}, '/bags/a': {'files': [FILE]}, '/bags/a/metadata.yaml': b'x' * 9_000_000},
+            'promised',
+        ),
+        ({'/bags': {'bags': ['a']}, '/bags/a': {'files': [FILE]}, '/bags/a/metadata.yaml': b'abc'}, 'promised'),
+        ({'/bags': {'bags': ['a']}, '/bags/a': {'files': [FILE]}, '/bags/a/metadata.yaml': b'a'}, 'ended after 1 of 3'),
+    ],
+)
 def test_servers_that_are_no_robot_write_nothing(tmp_path, closing, answers, reason):
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), type('H', (Liar,), {'answers': answers}))
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,5 @@
 """Plots, films and time lines of bags, read back by other readers."""
+
 from __future__ import annotations
 
 import os
@@ -10,15 +11,23 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from dreamer_ros import cli
+from dreamer_ros.cli.main import main
+from dreamer_ros.episodes.reading import read_episodes
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay.reading import read_episodes
 from dreamer_ros.viewing.curves import panels
 from dreamer_ros.viewing.film import BAR
 from dreamer_ros.viewing.look import look
-from tests.replay import robot_bags
-from tests.replay.bags import (
-    JOINTS, PERIOD_NS, SPEC, START_NS, TWO_CAMERAS, cdr_messages, random_episode, write_episode, write_raw,
+from tests.episodes import robot_bags
+from tests.episodes.bags import (
+    JOINTS,
+    PERIOD_NS,
+    SPEC,
+    START_NS,
+    TWO_CAMERAS,
+    cdr_messages,
+    random_episode,
+    write_episode,
+    write_raw,
 )
 
 LENGTH = 15
@@ -66,8 +75,11 @@ def test_a_step_without_joint_states_is_a_gap_in_the_curve(tmp_path, rng):
     spec = TWO_CAMERAS
     spec = type(spec)(**{**spec.to_dict(), 'vector': ()})
     episode = random_episode(rng, LENGTH, spec=spec)
-    rows = [row for row in cdr_messages(episode, spec=spec)
-            if not (row[0].endswith('joint_states') and row[2] == episode.stamp[4])]
+    rows = [
+        row
+        for row in cdr_messages(episode, spec=spec)
+        if not (row[0].endswith('joint_states') and row[2] == episode.stamp[4])
+    ]
     seen = look(write_raw(tmp_path, 'gap', rows, spec=spec))
     assert np.flatnonzero(np.isnan(seen.senses[0]['position'][JOINTS[0]])).tolist() == [4]
 
@@ -75,11 +87,11 @@ def test_a_step_without_joint_states_is_a_gap_in_the_curve(tmp_path, rng):
 def test_plot(bag, robot_bag, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path, _ = bag
-    assert cli.main(['bag', 'plot', str(path)]) == 0
+    assert main(['bag', 'plot', str(path)]) == 0
     assert capsys.readouterr().out == 'two.png\n'
     picture = iio.imread(tmp_path / 'two.png')
     assert picture.shape[1] == 1200 and picture[..., :3].std() > 10
-    assert cli.main(['bag', 'plot', str(robot_bag), '--output', 'pictures/robot.png']) == 0
+    assert main(['bag', 'plot', str(robot_bag), '--output', 'pictures/robot.png']) == 0
     # reward, return, action and inputs, and the images above: one panel fewer than positions and velocities
     assert iio.imread(tmp_path / 'pictures' / 'robot.png').shape[0] < picture.shape[0]
     assert not list(tmp_path.glob('.*.png'))
@@ -88,7 +100,7 @@ def test_plot(bag, robot_bag, tmp_path, capsys, monkeypatch):
 def test_film(bag, tmp_path, capsys):
     path, episodes = bag
     output = tmp_path / 'films' / 'two.mp4'
-    assert cli.main(['bag', 'video', str(path), '--output', str(output)]) == 0
+    assert main(['bag', 'video', str(path), '--output', str(output)]) == 0
     film = iio.imread(output, plugin='FFMPEG')
     assert len(film) == 2 * LENGTH
     assert iio.immeta(output, plugin='FFMPEG')['fps'] == pytest.approx(1e9 / PERIOD_NS)
@@ -97,7 +109,7 @@ def test_film(bag, tmp_path, capsys):
     left = (film.shape[2] - scale * width) // 2
     for number, k in ((0, 0), (0, 7), (1, LENGTH - 1)):
         frame = film[number * LENGTH + k]
-        shown = frame[BAR:BAR + scale * height, left:left + scale * width].astype(float)
+        shown = frame[BAR : BAR + scale * height, left : left + scale * width].astype(float)
         shown = shown.reshape(height, scale, width, scale, 3)[:, 4:-4, :, 4:-4].mean((1, 3))
         assert np.abs(shown - episodes[number].image[k]).mean() < 25, 'the image of that step, but for compression'
         assert frame[:BAR].max() > 200, 'a line of text'
@@ -109,6 +121,7 @@ def test_film(bag, tmp_path, capsys):
 
 def test_a_film_of_several_cameras(tmp_path, rng):
     from dreamer_ros.viewing.film import film_bag
+
     bag = write_episode(tmp_path, 'a', random_episode(rng, 4, spec=TWO_CAMERAS), spec=TWO_CAMERAS)
     assert len(iio.imread(film_bag(look(bag), tmp_path / 'a.mp4'), plugin='FFMPEG')) == 4
 
@@ -117,21 +130,31 @@ def test_what_cannot_be_looked_at(tmp_path, rng, bag):
     with pytest.raises(InputError, match='expected custom_data with the spec'):
         path = write_raw(tmp_path, 'unknown', cdr_messages(random_episode(rng, 5)))
         text = (path / 'metadata.yaml').read_text()
-        (path / 'metadata.yaml').write_text(text[:text.index('  custom_data:')])
+        (path / 'metadata.yaml').write_text(text[: text.index('  custom_data:')])
         look(path)
     with pytest.raises(InputError, match='cannot be written|can be written'):
         (tmp_path / 'file').touch()
-        cli.main(['bag', 'plot', str(bag[0]), '--output', str(tmp_path / 'file' / 'x.png')])
+        main(['bag', 'plot', str(bag[0]), '--output', str(tmp_path / 'file' / 'x.png')])
 
 
 def table(rrd, entity, home) -> list:
     """Rows (step, stamp in ns, first number) of an entity, as Rerun's own command prints them."""
     printed = subprocess.run(
-        [sys.executable, '-m', 'rerun', 'rrd', 'print', '-vvv', '--entity', entity, str(rrd)], check=True,
-        stdout=subprocess.PIPE, text=True, env={**os.environ, 'HOME': str(home), 'XDG_CONFIG_HOME': str(home)}).stdout
+        [sys.executable, '-m', 'rerun', 'rrd', 'print', '-vvv', '--entity', entity, str(rrd)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, 'HOME': str(home), 'XDG_CONFIG_HOME': str(home)},
+    ).stdout
     rows = re.findall(r'┆ (\d+) +┆ (\S+) ┆ \[+([^\]…]*)', printed)
-    return [(int(step), int(np.datetime64(stamp, 'ns').astype(np.int64)),
-             [float(value) for value in re.findall(r'[^, ]+', values)]) for step, stamp, values in rows]
+    return [
+        (
+            int(step),
+            int(np.datetime64(stamp, 'ns').astype(np.int64)),
+            [float(value) for value in re.findall(r'[^, ]+', values)],
+        )
+        for step, stamp, values in rows
+    ]
 
 
 def test_time_line(bag, tmp_path, capsys):
@@ -139,15 +162,18 @@ def test_time_line(bag, tmp_path, capsys):
     pytest.importorskip('rerun', reason="dreamer view is an extra: pip install 'dreamer_ros[view]'")
     path, episodes = bag
     rrd = tmp_path / 'out' / 'two.rrd'
-    assert cli.main(['view', str(path), '--save', str(rrd)]) == 0
+    assert main(['view', str(path), '--save', str(rrd)]) == 0
     assert capsys.readouterr().out == f'{rrd}\n'
     stamps = np.concatenate([episode.stamp for episode in episodes]).tolist()
     expected = {
         '/reward/reward': np.concatenate([episode.reward for episode in episodes]),
         '/reward/return': np.concatenate([np.cumsum(episode.reward, dtype=np.float64) for episode in episodes]),
-        **{f'/action/{name}': np.concatenate([episode.action[:, number] for episode in episodes])
-           for number, name in enumerate(SPEC.action)},
-        f'/position/{JOINTS[1]}': np.concatenate([episode.vector[:, 0] for episode in episodes])}
+        **{
+            f'/action/{name}': np.concatenate([episode.action[:, number] for episode in episodes])
+            for number, name in enumerate(SPEC.action)
+        },
+        f'/position/{JOINTS[1]}': np.concatenate([episode.vector[:, 0] for episode in episodes]),
+    }
     for entity, values in expected.items():
         rows = table(rrd, entity, tmp_path)
         assert [row[:2] for row in rows] == list(enumerate(stamps)), entity
@@ -165,7 +191,8 @@ def test_a_viewer_that_does_not_start_is_told(bag, monkeypatch):
 
     def flush(_):
         raise RuntimeError('unable to connect')
+
     monkeypatch.setattr(rerun.RecordingStream, 'spawn', lambda *_, **__: None)
     monkeypatch.setattr(rerun.RecordingStream, 'flush', flush)
     with pytest.raises(InputError, match='viewer does not start, --save FILE .*unable to connect'):
-        cli.main(['view', str(bag[0])])
+        main(['view', str(bag[0])])

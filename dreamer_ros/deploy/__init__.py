@@ -1,0 +1,1 @@
+"""The safety-critical path on a robot: observe, act, command, and stop when in doubt."""

@@ -1,0 +1,333 @@
+"""The control loop of a robot: observe, act, command, once per tick, on a thread of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import JointState, Joy
+
+from dreamer_ros.deploy.metronome import Metronome
+from dreamer_ros.deploy.policies import Policies
+from dreamer_ros.deploy.realtime import CONTROL, raise_thread
+from dreamer_ros.deploy.subscriptions import Inputs
+from dreamer_ros.deploy.takeover import Person
+from dreamer_ros.deploy.watchdog import Deadline, Gate
+from dreamer_ros.errors import InputError
+from dreamer_ros.policy.actions import random_action
+from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.robot.sensing import Sensed
+from dreamer_ros.ros import qos
+from dreamer_ros.ros.diagnostics import Timings
+from dreamer_ros.ros.message_template import MessageTemplate
+from dreamer_ros.wire import codecs, topics
+from dreamer_ros.wire.codecs import Mode
+
+LATE = 0.7  # of a period after its tick, a command counts as overdue
+PASSING = 3  # ticks that a stop may take and be part of an episode,
+PASSING_REASONS = {'overdue', 'executor'}  # with nothing but these
+
+
+@dataclasses.dataclass(frozen=True)
+class Behaviour:
+    """How the policy is played.
+
+    Attributes:
+        training: explore, and act at random before there is a policy; else deterministic.
+        evaluate_every: while training, every how many episodes one is deterministic; 0 for none.
+        episode_length: steps; 0 for no limit.
+        pause: hold the robot after every episode.
+        seed: of random actions.
+    """
+
+    training: bool
+    evaluate_every: int
+    episode_length: int
+    pause: bool
+    seed: int
+
+
+class StepPublisher:
+    """Publishes what a recorder needs beside the robot's own topics: `step`, with the age of each input, and
+    `action`.
+    """
+
+    def __init__(self, node: Node, contract: RobotContract):
+        self._node = node
+        self._topics = [topic.name for topic in contract.topics]
+        self._steps, self._actions = qos.publisher(node, topics.STEP), qos.publisher(node, topics.ACTION)
+        message = JointState()
+        message.name = [*codecs.STEP_NAMES, *(codecs.AGE_PREFIX + topic for topic in self._topics)]
+        message.position = [0.0] * len(message.name)
+        self._step_template = MessageTemplate(message, ['position'], tail=8)
+        self._action_template: tuple[Mode, MessageTemplate] | None = None
+
+    def publish(
+        self, stamp: int, sensed: Sensed, flags: tuple[bool, bool, bool], action: np.ndarray, mode: Mode
+    ) -> None:
+        """One step: its observation, what came of arriving there, and the action f32[A] that answers it."""
+        reward = 0.0 if flags[0] else sensed.reward or 0.0
+        ages = (sensed.ages.get(topic, np.nan) for topic in self._topics)
+        self._steps.publish(self._step_template.write(stamp, np.array((reward, *flags, *ages), np.float64)))
+        if self._action_template is None or self._action_template[0] != mode:
+            joy = Joy()
+            codecs.fill_action(joy, action, stamp, mode)
+            self._action_template = mode, MessageTemplate(joy, ['axes'], tail=4)
+        self._actions.publish(self._action_template[1].write(stamp, action))
+
+    def close(self) -> None:
+        """Publish no more."""
+        for publisher in (self._steps, self._actions):
+            self._node.destroy_publisher(publisher)
+
+
+class Control:
+    """Ticks at the contract's rate from `start` to `close`.
+
+    An episode begins with the first tick at which nothing holds the gate. It ends at its length, at the contract's
+    end, on request, or when the robot is stopped; a stop of a few ticks, of which only commands and no observation
+    is missing, is part of it.
+
+    Args:
+        contract: of the robot.
+        inputs, policies, gate: of the robot.
+        steps: publishes what happened.
+        behaviour: how to play.
+        time_ns: ROS time.
+        overdue: told by when the next command must be out.
+        person: who may take over; None without a joystick.
+        complain: gets one sentence about what keeps going wrong.
+
+    Attributes:
+        timings: latency from image stamp to command, inference, age of the first camera's image at a tick.
+        returned: sum of the rewards of the running episode, or of the last one; None where there is no reward.
+        length: steps of that episode after its first observation.
+        played, episodes, overruns, limited: counts of steps, of episodes, of commands that came too late, and of those
+            that were changed for safety.
+    """
+
+    def __init__(
+        self,
+        contract: RobotContract,
+        inputs: Inputs,
+        policies: Policies,
+        gate: Gate,
+        steps: StepPublisher,
+        behaviour: Behaviour,
+        time_ns: Callable[[], int],
+        overdue: Deadline,
+        person: Person | None,
+        complain: Callable[[str], None],
+    ):
+        self._contract, self._inputs, self._policies, self._gate = contract, inputs, policies, gate
+        self._publisher, self._behaviour, self._time_ns = steps, behaviour, time_ns
+        self._overdue, self._person, self._complain = overdue, person, complain
+        self._spec = contract.spec
+        self._leading = contract.cameras[0].topic if contract.cameras else contract.topics[0].name
+        self._rng = np.random.default_rng(behaviour.seed)
+        self._runner: PolicyRunner | None = None
+        self._stamp = 0
+        self._started = False
+        self._length = -1  # steps of the running episode; -1 for none
+        self._stops = 0  # ticks since the last command
+        self._mode = Mode('random')  # of the last action
+        self._deterministic = not behaviour.training
+        self._end_requested = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.timings = Timings('latency', 'inference', 'age')
+        self.returned: float | None = None
+        self.length = 0
+        self.played = self.episodes = self.overruns = self.limited = 0
+
+    def start(self) -> None:
+        """Begin to tick."""
+        self._stopping.clear()
+        self._started = False
+        self._overdue.set(time.monotonic() + 1.0 / self._contract.rate)
+        self._thread = threading.Thread(target=self._run, name='control', daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread, as soon as a tick that has begun lets go; it commands nothing any more."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(timeout=1.0)
+
+    def check_ended(self) -> None:
+        """Refuse to begin again beside a thread that `close` could not end: it would come back to life.
+
+        Raises:
+            InputError: there is one.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise InputError('expected the last step of the control loop to be over, but it hangs: is inference stuck?')
+
+    def end_episode(self) -> None:
+        """End the running episode with the next tick, as if it had reached its length."""
+        self._end_requested.set()
+
+    @property
+    def playing(self) -> bool:
+        """Whether an episode is running."""
+        return self._length >= 0
+
+    def _run(self) -> None:
+        raise_thread(CONTROL)
+        metronome = Metronome(1.0 / self._contract.rate, time.monotonic())
+        while not self._stopping.is_set():
+            tick = metronome.wait()
+            due = tick + LATE * metronome.period
+            self._overdue.set(due)
+            try:
+                self._tick(tick, due, metronome)
+                self._gate.release('control')
+            except Exception as error:  # whatever it is: the robot stops, and the loop goes on trying
+                self._gate.hold('control', f'{type(error).__name__}: {error}')
+                self._complain(traceback.format_exc() if not isinstance(error, InputError) else str(error))
+            self._overdue.set(metronome.next + LATE * metronome.period)
+        self._overdue.set(float('inf'))
+        self._end_episode_quietly()
+
+    def _tick(self, tick: float, due: float, metronome: Metronome) -> None:
+        ticket = self._gate.ticket()
+        # Stamps are what tells steps apart, whatever the system's clock does.
+        self._stamp = max(self._stamp + 1, self._time_ns())
+        sensed = self._inputs.observe(self._stamp)
+        metronome.steer(self._inputs.waited(time.time_ns()))
+        self._judge(sensed)
+        if self._gate.reasons and not (self.playing and self._passing(sensed)):
+            self._end_episode(sensed)
+            return
+        if not self._started:
+            self._gate.start(sensed.feedback)  # InputError: stands where it may not
+            self._started = True
+        is_first = self._length < 0
+        if is_first:
+            self._begin_episode()
+        is_last = self._is_last(sensed)
+        if is_last:
+            self._finish(sensed)
+            return
+        action, mode = self._act(sensed, is_first)
+        steered = self._person and self._person.steer(self._gate.values, sensed.feedback)
+        if steered is not None:
+            action, mode = steered, Mode('human')
+        limited = self._gate.command(action, ticket)
+        late = time.monotonic() > due
+        self.overruns += late
+        self._mode = mode
+        if limited is None:  # held back: what is learnt from is the stop
+            self._stops += 1
+            self._gate.stop()  # whoever holds may not have come to it yet
+            if self._passing(sensed):
+                self._step(sensed, self._gate.action(self._gate.values))
+            else:
+                self._end_episode(sensed)
+            return
+        if limited.refused:
+            self._gate.hold('action', f'the action of {mode} is not finite: {action.tolist()}')
+            self._end_episode(sensed)
+            return
+        age = sensed.ages[self._leading] / 1e9
+        self.timings.add('age', age)
+        self.timings.add('latency', age + (self._time_ns() - self._stamp) / 1e9)
+        if limited.clamped or limited.slowed:
+            self.limited += 1
+            action = self._gate.action(limited.values)  # what is learnt from is what was done
+        self._stops = 0
+        self._step(sensed, action)
+
+    def _step(self, sensed: Sensed, action: np.ndarray) -> None:
+        """Publish a step of the running episode."""
+        if sensed.reward_problems and self._length > 0:  # there is no reward for the first
+            self._complain(f'reward counted as 0: {self._inputs.told(sensed.reward_problems)}')
+        if self._runner is not None:
+            self._runner.acted(action)
+        self._publish(sensed, (self._length == 0, False, False), action)
+        self._length += 1
+        self.played += 1
+
+    def _publish(self, sensed: Sensed, flags: tuple[bool, bool, bool], action: np.ndarray) -> None:
+        self.length = 0 if flags[0] else self.length + 1
+        if self._contract.reward is not None:
+            self.returned = 0.0 if flags[0] else self.returned + (sensed.reward or 0.0)
+        self._publisher.publish(self._stamp, sensed, flags, action, self._mode)
+
+    def _passing(self, sensed: Sensed) -> bool:
+        """Whether what holds the robot is no end of the episode."""
+        return self._stops <= PASSING and not sensed.problems and PASSING_REASONS.issuperset(self._gate.reasons)
+
+    def _judge(self, sensed: Sensed) -> None:
+        """Hold the robot for as long as the observation is nothing to act upon."""
+        if sensed.problems:
+            self._gate.hold('observation', self._inputs.told(sensed.problems))
+        else:
+            self._gate.release('observation')
+        self._gate.release('action')
+        if self._length < 0:
+            # An episode cannot begin where it ends: somebody has to set the robot up again.
+            if sensed.is_terminal:
+                self._gate.hold('end', 'the episode has ended; waiting until the robot is set up again')
+            else:
+                self._gate.release('end')
+        if self._policies.current is None and not self._behaviour.training:
+            self._gate.hold('policy', 'there is no policy')
+        else:
+            self._gate.release('policy')
+
+    def _begin_episode(self) -> None:
+        self._length = 0
+        self.episodes += 1
+        self._end_requested.clear()
+        every = self._behaviour.evaluate_every
+        self._deterministic = not self._behaviour.training or (every > 0 and self.episodes % every == 0)
+
+    def _is_last(self, sensed: Sensed) -> bool:
+        limit = self._behaviour.episode_length
+        return self._length > 0 and (
+            sensed.is_terminal or self._end_requested.is_set() or (limit > 0 and self._length >= limit)
+        )
+
+    def _finish(self, sensed: Sensed) -> None:
+        """End the episode in good order: the robot stops for this tick."""
+        self._gate.stop()
+        self._end_episode(sensed)
+        if self._behaviour.pause:
+            self._gate.hold('pause', 'the episode has ended; ~/enable true begins the next one')
+
+    def _end_episode(self, sensed: Sensed) -> None:
+        """Publish the last step of the running episode, if there is one."""
+        if self._length > 0:
+            still = np.zeros(len(self._spec.action), np.float32)
+            self._publish(sensed, (False, True, sensed.is_terminal), still)
+        self._length = -1
+
+    def _end_episode_quietly(self) -> None:
+        """The same at the end of the loop, when nobody may observe any more."""
+        if self._length > 0:
+            self._stamp = max(self._stamp + 1, self._time_ns())
+            self._end_episode(self._inputs.observe(self._stamp))
+        self._length = -1
+
+    def _act(self, sensed: Sensed, is_first: bool) -> tuple[np.ndarray, Mode]:
+        """The action f32[A], and who chose it."""
+        runner = self._policies.current
+        if runner is None:
+            return random_action(self._spec, self._rng), Mode('random')
+        if runner is not self._runner:
+            if self._runner is not None and not is_first:
+                runner.carry_over(self._runner)
+            else:
+                is_first = True
+            self._runner = runner
+        began = time.perf_counter()
+        action = runner.act(sensed.image, sensed.vector, is_first, explore=not self._deterministic)
+        self.timings.add('inference', time.perf_counter() - began)
+        return action, Mode('evaluate' if self._deterministic else 'explore', runner.version)

@@ -1,0 +1,451 @@
+"""A policy on a robot: everything between the robot's topics and its command, made, started and halted."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import Bool, Header
+
+from dreamer_ros.deploy.control import LATE, Behaviour, Control, StepPublisher
+from dreamer_ros.deploy.guard import Guard
+from dreamer_ros.deploy.policies import Policies
+from dreamer_ros.deploy.publisher_monitor import OtherPublishers
+from dreamer_ros.deploy.realtime import has_priority
+from dreamer_ros.deploy.subscriptions import Inputs
+from dreamer_ros.deploy.takeover import Person
+from dreamer_ros.deploy.watchdog import Advance, Check, Deadline, Gate, Watchdog
+from dreamer_ros.errors import InputError
+from dreamer_ros.policy.manifest import Manifest
+from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.ros import diagnostics, qos
+from dreamer_ros.ros.announcement import announcement
+from dreamer_ros.ros.diagnostics import Diagnostics, Timings
+from dreamer_ros.ros.inbox import TakenByHand
+from dreamer_ros.ros.runtime import terminating
+from dreamer_ros.ros.topic_lock import Claim
+from dreamer_ros.wire import codecs, topics
+from dreamer_ros.wire.fields import has_header
+from dreamer_ros.wire.topics import QoS, Topic
+
+ROUNDS = 8  # of the watchdog per control period
+LONGEST_ROUND = 0.01  # seconds between two of them
+FROZEN = 0.6  # of a period without a beat: the process counts as frozen
+CLOCK_PATIENCE = 0.5  # of a period in which ROS time must advance
+STOPS = 5  # before the agent falls silent: a single message may be lost
+STOP_GAP = 0.02  # seconds between them
+POSE_TIME = 10.0  # seconds at most to reach the pose that is the stop
+LISTENING = 1.0  # seconds within which the middleware tells of a latched emergency stop
+HEARTBEAT = 0.1  # seconds
+HEARTBEATS = Topic('~/heartbeat', 'std_msgs/msg/Header', QoS(depth=10))
+
+
+class Deployment:
+    """Ready to command on construction, commands between `start` and `halt`.
+
+    It holds the command topic: as long as one lives, no other process of this computer makes one for it.
+
+    Args:
+        node: that publishes and subscribes.
+        contract: of the robot.
+        behaviour: how the policy is played.
+        policy: the first one, see `Policies.load`; None to begin without.
+        complain: gets a sentence about what keeps going wrong, from any thread.
+        keep: see Policies.
+        stop: gives up on the first policy, see `Policies.load`.
+
+    Raises:
+        Claimed: another agent of this computer holds the robot.
+        InputError: the policy cannot be used on this robot, or not in this way.
+
+    Attributes:
+        policies: which one plays.
+        command_topic: by its full name.
+        others: who publishes it besides.
+        executor_deadline: to be kept by whoever runs the node's callbacks while this is active.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        contract: RobotContract,
+        behaviour: Behaviour,
+        policy: None | str | Manifest,
+        complain: Callable[[str], None],
+        keep: Path | None,
+        stop: threading.Event,
+    ):
+        self._node, self.contract = node, contract
+        self._sim_time = node.get_parameter('use_sim_time').value
+        self._check_stamps()
+        command = contract.command_topic
+        self.command_topic = node.resolve_topic_name(command.name)
+        with contextlib.ExitStack() as closing:
+            self._prepare(behaviour, policy, complain, keep, stop, closing)
+            self._closing = closing.pop_all()
+        # What lives until here lives on: the collector need not look at it in the middle of a tick.
+        gc.collect()
+        gc.freeze()
+
+    def _prepare(
+        self,
+        behaviour: Behaviour,
+        policy: None | str | Manifest,
+        complain: Callable[[str], None],
+        keep: Path | None,
+        stop: threading.Event,
+        closing: contextlib.ExitStack,
+    ) -> None:
+        """Make all that is to be given back, by `closing`, also if something fails in the middle."""
+        node, contract, command = self._node, self.contract, self.contract.command_topic
+
+        def kept(resource: Any) -> Any:
+            closing.callback(resource.close)
+            return resource
+
+        def publisher(topic: Topic) -> Publisher:
+            made = qos.publisher(node, topic)
+            closing.callback(node.destroy_publisher, made)
+            return made
+
+        kept(
+            Claim(
+                node,
+                self.command_topic,
+                (
+                    f'topic {self.command_topic}: expected no other agent, but one of this computer '
+                    'commands the robot there; '
+                    'end or clean up that one first'
+                ),
+            )
+        )
+        # It listens while the rest is prepared.
+        self._estop = kept(EmergencyStop(node, contract.estop))
+        self.policies = kept(Policies(contract, behaviour.seed, keep, complain))
+        # It starts while the policy is loaded.
+        self._guard = kept(Guard(contract, Topic(self.command_topic, command.type, command.qos), FROZEN * self.period))
+        if policy:
+            self.policies.load(policy, stop)
+        if not self._guard.wait():
+            raise InputError('expected the guard process to start; its error is above')
+        self._publishers = [publisher(command) for _ in range(2)]
+        self.others = OtherPublishers(
+            node, self.command_topic, {node.get_fully_qualified_name(): len(self._publishers), self._guard.name: 1}
+        )
+        self._gate = Gate(contract, *(made.publish for made in self._publishers), self._time_ns)
+        self._inputs = kept(Inputs(node, contract, self._time_ns))
+        self._clock = kept(ClockWatch(node)) if self._sim_time else None
+        self._person = kept(Person(node, contract)) if contract.joystick else None
+        self._overdue = Deadline(
+            f'no command within {LATE:.0%} of a control period after its tick: inference takes too long'
+        )
+        self.executor_deadline = Deadline('the executor is stuck in a callback')
+        self._steps = kept(StepPublisher(node, contract))
+        self._control = Control(
+            contract,
+            self._inputs,
+            self.policies,
+            self._gate,
+            self._steps,
+            behaviour,
+            self._time_ns,
+            self._overdue,
+            self._person,
+            complain,
+        )
+        self._watchdog: Watchdog | None = None
+        self._armed = False
+        self._guarded = False  # the guard's stop would reach the robot
+        self._enabled = True
+        self._ending = ''  # name of the signal that came
+        publisher(topics.SPEC).publish(announcement(contract.spec))
+        self._heartbeats = publisher(HEARTBEATS)
+        self._next_heartbeat = 0.0
+        self._diagnostics = kept(Diagnostics(node, 'robot', contract.name, self._report))
+
+    @property
+    def period(self) -> float:
+        """Seconds between two commands."""
+        return 1.0 / self.contract.rate
+
+    @property
+    def active(self) -> bool:
+        """Between `start` and `halt`."""
+        return self._watchdog is not None
+
+    @property
+    def version(self) -> str:
+        """Of the policy that plays, for people."""
+        runner = self.policies.current
+        return 'none' if runner is None else f'version {runner.version}'
+
+    def start(self) -> None:
+        """Permit commands.
+
+        Raises:
+            InputError: the control loop of before still hangs in a step.
+        """
+        self._control.check_ended()
+        self._armed, self._guarded = True, False
+        self._overdue.set(time.monotonic() + self.period)
+        # Its first round is over when the gate opens: a pressed emergency stop is known before any command.
+        self._watchdog = Watchdog(self._gate, min(self.period / ROUNDS, LONGEST_ROUND), self._checks(), self._beat)
+        self._set_enabled(self._enabled)
+        self._gate.open()
+        self._control.start()
+
+    def halt(self) -> str:
+        """Stop the robot and fall silent; returns a sentence about what was done until then."""
+        self._gate.hold('inactive', 'deactivated')
+        self._control.close()
+        for _ in range(STOPS):
+            self._gate.stop()
+            time.sleep(STOP_GAP)
+        reached = time.monotonic() + POSE_TIME
+        while not self._gate.stopped and time.monotonic() < reached:
+            time.sleep(STOP_GAP)  # the watchdog repeats the stop
+        self._gate.close()
+        self._armed = False
+        self._watchdog.close()
+        self._watchdog = None
+        self._beat()
+        for name in self._gate.reasons:
+            self._gate.release(name)
+        control = self._control
+        stops = ', '.join(f'{name} {count}' for name, count in self._gate.stops.items())
+        return (
+            f'stopped the robot and fell silent after {control.played} steps in {control.episodes} episodes; '
+            f'{control.overruns} overruns; stops: {stops}; policy {self.version}'
+        )
+
+    def close(self) -> None:
+        """Give everything back; after `halt`."""
+        self._closing.close()
+
+    def enable(self, enabled: bool) -> None:
+        """Let the policy command, or stop the robot and keep it stopped.
+
+        Raises:
+            InputError: the emergency stop is pressed.
+        """
+        if enabled and self._estop.pressed():
+            raise InputError(f'expected the emergency stop on {self._estop.topic} to be released first')
+        if self._person:
+            self._person.dismiss()
+        self._set_enabled(enabled)
+        self._gate.release('pause')
+
+    def end_episode(self) -> None:
+        """End the running episode.
+
+        Raises:
+            InputError: none is running.
+        """
+        if not self._control.playing:
+            raise InputError('expected a running episode')
+        self._control.end_episode()
+
+    def stops(self) -> list[str]:
+        """Why the robot was stopped since the last call, stop by stop."""
+        return [self._gate.events.popleft() for _ in range(len(self._gate.events))]
+
+    def waiting(self) -> str:
+        """What commands wait for, if anything."""
+        if not self.active:
+            return ''
+        reasons = dict(self._gate.reasons)
+        # Of a silent topic both the watchdog and the control loop tell.
+        if f'{reasons.get("stale", "").split(":")[0]}: ' in reasons.get('observation', ''):
+            reasons.pop('stale', None)
+        return '; '.join(reasons.values())
+
+    def timings(self) -> Timings:
+        """Durations from now on, for `describe`."""
+        return self._control.timings.reader()
+
+    def describe(self, timings: Mapping[str, str]) -> str:
+        """How it goes, in a line for people; `timings` is the summary of what `timings` returned."""
+        control, runner = self._control, self.policies.current
+        parts = [f'{timings["rate [Hz]"]} Hz']
+        waiting = self.waiting()
+        if waiting or not self.active:
+            parts.insert(0, f'waiting: {waiting}' if self.active else 'inactive')
+        if 'latency p50 [ms]' in timings:
+            median, high, age = (float(timings[f'{name} [ms]']) for name in ('latency p50', 'latency p99', 'age p50'))
+            parts += [f'latency {median:.1f} ms (p99 {high:.1f})', f'input {age:.1f} ms old']
+        parts.append('no policy' if runner is None else f'policy {runner.version}')
+        if control.returned is not None:
+            parts.append(f'return {control.returned:.1f}')
+        parts.append(f'step {control.length} of episode {control.episodes}')  # what a narrow terminal can do without
+        return ', '.join(parts)
+
+    def tick_diagnostics(self) -> None:
+        """Once in a while; publishes at 1 Hz."""
+        self._diagnostics.tick()
+
+    # On the watchdog's thread
+
+    def _checks(self) -> dict[str, Check]:
+        checks = {
+            'estop': self._check_estop,
+            'listening': self._estop.listening,
+            'signal': self._check_signal,
+            'overdue': self._overdue,
+            'stale': self._inputs.overdue,
+            'executor': self.executor_deadline,
+            'guard': self._check_guard,
+        }
+        if self._person:
+            checks['joystick'] = self._person.lost
+        if self._clock:
+            checks['clock'] = Advance(self._clock.read, CLOCK_PATIENCE * self.period, '/clock does not advance')
+        return checks
+
+    def _check_estop(self, now: float) -> str:
+        if not self._estop.pressed():
+            return ''
+        # ISO 13850: to reset an emergency stop must not start anything.
+        reason = f'emergency stop on {self._estop.topic}'
+        self._gate.hold('estop', reason)
+        self._set_enabled(False)
+        return reason
+
+    def _check_signal(self, now: float) -> str:
+        self._ending = self._ending or terminating()
+        return self._ending
+
+    def _check_guard(self, now: float) -> str:
+        if not self._guard.alive:
+            return 'the guard process ended: restart the agent'
+        if not self._guard.reads(now):
+            return 'the guard process does not answer'
+        # Later subscribers may find the agent a moment before the guard; that is no reason to stop.
+        self._guarded = self._guarded or self._guard.matched >= self._publishers[0].get_subscription_count()
+        return '' if self._guarded else 'the guard process has not found the robot yet'
+
+    def _beat(self) -> None:
+        self._guard.beat(self._armed, self._time_ns() - time.time_ns(), self._gate.values)
+        now = time.monotonic()
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + HEARTBEAT
+            state = 'inactive' if not self._armed else 'stopped' if self._gate.reasons else 'commanding'
+            self._heartbeats.publish(Header(stamp=self._node.get_clock().now().to_msg(), frame_id=state))
+
+    # The rest
+
+    def _set_enabled(self, enabled: bool) -> None:
+        self._enabled = enabled
+        if enabled:
+            self._gate.release('enable')
+        else:
+            self._gate.hold('enable', 'not enabled; call ~/enable')
+
+    def _time_ns(self) -> int:
+        """ROS time."""
+        return self._node.get_clock().now().nanoseconds
+
+    def _check_stamps(self) -> None:
+        if self._sim_time:
+            for topic in self.contract.topics:
+                if self.contract.stamps != 'header' or not has_header(topic.type):
+                    raise InputError(
+                        f'{self.contract.source}: {topic.name}: expected messages with header stamps, '
+                        'since use_sim_time is set'
+                    )
+
+    def _report(self) -> diagnostics.Report:
+        control, gate = self._control, self._gate
+        values = {
+            **control.timings.summary(),
+            'policy version': self.version,
+            'steps': control.played,
+            'episodes': control.episodes,
+            'overruns': control.overruns,
+            'observations dropped': self._inputs.dropped,
+            'observations repeated': self._inputs.repeated,
+            'commands limited': control.limited,
+            'stops': sum(gate.stops.values()),
+            'real-time priority': 'yes' if has_priority() else 'no',
+        }
+        if self._person:
+            values['in control'] = 'a person' if self._person.steering else 'the policy'
+        if self.waiting():
+            return diagnostics.ERROR, self.waiting(), values
+        if self.policies.problem:
+            return diagnostics.WARN, self.policies.problem, values
+        if self._person and self._person.problem:
+            return diagnostics.WARN, self._person.problem, values
+        if self.others.names:
+            return diagnostics.WARN, f'{self.command_topic} is published by {", ".join(self.others.names)} too', values
+        return diagnostics.OK, 'commanding' if self.active else 'inactive', values
+
+
+class EmergencyStop:
+    """The latched e-stop topic, taken by hand so that no executor can delay it.
+
+    Two subscriptions, because a latched one is deaf to publishers that do not latch, such as `ros2 topic pub`, and
+    the other one to what was said before it was there.
+    """
+
+    def __init__(self, node: Node, topic: str):
+        self._node = node
+        group = TakenByHand()
+        kinds = (QoS(depth=1, transient_local=True), QoS(depth=10, reliable=False))
+        self._subscriptions = [
+            node.create_subscription(Bool, topic, lambda message: None, qos.profile(kind), callback_group=group)
+            for kind in kinds
+        ]
+        self._pressed = False
+        self._known = time.monotonic() + LISTENING
+        self.topic = self._subscriptions[0].topic_name
+
+    def listening(self, now: float) -> str:
+        """A sentence for as long as a stop that was pressed before may not have been heard of."""
+        return f'listening for an emergency stop on {self.topic}' if now < self._known else ''
+
+    def pressed(self) -> bool:
+        """What was said last."""
+        for subscription in self._subscriptions:
+            while (taken := subscription.handle.take_message(Bool, False)) is not None:
+                self._pressed = taken[0].data
+        return self._pressed
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+
+
+class ClockWatch:
+    """Simulated time as it comes in, taken by hand: ROS time itself waits for the executor."""
+
+    def __init__(self, node: Node):
+        self._node = node
+        self._subscription = node.create_subscription(
+            Clock,
+            topics.CLOCK.name,
+            lambda message: None,
+            qos.profile(QoS(depth=1, reliable=False)),
+            callback_group=TakenByHand(),
+        )
+        self._newest = 0, time.monotonic()
+
+    def read(self) -> tuple[int, float]:
+        """Nanoseconds, 0 before the first message, and when that was published in monotonic seconds."""
+        while (taken := self._subscription.handle.take_message(Clock, False)) is not None:
+            message, info = taken
+            delay = max(0.0, (time.time_ns() - info['source_timestamp']) / 1e9)
+            self._newest = codecs.stamp_to_ns(message.clock), time.monotonic() - delay
+        return self._newest
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._node.destroy_subscription(self._subscription)

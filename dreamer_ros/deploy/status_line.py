@@ -1,0 +1,52 @@
+"""What a person at the terminal sees of a node that has no end to make progress towards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import time
+from typing import TextIO
+
+REDRAW_PERIOD = 1.0  # seconds on a terminal; so long are the spans that rates are of
+LINE_PERIOD = 10.0  # seconds between lines where there is none
+
+
+class StatusLine:
+    """One line at the bottom of a terminal, drawn over again; elsewhere (a log file) a line every ten seconds."""
+
+    def __init__(self, stream: TextIO | None = None):
+        self._stream = sys.stderr if stream is None else stream
+        self.on_terminal = self._stream.isatty()
+        self._period = REDRAW_PERIOD if self.on_terminal else LINE_PERIOD
+        self._next = time.monotonic() + self._period
+        self._drawn = False
+
+    def due(self) -> bool:
+        """Whether the last text has been shown for long enough."""
+        return time.monotonic() >= self._next
+
+    def show(self, text: str) -> None:
+        """Show what there is to say."""
+        self._next = time.monotonic() + self._period
+        if self.on_terminal:
+            # A line that wraps would stay.
+            width = os.get_terminal_size(self._stream.fileno()).columns or sys.maxsize
+            self._write(f'\r\033[K{text[: width - 1]}')
+            self._drawn = True
+        else:
+            self._write(f'{text}\n')
+
+    def clear(self) -> None:
+        """Make way for another line; this one is drawn again below it."""
+        if self._drawn:
+            self._write('\r\033[K')
+            self._drawn = False
+
+    def _write(self, text: str) -> None:
+        # Whoever stops his terminal, or closes it, must not stop the node, which may have a robot to stop.
+        with contextlib.suppress(OSError):
+            if select.select([], [self._stream], [], 0)[1]:
+                self._stream.write(text)
+                self._stream.flush()

@@ -1,0 +1,151 @@
+"""A robot's own topics: the newest message of each, read when the control loop needs it."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+
+from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.robot.sensing import Problem, Sensed, Sensing
+from dreamer_ros.ros import qos
+from dreamer_ros.ros.inbox import TakenByHand
+from dreamer_ros.wire import codecs
+from dreamer_ros.wire.fields import has_header
+from dreamer_ros.wire.topics import QoS
+
+LATEST = QoS(depth=1, reliable=False)
+
+
+class Taken(NamedTuple):
+    """A message as it came.
+
+    Attributes:
+        cdr: its bytes.
+        source: when it was published, nanoseconds of system time.
+        received: when it arrived here.
+        expires: when it will be too old, in seconds of the steady clock.
+        number: of its publisher's messages, where the middleware tells.
+    """
+
+    cdr: bytes
+    source: int
+    received: int
+    expires: float
+    number: int | None
+
+
+class Inputs:
+    """Subscribes the topics of a contract, best effort and latest wins: a slow reader never sees a queue.
+
+    Messages are taken by hand, from whichever thread wants to know, so that neither a stalled executor nor a
+    stalled control loop hides them; only what an observation uses is deserialised.
+
+    Args:
+        node: that subscribes.
+        contract: of the robot.
+        time_ns: ROS time.
+    """
+
+    def __init__(self, node: Node, contract: RobotContract, time_ns: Callable[[], int]):
+        self._node, self._time_ns = node, time_ns
+        self._sensing = Sensing(contract)
+        self._by_header = {
+            topic.name: contract.stamps == 'header' and has_header(topic.type) for topic in contract.topics
+        }
+        # What the policy cannot do without, and how old it may be; numbers with a default may be missing.
+        self._limits: dict[str, float] = {}
+        for source in (*contract.cameras, *(entry.source for entry in contract.vector if entry.source.default is None)):
+            self._limits[source.topic] = min(source.max_age, self._limits.get(source.topic, source.max_age))
+        group = TakenByHand()
+        self._subscriptions = {
+            topic.name: node.create_subscription(
+                qos.message_type(topic), topic.name, _never_called, qos.profile(LATEST), callback_group=group, raw=True
+            )
+            for topic in contract.topics
+        }
+        self._names = {topic: subscription.topic_name for topic, subscription in self._subscriptions.items()}
+        self._lock = threading.Lock()
+        self._newest: dict[str, Taken] = {}
+        self._unread: dict[str, Taken] = {}
+        self._leading = contract.cameras[0].topic if contract.cameras else contract.topics[0].name
+        self.dropped = 0
+        self.repeated = 0
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        for subscription in self._subscriptions.values():
+            self._node.destroy_subscription(subscription)
+
+    def observe(self, tick_ns: int) -> Sensed:
+        """The observation at a tick (ROS time in nanoseconds), of the newest messages; the control loop's."""
+        with self._lock:
+            self._take()
+            unread, self._unread = self._unread, {}
+        self.repeated += self._leading not in unread
+        for topic, taken in unread.items():
+            message = deserialize_message(taken.cdr, self._subscriptions[topic].msg_type)
+            self._sensing.receive(topic, message, taken.source)
+        return self._sensing.observe(tick_ns)
+
+    def waited(self, system_ns: int) -> float | None:
+        """Seconds since the newest message of the leading topic (the first camera) arrived; None before."""
+        taken = self._newest.get(self._leading)
+        return None if taken is None else (system_ns - taken.received) / 1e9
+
+    def overdue(self, now: float) -> str:
+        """A sentence about the first topic whose newest message is too old at a steady time in seconds; '' if
+        there is none.
+
+        For the watchdog: does not touch what the control loop reads, nor wait for it.
+        """
+        late = self._late(now)
+        if late and self._lock.acquire(timeout=0.001):
+            try:
+                self._take()
+            finally:
+                self._lock.release()
+            late = self._late(now)
+        return late
+
+    def told(self, problems: Iterable[Problem]) -> str:
+        """Problems for people, with the full names of the topics."""
+        named = (problem._replace(topic=self._names.get(problem.topic, problem.topic)) for problem in problems)
+        return '; '.join(map(str, named))
+
+    def _late(self, now: float) -> str:
+        for topic, limit in self._limits.items():
+            taken = self._newest.get(topic)
+            if taken is None:
+                return f'{self._names[topic]}: nothing came yet'
+            if now > taken.expires:
+                return f'{self._names[topic]}: {limit + now - taken.expires:.3f} s old, expected at most {limit:g} s'
+        return ''
+
+    def _take(self) -> None:
+        """Take in what came. Ages are told by ROS time once and grow by the steady clock from then on."""
+        now_ns, now = self._time_ns(), time.monotonic()
+        for topic, subscription in self._subscriptions.items():
+            while (message := subscription.handle.take_message(subscription.msg_type, True)) is not None:
+                cdr, info = message
+                stamp = codecs.header_stamp(cdr) if self._by_header[topic] else info['source_timestamp']
+                taken = Taken(
+                    cdr,
+                    info['source_timestamp'],
+                    info['received_timestamp'],
+                    now + self._limits.get(topic, math.inf) - (now_ns - stamp) / 1e9,
+                    info.get('publication_sequence_number'),
+                )
+                before = self._newest.get(topic)
+                if topic == self._leading and before and taken.number and before.number:
+                    self.dropped += max(0, taken.number - before.number - 1)
+                self._newest[topic] = self._unread[topic] = taken
+
+
+def _never_called(message) -> None:
+    raise AssertionError('the executor ran a callback of a subscription that is taken by hand')

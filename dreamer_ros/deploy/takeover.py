@@ -1,0 +1,98 @@
+"""A person at a joystick: takes over from the policy by moving it, and gives back by leaving it alone."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import Joy
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.robot.joystick import Hand, Sticks
+from dreamer_ros.ros import qos
+from dreamer_ros.ros.inbox import TakenByHand
+from dreamer_ros.wire.topics import QoS
+
+
+class Person:
+    """Who steers, told by the joystick of a contract. Callable from every thread, on a steady clock.
+
+    What the person does passes the same gate as a policy's commands. A joystick that falls silent while the
+    person steers stops the robot: to give it back to the policy, from which it was taken, would be a guess. The
+    joystick's driver must repeat messages while nothing changes, as `joy_node` does.
+
+    Args:
+        node: that subscribes; latest wins.
+        contract: of the robot, with a joystick.
+
+    Attributes:
+        steering: whether the person steers, rather than the policy.
+        problem: why the newest message says nothing; '' if it does.
+    """
+
+    def __init__(self, node: Node, contract: RobotContract):
+        self._node, self._joystick, self._sticks = node, contract.joystick, Sticks(contract)
+        self._subscription = node.create_subscription(
+            Joy,
+            self._joystick.topic,
+            _never_called,
+            qos.profile(QoS(depth=1, reliable=False)),
+            callback_group=TakenByHand(),
+        )
+        self._lock = threading.Lock()
+        self._hand: Hand | None = None
+        self._heard = self._used = -math.inf  # monotonic seconds
+        self.steering = False
+        self.problem = ''
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._node.destroy_subscription(self._subscription)
+
+    def steer(self, commanded: np.ndarray, feedback: np.ndarray) -> np.ndarray | None:
+        """The action f32[A] of the person who steers; None while the policy does.
+
+        Args:
+            commanded: f64[axes], what the robot was told last, NaN where nothing.
+            feedback: f64[axes], where it stands, NaN where it does not tell.
+        """
+        with self._lock:
+            self._take(time.monotonic())
+            if not self.steering:
+                return None
+            return self._sticks.action(self._hand, np.where(np.isnan(commanded), feedback, commanded))
+
+    def lost(self, now: float) -> str:
+        """A sentence if the joystick is silent while a person steers; for the watchdog."""
+        with self._lock:
+            self._take(now)
+            silent = now - self._heard
+            if not self.steering or silent <= self._joystick.max_age:
+                return ''
+        return f'{self._joystick.topic}: silent for {silent:.1f} s while a person steers; move it, or call ~/enable'
+
+    def dismiss(self) -> None:
+        """Give back to the policy, whatever the joystick said last."""
+        with self._lock:
+            self.steering = False
+
+    def _take(self, now: float) -> None:
+        while (taken := self._subscription.handle.take_message(Joy, False)) is not None:
+            try:
+                self._hand, self.problem = self._sticks.read(taken[0]), ''
+            except InputError as error:
+                self.problem = str(error)
+                continue
+            self._heard = now
+            if self._hand.takes_over:
+                self.steering, self._used = True, now
+        if self.steering and self._heard - self._used > self._joystick.release:
+            self.steering = False
+
+
+def _never_called(message) -> None:
+    raise AssertionError('the executor ran a callback of a subscription that is taken by hand')

@@ -1,0 +1,1 @@
+"""Episodes: read from bags, assembled from messages, written as bags. No rclpy."""

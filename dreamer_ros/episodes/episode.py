@@ -1,0 +1,138 @@
+"""An episode in memory: consecutive steps of one robot, nothing missing in between."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Episode:
+    """Steps k = 0 … T-1, each an observation, what arriving at it gave, and the action that answered it.
+
+    Attributes:
+        image: uint8 [T, H, W, 3 per camera], RGB; [T, 0, 0, 0] without cameras.
+        vector: float32 [T, N], the scalar inputs named by the spec; N may be 0.
+        action: float32 [T, A] in [-1, 1], taken at the observation of the same row.
+        reward: float32 [T], received on arriving at the observation.
+        is_first, is_last, is_terminal: bool [T].
+        stamp: int64 [T], nanoseconds, strictly increasing.
+        meta: what the recorder knew (custom_data of the bag).
+        path: the bag it came from, if any.
+        number: its place among the episodes of that bag.
+    """
+
+    image: np.ndarray
+    vector: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    is_first: np.ndarray
+    is_last: np.ndarray
+    is_terminal: np.ndarray
+    stamp: np.ndarray
+    meta: dict[str, str] = dataclasses.field(default_factory=dict)
+    path: Path | None = None
+    number: int = 0
+
+    @classmethod
+    def of_transitions(
+        cls,
+        image: np.ndarray | None,
+        vector: np.ndarray | None,
+        action: np.ndarray,
+        reward: np.ndarray,
+        stamp: np.ndarray,
+        ends: bool,
+        terminal: bool,
+    ) -> Episode:
+        """A whole episode of T actions, with what each of them earned.
+
+        Args:
+            image: uint8 [T+1, H, W, C], None without cameras.
+            vector: [T+1, N], None without any.
+            action, reward: [T, A] and [T].
+            stamp: [T+1].
+            ends, terminal: whether the last observation is the end, and for good.
+        """
+        length = len(stamp)
+        last = np.arange(length) == length - 1
+        return cls(
+            image=np.zeros((length, 0, 0, 0), np.uint8) if image is None else image,
+            vector=np.zeros((length, 0), np.float32) if vector is None else vector.astype(np.float32),
+            action=np.concatenate([action, np.zeros_like(action[:1])]).astype(np.float32),
+            reward=np.concatenate([[0.0], reward]).astype(np.float32),
+            is_first=np.arange(length) == 0,
+            is_last=last & ends,
+            is_terminal=last & terminal,
+            stamp=stamp,
+        )
+
+    def __len__(self) -> int:
+        return len(self.stamp)
+
+    def read(self, first: int, image: np.ndarray, rows: np.ndarray) -> None:
+        """See `buffer.StoredEpisode`."""
+        part = slice(first, first + len(rows))
+        image[...] = self.image[part]
+        for name in rows.dtype.names:
+            rows[name] = getattr(self, name)[part]
+
+    @property
+    def total_reward(self) -> float:
+        """Sum of rewards, in float64."""
+        return float(self.reward.sum(dtype=np.float64))
+
+    @property
+    def complete(self) -> bool:
+        """Whether it runs from a reset to an end, rather than being cut at either side."""
+        return len(self) > 0 and bool(self.is_first[0]) and bool(self.is_last[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeInfo:
+    """What is worth telling about an episode that entered the store.
+
+    Attributes:
+        path: the bag.
+        last_stamp: header stamp of its last step, ns.
+        held_out: it is for validation, and never sampled for training.
+    """
+
+    path: Path
+    steps: int
+    total_reward: float
+    complete: bool
+    last_stamp: int
+    meta: dict[str, str]
+    held_out: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the bag."""
+        return self.path.name
+
+    @classmethod
+    def of(cls, episode: Episode) -> EpisodeInfo:
+        """Summarise an episode of a bag."""
+        end = int(episode.stamp[-1])
+        return cls(episode.path, len(episode), episode.total_reward, episode.complete, end, episode.meta)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Why a bag, or some of its steps, could not be used.
+
+    Attributes:
+        path: the bag.
+        reason: one sentence.
+        steps: how many steps it cost, 0 if that can't be known.
+    """
+
+    path: Path
+    reason: str
+    steps: int = 0
+
+    def __str__(self) -> str:
+        return f'{self.path.name}: {self.reason}'

@@ -1,0 +1,215 @@
+"""What is in a folder of bags, told from their metadata alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dreamer_ros.episodes.align import align
+from dreamer_ros.episodes.bag import SUFFIXES, is_bag, is_partial, read_metadata
+from dreamer_ros.errors import InputError
+from dreamer_ros.spec import RobotSpec
+from dreamer_ros.wire.topics import STEP
+
+
+@dataclasses.dataclass(frozen=True)
+class BagInfo:
+    """One bag.
+
+    Attributes:
+        name: directory name.
+        folder: that the bag lies in, within the one described: of a run `episodes`, what was trained on, or
+            `evaluation/<time>`; `.` for that one itself.
+        steps: messages on the step topic; None if there is no such topic.
+        missing: how many more steps its duration has room for; None if the bag does not tell.
+        total_reward: return of the episode, if its recorder noted it.
+        mode, policy_version: who acted, as noted by the recorder; '' if not.
+        duration: seconds from the first to the last message.
+        messages: number of messages by topic.
+        size: bytes on disk.
+        problem: why nothing else is known; '' for a whole bag.
+    """
+
+    name: str
+    folder: str = '.'
+    steps: int | None = None
+    total_reward: float | None = None
+    mode: str = ''
+    policy_version: str = ''
+    duration: float = 0.0
+    messages: dict[str, int] = dataclasses.field(default_factory=dict)
+    size: int = 0
+    missing: int | None = None
+    problem: str = ''
+
+    @property
+    def rate(self) -> float | None:
+        """Steps per second of recorded time."""
+        if not self.steps or self.steps < 2 or self.duration <= 0:
+            return None
+        return (self.steps - 1) / self.duration
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**dataclasses.asdict(self), 'rate': self.rate}
+
+
+def describe(path: Path) -> list[BagInfo]:
+    """Describe every bag that `bags_in` finds.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(path)
+    bags = bags_in(path)
+    if bags == [path]:
+        return [_describe(path)]
+    return [dataclasses.replace(_describe(bag), folder=bag.parent.relative_to(path).as_posix()) for bag in bags]
+
+
+def totals(rows: list[BagInfo]) -> dict[str, dict[str, Any]]:
+    """JSON-ready sums by folder, so that evaluations do not mix with the episodes a run was trained on.
+
+    Returns:
+        By the first part of `BagInfo.folder`: `bags`, `steps`, `bytes`, and the `least`, `mean` and `most` of the
+        returns, None where no bag tells its return.
+    """
+    groups: dict[str, list[BagInfo]] = {}
+    for row in rows:
+        groups.setdefault(row.folder.partition('/')[0], []).append(row)
+    return {folder: _total(group) for folder, group in groups.items()}
+
+
+def _total(rows: list[BagInfo]) -> dict[str, Any]:
+    returns = [row.total_reward for row in rows if row.total_reward is not None]
+    least, mean, most = (min(returns), sum(returns) / len(returns), max(returns)) if returns else (None,) * 3
+    return {
+        'bags': len(rows),
+        'steps': sum(row.steps or 0 for row in rows),
+        'bytes': sum(row.size for row in rows),
+        'least': least,
+        'mean': mean,
+        'most': most,
+    }
+
+
+def bags_in(path: Path) -> list[Path]:
+    """A bag itself, every bag of a folder (of folders), or those in `episodes/` and `evaluation/` of a run.
+
+    Raises:
+        InputError: there is no such directory, or no bag in it.
+    """
+    if path.is_file() and path.name.endswith(SUFFIXES) or path.is_dir() and is_bag(path):
+        return [path]
+    if not path.is_dir():
+        raise InputError(
+            f'{path}: expected a bag, a folder of bags or a run, but '
+            + ('it is another file' if path.exists() else 'it does not exist')
+        )
+    folders = [path / name for name in ('episodes', 'evaluation') if (path / name).is_dir()] or [path]
+    bags = [bag for folder in folders for bag in _bags(folder)]
+    if not bags:
+        raise InputError(f'{path}: expected bags in it, found none')
+    return bags
+
+
+def _bags(folder: Path) -> Iterator[Path]:
+    """Bags of a folder and of the folders in it, where those are no bags themselves."""
+    for path in sorted(folder.iterdir()):
+        if is_partial(path) or path.is_file() and path.name.endswith(SUFFIXES):
+            yield path
+        elif path.is_dir() and not path.name.startswith('.'):
+            nested = not is_bag(path) and any(
+                entry.is_dir() or entry.name.endswith(SUFFIXES) for entry in path.iterdir()
+            )
+            yield from _bags(path) if nested else (path,)
+
+
+def _describe(bag: Path) -> BagInfo:
+    try:
+        size = sum(file.stat().st_size for file in (bag.iterdir() if bag.is_dir() else [bag]))
+    except FileNotFoundError:
+        return BagInfo(bag.name, problem='renamed or deleted this moment')
+    if not bag.is_dir():
+        return BagInfo(bag.name, size=size, problem='a single file, which only --full looks into')
+    if is_partial(bag):
+        return BagInfo(bag.name, size=size, problem='being written, or left by a crash')
+    try:
+        information = read_metadata(bag)
+        messages = {
+            entry['topic_metadata']['name']: int(entry['message_count'])
+            for entry in information['topics_with_message_count']
+        }
+        duration = information['duration']['nanoseconds'] / 1e9
+        custom_data = information.get('custom_data') or {}
+        total_reward = float(custom_data['return']) if 'return' in custom_data else None
+    except InputError as error:
+        return BagInfo(bag.name, size=size, problem=str(error).split(': ', 1)[1])
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f'metadata.yaml is damaged ({type(error).__name__}: {error})'
+        return BagInfo(bag.name, size=size, problem=problem)
+    steps = [count for name, count in messages.items() if name.rsplit('/', 1)[-1] == STEP.name]
+    return BagInfo(
+        name=bag.name,
+        steps=sum(steps) if steps else None,
+        total_reward=total_reward,
+        mode=str(custom_data.get('mode', '')),
+        policy_version=str(custom_data.get('policy_version', '')),
+        duration=duration,
+        messages=messages,
+        size=size,
+        missing=_missing(custom_data, steps, duration),
+    )
+
+
+def _missing(custom_data: dict[str, str], steps: list[int], duration: float) -> int | None:
+    """Of a bag with the steps of one robot that says how often it acts, and nothing beside them."""
+    if 'contract' in custom_data:
+        return None
+    try:
+        period = RobotSpec.from_json(custom_data['spec'], 'custom_data').control_period
+        return max(0, round(duration / period) + 1 - steps[0]) if len(steps) == 1 else None
+    except (InputError, KeyError, TypeError):
+        return None
+
+
+def format_table(rows: list[BagInfo]) -> str:
+    """Rows as aligned text: a line per bag, then the messages by topic and the totals of each folder."""
+    header = ('folder', 'bag', 'steps', 'missing', 'return', 'mode', 'policy', 'seconds', 'steps/s', 'KiB')
+    table = [header] + [
+        (
+            row.folder,
+            row.name,
+            _number(row.steps, '.0f'),
+            _number(row.missing, '.0f'),
+            _number(row.total_reward, '.2f'),
+            row.mode or '-',
+            row.policy_version or '-',
+            f'{row.duration:.1f}',
+            _number(row.rate, '.1f'),
+            f'{row.size / 1024:.0f}',
+        )
+        for row in rows
+    ]
+    lines = align(table, left=(0, 1, 5))  # names and modes; numbers right
+    for k, row in enumerate(rows, start=1):
+        if row.problem:
+            lines[k] += f'  ({row.problem})'
+    messages: dict[str, int] = {}
+    for row in rows:
+        for topic, count in row.messages.items():
+            messages[topic] = messages.get(topic, 0) + count
+    lines += ['', *(f'{count:>9}  {topic}' for topic, count in sorted(messages.items()))]
+    lines.append('')
+    for folder, total in totals(rows).items():
+        text = f'{total["bags"]} bags, {total["steps"]} steps, {total["bytes"] / 2**20:.1f} MiB'
+        if total['mean'] is not None:
+            text += f', returns {total["least"]:.2f} to {total["most"]:.2f}, mean {total["mean"]:.2f}'
+        lines.append(f'{folder}: {text}')
+    return '\n'.join(lines)
+
+
+def _number(value: float | None, form: str) -> str:
+    return '-' if value is None else format(value, form)

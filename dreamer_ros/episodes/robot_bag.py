@@ -1,0 +1,516 @@
+"""Bags of a robot's own topics: what the agent saw and did at each tick, by the robot's contract.
+
+A recorded agent wrote on `step` how old the message of each topic was that it used (`age/<topic>`, ns), so its
+observations come out exactly. In a bag without an agent (teleoperated, or recorded by somebody else) ticks are
+laid at the contract's rate: each observes the newest message of every topic, and the action is the one that the
+command in force until the next tick stands for.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamer_ros.episodes.bag import bag_name
+from dreamer_ros.episodes.episode import Episode, Problem
+from dreamer_ros.episodes.labels import Label, Labels
+from dreamer_ros.episodes.left_out import left_out, when
+from dreamer_ros.episodes.mcap_scan import RawMessage
+from dreamer_ros.episodes.recording import Recording
+from dreamer_ros.episodes.rows import Row, Rows, Unusable, recorded_action
+from dreamer_ros.errors import InputError
+from dreamer_ros.robot.commands import Commands
+from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.robot.sensing import Sensed, Sensing
+from dreamer_ros.wire.codecs import AGE_PREFIX, Step, header_stamp, read_step
+from dreamer_ros.wire.definitions import decode
+from dreamer_ros.wire.fields import has_header
+from dreamer_ros.wire.topics import ACTION, STEP, Topic
+
+SILENCE = 10_000_000_000  # ns without a message of any topic: ticks are not tried one by one
+CLOCKS_DIFFER = 1_000_000_000  # ns; no network is that slow
+STRAY = 60_000_000_000  # ns from its neighbours: a stamp that can't be right
+IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+
+
+@dataclasses.dataclass
+class Track:
+    """The messages of one topic by stamp.
+
+    Attributes:
+        name: of the topic in the bag.
+        stamps: ns, in order; when each message counts as measured.
+        messages: as many.
+    """
+
+    name: str
+    type: str
+    stamps: list[int]
+    messages: list[RawMessage]
+
+    def at(self, stamp: int) -> list[RawMessage]:
+        """The messages of exactly that stamp: at most one, or those of several publishers."""
+        return self.messages[self.before(stamp) : self.before(stamp + 1)]
+
+    def before(self, stamp: int) -> int:
+        """How many messages are older than that."""
+        return bisect.bisect_left(self.stamps, stamp)
+
+
+@dataclasses.dataclass
+class RobotTracks:
+    """One robot's messages.
+
+    Attributes:
+        namespace: of the robot, `/` at its end; '' for none.
+        observed: by topic of the contract; topics without messages are left out.
+        command, step, action: None without messages.
+    """
+
+    namespace: str
+    observed: dict[str, Track]
+    command: Track | None
+    step: Track | None
+    action: Track | None
+
+
+class Tick:
+    """A step before its messages are decoded: what was used, and what is known of it."""
+
+    __slots__ = ('stamp', 'scalars', 'ages')
+
+    def __init__(self, stamp: int, scalars: Step | None, ages: Mapping[str, int]):
+        self.stamp, self.scalars, self.ages = stamp, scalars, ages
+
+
+def robot_episodes(
+    path: Path, recording: Recording, contract: RobotContract, labels: Labels | None, problems: list[Problem]
+) -> list[Episode]:
+    """Every robot's episodes in a bag.
+
+    Args:
+        labels: with them, only labelled times become episodes.
+        problems: gets what could not be used.
+
+    Raises:
+        InputError: the bag is of no use at all.
+    """
+    return [
+        episode
+        for _, rows in robot_rows(path, recording, contract, labels, problems)
+        for episode in rows.episodes(recording.custom_data, problems)
+    ]
+
+
+def robot_rows(
+    path: Path, recording: Recording, contract: RobotContract, labels: Labels | None, problems: list[Problem]
+) -> Iterator[tuple[RobotTracks, Rows]]:
+    """Every robot's messages and steps; see `robot_episodes`."""
+    useless: list[tuple[str, InputError]] = []
+    robots = robot_tracks(path, recording, contract, problems)
+    for tracks in robots:
+        try:
+            rows = (
+                _recorded(path, tracks, contract, labels, problems)
+                if tracks.step is not None
+                else _laid(path, tracks, contract, labels, problems)
+            )
+        except InputError as error:  # others in the bag may be of use
+            useless.append((tracks.namespace, error))
+            continue
+        yield tracks, rows
+    if len(useless) == len(robots):
+        raise useless[0][1]
+    problems += [Problem(path, f'robot {namespace}: {error}') for namespace, error in useless]
+
+
+def robot_tracks(
+    path: Path, recording: Recording, contract: RobotContract, problems: list[Problem]
+) -> list[RobotTracks]:
+    """Sort the messages of a bag by robot (namespace), topic and stamp.
+
+    Raises:
+        InputError: a topic has another type, or none of the observed topics is there.
+    """
+    wanted = {topic.name: topic for topic in (*contract.topics, contract.command_topic, STEP, ACTION)}
+    place: dict[str, tuple[str, Topic]] = {}
+    for name, type_name in recording.types.items():
+        for topic in wanted.values():
+            if name == topic.name or not topic.name.startswith('/') and name.endswith(f'/{topic.name}'):
+                if type_name != topic.type:
+                    raise InputError(f'topic {name}: expected {topic.type}, as {contract.source} says, got {type_name}')
+                place[name] = (name[: -len(topic.name)], topic)
+    found: dict[str, dict[str, list[tuple[int, RawMessage]]]] = defaultdict(lambda: defaultdict(list))
+    names: dict[tuple[str, str], str] = {}
+    short: Counter = Counter()
+    unstamped: Counter = Counter()
+    by_header = {
+        topic.name: (contract.stamps == 'header' or topic in (STEP, ACTION)) and has_header(topic.type)
+        for topic in wanted.values()
+    }
+    by_header[contract.command_topic.name] = False  # many leave it empty
+    for message in recording.messages:
+        if message.topic in place:
+            namespace, topic = place[message.topic]
+            try:
+                stamp = header_stamp(message.data) if by_header[topic.name] else message.published
+            except InputError:
+                short[message.topic] += 1
+                continue
+            if stamp == 0:
+                unstamped[message.topic] += 1
+                continue
+            found[namespace][topic.name].append((stamp, message))
+            names[namespace, topic.name] = message.topic
+    for topics in found.values():
+        for name, messages in topics.items():
+            topics[name] = _with_sound_stamps(path, name, messages, problems)
+    problems += [
+        Problem(path, f'{count} messages on {name} are too short to hold a stamp') for name, count in short.items()
+    ]
+    problems += [
+        Problem(path, f'{count} messages on {name} hold no stamp; with `stamps: receive` the contract needs none')
+        for name, count in unstamped.items()
+    ]
+    shared = found.pop('', {}) if len(found) > 1 else {}  # topics with absolute names in the contract
+    robots: list[RobotTracks] = []
+    blind = []  # names of topics of namespaces without anything to observe
+    for namespace, topics in found.items():
+        tracks = {
+            name: _track(path, names.get((namespace, name)) or names['', name], wanted[name].type, messages, problems)
+            for name, messages in {**shared, **topics}.items()
+        }
+        observed = {topic.name: tracks[topic.name] for topic in contract.topics if topic.name in tracks}
+        if observed:
+            command, step, action = (tracks.get(name) for name in (contract.command_topic.name, STEP.name, ACTION.name))
+            robots.append(RobotTracks(namespace, observed, command, step, action))
+        else:
+            blind += [track.name for track in tracks.values()]
+    if not robots:
+        topics = ', '.join(sorted({message.topic for message in recording.messages})) or 'no messages'
+        expected = ', '.join(topic.name for topic in contract.topics)
+        raise InputError(f'none of the topics {expected} of {contract.source} are in it, but {topics}')
+    for what, names in (
+        ('of robots without anything to observe', blind),
+        ('not of this robot', recording.types.keys() - place.keys()),
+    ):
+        sentence = left_out((message for message in recording.messages if message.topic in names), what)
+        problems += [Problem(path, sentence)] if sentence else []
+    return robots
+
+
+def _with_sound_stamps(
+    path: Path, name: str, messages: list[tuple[int, RawMessage]], problems: list[Problem]
+) -> list[tuple[int, RawMessage]]:
+    """Without those whose stamp lies far from where their neighbours' do, measured by their publication."""
+    if len(messages) < 3:
+        return messages
+    delays = np.array([message.published - stamp for stamp, message in messages], np.float64)
+    neighbours = np.lib.stride_tricks.sliding_window_view(np.pad(delays, 2, mode='reflect'), 5)
+    sound = np.abs(delays - np.median(neighbours, axis=1)) < STRAY
+    if not sound.all():
+        problems.append(
+            Problem(
+                path,
+                f'{(~sound).sum()} of {len(messages)} messages on {name} have stamps that are '
+                f'more than {STRAY // 10**9} s off',
+            )
+        )
+    return [entry for entry, is_sound in zip(messages, sound) if is_sound]
+
+
+def _track(
+    path: Path, name: str, type_name: str, messages: list[tuple[int, RawMessage]], problems: list[Problem]
+) -> Track:
+    """In order of stamps, repeats of a message left out."""
+    ordered: list[tuple[int, RawMessage]] = []
+    doubtful = 0
+    for stamp, message in sorted(messages, key=lambda item: (item[0], item[1].time)):
+        if not ordered or ordered[-1][0] != stamp:
+            ordered.append((stamp, message))
+        elif ordered[-1][1].data != message.data:
+            ordered.append((stamp, message))
+            doubtful += 1
+    if doubtful:
+        problems.append(
+            Problem(path, f'{doubtful} of {len(messages)} messages on {name} have the stamp of another one')
+        )
+    return Track(name, type_name, [stamp for stamp, _ in ordered], [message for _, message in ordered])
+
+
+class _Observer:
+    """Feeds the messages of a bag to the contract's Sensing."""
+
+    def __init__(self, tracks: RobotTracks, contract: RobotContract):
+        self._tracks = tracks.observed
+        self._sensing = Sensing(contract)
+        self._stamps = sorted(stamp for track in self._tracks.values() for stamp in track.stamps)
+        self._fed: dict[str, int] = dict.fromkeys(self._tracks, 0)
+        self._used: dict[str, RawMessage] = {}
+        self._bad: dict[str, str] = {}  # topics whose newest message can not be decoded
+
+    def exactly(self, tick: Tick) -> Sensed:
+        """What the agent saw at a tick.
+
+        Raises:
+            Unusable: a message that it used is missing or damaged.
+        """
+        for topic, age in tick.ages.items():
+            track = self._tracks.get(topic)
+            messages = track.at(tick.stamp - age) if track else []
+            if not messages:
+                raise Unusable(f'without the message on {topic} that the agent used')
+            # Joints may come from several publishers at once; messages of one length are of one publisher.
+            if len({len(message.data) for message in messages}) < len(messages):
+                raise Unusable(f'with different messages of one stamp on {topic}')
+            if self._used.get(topic) is messages[-1]:
+                continue
+            try:
+                for message in messages:
+                    self._sensing.receive(topic, decode(message.data, track.type), message.published)
+            except InputError as error:
+                raise Unusable(f'with a damaged message on {topic}') from error
+            self._used[topic] = messages[-1]
+        for topic in self._used:
+            if topic not in tick.ages:
+                raise Unusable(f'without the age of what came on {topic}')
+        sensed = self._observe(tick.stamp)
+        for topic, age in tick.ages.items():
+            if sensed.ages.get(topic) != age:  # it was left out, so that an older one still counts
+                raise Unusable(f'with a message on {topic} that lacks what the contract reads')
+        return sensed
+
+    def silent_until(self, stamp: int) -> int:
+        """When the next message comes, where the last one came long before; else the same stamp."""
+        place = bisect.bisect_right(self._stamps, stamp)
+        if place == len(self._stamps) or place and stamp - self._stamps[place - 1] < SILENCE:
+            return stamp
+        return self._stamps[place]
+
+    def newest(self, stamp: int) -> Sensed:
+        """What the newest messages say that are not newer than that."""
+        for topic, track in self._tracks.items():
+            end = track.before(stamp + 1)
+            start = self._fed[topic]
+            # Joints may come in several messages; of images only the newest is worth decoding.
+            for place in range(max(start, end - 1) if track.type in IMAGES else start, end):
+                message = track.messages[place]
+                try:
+                    self._sensing.receive(topic, decode(message.data, track.type), message.published)
+                    self._bad.pop(topic, None)
+                except InputError:
+                    self._bad[topic] = f'with a damaged message on {topic}'
+            self._fed[topic] = end
+        if self._bad:
+            raise Unusable(next(iter(self._bad.values())))
+        return self._observe(stamp)
+
+    def _observe(self, stamp: int) -> Sensed:
+        sensed = self._sensing.observe(stamp)
+        if sensed.problems:
+            problem = sensed.problems[0]
+            what = {
+                'missing': 'without a message on',
+                'old': 'with too old a message on',
+                'ahead': 'with a message from the future on',
+            }.get(problem.kind, 'with a bad message on')
+            raise Unusable(f'{what} {problem.topic}')
+        return sensed
+
+
+def _recorded(
+    path: Path, tracks: RobotTracks, contract: RobotContract, labels: Labels | None, problems: list[Problem]
+) -> Rows:
+    """The steps of a recorded agent; with labels those that are labelled, with rewards and ends as the labels say."""
+    stray = len(set(tracks.action.stamps if tracks.action else ()) - set(tracks.step.stamps))
+    if stray:
+        problems.append(Problem(path, f'{stray} actions answer no step in the bag'))
+    rows = Rows(path, contract.spec.control_period)
+    observer = _Observer(tracks, contract)
+    size = len(contract.spec.action)
+    labelled = _labelled(path, tracks, labels.of(bag_name(path), *_span(tracks)), problems) if labels else {}
+    if labels and not labelled:
+        raise InputError(f'{labels.source} has no episode of it')
+    for stamp, message in zip(tracks.step.stamps, tracks.step.messages):
+        if len(tracks.step.at(stamp)) > 1:
+            rows.drop(stamp, Unusable('with different step scalars of one stamp'))
+            continue
+        try:
+            tick = _tick(decode(message.data, STEP.type))
+        except InputError:
+            rows.drop(stamp, Unusable('with bad step scalars'))
+            continue
+        scalars = labelled.get(stamp) if labels else tick.scalars
+        if scalars is None:
+            continue
+        try:
+            sensed = observer.exactly(tick) if tick.ages else observer.newest(stamp)
+            action, frame_id = _answer(tracks.action, stamp, size, scalars.is_last)
+            rows.add(Row(sensed.image, sensed.vector, action, scalars, frame_id, sensed.ages))
+        except Unusable as reason:
+            rows.drop(stamp, reason)
+    return rows
+
+
+def _labelled(path: Path, tracks: RobotTracks, wanted: list[Label], problems: list[Problem]) -> dict[int, Step]:
+    """The scalars of the labelled ticks, by stamp: the first one of a label begins an episode, its last one ends it."""
+    found = {}
+    for label in wanted:
+        stamps = [stamp for stamp in tracks.step.stamps if label.start <= stamp <= label.end]
+        if not stamps:
+            problems.append(Problem(path, f'no step is in the labelled episode {when(label.start, label.end)}'))
+        for before, stamp in zip([0, *stamps], stamps):
+            is_first, is_last = stamp == stamps[0], stamp == stamps[-1]
+            reward = 0.0 if is_first else label.reward(before, stamp, is_last)
+            found[stamp] = Step(stamp, reward, is_first, is_last, is_last and label.terminal)
+    return found
+
+
+def _span(tracks: RobotTracks) -> tuple[int, int]:
+    """Stamps of the first and of the last message that is observed."""
+    observed = tracks.observed.values()
+    return min(track.stamps[0] for track in observed), max(track.stamps[-1] for track in observed)
+
+
+def _tick(message: Any) -> Tick:
+    scalars = read_step(message)
+    ages = {
+        name[len(AGE_PREFIX) :]: int(value)
+        for name, value in zip(message.name, message.position)
+        if name.startswith(AGE_PREFIX) and np.isfinite(value)
+    }
+    return Tick(scalars.stamp, scalars, ages)
+
+
+def _answer(actions: Track | None, stamp: int, size: int, is_last: bool) -> tuple[np.ndarray, str]:
+    """The action of a recorded agent, and who chose it."""
+    messages = actions.at(stamp) if actions else []
+    if not messages and is_last:
+        return np.zeros(size, np.float32), ''
+    if len(messages) != 1:
+        raise Unusable('with different actions of one stamp' if messages else 'without an action')
+    [message] = messages
+    try:
+        action, frame_id = recorded_action(message)
+    except InputError as error:
+        raise Unusable('with a bad action') from error
+    if len(action) != size:
+        raise Unusable(f'with an action of {len(action)} axes instead of {size}')
+    return action, frame_id
+
+
+def _laid(
+    path: Path, tracks: RobotTracks, contract: RobotContract, labels: Labels | None, problems: list[Problem]
+) -> Rows:
+    """Steps at the contract's rate, from the first message to the last."""
+    if tracks.command is None:
+        raise InputError(f'no messages on {contract.command_topic.name} are in it, which the actions come from')
+    if labels is None and contract.reward is None:
+        problems.append(Problem(path, f'all rewards are 0: {contract.source} has no reward, and there are no labels'))
+    begin, end = _span(tracks)
+    wanted = labels.of(bag_name(path), begin, end) if labels else [Label(begin, end + 1, False, ())]
+    if not wanted:
+        raise InputError(f'{labels.source} has no episode of it')
+    rows = Rows(path, contract.spec.control_period)
+    observer = _Observer(tracks, contract)
+    commanded = _Commanded(tracks, contract)
+    for label in wanted:
+        _lay(rows, label, labels is not None, observer, commanded, contract)
+    if commanded.beyond:
+        problems.append(
+            Problem(
+                path,
+                f'{commanded.beyond} actions are at the limits of {contract.source}, because the '
+                'commands that they come from are beyond',
+            )
+        )
+    return rows
+
+
+def _lay(
+    rows: Rows, label: Label, is_labelled: bool, observer: _Observer, commanded: _Commanded, contract: RobotContract
+) -> None:
+    """The steps of a span of time. Without labels it is one after another of what the contract calls an episode."""
+    period = contract.period_ns
+    count = 0  # steps of the episode before this one
+    is_first = True
+    stamp = label.start - period
+    while (stamp := stamp + period) <= label.end:
+        silent = (observer.silent_until(stamp) - stamp) // period
+        if silent > 0:
+            last = stamp + (min(silent, (label.end - stamp) // period + 1) - 1) * period
+            rows.drop(stamp, Unusable('without any message'), last, (last - stamp) // period + 1)
+            stamp = last
+            continue
+        ends = is_labelled and stamp + period > label.end
+        try:
+            sensed = observer.newest(stamp)
+            if is_labelled:
+                is_terminal = ends and label.terminal
+                reward = label.reward(stamp - period, stamp, ends)
+            elif sensed.reward is None:
+                raise Unusable('without a reward')
+            else:
+                is_terminal, reward = sensed.is_terminal, sensed.reward
+                ends = is_terminal or count == contract.episode_length
+            action = np.zeros(len(contract.spec.action), np.float32) if ends else commanded.until(stamp + period)
+        except Unusable as reason:
+            rows.drop(stamp, reason)
+            count += not is_first
+            continue
+        scalars = Step(stamp, 0.0 if is_first else float(reward), is_first, ends, is_terminal)
+        rows.add(Row(sensed.image, sensed.vector, action, scalars, 'human', sensed.ages))
+        count = 0 if ends else count + 1
+        is_first = ends
+
+
+class _Commanded:
+    """The actions that recorded commands stand for.
+
+    Attributes:
+        beyond: how many of them come from a command that no action stands for.
+    """
+
+    def __init__(self, tracks: RobotTracks, contract: RobotContract):
+        self._command = contract.command
+        self._commands = Commands(contract)
+        self.beyond = 0
+        self._messages = tracks.command.messages
+        # Robots in a simulation count time of their own, which the stamps of their sensors are in.
+        delay = np.median(
+            [
+                message.published - stamp
+                for track in tracks.observed.values()
+                for stamp, message in zip(track.stamps, track.messages)
+            ]
+        )
+        offset = int(delay) if abs(delay) > CLOCKS_DIFFER else 0
+        self._stamps = [stamp - offset for stamp in tracks.command.stamps]
+
+    def until(self, stamp: int) -> np.ndarray:
+        """The action that comes closest to the command in force just before that time.
+
+        Raises:
+            Unusable: there is none.
+        """
+        place = bisect.bisect_left(self._stamps, stamp) - 1
+        if place < 0:
+            raise Unusable('before the first command')
+        timeout = self._command.controller_timeout
+        if timeout is not None and stamp - self._stamps[place] > timeout * 1e9:
+            if self._command.stop is None:
+                raise Unusable('without a command')
+            return self._commands.action(np.array(self._command.stop))
+        try:
+            message = decode(self._messages[place].data, self._command.type)
+            values = self._commands.decode(message)
+            self.beyond += not self._commands.within_limits(values)
+            return self._commands.action(values)
+        except InputError as error:
+            raise Unusable('with a bad command') from error

@@ -1,0 +1,1 @@
+"""Episodes in other people's files: LeRobot datasets, NumPy archives, videos."""

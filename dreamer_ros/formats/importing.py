@@ -1,0 +1,346 @@
+"""Recordings of any origin to episode bags, one per episode: what `dreamer bag import` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamer_ros.episodes.bag import (
+    SUFFIXES,
+    BagExists,
+    EpisodeWriter,
+    episode_name,
+    is_bag,
+    read_metadata,
+    return_data,
+)
+from dreamer_ros.episodes.custom_data import Actors, contract_data
+from dreamer_ros.episodes.episode import Problem
+from dreamer_ros.episodes.labels import Labels
+from dreamer_ros.episodes.mcap_scan import RawMessage
+from dreamer_ros.episodes.reading import bag_contract, check_spec
+from dreamer_ros.episodes.recording import Recording, load_recording
+from dreamer_ros.episodes.robot_bag import RobotTracks, Track, robot_rows
+from dreamer_ros.episodes.rows import Row
+from dreamer_ros.episodes.wire_rows import WireRobot, wire_rows
+from dreamer_ros.errors import InputError
+from dreamer_ros.formats.lerobot_layout import is_lerobot
+from dreamer_ros.formats.npz import ARRAYS, read_arrays
+from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.spec import RobotSpec
+from dreamer_ros.wire.codecs import AGE_PREFIX, STEP_NAMES, fill_stamp, header_stamp
+from dreamer_ros.wire.definitions import blank_message, decode, encode
+from dreamer_ros.wire.topics import ACTION, SENSOR, SPEC, STEP, Topic, camera_infos
+
+# A message for a bag: topic, CDR bytes or where they are, log time (ns).
+Message = tuple[str, bytes | RawMessage, int]
+
+
+@dataclasses.dataclass
+class Imported:
+    """What came of one source.
+
+    Attributes:
+        bags: that were written.
+        steps: in them.
+        problems: what could not be used.
+    """
+
+    source: Path
+    bags: list[Path] = dataclasses.field(default_factory=list)
+    steps: int = 0
+    problems: list[Problem] = dataclasses.field(default_factory=list)
+
+
+def find_sources(path: Path) -> list[Path]:
+    """The bags, arrays and datasets at a path: itself, or what a folder (of folders) holds.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(path)
+    expected = f'expected a bag, an {ARRAYS} file, a LeRobot dataset or a folder of them'
+    if not path.exists():
+        raise InputError(f'{path}: {expected}, but it does not exist')
+    found = list(_sources(path))
+    if not found:
+        raise InputError(f'{path}: {expected}, found none')
+    return found
+
+
+def _sources(path: Path) -> Iterator[Path]:
+    if is_lerobot(path):
+        yield path
+    elif path.is_dir() and not is_bag(path):
+        for entry in sorted(path.iterdir()):
+            yield from _sources(entry)
+    elif path.is_dir() or path.name.endswith((*SUFFIXES, ARRAYS)):
+        yield path
+
+
+def import_source(
+    source: Path,
+    folder: Path,
+    contract: RobotContract | None = None,
+    labels: Labels | None = None,
+    period: float | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> Imported:
+    """Write the episodes of a source as bags of their own; what is there already is left alone.
+
+    A bag of our own topics is cut. Of a robot with a contract its topics are kept as they were sent, and `step` and
+    `action` are added where no agent was recorded. Arrays and LeRobot datasets become our own topics.
+
+    Args:
+        folder: of the new bags.
+        contract: of the robot in the bag or the dataset, unless the bag holds one.
+        labels: see `robot_episodes`.
+        period: s between two steps of arrays that do not tell.
+        image_size: (height, width) that a dataset's images get; None for theirs, or the contract's.
+
+    Returns:
+        What was written, and whatever could not be used; nothing is raised for a bad source.
+
+    Raises:
+        InputError: the folder can't be written.
+    """
+    result = Imported(source)
+    try:
+        if source.suffix == ARRAYS:
+            spec, meta, messages = read_arrays(source, period, result.problems)
+            _write(result, folder, source.stem, 0, spec, meta, {}, messages)
+            return result
+        if is_lerobot(source):
+            from dreamer_ros.formats.lerobot import read_lerobot  # its libraries are an extra
+
+            robot = source.resolve().name
+            for number, spec, meta, messages in read_lerobot(source, contract, labels, image_size, result.problems):
+                _write(result, folder, robot, number, spec, meta, {}, messages)
+            return result
+        recording = load_recording(source, result.problems)
+        contract = bag_contract(recording.custom_data, contract)
+        if contract is not None:
+            _import_robot(result, folder, recording, contract, labels)
+        else:
+            _import_wire(result, folder, recording)
+    except InputError as error:
+        result.problems.append(Problem(source, str(error)))
+    except OSError as error:
+        result.problems.append(Problem(source, f'it can not be read ({error.strerror or error})'))
+    return result
+
+
+# A robot's own topics
+
+
+def _import_robot(
+    result: Imported, folder: Path, recording: Recording, contract: RobotContract, labels: Labels | None
+) -> None:
+    for tracks, rows in robot_rows(result.source, recording, contract, labels, result.problems):
+        result.problems += rows.problems()
+        robot = tracks.namespace.strip('/') or contract.name
+        for number, run in enumerate(rows.runs):
+            _write(
+                result,
+                folder,
+                robot,
+                number,
+                contract.spec,
+                _summary(run, None if labels else contract),
+                contract_data(contract),
+                _robot_messages(tracks, run, contract),
+            )
+
+
+def _robot_messages(tracks: RobotTracks, run: list[Row], contract: RobotContract) -> Iterator[tuple[Topic, Message]]:
+    """The robot's messages from the first one that was used to the last step, and the steps."""
+    for topic in contract.topics:
+        track = tracks.observed.get(topic.name)
+        used = [row.step.stamp - row.ages[topic.name] for row in run if topic.name in row.ages]
+        if track and used:
+            yield from _between(track, min(used), max(used), dataclasses.replace(topic, name=track.name))
+    begin, end = run[0].step.stamp, run[-1].step.stamp + contract.period_ns
+    if tracks.command:
+        yield from _between(
+            tracks.command, begin, end, dataclasses.replace(contract.command_topic, name=tracks.command.name)
+        )
+    step, action = (topic.within(tracks.namespace) for topic in (STEP, ACTION))
+    for row in run:
+        stamp = row.step.stamp
+        yield step, (step.name, encode(_step(row), STEP.type), stamp)
+        yield action, (action.name, encode(_action(row), ACTION.type), stamp)
+
+
+def _between(track: Track, first: int, last: int, topic: Topic) -> Iterator[tuple[Topic, Message]]:
+    for message in track.messages[track.before(first) : track.before(last + 1)]:
+        # The time of publication is the stamp of what has no other.
+        yield topic, (topic.name, message, message.published)
+
+
+def _step(row: Row) -> Any:
+    message = blank_message(STEP.type)
+    fill_stamp(message.header.stamp, row.step.stamp)
+    message.name = [*STEP_NAMES, *(AGE_PREFIX + topic for topic in row.ages)]
+    message.position = np.array([row.step.reward, *row.step[2:], *row.ages.values()], np.float64)
+    return message
+
+
+def _action(row: Row) -> Any:
+    message = blank_message(ACTION.type)
+    fill_stamp(message.header.stamp, row.step.stamp)
+    message.header.frame_id = row.frame_id
+    message.axes = row.action
+    return message
+
+
+# Our own topics
+
+
+def _import_wire(result: Imported, folder: Path, recording: Recording) -> None:
+    spec = recorded_spec(result.source, recording, folder)
+    check_spec(recording.custom_data, spec)
+    for robot, rows in wire_rows(result.source, recording, spec, result.problems):
+        result.problems += rows.problems()
+        infos = _by_stamp(recording, robot, camera_infos(spec.cameras))
+        kept = {key: recording.custom_data[key] for key in ('task', 'seed') if key in recording.custom_data}
+        for number, run in enumerate(rows.runs):
+            _write(
+                result,
+                folder,
+                robot.namespace.strip('/') or spec.name,
+                number,
+                spec,
+                _summary(run),
+                kept,
+                _wire_messages(robot, run, recording, infos),
+            )
+
+
+def _wire_messages(
+    robot: WireRobot, run: list[Row], recording: Recording, infos: Mapping[int, list[Message]]
+) -> Iterator[tuple[Topic, Message]]:
+    for row in run:
+        stamp = row.step.stamp
+        for message in robot.at(stamp):
+            yield (Topic(message.topic, recording.types[message.topic], SENSOR), (message.topic, message, stamp))
+        for info in infos.get(stamp, ()):
+            yield Topic(info[0], recording.types[info[0]], SENSOR), info
+
+
+def _by_stamp(recording: Recording, robot: WireRobot, topics: tuple[Topic, ...]) -> dict[int, list[Message]]:
+    """Messages that no step needs but that belong to one."""
+    names = {
+        robot.namespace + topic.name
+        for topic in topics
+        if recording.types.get(robot.namespace + topic.name) == topic.type
+    }
+    found: dict[int, dict[str, Message]] = {}
+    for message in recording.messages:
+        if message.topic in names and len(message.data) >= 12:
+            stamp = header_stamp(message.data)
+            found.setdefault(stamp, {}).setdefault(message.topic, (message.topic, message, stamp))
+    return {stamp: list(messages.values()) for stamp, messages in found.items()}
+
+
+def recorded_spec(source: Path, recording: Recording, folder: Path) -> RobotSpec:
+    """Who the robot of a bag is: as the bag says, else as the bags do that are in a folder already.
+
+    Raises:
+        InputError: nobody says it.
+    """
+    if 'spec' in recording.custom_data:
+        return RobotSpec.from_json(recording.custom_data['spec'], 'custom_data')
+    for message in recording.messages:
+        if recording.types[message.topic] == SPEC.type and message.topic.rsplit('/', 1)[-1] == SPEC.name:
+            return RobotSpec.from_json(decode(message.data, SPEC.type).data, message.topic)
+    for path in sorted(folder.glob('*/metadata.yaml')) if folder.is_dir() else ():
+        text = (read_metadata(path.parent).get('custom_data') or {}).get('spec')
+        if text:
+            return RobotSpec.from_json(str(text), str(path))
+    raise InputError(
+        f'it does not say which robot it is of: expected a robot contract, a topic {SPEC.name} in the bag, or a bag '
+        f'of the robot in {folder}'
+    )
+
+
+# Writing
+
+
+def _summary(run: list[Row], contract: RobotContract | None = None) -> dict[str, str]:
+    """Of steps whose rewards are the contract's, or somebody's who gave them."""
+    total = float(sum(row.step.reward for row in run))
+    acted = Actors.named(row.frame_id for row in run)
+    return {
+        'length': str(len(run)),
+        **return_data(total, contract),
+        'policy_version': '',
+        'begins': str(run[0].step.stamp),
+        **(acted.data() if acted.modes else {}),
+    }
+
+
+def _write(
+    result: Imported,
+    folder: Path,
+    robot: str,
+    number: int,
+    spec: RobotSpec,
+    summary: Mapping[str, str],
+    custom_data: Mapping[str, str],
+    messages: Iterator[tuple[Topic, Message]],
+) -> None:
+    """Write a bag, its messages in order of time."""
+    rows = list(messages)
+    rows.sort(key=lambda entry: entry[1][2])
+    topics = list({topic.name: topic for topic, _ in rows}.values())
+    begins = datetime.datetime.fromtimestamp(int(summary['begins']) / 1e9, datetime.timezone.utc)
+    data = {key: value for key, value in summary.items() if key != 'begins'}
+    content = hashlib.blake2b(digest_size=16)
+    for _, (_, message, _) in rows:
+        content.update(_bytes(message))
+    known = {
+        **data,
+        'task': spec.name,
+        **custom_data,
+        'robot': robot,
+        'spec': spec.to_json(),
+        'spec_hash': spec.hash,
+        'source': result.source.name,
+        'source_content': content.hexdigest(),
+    }
+    while True:
+        name = episode_name(robot, number, begins)
+        try:
+            writer = EpisodeWriter(folder, name, topics, known)
+            break
+        except BagExists:
+            if _content(folder / name) == content.hexdigest():
+                result.problems.append(Problem(result.source, f'{name} is there already, so that it is left as it is'))
+                return
+            number += 1  # another one that began at the same time
+    try:
+        for _, (topic, message, stamp) in rows:
+            writer.write(topic, _bytes(message), stamp)
+    except BaseException:
+        writer.abort()
+        raise
+    result.bags.append(writer.close({}))
+    result.steps += int(data['length'])
+
+
+def _bytes(message: bytes | RawMessage) -> bytes | memoryview:
+    return message.data if isinstance(message, RawMessage) else message
+
+
+def _content(path: Path) -> str:
+    """The `source_content` of a bag, '' if it tells none."""
+    try:
+        return str((read_metadata(path).get('custom_data') or {}).get('source_content', ''))
+    except InputError:
+        return ''

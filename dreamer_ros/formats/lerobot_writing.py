@@ -1,0 +1,322 @@
+"""Episodes to a LeRobot dataset of version 3.0, see `lerobot_layout`.
+
+Images are PNG in the table, so that they come back bit by bit, and actions are in the robot's units. The observation
+after the last action has no place in the format.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+from PIL import Image
+from pyarrow import parquet
+
+from dreamer_ros.episodes.bag import partial_path
+from dreamer_ros.episodes.episode import Episode, Problem
+from dreamer_ros.episodes.reading import read_episodes
+from dreamer_ros.episodes.recording import load_recording
+from dreamer_ros.errors import InputError
+from dreamer_ros.formats.importing import recorded_spec
+from dreamer_ros.formats.lerobot_layout import (
+    ACTION,
+    BOOKKEEPING,
+    DONE,
+    IMAGES,
+    INFO,
+    ORIGIN,
+    REWARD,
+    STATE,
+    STATS,
+    TRUNCATED,
+)
+from dreamer_ros.spec import RobotSpec
+from dreamer_ros.wire.codecs import Mode, parse_mode
+
+# What LeRobot fills one file of a table with, and how many files a folder.
+FILE_MB, FILES = 100, 1000
+FILE = 'chunk-{chunk_index:03d}/file-{file_index:03d}'
+PICTURE = pyarrow.struct([('bytes', pyarrow.binary()), ('path', pyarrow.string())])
+
+# Smallest, largest, mean, standard deviation and count of a column's elements.
+Statistics = dict[str, np.ndarray]
+
+
+def export_lerobot(bags: Iterable[Path], folder: Path) -> Iterator[tuple[Path, int, list[Problem]]]:
+    """Write the episodes of bags of one robot as one dataset; it gets its name when it is whole.
+
+    Yields:
+        A bag, how many frames became of it, and what of it could not be used.
+
+    Raises:
+        InputError: there is something at `folder`, the bags are of different robots or hold no episode, or the disk
+            refuses.
+    """
+    if folder.exists():
+        raise InputError(f'{folder}: expected a new folder for the dataset, but it exists')
+    partial = partial_path(folder.parent, folder.name)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        dataset: _Dataset | None = None
+        for bag in bags:
+            spec = recorded_spec(bag, load_recording(bag, []), bag.parent)
+            if dataset is None:
+                dataset = _Dataset(partial, spec)
+            elif dataset.spec.hash != spec.hash:
+                raise InputError(
+                    f'{bag}: expected the robot of the bags before it, but {dataset.spec.difference(spec)}'
+                )
+            episodes, problems = read_episodes(bag, spec)
+            frames = 0
+            for episode in episodes:
+                if len(episode) < 2:
+                    problems.append(Problem(bag, 'an episode without an action is left out', len(episode)))
+                    continue
+                dataset.add(episode)
+                frames += len(episode) - 1
+            yield bag, frames, problems
+        if dataset is None or not dataset.episodes:
+            raise InputError(f'{folder}: expected an episode to write, got none')
+        dataset.finish()
+        partial.rename(folder)
+    except OSError as error:
+        raise InputError(f'{folder}: can not be written ({error.strerror or error})') from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+class _Dataset:
+    """A dataset that grows.
+
+    Attributes:
+        spec: the robot.
+        episodes: rows of the table of episodes.
+    """
+
+    def __init__(self, root: Path, spec: RobotSpec):
+        self.spec = spec
+        self.episodes: list[dict[str, Any]] = []
+        self._root = root
+        self._features = _features(spec)
+        self._frames = 0
+        self._tasks: dict[str, int] = {}
+        self._origin: list[dict[str, Any]] = []
+        self._statistics: dict[str, list[Statistics]] = {key: [] for key in self._features}
+        self._writer: parquet.ParquetWriter | None = None
+        self._file = -1
+        self._bytes = 0
+
+    def add(self, episode: Episode) -> None:
+        """Append an episode of at least one action."""
+        length = len(episode) - 1
+        task = episode.meta.get('instruction') or self.spec.name
+        columns = self._columns(episode, self._tasks.setdefault(task, len(self._tasks)))
+        table = pyarrow.table({key: _column(values) for key, values in columns.items()})
+        if self._writer is None or self._bytes >= FILE_MB * 2**20:
+            self._next_file(table.schema)
+        self._writer.write_table(table)
+        self._bytes += table.nbytes
+        statistics = {key: _statistics(values) for key, values in columns.items()}
+        for key, values in statistics.items():
+            self._statistics[key].append(values)
+        self.episodes.append(
+            {
+                'episode_index': len(self.episodes),
+                'tasks': [task],
+                'length': length,
+                'data/chunk_index': self._file // FILES,
+                'data/file_index': self._file % FILES,
+                'dataset_from_index': self._frames,
+                'dataset_to_index': self._frames + length,
+                'meta/episodes/chunk_index': 0,
+                'meta/episodes/file_index': 0,
+                **{
+                    f'stats/{key}/{name}': value.tolist()
+                    for key, values in statistics.items()
+                    for name, value in values.items()
+                },
+            }
+        )
+        self._frames += length
+        self._origin.append({'begins': int(episode.stamp[0]), 'actor': _actor(episode.meta)})
+
+    def finish(self) -> None:
+        """Write what is known only at the end."""
+        if self._writer is not None:
+            self._writer.close()
+        fps = 1 / self.spec.control_period
+        number = len(self.episodes)
+        _write_json(
+            self._root / INFO,
+            {
+                'codebase_version': 'v3.0',
+                'robot_type': self.spec.name,
+                'total_episodes': number,
+                'total_frames': self._frames,
+                'total_tasks': len(self._tasks),
+                'chunks_size': FILES,
+                'data_files_size_in_mb': FILE_MB,
+                'video_files_size_in_mb': 200,
+                'fps': round(fps) if abs(fps - round(fps)) < 1e-6 * fps else fps,
+                'splits': {'train': f'0:{number}'},
+                'data_path': f'data/{FILE}.parquet',
+                'video_path': None,
+                'features': self._features,
+            },
+        )
+        _write_json(
+            self._root / STATS,
+            {
+                key: {name: value.tolist() for name, value in _together(found).items()}
+                for key, found in self._statistics.items()
+            },
+        )
+        _write_json(self._root / ORIGIN, {'spec': self.spec.to_dict(), 'episodes': self._origin})
+        place = self._root / 'meta' / 'episodes' / f'{FILE.format(chunk_index=0, file_index=0)}.parquet'
+        place.parent.mkdir(parents=True)
+        parquet.write_table(pyarrow.Table.from_pylist(self.episodes), place)
+        parquet.write_table(_task_table(self._tasks), self._root / 'meta' / 'tasks.parquet')
+
+    def _columns(self, episode: Episode, task: int) -> dict[str, np.ndarray]:
+        """[T, N] of every column of numbers, uint8 [T, H, W, 3] of every camera."""
+        length = len(episode) - 1
+        spec, frame = self.spec, np.arange(length)
+        columns = {IMAGES + name: episode.image[:-1, ..., 3 * k : 3 * k + 3] for k, name in enumerate(spec.cameras)}
+        if spec.vector:
+            columns[STATE] = episode.vector[:-1]
+        action = episode.action[:-1].astype(np.float64)
+        low, high = np.array(spec.action_low), np.array(spec.action_high)
+        numbers = {
+            ACTION: action.argmax(1) if spec.discrete else low + (action + 1) / 2 * (high - low),
+            REWARD: episode.reward[1:],
+            DONE: episode.is_last[1:],
+            TRUNCATED: episode.is_last[1:] & ~episode.is_terminal[1:],
+            'timestamp': frame * spec.control_period,
+            'frame_index': frame,
+            'episode_index': np.full(length, len(self.episodes)),
+            'index': self._frames + frame,
+            'task_index': np.full(length, task),
+        }
+        for key, values in numbers.items():
+            columns[key] = values.reshape(length, -1).astype(self._features[key]['dtype'])
+        return columns
+
+    def _next_file(self, schema: pyarrow.Schema) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._file, self._bytes = self._file + 1, 0
+        name = FILE.format(chunk_index=self._file // FILES, file_index=self._file % FILES)
+        path = self._root / 'data' / f'{name}.parquet'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = parquet.ParquetWriter(path, schema)
+
+
+def _features(spec: RobotSpec) -> dict[str, dict[str, Any]]:
+    """What info.json says of the columns."""
+
+    def numbers(dtype: str, names: Iterable[str] | None = None) -> dict[str, Any]:
+        listed = None if names is None else list(names)
+        return {'dtype': dtype, 'shape': [len(listed or 'x')], 'names': listed}
+
+    features = {
+        IMAGES + name: {'dtype': 'image', 'shape': [*spec.image_size, 3], 'names': ['height', 'width', 'channels']}
+        for name in spec.cameras
+    }
+    if spec.vector:
+        features[STATE] = numbers('float32', spec.vector)
+    features[ACTION] = numbers('int64') if spec.discrete else numbers('float32', spec.action)
+    features.update({REWARD: numbers('float32'), DONE: numbers('bool'), TRUNCATED: numbers('bool')})
+    features.update((key, numbers('float32' if key == 'timestamp' else 'int64')) for key in BOOKKEEPING)
+    return features
+
+
+def _column(values: np.ndarray) -> pyarrow.Array:
+    """A column of a table; one of single numbers is not nested."""
+    if values.ndim == 4:
+        return pyarrow.array([{'bytes': _png(image), 'path': None} for image in values], PICTURE)
+    if values.shape[1] == 1:
+        return pyarrow.array(values[:, 0])
+    return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.ravel()), values.shape[1])
+
+
+def _png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, 'PNG', compress_level=1)
+    return buffer.getvalue()
+
+
+def _statistics(values: np.ndarray) -> Statistics:
+    """Of [T, N], [N] each; of images [T, H, W, 3] from 0 to 1, [3, 1, 1] each."""
+    if values.ndim == 4:
+        counts = np.array([np.bincount(values[..., k].ravel(), minlength=256) for k in range(3)])
+        levels = np.arange(256) / 255
+        share = counts / counts.sum(1, keepdims=True)
+        mean = share @ levels
+        found = {
+            'min': levels[(counts > 0).argmax(1)],
+            'max': levels[255 - (counts[:, ::-1] > 0).argmax(1)],
+            'mean': mean,
+            'std': np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1)),
+        }
+        found = {name: value[:, None, None] for name, value in found.items()}
+    else:
+        values = values.astype(np.float64)
+        found = {name: getattr(np, name)(values, 0) for name in ('min', 'max', 'mean', 'std')}
+    return {**found, 'count': np.array([len(values)])}
+
+
+def _together(found: list[Statistics]) -> Statistics:
+    """Statistics of all episodes from those of each."""
+    stacked = {name: np.stack([values[name] for values in found]) for name in found[0]}
+    count = stacked['count'].reshape(-1, *[1] * (stacked['mean'].ndim - 1))
+    mean = (stacked['mean'] * count).sum(0) / count.sum()
+    square = ((stacked['std'] ** 2 + (stacked['mean'] - mean) ** 2) * count).sum(0) / count.sum()
+    return {
+        'min': stacked['min'].min(0),
+        'max': stacked['max'].max(0),
+        'mean': mean,
+        'std': np.sqrt(square),
+        'count': stacked['count'].sum(0),
+    }
+
+
+def _task_table(tasks: dict[str, int]) -> pyarrow.Table:
+    """A table of pandas whose index is the task in words, as LeRobot looks it up."""
+    index = '__index_level_0__'
+    table = pyarrow.table({'task_index': list(tasks.values()), index: list(tasks)})
+    described = [
+        {'name': name, 'field_name': field, 'pandas_type': kind, 'numpy_type': stored, 'metadata': None}
+        for name, field, kind, stored in (
+            ('task_index', 'task_index', 'int64', 'int64'),
+            (None, index, 'unicode', 'object'),
+        )
+    ]
+    about = {
+        'index_columns': [index],
+        'column_indexes': [],
+        'columns': described,
+        'pandas_version': '1.5.0',
+        'creator': {'library': 'pyarrow', 'version': pyarrow.__version__},
+    }
+    return table.replace_schema_metadata({'pandas': json.dumps(about)})
+
+
+def _actor(meta: dict[str, str]) -> str:
+    """Who acted, as actions say it."""
+    version = meta.get('policy_version')
+    try:
+        return str(parse_mode(str(Mode(meta['mode'], int(version) if version else None))))
+    except (InputError, KeyError, ValueError):
+        return str(Mode('human'))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=4), encoding='utf-8')

@@ -1,0 +1,136 @@
+"""The scenarios of `bringup` as launch descriptions, for the files in `launch/`.
+
+The only module that imports launch and launch_ros: a ROS installation has them, the pip wheels do not.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import signal
+import sys
+
+from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler
+from launch.event_handlers import OnProcessIO, OnShutdown
+from launch.events import Shutdown, matches_action
+from launch.events.process import ProcessExited, ShutdownProcess, SignalProcess
+from launch_ros.actions import Node
+
+from dreamer_ros import launching
+from dreamer_ros.launching.exits import ExitRules, Verdict
+from dreamer_ros.launching.scenario import Process, Scenario
+from dreamer_ros.launching.supervisor import child_environment, telling_line
+from launch import LaunchContext, LaunchDescription
+
+
+class RunFailed(Exception):
+    """Ends `ros2 launch` with its message and exit code 1."""
+
+
+def launch_description(name: str) -> LaunchDescription:
+    """Arguments of a scenario, and an action that starts its processes once their values are known."""
+    arguments = [
+        DeclareLaunchArgument(
+            argument.name,
+            default_value=argument.default,
+            description=argument.help,
+            choices=list(argument.choices) or None,
+        )
+        for argument in launching.scenario_arguments(name)
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=_start, args=[name])])
+
+
+def _start(context: LaunchContext, name: str) -> list:
+    known = [argument.name for argument in launching.scenario_arguments(name)]
+    values = {key: context.launch_configurations[key] for key in known}
+    return _Run(launching.scenario(name, {**_given_on_command_line(name), **values})).actions()
+
+
+def _given_on_command_line(name: str) -> dict[str, str]:
+    """`name:=value` words of `ros2 launch`, which itself ignores those that no file declares.
+
+    Empty when another launch file includes ours: the words are that file's own.
+    """
+    if not any(word.endswith(f'{name}.launch.py') for word in sys.argv):
+        return {}
+    return launching.parse_assignments([word for word in sys.argv if ':=' in word])
+
+
+class _Run:
+    """One scenario under `ros2 launch`: the same consequences of an exit as in processes.Supervisor."""
+
+    def __init__(self, scenario: Scenario):
+        self._scenario = scenario
+        self._rules = ExitRules()
+        self._nodes: dict[int, Node] = {}  # running, by id of their Process
+        self._finishing = False  # the leading process has ended, the others are asked to
+        self._stopped = False  # nothing follows
+
+    def actions(self) -> list:
+        """What starts the scenario."""
+        return [
+            LogInfo(msg=f'{self._scenario.name}: results go to {self._scenario.folder}'),
+            RegisterEventHandler(OnShutdown(on_shutdown=self._on_shutdown)),
+            *(action for process in self._scenario.processes for action in self._start(process)),
+        ]
+
+    def _start(self, process: Process) -> list:
+        environment = child_environment(process, os.environ)
+        tail = collections.deque(maxlen=50)
+        node = Node(
+            package='dreamer_ros',
+            executable=process.executable,
+            name=process.name,
+            namespace=process.namespace,
+            parameters=[dict(process.parameters)],
+            remappings=list(process.remappings),
+            additional_env={key: value for key, value in environment.items() if os.environ.get(key) != value},
+            output='screen',
+            sigterm_timeout=str(process.patience[0]),
+            sigkill_timeout='5',
+            on_exit=lambda event, context: self._on_exit(process, event, telling_line(tail)),
+        )
+        self._nodes[id(process)] = node
+
+        def remember(event) -> None:
+            tail.extend(event.text.decode(errors='replace').splitlines())
+
+        listener = OnProcessIO(target_action=node, on_stdout=remember, on_stderr=remember)
+        return [RegisterEventHandler(listener), node]
+
+    def _on_shutdown(self, event, context) -> list:
+        """Ctrl-C in a terminal reaches the processes by itself, `kill -INT` of `ros2 launch` does not."""
+        self._finishing = self._stopped = True
+        running = [node for node in self._nodes.values() if (node.process_details or {}).get('pid')]
+        return [
+            EmitEvent(event=SignalProcess(signal_number=signal.SIGINT, process_matcher=matches_action(node)))
+            for node in running
+        ]
+
+    def _on_exit(self, process: Process, event: ProcessExited, last_words: str) -> list:
+        del self._nodes[id(process)]
+        if not self._finishing:
+            verdict, sentence = self._rules.decide(process, event.returncode)
+            if verdict is Verdict.RESTART:
+                return [LogInfo(msg=sentence), *self._start(process)]
+            self._finishing = True
+            if verdict is Verdict.FAILED:
+                self._stopped = True
+                raise RunFailed(sentence + last_words)
+            if self._nodes:
+                return [
+                    EmitEvent(event=ShutdownProcess(process_matcher=matches_action(node)))
+                    for node in self._nodes.values()
+                ]
+        return [] if self._nodes or self._stopped else self._following()
+
+    def _following(self) -> list:
+        """After the last process of a finished scenario."""
+        if self._scenario.then is None:
+            finished = f'{self._scenario.name} has finished'
+            return [
+                LogInfo(msg=f'{finished}; everything is in {self._scenario.results()}'),
+                EmitEvent(event=Shutdown(reason=finished)),
+            ]
+        return _Run(launching.scenario(*self._scenario.then)).actions()

@@ -1,0 +1,253 @@
+"""Stands in for a robot: simulates a task in real time on the topics that a robot contract names."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.robot.commands import Commands
+from dreamer_ros.robot.contract import RobotContract, load_contract
+from dreamer_ros.ros import qos
+from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.simulation import environment
+from dreamer_ros.wire import codecs
+from dreamer_ros.wire.images import COMPRESSED, fill_compressed
+from dreamer_ros.wire.topics import QoS, Topic
+
+SENSOR = QoS(depth=10)
+COMMANDS = QoS(depth=1, reliable=False)
+FOREVER = 10**9  # control steps: a robot knows no episodes
+LYING = 1.0  # seconds that a robot lies where its task ended, until it is set up again
+SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
+
+
+class Hardware:
+    """A simulated robot that knows nothing of agents, steps or episodes.
+
+    At every control step of the task it obeys the newest command, in physical units, and publishes what the
+    contract observes, stamped with the system's time: images, joint states, as a std_msgs/Float64 of the
+    contract's reward what the last period of the agent earned, as a std_msgs/Bool of its end whether the task is
+    over. Then it lies there for a second and is set up again; `~/reset` does so at once.
+
+    Like a robot's controller it stops when no command came for the contract's `controller_timeout`.
+
+    Args:
+        node: a fresh node; its parameters are declared here.
+        stop: ends `run`.
+
+    Raises:
+        InputError: a bad parameter, or the contract does not fit the simulated robot.
+    """
+
+    def __init__(self, node: Node, stop: threading.Event):
+        self._stop = stop
+        self._log = node.get_logger()
+        parameters = Parameters(node)
+        task = parameters.text('task', '', 'dm_control suite task or world of sim/ to simulate')
+        robot = parameters.text('robot', '', 'its robot contract: a file, or a robot of sim/')
+        size = parameters.integers(
+            'image_size', (0, 0), "height and width of the published images; 0 for the contract's", 0, 1024
+        )
+        camera_rate = parameters.integer('camera_rate', 0, 'images per second; 0 for one per control step', 0, 1000)
+        seed = parameters.integer('seed', 0, 'of the initial states', 0, 2**31 - 1)
+        render = parameters.text(
+            'render', 'fast', 'fast (no shadows), shadows, or suite (as the model says)', environment.RENDER_MODES
+        )
+        parameters.finish()
+        for name, value in (('task', task), ('robot', robot)):
+            if not value:
+                raise InputError(f'{node.get_fully_qualified_name()}: parameter {name}: expected one, got none')
+        self._contract = contract = load_contract(robot)
+        self._environment = _simulate(task, contract, size if all(size) else contract.image_size, seed, render)
+        self._period = self._environment.spec.control_period
+        self._camera_period = 1 / camera_rate if camera_rate else 0.0
+        self._commands = Commands(contract)
+        try:
+            self._inbox = Inbox(node)
+            self._received = self._inbox.subscribe(contract.command_topic, COMMANDS)
+            self._publishers = [
+                (qos.publisher(node, dataclasses.replace(topic, qos=SENSOR)), *self._filler(topic))
+                for topic in contract.topics
+            ]
+            node.create_service(Trigger, '~/reset', self._on_reset)
+        except BaseException:
+            self._environment.close()
+            raise
+
+    def run(self) -> None:
+        """Simulate until the stop event is set."""
+        self._log.info(
+            f'{self._contract.name}: {self._environment.spec.name} on {self._received.topic_name}, '
+            f'{1 / self._period:g} control steps per second'
+        )
+        try:
+            self._set_up()
+            tick = time.monotonic()
+            while not self._stop.is_set():
+                self._publish()
+                tick += self._period
+                if (late := time.monotonic() - tick) > self._period:
+                    tick += late
+                    self._log.warning(f'{late:.3f} s too slow for real time', throttle_duration_sec=SAY_AGAIN)
+                self._wait(tick)
+                self._advance()
+        finally:
+            self._environment.close()
+
+    def _set_up(self) -> None:
+        """Stand at a new start."""
+        self._observation = self._environment.reset()
+        self._rewards = collections.deque(maxlen=max(1, round(1 / self._contract.rate / self._period)))
+        self._values = self._standstill(None)
+        self._commanded = -np.inf
+        self._over_since: float | None = None
+        self._reset_requested = False
+        self._next_image = 0.0
+
+    def _wait(self, tick: float) -> None:
+        """Until then, take commands and answer services."""
+        while True:
+            self._inbox.wait(max(0.0, tick - time.monotonic()))
+            self._take_command()
+            if time.monotonic() >= tick or self._stop.is_set():
+                return
+
+    def _take_command(self) -> None:
+        message = self._inbox.take_latest(self._received)
+        if message is None:
+            return
+        try:
+            self._values = self._commands.decode(message)
+            self._commanded = time.monotonic()
+        except InputError as error:
+            self._log.warning(f'ignored a command: {error}', throttle_duration_sec=SAY_AGAIN)
+
+    def _advance(self) -> None:
+        """One control step."""
+        now = time.monotonic()
+        if self._reset_requested or (self._over_since is not None and now - self._over_since > LYING):
+            self._set_up()
+            return
+        if self._over_since is not None:
+            return
+        timeout = self._contract.command.controller_timeout
+        if timeout is not None and now - self._commanded > timeout:
+            self._values = self._standstill(self._values)
+        self._observation = self._environment.step(self._commands.action(self._values))
+        self._rewards.append(self._observation.reward)
+        if self._observation.is_last:
+            self._over_since = now
+            self._log.info('the task is over')
+
+    def _standstill(self, values: np.ndarray | None) -> np.ndarray:
+        """f64[A] that stops the robot; to hold, what it was told last, or else where it stands."""
+        stop = self._contract.command.stop
+        if stop is not None:
+            return np.array(stop)
+        if values is not None:
+            return values
+        joints = self._joint_state(0)
+        return np.array([axis.feedback.field.read(joints) for axis in self._contract.command.axes])
+
+    # Publication
+
+    def _filler(self, topic: Topic) -> tuple[Callable[[int], Any], bool]:
+        """What makes the message of a topic, given its stamp, and whether it is an image.
+
+        Raises:
+            InputError: simulated robots have no such thing.
+        """
+        contract = self._contract
+        for number, camera in enumerate(contract.cameras):
+            if camera.topic == topic.name:
+                return (lambda stamp: self._image(number, camera.type, stamp)), True
+        if topic.type == 'sensor_msgs/msg/JointState':
+            return self._joint_state, False
+        make = qos.message_type(topic)
+        if _reads(contract.reward, topic) and topic.type == 'std_msgs/msg/Float64':
+            return (lambda stamp: make(data=float(sum(self._rewards)))), False
+        if _reads(contract.terminal, topic) and topic.type == 'std_msgs/msg/Bool':
+            return (lambda stamp: make(data=self._observation.is_terminal)), False
+        raise InputError(
+            f'{contract.source}: {topic.name}: expected images, joint states, a std_msgs/msg/Float64 as '
+            f'reward or a std_msgs/msg/Bool as end of a simulated robot, got {topic.type}'
+        )
+
+    def _publish(self) -> None:
+        stamp, now = time.time_ns(), time.monotonic()
+        look = now >= self._next_image
+        if look:
+            self._next_image = max(self._next_image + self._camera_period, now)
+        for publisher, fill, is_image in self._publishers:
+            if look or not is_image:
+                publisher.publish(fill(stamp))
+
+    def _image(self, number: int, type_name: str, stamp: int) -> Any:
+        pixels = self._observation.image[:, :, 3 * number : 3 * number + 3]
+        message = qos.message_type(Topic('', type_name, SENSOR))()
+        if type_name == COMPRESSED:
+            fill_compressed(message, pixels, stamp)
+        else:
+            codecs.fill_image(message, pixels, stamp)
+        return message
+
+    def _joint_state(self, stamp: int) -> JointState:
+        message = JointState()
+        seen = self._observation
+        codecs.fill_joint_state(message, seen.joint_names, seen.position, seen.velocity, stamp)
+        return message
+
+    def _on_reset(self, request, response):
+        self._reset_requested = response.success = True
+        response.message = 'set up again'
+        return response
+
+
+def _simulate(
+    task: str, contract: RobotContract, size: tuple[int, int], seed: int, render: str
+) -> environment.Environment:
+    """The task's robot, checked against the contract."""
+    cameras = contract.spec.cameras
+    inputs = 'image' if not contract.vector else 'both' if cameras else 'vector'
+    simulated = environment.make(
+        task,
+        seed=seed,
+        render=render,
+        inputs=inputs,
+        episode_length=FOREVER,
+        **(dict(image_size=size, cameras=() if cameras == ('camera',) else cameras) if cameras else {}),
+    )
+    try:
+        # The images are resized, and the agent acts at a rate of its own.
+        contract.check(
+            dataclasses.replace(simulated.spec, image_size=contract.image_size, control_period=1 / contract.rate)
+        )
+    except InputError:
+        simulated.close()
+        raise
+    return simulated
+
+
+def _reads(formula, topic: Topic) -> bool:
+    return formula is not None and any(source.topic == topic.name for source in formula.sources.values())
+
+
+def main() -> int:
+    """Entry point of `ros2 run dreamer_ros hardware`."""
+    return run_node('mock_robot', lambda node, stop: Hardware(node, stop).run())
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Actions to a robot's command messages, and recorded commands back to actions."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.wire.codecs import fill_stamp
+from dreamer_ros.wire.definitions import blank_message, encode
+from dreamer_ros.wire.fields import Field, has_header
+
+TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
+
+
+class Commands:
+    """The command of a contract.
+
+    An action is what a policy says: f32[A] in [-1, 1], or one value per choice of which the largest counts. Values
+    are what the robot is told: f64[axes] in the units of the contract.
+    """
+
+    def __init__(self, contract: RobotContract):
+        command = contract.command
+        self._contract = contract
+        self._type = command.type
+        self._low, self._high = np.array([axis.limits for axis in command.axes]).T
+        self._choices = np.array(list(command.choices.values()))
+        self._size = len(contract.spec.action)
+        self._matrix = command.matrix
+        self._inverse = np.linalg.pinv(command.matrix)
+        # One message is filled again and again, from the control loop or from a watchdog.
+        self._lock = threading.Lock()
+        # A trajectory stamped 0 starts when it arrives; one stamped now would have begun already.
+        self._stamped = has_header(command.type) and command.type != TRAJECTORY
+        self._message = self._blank()
+
+    def values(self, action: np.ndarray) -> np.ndarray:
+        """f64[axes] that an action stands for."""
+        action = np.asarray(action, np.float64)
+        if len(self._choices):
+            return self._choices[action.argmax()]
+        return self._low + (action + 1) / 2 * (self._high - self._low)
+
+    def action(self, values: np.ndarray) -> np.ndarray:
+        """f32[A] that comes closest to values; of a robot with choices the nearest one, as a one-hot vector."""
+        width = self._high - self._low
+        if len(self._choices):
+            distance = np.square((self._choices - values) / width).sum(-1)
+            return np.eye(self._size, dtype=np.float32)[distance.argmin()]
+        return np.clip((values - self._low) / width * 2 - 1, -1, 1).astype(np.float32)
+
+    def within_limits(self, values: np.ndarray) -> bool:
+        """Whether no axis is commanded beyond its limits, but for rounding."""
+        slack = 1e-5 * (self._high - self._low)
+        return bool(((self._low - slack <= values) & (values <= self._high + slack)).all())
+
+    def encode(self, values: np.ndarray, stamp_ns: int) -> bytes:
+        """The serialised command message (CDR), for rclpy to publish or a bag to hold. Thread-safe.
+
+        Args:
+            values: f64[axes], made safe before.
+            stamp_ns: of the header, where the type has one that matters.
+        """
+        with self._lock:
+            for field, value in zip(self._contract.command.fields, self._matrix @ values):
+                self._set(field, float(value))
+            if self._stamped:
+                fill_stamp(self._message.header.stamp, stamp_ns)
+            return encode(self._message, self._type)
+
+    def decode(self, message: Any) -> np.ndarray:
+        """f64[axes] of a command message, from rclpy or from a bag; not limited.
+
+        Raises:
+            InputError: it lacks a field or a joint, or holds a number that is not finite.
+        """
+        command = self._contract.command
+        numbers = np.array([field.read(message) for field in command.fields])
+        if not np.isfinite(numbers).all():
+            raise InputError(f'{command.topic}: expected finite numbers, got {numbers.tolist()}')
+        return self._inverse @ numbers
+
+    def _blank(self) -> Any:
+        """A message with room for every field."""
+        command = self._contract.command
+        message = blank_message(self._type)
+        if has_header(self._type):
+            message.header.frame_id = command.frame_id
+        if self._type == TRAJECTORY:
+            point = blank_message('trajectory_msgs/msg/JointTrajectoryPoint')
+            point.time_from_start.sec, point.time_from_start.nanosec = divmod(self._contract.period_ns, 1_000_000_000)
+            message.points = [point]
+        lists = [field for field in command.fields if field.parts[-1].element is not None]
+        self._joints = list(
+            dict.fromkeys(field.parts[-1].element for field in lists if isinstance(field.parts[-1].element, str))
+        )
+        if self._joints:
+            setattr(message, 'joint_names' if self._type == TRAJECTORY else 'name', self._joints)
+        for field in lists:
+            parent, last = _parent(message, field), field.parts[-1]
+            size = len(self._joints) or last.element + 1
+            values = getattr(parent, last.attribute)
+            if len(values) < size:
+                setattr(parent, last.attribute, np.zeros(size, values.dtype))
+        return message
+
+    def _set(self, field: Field, value: float) -> None:
+        parent, (attribute, element) = _parent(self._message, field), field.parts[-1]
+        if element is None:
+            setattr(parent, attribute, value)
+        else:
+            number = element if isinstance(element, int) else self._joints.index(element)
+            getattr(parent, attribute)[number] = value
+
+
+def _parent(message: Any, field: Field) -> Any:
+    """The message inside a message that a field is an attribute of."""
+    for attribute, element in field.parts[:-1]:
+        message = getattr(message, attribute)
+        if element is not None:
+            message = message[element]
+    return message

@@ -1,0 +1,86 @@
+"""What a person's joystick says in the terms of a robot contract."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.robot.commands import Commands
+from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.wire.codecs import FLOAT32_MAX
+from dreamer_ros.wire.fields import Field
+
+
+class Hand(NamedTuple):
+    """A joystick at one moment.
+
+    Attributes:
+        takes_over: whether it is in use, or its takeover button held.
+        values: f64[axes] in their units, with `relative` per second; 0 for sticks at rest. None for choices.
+        choice: the chosen one; None if none is.
+    """
+
+    takes_over: bool
+    values: np.ndarray | None
+    choice: str | None
+
+
+class Sticks:
+    """Reads sensor_msgs/Joy and makes actions of them.
+
+    Args:
+        contract: of the robot, with a joystick.
+    """
+
+    def __init__(self, contract: RobotContract):
+        self._joystick = contract.joystick
+        self._commands = Commands(contract)
+        self._stop = contract.command.stop
+        self._period = 1.0 / contract.rate
+        self._names = contract.spec.action
+
+    def read(self, message: Any) -> Hand:
+        """One message, live or from a bag.
+
+        Raises:
+            InputError: it lacks a stick or a button, or holds something that is no number.
+        """
+        joystick = self._joystick
+        choice, values = None, None
+        if joystick.choices:
+            pressed = [name for name, field in joystick.choices if self._stick(message, field)]
+            choice = pressed[0] if pressed else None
+            used = choice is not None
+        else:
+            moved = [[self._stick(message, field) * gain for field, gain in gains] for gains in joystick.gains]
+            values = np.array([sum(parts) for parts in moved])
+            used = any(part != 0 for parts in moved for part in parts)
+        if joystick.takeover is not None:
+            used = self._stick(message, joystick.takeover) != 0
+            if not used:  # nothing moves by a hand that has let go
+                choice, values = None, None if values is None else np.zeros_like(values)
+        return Hand(used, values, choice)
+
+    def action(self, hand: Hand, now: np.ndarray) -> np.ndarray:
+        """The action f32[A] that a hand stands for.
+
+        Args:
+            now: f64[axes], where the axes are, in their units; NaN where that is not known.
+        """
+        if self._joystick.choices:
+            if hand.choice is not None:
+                return np.eye(len(self._names), dtype=np.float32)[self._names.index(hand.choice)]
+            return self._commands.action(now if self._stop is None else np.array(self._stop))
+        if not self._joystick.relative:
+            return self._commands.action(hand.values)
+        rest = self._commands.values(np.zeros(len(now))) if self._stop is None else np.array(self._stop)
+        return self._commands.action(np.where(np.isnan(now), rest, now) + hand.values * self._period)
+
+    def _stick(self, message: Any, field: Field) -> float:
+        """Its value, 0 within the dead zone."""
+        value = field.read(message)
+        if not abs(value) <= FLOAT32_MAX:
+            raise InputError(f'{self._joystick.topic}: {field.text}: expected a finite value, got {value}')
+        return value if abs(value) > self._joystick.dead_zone else 0.0

@@ -1,0 +1,107 @@
+"""The last step before a command is published: finite, within limits, no faster than allowed; and the stop."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.robot.contract import RobotContract
+
+
+class Limited(NamedTuple):
+    """Values that may be published.
+
+    Attributes:
+        values: f64[A] in the units of the axes; None where there is nothing to say (see `Safety.stop`).
+        clamped: some value lay outside its limits.
+        slowed: some value would have changed faster than its rate limit.
+        refused: some value was not finite, so that this is the stop.
+    """
+
+    values: np.ndarray | None
+    clamped: bool = False
+    slowed: bool = False
+    refused: bool = False
+
+
+class Safety:
+    """Remembers what was commanded last. Not thread-safe: one lock belongs around it and the publication.
+
+    Times are seconds of a steady clock. A rate limit counts the time since the last command, but at most one
+    control period: after a pause nothing jumps.
+    """
+
+    def __init__(self, contract: RobotContract):
+        command = contract.command
+        self._names = [axis.name for axis in command.axes]
+        self._low, self._high = np.array([axis.limits for axis in command.axes]).T
+        self._rate = np.array([axis.rate_limit for axis in command.axes])
+        self._period = 1 / contract.rate
+        self._stop = None if command.stop is None else np.array(command.stop)
+        self._at_once = command.stop_at_once
+        self._last: np.ndarray | None = self._stop
+        self._time: float | None = None
+
+    def start(self, feedback: np.ndarray) -> None:
+        """Begin where the robot stands.
+
+        Args:
+            feedback: f64[A], see `Sensed.feedback`; an axis that does not tell (NaN) counts as stopped.
+
+        Raises:
+            InputError: an axis stands outside its limits, further than one period's movement.
+        """
+        last = np.where(np.isnan(feedback), self._low if self._stop is None else self._stop, feedback)
+        inside = np.clip(last, self._low, self._high)
+        far = np.abs(last - inside) > self._rate * self._period
+        if far.any():
+            number = int(far.argmax())
+            raise InputError(
+                f'{self._names[number]}: expected it within its limits {self._low[number]:g} to '
+                f'{self._high[number]:g} before it is commanded, but it stands at {last[number]:g}'
+            )
+        self._last, self._time = inside, None
+
+    def limit(self, values: np.ndarray, now: float) -> Limited:
+        """What may be published instead of f64[A] values: the stop if one of them is not finite.
+
+        Raises:
+            RuntimeError: the robot holds its pose to stop, and `start` did not say which.
+        """
+        if self._last is None:
+            raise RuntimeError('where the robot stands is not known: call start() first')
+        values = np.asarray(values, np.float64)
+        if not np.isfinite(values).all():
+            return Limited(self.stop(now), refused=True)
+        clamped = np.clip(values, self._low, self._high)
+        slowed = self._toward(clamped, now)
+        return Limited(slowed, clamped=bool((clamped != values).any()), slowed=bool((slowed != clamped).any()))
+
+    def stop(self, now: float) -> np.ndarray | None:
+        """f64[A] that stops the robot, to be repeated at the control rate until `stopped`.
+
+        Zero at once; a pose is approached at the rate limits; hold repeats the last command. None if it is to
+        hold and neither `start` nor a command said where: then silence holds it.
+        """
+        if self._stop is None or self._at_once:
+            self._last, self._time = self._stop if self._at_once else self._last, now
+            return self._last
+        return self._toward(self._stop, now)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the last command was the stop, arrived."""
+        return self._stop is None or np.array_equal(self._last, self._stop)
+
+    def _toward(self, goal: np.ndarray, now: float) -> np.ndarray:
+        """As far to the goal as the rate limits allow, which becomes the last command."""
+        elapsed = self._period if self._time is None else min(max(now - self._time, 0.0), self._period)
+        if self._last is not None and elapsed == 0.0:
+            goal = np.where(np.isfinite(self._rate), self._last, goal)  # infinity times 0 is no number
+        elif self._last is not None:
+            step = self._rate * elapsed
+            goal = np.clip(goal, self._last - step, self._last + step)
+        self._last, self._time = goal, now
+        return goal

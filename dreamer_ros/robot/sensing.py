@@ -1,0 +1,217 @@
+"""What a robot's own topics say at a tick, as an observation: the same code live and from bags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.robot.contract import Camera, Formula, RobotContract, Source
+from dreamer_ros.wire.codecs import FLOAT32_MAX, join_images, stamp_to_ns
+from dreamer_ros.wire.fields import Field, has_header
+from dreamer_ros.wire.images import decode_image
+from dreamer_ros.wire.topics import Topic
+
+
+class Problem(NamedTuple):
+    """Why a topic cannot be used at a tick.
+
+    Attributes:
+        kind: `missing` (nothing came), `old`, `ahead` (measured in the future: clocks differ) or `bad` (its
+            content cannot be used).
+        detail: for people.
+    """
+
+    topic: str
+    kind: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f'{self.topic}: {self.detail}'
+
+
+class Sensed(NamedTuple):
+    """An observation.
+
+    Attributes:
+        image: u8[H, W, 3 per camera]; None with problems.
+        vector: f32[N]; None with problems.
+        feedback: f64[A] where the commanded axes stand, NaN for those that do not tell; None with problems.
+        ages: of every topic that something came on, nanoseconds from the message's stamp to the tick.
+        problems: of the observation; empty if it can be acted upon.
+        reward: as the contract computes it; 0 if it does not; None with reward problems.
+        is_terminal: whether the contract's end is reached; False with reward problems.
+        reward_problems: why reward or end are not known, which does not keep a robot from acting.
+    """
+
+    image: np.ndarray | None
+    vector: np.ndarray | None
+    feedback: np.ndarray | None
+    ages: dict[str, int]
+    problems: tuple[Problem, ...]
+    reward: float | None
+    is_terminal: bool
+    reward_problems: tuple[Problem, ...]
+
+
+class Sensing:
+    """Holds the newest message of every topic of a contract. Not thread-safe.
+
+    Messages may be rclpy's or decoded from a bag. To repeat what an agent saw, give it for each tick the messages
+    that the agent used, in any order, and observe.
+    """
+
+    def __init__(self, contract: RobotContract):
+        self._contract = contract
+        fields: dict[str, list[Field]] = {topic.name: [] for topic in contract.topics}
+        for source in contract.sources:
+            fields[source.topic].append(source.field)
+        header = contract.stamps == 'header'
+        self._slots = {
+            topic.name: _Slot(fields[topic.name], header and has_header(topic.type)) for topic in contract.topics
+        }
+
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """What to subscribe."""
+        return self._contract.topics
+
+    def receive(self, topic: str, message: Any, received_ns: int) -> int:
+        """Take a message in. One that lacks a field or a joint of the contract is left out.
+
+        Args:
+            topic: its name in the contract.
+            received_ns: when the middleware took it from its publisher (`source_timestamp`, which is the same for
+                every subscriber), in a bag its publish time. It counts where stamps are `receive`, and for
+                messages that have no header.
+
+        Returns:
+            The stamp that counts, in nanoseconds.
+        """
+        return self._slots[topic].receive(message, received_ns)
+
+    def observe(self, tick_ns: int) -> Sensed:
+        """The observation at a tick, from the newest message of each topic."""
+        contract = self._contract
+        problems: dict[str, Problem] = {}  # by topic: one says enough
+        frames = [self._frame(camera, tick_ns, problems) for camera in contract.cameras]
+        inputs = np.array([self._value(entry.source, tick_ns, problems) for entry in contract.vector])
+        feedback = np.array(
+            [
+                self._value(axis.feedback, tick_ns, problems) if axis.feedback else np.nan
+                for axis in contract.command.axes
+            ]
+        )
+        doubts: dict[str, Problem] = {}
+        reward = self._formula(contract.reward, tick_ns, doubts) if contract.reward else 0.0
+        terminal = self._formula(contract.terminal, tick_ns, doubts) if contract.terminal else 0.0
+        return Sensed(
+            image=None if problems else join_images(frames),
+            vector=None if problems else self._scaled(inputs),
+            feedback=None if problems else feedback,
+            ages={topic: tick_ns - slot.stamp for topic, slot in self._slots.items() if slot.message is not None},
+            problems=tuple(problems.values()),
+            reward=None if doubts else reward,
+            is_terminal=not doubts and terminal != 0.0,
+            reward_problems=tuple(doubts.values()),
+        )
+
+    def _scaled(self, inputs: np.ndarray) -> np.ndarray:
+        entries = self._contract.vector
+        scaled = [
+            min(max(value * entry.scale + entry.offset, entry.clip[0]), entry.clip[1])
+            for entry, value in zip(entries, inputs.tolist())
+        ]
+        return np.array(scaled, np.float32)
+
+    def _frame(self, camera: Camera, tick_ns: int, problems: dict[str, Problem]) -> np.ndarray | None:
+        slot = self._fresh(camera.topic, camera.max_age, tick_ns, problems)
+        if slot is None:
+            return None
+        if camera.name not in slot.frames:
+            try:
+                slot.frames[camera.name] = decode_image(
+                    slot.message, camera.type, camera.crop, self._contract.image_size
+                )
+            except InputError as error:
+                slot.frames[camera.name] = str(error)
+        frame = slot.frames[camera.name]
+        if isinstance(frame, str):
+            problems[camera.topic] = Problem(camera.topic, 'bad', frame)
+            return None
+        return frame
+
+    def _value(self, source: Source, tick_ns: int, problems: dict[str, Problem]) -> float:
+        """A source's value, its default, or NaN with a problem."""
+        found: dict[str, Problem] = {}
+        slot = self._fresh(source.topic, source.max_age, tick_ns, found)
+        if slot is not None:
+            value = slot.values[source.field]
+            if abs(value) <= FLOAT32_MAX:
+                return value
+            found[source.topic] = Problem(
+                source.topic, 'bad', f'{source.field.text}: expected a finite value, got {value}'
+            )
+        if source.default is not None:
+            return source.default
+        problems.update(found)
+        return np.nan
+
+    def _formula(self, formula: Formula, tick_ns: int, problems: dict[str, Problem]) -> float:
+        values: Mapping[str, float] = {
+            name: self._value(source, tick_ns, problems) for name, source in formula.sources.items()
+        }
+        if problems:
+            return np.nan
+        try:
+            return formula.expression(values)
+        except InputError as error:
+            problems['expression'] = Problem('expression', 'bad', str(error))
+            return np.nan
+
+    def _fresh(self, topic: str, max_age: float, tick_ns: int, problems: dict[str, Problem]) -> _Slot | None:
+        """The topic's slot if what it holds is neither too old nor from the future."""
+        slot = self._slots[topic]
+        reason = f' ({slot.refused})' if slot.refused else ''
+        if slot.message is None:
+            problems[topic] = Problem(topic, 'missing', f'nothing came yet{reason}')
+            return None
+        age = (tick_ns - slot.stamp) / 1e9
+        if age > max_age:
+            detail = f'{age:.3f} s old, expected at most {max_age:g} s{reason}'
+            if slot.stamp == 0:
+                detail = 'its header holds no stamp; with `stamps: receive` the contract needs none'
+            problems[topic] = Problem(topic, 'old', detail)
+            return None
+        if age < -max_age:
+            problems[topic] = Problem(
+                topic, 'ahead', f'stamped {-age:.3f} s in the future; the clocks of robot and agent differ'
+            )
+            return None
+        return slot
+
+
+class _Slot:
+    """The newest usable message of a topic, and what was read from it."""
+
+    def __init__(self, fields: list[Field], header: bool):
+        self._fields = fields
+        self._header = header
+        self.message: Any = None
+        self.stamp = 0
+        self.values: dict[Field, float] = {}
+        self.frames: dict[str, Any] = {}  # camera name -> u8[H, W, 3], or why there is none
+        self.refused = ''  # why the newest message was left out
+
+    def receive(self, message: Any, received_ns: int) -> int:
+        stamp = stamp_to_ns(message.header.stamp) if self._header else received_ns
+        try:
+            # Robots often publish the states of some joints here and of others there.
+            values = {field: field.read(message) for field in self._fields}
+        except InputError as error:
+            self.refused = str(error)
+            return stamp
+        self.message, self.stamp, self.values, self.frames, self.refused = message, stamp, values, {}, ''
+        return stamp

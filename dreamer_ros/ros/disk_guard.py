@@ -1,0 +1,50 @@
+"""Stops a recording while there is still room on the disk."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.files import DISK_RESERVE, free_megabytes
+from dreamer_ros.ros.runtime import Parameters
+
+CHECK_PERIOD = 1.0  # seconds
+
+
+class DiskGuard:
+    """Looks once a second how much is free.
+
+    Args:
+        folder: of the bags.
+        reserve: MB that must stay free.
+    """
+
+    def __init__(self, folder: Path, reserve: int):
+        self._folder, self._reserve = folder, reserve
+        self._next_check = 0.0
+
+    @classmethod
+    def declared(cls, parameters: Parameters, folder: Path) -> DiskGuard:
+        """By the parameter `disk_reserve`."""
+        reserve = parameters.integer(
+            'disk_reserve',
+            DISK_RESERVE,
+            'MB that must stay free on the disk: with less, the open bag is finished and the recorder ends',
+            0,
+            10**9,
+        )
+        return cls(folder, reserve)
+
+    def check(self, at_once: bool = False) -> None:
+        """Raises InputError when too little is free."""
+        now = time.monotonic()
+        if now < self._next_check and not at_once:
+            return
+        self._next_check = now + CHECK_PERIOD
+        free = free_megabytes(self._folder)  # which is made with the first bag
+        if free < self._reserve:
+            raise InputError(
+                f'{self._folder}: {free} MB are free, less than the disk_reserve of {self._reserve} MB; '
+                'nothing more is recorded, all bags are whole'
+            )

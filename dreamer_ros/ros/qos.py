@@ -1,0 +1,44 @@
+"""Publishers and subscriptions from the rows of the topic table."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.wire.topics import QoS, Topic
+
+
+def profile(qos: QoS) -> QoSProfile:
+    """The rclpy profile of a row's quality of service."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=qos.depth,
+        reliability=ReliabilityPolicy.RELIABLE if qos.reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if qos.transient_local else DurabilityPolicy.VOLATILE,
+    )
+
+
+def message_type(topic: Topic) -> Any:
+    """The message class of a row: `sensor_msgs/msg/Image` → sensor_msgs.msg.Image.
+
+    Raises:
+        InputError: its package is not installed.
+    """
+    package, _, name = topic.type.split('/')
+    try:
+        return getattr(importlib.import_module(f'{package}.msg'), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f'topic {topic.name}: expected the ROS package of {topic.type} to be installed, or in a '
+            f'sourced workspace ({error})'
+        ) from error
+
+
+def publisher(node: Node, topic: Topic) -> Publisher:
+    """A publisher as the table says."""
+    return node.create_publisher(message_type(topic), topic.name, profile(topic.qos))

@@ -1,0 +1,76 @@
+"""Calls a service of a running node, for machines without the `ros2` command."""
+
+from __future__ import annotations
+
+import time
+
+import rclpy
+from lifecycle_msgs.srv import ChangeState
+from rclpy.node import Node
+from std_srvs.srv import SetBool, Trigger
+
+from dreamer_ros.errors import InputError
+
+DISCOVERY_TIME, ANSWER_TIME = 5.0, 60.0  # seconds
+TRANSITIONS = {'configure': 1, 'cleanup': 2, 'activate': 3, 'deactivate': 4}  # lifecycle_msgs/msg/Transition
+FLAGS = {'true': True, 'false': False}
+
+
+def call(service: str, value: str | None) -> str:
+    """Call a service and return what it answers.
+
+    Args:
+        service: full name, of type Trigger, SetBool or ChangeState (lifecycle).
+        value: `true` or `false` for SetBool, a transition for ChangeState, None for Trigger.
+
+    Raises:
+        InputError: nobody offers the service, it takes another value, it refuses, or no answer comes.
+    """
+    rclpy.init()
+    node = Node('service_call', enable_rosout=False, start_parameter_services=False)
+    try:
+        kind = _kind(node, service)
+        request = _request(service, kind, value)
+        client = node.create_client({'Trigger': Trigger, 'SetBool': SetBool, 'ChangeState': ChangeState}[kind], service)
+        if not client.wait_for_service(DISCOVERY_TIME):
+            raise InputError(f'service {service}: expected a node that offers it, found none')
+        answer = client.call_async(request)
+        rclpy.spin_until_future_complete(node, answer, timeout_sec=ANSWER_TIME)
+        if not answer.done():
+            raise InputError(f'service {service}: expected an answer within {ANSWER_TIME:.0f} s, got none')
+        result = answer.result()
+        message = getattr(result, 'message', '') or ('done' if result.success else 'it said no')
+        if not result.success:
+            raise InputError(f'service {service}: expected success, got {message}')
+        return message
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _kind(node: Node, service: str) -> str:
+    deadline = time.monotonic() + DISCOVERY_TIME
+    while time.monotonic() < deadline:
+        for name, types in node.get_service_names_and_types():
+            if name == service:
+                kind = types[0].rpartition('/')[2]
+                if kind not in ('Trigger', 'SetBool', 'ChangeState'):
+                    raise InputError(
+                        f'service {service}: expected type Trigger, SetBool or ChangeState, got {types[0]}'
+                    )
+                return kind
+        time.sleep(0.05)
+    raise InputError(f'service {service}: expected a node that offers it, found none within {DISCOVERY_TIME:.0f} s')
+
+
+def _request(service: str, kind: str, value: str | None):
+    expected = {'Trigger': (), 'SetBool': tuple(FLAGS), 'ChangeState': tuple(TRANSITIONS)}[kind]
+    if value is not None and value not in expected or value is None and expected:
+        raise InputError(f'service {service}: expected {" or ".join(expected) or "no value"}, got {value or "nothing"}')
+    if kind == 'Trigger':
+        return Trigger.Request()
+    if kind == 'SetBool':
+        return SetBool.Request(data=FLAGS[value])
+    request = ChangeState.Request()
+    request.transition.id = TRANSITIONS[value]
+    return request

@@ -1,0 +1,95 @@
+"""The GPU's work of an update, recorded once and replayed.
+
+An update of a Dreamer is some fifteen thousand kernels of a few microseconds each, and a processor needs longer to
+start one than a GPU to run it. A CUDA graph starts all of them at once. It repeats kernels and addresses, nothing
+else: whatever Python decides while it is recorded stays decided.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from dreamer_ros.agents.batch import Batch
+
+Gradients = Callable[[Batch], dict[str, Tensor]]
+WARMING = 3  # updates before the recording, in which libraries choose their algorithms
+
+
+class Recording:
+    """Gradients of a batch, by what the same computation did before.
+
+    Args:
+        compute: leaves gradients in the parameters and returns metrics. For batches of one shape it must run the
+            same operations, read nothing back, keep what it remembers in place and draw from torch's generator.
+        parameters: those that may get a gradient.
+    """
+
+    def __init__(self, compute: Gradients, parameters: Sequence[Tensor]):
+        self._compute, self._parameters = compute, list(parameters)
+        self._calls = 0
+        self._batch: Batch | None = None  # where the recorded work finds its batch
+        self._replay: Callable[[], None] | None = None
+        self._gradients: list[Tensor | None] = []
+        self._metrics: dict[str, Tensor] = {}
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Put the gradients of a batch into the parameters; metrics."""
+        self._calls += 1
+        if self._calls <= WARMING:
+            self._batch = Batch(*(x.clone() for x in batch))
+            return warm(lambda: self._compute(batch), batch.reward.device)
+        if [x.shape for x in batch] != [x.shape for x in self._batch]:
+            return self._compute(batch)
+        for own, given in zip(self._batch, batch):
+            own.copy_(given)
+        if self._calls == WARMING + 1:
+            self._record()
+        if self._replay is None:
+            return self._compute(batch)
+        self._replay()
+        for parameter, gradient in zip(self._parameters, self._gradients):
+            parameter.grad = gradient
+        return {name: value.clone() for name, value in self._metrics.items()}
+
+    def _record(self) -> None:
+        self._clear()  # to a gradient that is there, each replay would add
+        try:
+            self._replay, self._metrics = capture(lambda: self._compute(self._batch), self._batch.reward.device)
+            self._gradients = [parameter.grad for parameter in self._parameters]
+        except RuntimeError as error:
+            warnings.warn(
+                'the update cannot be recorded as a CUDA graph, it goes on several times slower without: '
+                + str(error).splitlines()[0]
+            )
+            self._clear()
+
+    def _clear(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+
+def warm(work: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+    """Run work on a stream of its own, as it has to run at least once before it is captured."""
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            result = work()
+        torch.cuda.current_stream().wait_stream(stream)
+    return result
+
+
+def capture(
+    work: Callable[[], dict[str, Tensor]], device: torch.device
+) -> tuple[Callable[[], None], dict[str, Tensor]]:
+    """What does the work again, and the tensors that it fills; the work itself is not done."""
+    with torch.cuda.device(device):
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may go on using the GPU meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode='thread_local'):
+            result = work()
+    return graph.replay, result

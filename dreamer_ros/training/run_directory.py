@@ -1,0 +1,323 @@
+"""The directory of one training run: its layout, its lock, its checkpoints and policies."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import yaml
+
+from dreamer_ros.config import Config
+from dreamer_ros.errors import InputError
+from dreamer_ros.files import (
+    DISK_RESERVE,
+    Locked,
+    free_megabytes,
+    lock_file,
+    nearest_existing,
+    read_text,
+    sha256,
+    sync_folder,
+    write_file,
+)
+from dreamer_ros.policy.manifest import Manifest
+from dreamer_ros.spec import RobotSpec
+
+CHECKPOINTS_KEPT = 2
+POLICIES_KEPT = 5
+LOCK = '.trainer.lock'
+
+
+def new_logdir(task: str, preset: str) -> Path:
+    """Make runs/<task>-<preset>-<time> under the working directory, for a run that starts now.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    return _new_folder(Path('runs').absolute(), f'{task}-{preset}-')
+
+
+def new_evaluation(run: Path) -> Path:
+    """Make <run>/evaluation/<time>, for the bags and result.json of an evaluation that starts now.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    return _new_folder(run / 'evaluation', '')
+
+
+def _new_folder(parent: Path, prefix: str) -> Path:
+    """<parent>/<prefix><time>, or with -2, -3, … where others start within the same second: each gets its own."""
+    name = prefix + time.strftime('%Y%m%d-%H%M%S')
+    for ending in itertools.chain([''], (f'-{number}' for number in itertools.count(2))):
+        folder = parent / (name + ending)
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError as error:
+            if not folder.is_dir():  # a file stands in the way, here or further up
+                raise _unwritable(folder, error) from error
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+
+
+def latest_policy(run: str | Path) -> Path:
+    """The newest policy file of a run.
+
+    Raises:
+        InputError: the run has none.
+    """
+    marker = Path(run) / 'policies' / 'latest.json'
+    if not marker.exists():
+        raise InputError(f'run {run}: expected a policy named by {marker}, found none')
+    return marker.parent / Manifest.from_json(read_text(marker), str(marker)).uri
+
+
+class RunDirectory:
+    """Opens a run directory for one trainer; a fresh one is created, one with a checkpoint is continued.
+
+    Args:
+        path: the directory.
+        config, spec: of the run about to start; they must agree with what the directory holds.
+        sign: makes of a policy's manifest the one to give out: a signed one.
+
+    Raises:
+        InputError: it belongs to another task, robot or preset, another trainer has it open, or it cannot be
+            written.
+    """
+
+    def __init__(
+        self, path: str | Path, config: Config, spec: RobotSpec, sign: Callable[[Manifest], Manifest] | None = None
+    ):
+        self.path = Path(path)
+        self._sign = sign
+        self.episodes = self.path / 'episodes'
+        self.policies = self.path / 'policies'
+        self.checkpoints = self.path / 'checkpoints'
+        try:
+            for folder in (self.path, self.episodes, self.policies, self.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.path)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        try:
+            _check(self.path, spec, config)
+            write_file(self.path / 'config.yaml', config.to_yaml())
+            write_file(self.path / 'spec.json', spec.to_json() + '\n')
+            for leftover in [*self.policies.glob('.*.partial'), *self.checkpoints.glob('.*.partial')]:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise _unwritable(self.path, error) from error
+            raise
+
+    def save_checkpoint(self, step: int, save_learner: Callable[[Path], None], state: dict) -> Path:
+        """Write checkpoints/<step>/ whole or not at all, point `latest` at it, drop all but the newest few.
+
+        Args:
+            step: updates made; names the folder.
+            save_learner: writes the learner's files into a folder.
+            state: the trainer's counters, JSON-ready.
+        """
+        final = self.checkpoints / f'{step:09d}'
+        partial = self.checkpoints / f'.{final.name}.partial'
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir()
+            save_learner(partial / 'learner')
+            paths = sorted(path for path in partial.rglob('*') if path.is_file())
+            files = {str(path.relative_to(partial)): sha256(path) for path in paths}
+            write_file(partial / 'trainer.json', json.dumps({'state': state, 'files': files}))
+            # rename cannot replace a folder with files in it, and the old one holds the same updates
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial, final)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        sync_folder(self.checkpoints)
+        write_file(self.checkpoints / 'latest', final.name + '\n')
+        for old in _checkpoint_folders(self.checkpoints)[CHECKPOINTS_KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
+        return final
+
+    def load_checkpoint(self, load_learner: Callable[[Path], object], warn: Callable[[str], None]) -> dict | None:
+        """Load the newest checkpoint that is whole.
+
+        Args:
+            load_learner: reads the folder `save_learner` wrote.
+            warn: gets one sentence for each checkpoint passed over.
+
+        Returns:
+            The trainer's state, or None when there are no checkpoints.
+
+        Raises:
+            InputError: there are checkpoints, and none is whole.
+        """
+        folders = _checkpoint_folders(self.checkpoints)
+        for folder in folders:
+            try:
+                state = _read_checkpoint(folder)
+                load_learner(folder / 'learner')
+            except Exception as error:  # whatever a damaged file makes a reader say
+                warn(f'checkpoint {folder}: damaged ({error}); trying the one before')
+                continue
+            for damaged in folders[: folders.index(folder)]:
+                # Out of the way, or it would count as one of the newest that are kept.
+                aside = damaged.with_suffix('.damaged')
+                shutil.rmtree(aside, ignore_errors=True)
+                damaged.rename(aside)
+            return state
+        if folders:
+            raise _all_damaged(self.path, folders)
+        return None
+
+    def newest_policy_version(self) -> int:
+        """0 when none was written yet."""
+        return max((int(p.stem.split('_')[1]) for p in self.policies.glob('policy_*.onnx')), default=0)
+
+    def write_policy(self, version: int, write: Callable[[Path], Manifest]) -> Manifest:
+        """Have `write` make policies/policy_<version>.onnx, name it in latest.json, drop old ones."""
+        path = self.policies / f'policy_{version:06d}.onnx'
+        manifest = write(path)
+        if self._sign:
+            manifest = self._sign(manifest)
+        write_file(self.policies / 'latest.json', manifest.at(path.name).to_json() + '\n')
+        for old in sorted(self.policies.glob('policy_*.onnx'))[:-POLICIES_KEPT]:
+            old.unlink()
+        return manifest
+
+    def close(self) -> None:
+        """Give up the lock."""
+        os.close(self._lock)
+
+
+def check_run(path: Path, spec: RobotSpec | None, config: Config | None = None) -> None:
+    """Refuse at once the directory that a trainer would refuse once it has started; nothing of it is changed.
+
+    Args:
+        path: of the directory, which need not exist.
+        spec: of the robot; None where only its simulator will tell.
+        config: of the run about to start; None where nobody learns.
+
+    Raises:
+        InputError: it belongs to another task, robot or preset, another trainer has it open, none of its checkpoints is
+            whole, it cannot be written, or the disk is nearly full.
+    """
+    there = nearest_existing(path)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f'run {path}: expected a directory that can be written, but {there} is none')
+    free = free_megabytes(path)
+    if free < DISK_RESERVE:
+        raise InputError(f'run {path}: expected {DISK_RESERVE} MB to be free, which recorders leave so, got {free} MB')
+    try:
+        if config is not None and (path / LOCK).exists():
+            os.close(_lock(path))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    _check(path, spec, config)
+    folders = _checkpoint_folders(path / 'checkpoints') if config is not None else []
+    if folders and not any(map(_is_whole, folders)):
+        raise _all_damaged(path, folders)
+
+
+def _checkpoint_folders(checkpoints: Path) -> list[Path]:
+    """Newest first; what `latest` names comes first of all."""
+    folders = [path for path in checkpoints.glob('*') if re.fullmatch(r'\d+', path.name)]
+    folders.sort(reverse=True)
+    marker = checkpoints / 'latest'
+    name = marker.read_text().strip() if marker.exists() else ''
+    return sorted(folders, key=lambda folder: folder.name != name)
+
+
+def _read_checkpoint(folder: Path) -> dict:
+    """The trainer's state in a checkpoint; raises whatever a damaged one makes its reader say."""
+    data = json.loads((folder / 'trainer.json').read_text())
+    for name, digest in data['files'].items():
+        if sha256(folder / name) != digest:
+            raise ValueError(f'{name} has changed since it was written')
+    return data['state']
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        _read_checkpoint(folder)
+    except Exception:  # whatever a damaged file makes a reader say
+        return False
+    return True
+
+
+def _all_damaged(run: Path, folders: list[Path]) -> InputError:
+    return InputError(
+        f'run {run}: expected a whole checkpoint in {run / "checkpoints"}, but all of '
+        f'{", ".join(folder.name for folder in folders)} are damaged; delete them to start learning '
+        'afresh from the episodes'
+    )
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f'run {path}: expected a directory that can be written ({error})')
+
+
+def _check(path: Path, spec: RobotSpec | None, config: Config | None) -> None:
+    spec_file, config_file = path / 'spec.json', path / 'config.yaml'
+    if spec is not None and spec_file.exists():
+        stored = RobotSpec.from_json(read_text(spec_file), str(spec_file))
+        if stored.name != spec.name:
+            raise InputError(
+                f'run {path}: expected the task {stored.name}, which this run was '
+                f'started with, got {spec.name}; choose another log directory'
+            )
+        if stored.hash != spec.hash:
+            raise InputError(
+                f'run {path}: expected the robot this run was started with, but '
+                f'{stored.difference(spec)}; choose another log directory'
+            )
+    if config is not None and config_file.exists():
+        stored = _read_config(config_file)
+        changed = sorted(_differences(stored, config.to_dict()))
+        if changed:
+            raise InputError(
+                f'run {path}: expected the preset {stored.get("preset")} it was started with, but '
+                f'{"; ".join(changed[:4])}{" …" * (len(changed) > 4)}; choose another log directory'
+            )
+
+
+def _lock(path: Path) -> int:
+    """Hold the lock of a run; see `lock_file`."""
+    try:
+        return lock_file(path / LOCK)
+    except Locked as error:
+        raise InputError(f'run {path}: expected to be its only trainer, but process {error} trains in it') from error
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        stored = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise InputError(f'{path}: expected YAML ({" ".join(str(error).split())})') from error
+    if not isinstance(stored, dict):
+        raise InputError(f'{path}: expected sections with keys, got {type(stored).__name__}')
+    return stored
+
+
+def _differences(stored: dict, wanted: dict, prefix: str = '') -> Iterator[str]:
+    """`key is new instead of old`, for all that shapes the model; budget and pace may change on resuming."""
+    for key in {**stored, **wanted}:
+        old, new = stored.get(key), wanted.get(key)
+        if prefix == '' and key in ('schedule', 'replay'):
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f'{prefix}{key}.')
+        elif _plain(old) != _plain(new):
+            yield f'{prefix}{key} is {new} instead of {old}'
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,276 @@
+"""Simulate a recorded episode once more: the same world, seed and actions must give the same observations."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamer_ros.episodes.opening import OpenBag
+from dreamer_ros.errors import InputError
+from dreamer_ros.files import write_file
+from dreamer_ros.simulation.environment import Environment, Observation
+from dreamer_ros.simulation.origin import Origin, mujoco_version
+from dreamer_ros.spec import RobotSpec
+from dreamer_ros.wire.codecs import (
+    APPLIED,
+    STEP_NAMES,
+    Step,
+    header_stamp,
+    image_to_array,
+    join_images,
+    read_action,
+    read_step,
+)
+from dreamer_ros.wire.definitions import decode
+from dreamer_ros.wire.topics import ACTION, JOINT_STATES, STEP, images
+
+
+@dataclasses.dataclass(frozen=True)
+class Departure:
+    """A quantity that was simulated otherwise than it was recorded.
+
+    Attributes:
+        quantity: `image`, `position of <joint>`, `velocity of <joint>`, `reward`, `is_last`, …
+        step: the first one, from 0.
+        recorded, simulated: its value there; for an image the mean of its values.
+        difference: the largest one over all steps, of a single value of an image (0 to 255).
+        steps: how many differ.
+    """
+
+    quantity: str
+    step: int
+    recorded: float
+    simulated: float
+    difference: float
+    steps: int
+
+    def __str__(self) -> str:
+        values = '' if self.quantity == 'image' else f'recorded {self.recorded:.17g}, simulated {self.simulated:.17g}; '
+        return (
+            f'{self.quantity} from step {self.step}: {values}at most {self.difference:.3g} apart, in {self.steps} steps'
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Resimulation:
+    """What came of it.
+
+    Attributes:
+        bag: its path.
+        origin: what the recorder noted of the simulator.
+        steps: that were compared, the first observation included; each with image, joint states, step scalars.
+        recorded: steps in the bag.
+        departures: in the order in which they begin; empty if every value of every step is equal, bit by bit.
+        remarks: what may explain a difference.
+    """
+
+    bag: Path
+    origin: Origin
+    steps: int
+    recorded: int
+    departures: tuple[Departure, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether all that was recorded came out again."""
+        return not self.departures and self.steps == self.recorded
+
+    def report(self) -> str:
+        """For people."""
+        origin = self.origin
+        lines = [
+            f'{origin.task}, seed {origin.seed}, episode {origin.episode}: {self.steps} of {self.recorded} steps '
+            'simulated again'
+        ]
+        if self.exact:
+            lines.append('equal bit by bit: images, positions and velocities of the joints, rewards, flags')
+        elif self.departures:
+            first = self.departures[0].step
+            lines.append(f'equal bit by bit up to step {first - 1}' if first else 'different from the first step')
+        lines += [f'  {departure}' for departure in self.departures]
+        return '\n'.join([*lines, *self.remarks])
+
+    def to_json(self) -> str:
+        """All of it."""
+        return (
+            json.dumps(
+                {
+                    'bag': str(self.bag),
+                    'exact': self.exact,
+                    'steps': self.steps,
+                    'recorded': self.recorded,
+                    'origin': dataclasses.asdict(self.origin),
+                    'remarks': list(self.remarks),
+                    'departures': [dataclasses.asdict(departure) for departure in self.departures],
+                },
+                indent=1,
+            )
+            + '\n'
+        )
+
+    def write(self, folder: Path) -> Path:
+        """Write resimulation.json; returns its path.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        path = folder / 'resimulation.json'
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_file(path, self.to_json())
+        except OSError as error:
+            raise InputError(f'{folder}: expected a folder that can be written ({error})') from error
+        return path
+
+
+def resimulate(bag: Path, task: str | None = None) -> Resimulation:
+    """Feed an episode's recorded actions to its simulator and compare every observation.
+
+    Args:
+        bag: with one episode of a simulated robot.
+        task: instead of the recorded one, a task file that has moved.
+
+    Raises:
+        InputError: the bag does not say where its episode comes from, lacks the beginning or a step, or its world
+            cannot be simulated here.
+    """
+    opened = OpenBag(bag)
+    if 'simulation' not in opened.custom_data:
+        raise InputError(
+            f'bag {bag}: expected custom_data with `simulation`, where its episode began, which recorders note '
+            f'of our simulators only; got {", ".join(opened.custom_data) or "none"}'
+        )
+    spec = opened.spec()
+    origin, first_stamp = Origin.from_json(opened.custom_data['simulation'], f'bag {bag}')
+    steps = _read_steps(opened, spec, first_stamp)
+    environment = origin.simulate(spec, task)
+    try:
+        remarks = _remarks(environment, spec, origin)
+        compared, departures = _compare(environment, origin, steps, bag)
+    finally:
+        environment.close()
+    return Resimulation(Path(bag), origin, compared, len(steps), departures, tuple(remarks))
+
+
+@dataclasses.dataclass
+class _Recorded:
+    """A step: its messages, what it was answered with, and what led there, where the simulator told."""
+
+    step: Step
+    image: np.ndarray
+    joints: Any
+    action: np.ndarray | None
+    applied: np.ndarray | None
+
+
+def _read_steps(bag: OpenBag, spec: RobotSpec, first_stamp: int) -> list[_Recorded]:
+    """All steps of the episode, in order."""
+    namespaces = bag.robots()
+    if len(namespaces) != 1:
+        raise InputError(f'bag {bag.path}: expected one robot to simulate, got {", ".join(namespaces) or "none"}')
+    wanted = {topic.name: topic for topic in (*images(spec.cameras), JOINT_STATES, STEP, ACTION)}
+    by_name = {namespaces[0] + name: topic for name, topic in wanted.items()}
+    found: dict[int, dict[str, bytes]] = {}
+    for message in bag.messages(by_name):
+        found.setdefault(header_stamp(message.data), {}).setdefault(by_name[message.topic].name, message.data)
+    steps: list[_Recorded] = []
+    for stamp in sorted(found):
+        messages = found[stamp]
+        lacking = [name for name in wanted if name not in messages and name != ACTION.name]
+        if lacking:
+            raise InputError(
+                f'bag {bag.path}: expected a whole episode, but its step {len(steps)} lacks {", ".join(lacking)}'
+            )
+        scalars = decode(messages[STEP.name], STEP.type)
+        step = read_step(scalars)
+        action = None
+        if ACTION.name in messages:
+            action = read_action(decode(messages[ACTION.name], ACTION.type), len(spec.action))
+        frames = [image_to_array(decode(messages[topic.name], topic.type)) for topic in images(spec.cameras)]
+        joints = decode(messages[JOINT_STATES.name], JOINT_STATES.type)
+        steps.append(_Recorded(step, join_images(frames), joints, action, _applied(scalars, spec)))
+    period = round(spec.control_period * 1e9)
+    stamps = [recorded.step.stamp for recorded in steps]
+    if stamps[0] != first_stamp or not steps[0].step.is_first:
+        raise InputError(
+            f'bag {bag.path}: expected an episode from its beginning at {first_stamp / 1e9:.3f}, got one '
+            f'from {stamps[0] / 1e9:.3f}'
+        )
+    for number, (before, after) in enumerate(zip(stamps, stamps[1:])):
+        if after - before != period:
+            raise InputError(
+                f'bag {bag.path}: expected a whole episode, but after step {number} '
+                f'{(after - before) / period - 1:.1f} steps are missing'
+            )
+    return steps
+
+
+def _applied(scalars: Any, spec: RobotSpec) -> np.ndarray | None:
+    values = dict(zip(scalars.name, scalars.position))
+    names = [APPLIED + name for name in spec.action]
+    return np.array([values[name] for name in names]) if all(name in values for name in names) else None
+
+
+def _remarks(environment: Environment, spec: RobotSpec, origin: Origin) -> list[str]:
+    remarks = []
+    if environment.spec.hash != spec.hash:
+        raise InputError(
+            f'task {origin.task}: expected the recorded robot, got another one: {spec.difference(environment.spec)}'
+        )
+    if origin.mujoco != mujoco_version():
+        remarks.append(f'recorded with mujoco {origin.mujoco}, simulated with {mujoco_version()}')
+    elif origin.world != environment.model_digest():
+        remarks.append(f'the model of {origin.task} is not the one that was recorded: its files or dm_control changed')
+    return remarks
+
+
+def _compare(
+    environment: Environment, origin: Origin, steps: list[_Recorded], bag: Path
+) -> tuple[int, tuple[Departure, ...]]:
+    departures: dict[str, Departure] = {}
+    observation = environment.reset(origin.episode)
+    for number, recorded in enumerate(steps):
+        if number:
+            action = steps[number - 1].action if recorded.applied is None else recorded.applied
+            if action is None:
+                raise InputError(f'bag {bag}: expected an action for every step, step {number - 1} has none')
+            if observation.is_last:
+                return number, tuple(departures.values())
+            observation = environment.step(action)
+        last = number == len(steps) - 1
+        for quantity, was, now, difference in _differences(recorded, observation, last):
+            before = departures.get(quantity)
+            departures[quantity] = (
+                Departure(quantity, number, was, now, difference, 1)
+                if before is None
+                else (
+                    dataclasses.replace(before, difference=max(before.difference, difference), steps=before.steps + 1)
+                )
+            )
+    return len(steps), tuple(departures.values())
+
+
+def _differences(recorded: _Recorded, observation: Observation, last: bool):
+    """(quantity, recorded, simulated, absolute difference) of whatever is not equal."""
+    if not np.array_equal(recorded.image, observation.image):
+        apart = np.abs(recorded.image.astype(np.int16) - observation.image)
+        yield 'image', float(recorded.image.mean()), float(observation.image.mean()), float(apart.max())
+    pairs = []
+    for kind in ('position', 'velocity'):
+        was = dict(zip(recorded.joints.name, getattr(recorded.joints, kind)))
+        for name, now in zip(observation.joint_names, getattr(observation, kind)):
+            pairs.append((f'{kind} of {name}', was.get(name, np.nan), now))
+    for name in STEP_NAMES:
+        was, now = getattr(recorded.step, name), getattr(observation, name)
+        if name == 'is_last' and last and was:
+            continue  # an episode may be ended on request
+        pairs.append((name, was, now))
+    for quantity, was, now in pairs:
+        was, now = float(was), float(now)
+        if was != now:
+            yield quantity, was, now, abs(was - now)

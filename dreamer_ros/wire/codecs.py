@@ -1,0 +1,248 @@
+"""ROS messages to numpy and back.
+
+Readers use fields, not classes: messages from rclpy and messages decoded from a bag go through the same code.
+Writers fill a message instance that the caller made, so that nothing here imports rclpy.
+"""
+
+from __future__ import annotations
+
+import array
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dreamer_ros.errors import InputError
+
+STEP_NAMES = ('reward', 'is_first', 'is_last', 'is_terminal')
+# And the name of an action: scalars by which a simulator in real time tells what it applied to arrive at a step.
+APPLIED = 'applied/'
+# A robot's step also tells, per topic of its contract, how old the message was that the agent used: nanoseconds
+# from its stamp to the step's; NaN where none had come.
+AGE_PREFIX = 'age/'
+# Channels per pixel, and the order that makes them RGB.
+ENCODINGS = {'rgb8': (3, (0, 1, 2)), 'bgr8': (3, (2, 1, 0)), 'mono8': (1, (0, 0, 0))}
+# Larger numbers become infinite in training, NaN compares as not smaller.
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+# Stamps
+
+
+def stamp_to_ns(stamp: Any) -> int:
+    """builtin_interfaces/Time to nanoseconds."""
+    return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+def fill_stamp(stamp: Any, ns: int) -> None:
+    """Set a builtin_interfaces/Time from nanoseconds."""
+    stamp.sec, stamp.nanosec = divmod(ns, 1_000_000_000)
+
+
+def header_stamp(cdr: bytes) -> int:
+    """Nanoseconds of header.stamp in a serialised message that begins with a std_msgs/Header.
+
+    Raises:
+        InputError: too few bytes to hold one.
+    """
+    if len(cdr) < 12:
+        raise InputError(f'serialised message: expected a header stamp, got {len(cdr)} bytes')
+    # The second byte of the encapsulation says the byte order.
+    sec, nanosec = struct.unpack_from('<iI' if cdr[1] & 1 else '>iI', cdr, 4)
+    return sec * 1_000_000_000 + nanosec
+
+
+# Images
+
+
+def image_to_array(msg: Any) -> np.ndarray:
+    """sensor_msgs/Image (rgb8, bgr8 or mono8) to RGB.
+
+    Returns:
+        uint8 [H, W, 3]; for rgb8 without row padding a read-only view of the message's data.
+
+    Raises:
+        InputError: another encoding, or sizes that contradict each other.
+    """
+    if msg.encoding not in ENCODINGS:
+        raise InputError(f'image: expected encoding {", ".join(ENCODINGS)}, got {msg.encoding!r}')
+    channels, order = ENCODINGS[msg.encoding]
+    height, width, step = msg.height, msg.width, msg.step
+    data = np.frombuffer(msg.data, np.uint8)
+    if step < width * channels or data.size != height * step:
+        raise InputError(
+            f'image: {width}x{height} {msg.encoding} with rows of {step} bytes needs {height * step} bytes '
+            f'and rows of at least {width * channels}, got {data.size} bytes'
+        )
+    image = data.reshape(height, step)[:, : width * channels].reshape(height, width, channels)
+    if msg.encoding == 'rgb8':
+        return image
+    return np.ascontiguousarray(image[:, :, order])
+
+
+def join_images(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Images [H, W, 3] of a robot's cameras as one, uint8 [H, W, 3 per image]; [0, 0, 0] of none."""
+    if len(images) == 1:
+        return images[0]
+    return np.concatenate(images, -1) if images else np.zeros((0, 0, 0), np.uint8)
+
+
+def fill_image(msg: Any, image: np.ndarray, stamp: int, frame_id: str = 'camera') -> None:
+    """Fill a sensor_msgs/Image (rgb8) from uint8 [H, W, 3]."""
+    fill_stamp(msg.header.stamp, stamp)
+    msg.header.frame_id = frame_id
+    msg.height, msg.width = image.shape[:2]
+    msg.encoding = 'rgb8'
+    msg.is_bigendian = 0
+    msg.step = 3 * msg.width
+    # rclpy takes an array.array as it is; anything else it checks and copies byte by byte.
+    data = array.array('B')
+    data.frombytes(memoryview(np.ascontiguousarray(image)).cast('B'))
+    msg.data = data
+
+
+def fill_camera_info(
+    msg: Any, width: int, height: int, k: Sequence[float], stamp: int, frame_id: str = 'camera'
+) -> None:
+    """Fill a sensor_msgs/CameraInfo of an ideal pinhole; k is the intrinsic matrix, 9 values by row."""
+    fill_stamp(msg.header.stamp, stamp)
+    msg.header.frame_id = frame_id
+    msg.height, msg.width = height, width
+    k = [float(value) for value in np.asarray(k).ravel()]
+    msg.distortion_model = 'plumb_bob'
+    msg.d = [0.0] * 5
+    msg.k = k
+    msg.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    msg.p = [*k[0:3], 0.0, *k[3:6], 0.0, *k[6:9], 0.0]
+
+
+# Joint states
+
+
+def fill_joint_state(msg: Any, names: Sequence[str], position: np.ndarray, velocity: np.ndarray, stamp: int) -> None:
+    """Fill a sensor_msgs/JointState; position and velocity are float64 [J] in rad or m, and per second."""
+    fill_stamp(msg.header.stamp, stamp)
+    msg.name = list(names)
+    msg.position = array.array('d', np.asarray(position, np.float64).tobytes())
+    msg.velocity = array.array('d', np.asarray(velocity, np.float64).tobytes())
+
+
+def read_vector(msg: Any, names: Sequence[str]) -> np.ndarray:
+    """Pick scalar inputs such as `slider/position` and `hinge/velocity` from a sensor_msgs/JointState.
+
+    The names are what ros2_control calls its state interfaces.
+
+    Returns:
+        float32 [len(names)].
+
+    Raises:
+        InputError: a joint or its position or velocity is missing, or not finite.
+    """
+    values = dict(zip((f'{name}/position' for name in msg.name), msg.position))
+    values.update(zip((f'{name}/velocity' for name in msg.name), msg.velocity))
+    missing = [name for name in names if name not in values]
+    if missing:  # a number that is not of a joint stands as a position of its own name
+        values.update(zip(msg.name, msg.position))
+        missing = [name for name in names if name not in values]
+    if missing:
+        raise InputError(f'joint_states: expected {", ".join(missing)}, got {", ".join(values) or "nothing"}')
+    vector = np.array([values[name] for name in names], np.float64)
+    if not (np.abs(vector) <= FLOAT32_MAX).all():
+        raise InputError(f'joint_states: expected finite values, got {vector.tolist()}')
+    return vector.astype(np.float32)
+
+
+# Step scalars
+
+
+class Step(NamedTuple):
+    """What arriving at an observation gave."""
+
+    stamp: int
+    reward: float
+    is_first: bool
+    is_last: bool
+    is_terminal: bool
+
+
+def read_step(msg: Any) -> Step:
+    """Read the step scalars from a sensor_msgs/JointState.
+
+    Raises:
+        InputError: a scalar is missing, the reward is not finite, or a flag is neither 0 nor 1.
+    """
+    values = dict(zip(msg.name, (float(value) for value in msg.position)))
+    if any(name not in values for name in STEP_NAMES):
+        raise InputError(f'step: expected {", ".join(STEP_NAMES)}, got {", ".join(values) or "nothing"}')
+    reward, *flags = (values[name] for name in STEP_NAMES)
+    if not abs(reward) <= FLOAT32_MAX:
+        raise InputError(f'step: expected a finite reward, got {reward}')
+    if any(flag not in (0.0, 1.0) for flag in flags):
+        raise InputError(f'step: expected flags 0 or 1, got {dict(zip(STEP_NAMES[1:], flags))}')
+    return Step(stamp_to_ns(msg.header.stamp), reward, *(flag == 1.0 for flag in flags))
+
+
+def fill_step(msg: Any, step: Step) -> None:
+    """Fill a sensor_msgs/JointState with the step scalars."""
+    fill_stamp(msg.header.stamp, step.stamp)
+    msg.name = list(STEP_NAMES)
+    msg.position = array.array('d', [step.reward, step.is_first, step.is_last, step.is_terminal])
+
+
+# Actions
+
+
+class Mode(NamedTuple):
+    """Who chose an action: kind is random, explore, evaluate or human; version that of the policy, if any."""
+
+    kind: str
+    version: int | None = None
+
+    def __str__(self) -> str:
+        """As it travels in header.frame_id: `random`, `human`, `policy/12/explore`, `policy/12/evaluate`."""
+        return self.kind if self.version is None else f'policy/{self.version}/{self.kind}'
+
+
+def parse_mode(text: str) -> Mode:
+    """Read a mode from header.frame_id of an action.
+
+    Raises:
+        InputError: it is none of the known forms.
+    """
+    parts = text.split('/')
+    if text in ('random', 'human'):
+        return Mode(text)
+    if len(parts) == 3 and parts[0] == 'policy' and parts[1].isdecimal():
+        if parts[2] in ('explore', 'evaluate'):
+            return Mode(parts[2], int(parts[1]))
+    raise InputError(f'action: expected frame_id random, human or policy/<version>/<explore|evaluate>, got {text!r}')
+
+
+def fill_action(msg: Any, action: np.ndarray, stamp: int, mode: Mode) -> None:
+    """Fill a sensor_msgs/Joy with an action float [A] in [-1, 1], the answer to that stamp's observation."""
+    fill_stamp(msg.header.stamp, stamp)
+    msg.header.frame_id = str(mode)
+    msg.axes = array.array('f', np.asarray(action, np.float32).tobytes())
+
+
+def read_action(msg: Any, size: int) -> np.ndarray:
+    """Read an action from a sensor_msgs/Joy, see `action_from`."""
+    return action_from(msg.axes, size)
+
+
+def action_from(axes: Sequence[float], size: int) -> np.ndarray:
+    """Check the axes of an action.
+
+    Returns:
+        float32 [size], clipped to [-1, 1].
+
+    Raises:
+        InputError: another length, or not finite.
+    """
+    action = np.array(axes, np.float32)
+    if action.shape != (size,):
+        raise InputError(f'action: expected {size} axes, got {action.size}')
+    if not np.isfinite(action).all():
+        raise InputError(f'action: expected finite axes, got {action.tolist()}')
+    return np.clip(action, -1.0, 1.0)

@@ -1,0 +1,140 @@
+"""Message definitions and type hashes by name: public ROS interfaces, and packages that are installed here."""
+
+from __future__ import annotations
+
+import functools
+import os
+import struct
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rosbags.interfaces import Nodetype
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.files import read_text
+
+
+class Definition(NamedTuple):
+    """What an MCAP schema and a channel say of a type.
+
+    Attributes:
+        text: the .msg text, then each dependency's after a line of 80 `=` (encoding `ros2msg`).
+        hash: REP-2011 type hash, `RIHS01_…`.
+    """
+
+    text: str
+    hash: str
+
+
+# Bytes that may follow a message.
+SLACK = 16
+
+
+@functools.cache
+def typestore() -> Any:
+    """The types of the sourced ROS distribution, or of the newest supported one."""
+    name = f'ROS2_{os.environ.get("ROS_DISTRO", "kilted").upper()}'
+    return get_typestore(getattr(Stores, name, Stores.ROS2_KILTED))
+
+
+def _register(type_name: str) -> None:
+    """Make a type of an installed package known, and those that it is made of.
+
+    Raises:
+        InputError: there is no such .msg file, or it is none.
+    """
+    package, _, name = type_name.partition('/msg/')
+    prefixes = [*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix]
+    files = [Path(prefix, 'share', package, 'msg', f'{name}.msg') for prefix in prefixes if prefix]
+    file = next((file for file in files if name.isalnum() and file.is_file()), None)
+    if file is None:
+        raise InputError(
+            f'message type {type_name}: expected a type of the common ROS 2 interfaces, or of a package '
+            'in a sourced workspace'
+        )
+    try:
+        types = get_types_from_msg(read_text(file), type_name)
+        _, fields = types[type_name]
+        for _, (kind, content) in fields:
+            if kind in (Nodetype.ARRAY, Nodetype.SEQUENCE):
+                (kind, content), _ = content
+            if kind is Nodetype.NAME:
+                definition(content)
+        typestore().register(types)
+    except (TypesysError, ValueError) as error:
+        raise InputError(f'message type {type_name}: {file} does not define it ({error})') from error
+
+
+@functools.cache
+def definition(type_name: str) -> Definition:
+    """Look up a type such as `sensor_msgs/msg/Image`.
+
+    Types of other packages come from their .msg files, where a ROS workspace that has them is sourced.
+
+    Raises:
+        InputError: the type is not known.
+    """
+    store = typestore()
+    if type_name not in store.fielddefs:
+        _register(type_name)
+    text, _ = store.generate_msgdef(type_name, ros_version=2)
+    return Definition(text, store.hash_rihs01(type_name))
+
+
+def decode(cdr: bytes, type_name: str) -> Any:
+    """Deserialise a message without rclpy.
+
+    A few bytes after the message are ignored: `serialize_message` of rclpy often returns too many.
+
+    Raises:
+        InputError: the bytes are not such a message.
+    """
+    if len(cdr) < 4 or cdr[0] != 0 or cdr[1] > 1:
+        raise InputError(f'{type_name}: expected CDR bytes, got {bytes(cdr[:4]).hex() or "nothing"}')
+    store = typestore()
+    msgdef = store.get_msgdef(type_name)
+    read = msgdef.deserialize_cdr_le if cdr[1] else msgdef.deserialize_cdr_be
+    try:
+        message, end = read(cdr[4:], 0, msgdef.cls, store)
+    except (struct.error, ValueError, SerdeError, AssertionError, IndexError, MemoryError) as error:
+        raise InputError(f'{type_name}: {len(cdr)} bytes do not hold a whole message ({error})') from error
+    if len(cdr) - 4 - end > SLACK:
+        raise InputError(f'{type_name}: expected {end} bytes, as such a message takes, got {len(cdr) - 4}')
+    return message
+
+
+def encode(message: Any, type_name: str) -> bytes:
+    """Serialise a message of `blank_message` or `decode` to CDR, without rclpy."""
+    return bytes(typestore().serialize_cdr(message, type_name))
+
+
+def blank_message(type_name: str) -> Any:
+    """A message of zeros and empty lists, for `encode`.
+
+    Raises:
+        InputError: the type is not a known ROS interface.
+    """
+    definition(type_name)
+    store = typestore()
+    return store.types[type_name](**{name: _blank(*kind) for name, kind in store.fielddefs[type_name][1]})
+
+
+def _blank(kind: Nodetype, content: Any) -> Any:
+    """Default of a field; see `rosbags.interfaces.FieldDesc` for the arguments."""
+    if kind is Nodetype.NAME:
+        return blank_message(content)
+    if kind is Nodetype.BASE:
+        return {'string': '', 'bool': False}.get(content[0], np.zeros((), _dtype(content[0])).item())
+    element, length = content
+    length = length if kind is Nodetype.ARRAY else 0
+    if element[0] is Nodetype.BASE and element[1][0] != 'string':
+        return np.zeros(length, _dtype(element[1][0]))
+    return [_blank(*element) for _ in range(length)]
+
+
+def _dtype(name: str) -> np.dtype:
+    return np.dtype({'byte': 'uint8', 'char': 'uint8', 'octet': 'uint8', 'string': 'uint8'}.get(name, name))

@@ -1,0 +1,138 @@
+"""Numbers in ROS messages by path: `pose.pose.position.x`, `data[3]`, `velocity[left_wheel]`.
+
+Messages from rclpy and messages decoded from a bag go through the same code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any, NamedTuple
+
+from rosbags.interfaces import Nodetype
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.wire.definitions import definition, typestore
+
+# Lists of a message that name the elements of its other lists: JointState, JointTrajectory.
+NAME_LISTS = ('name', 'joint_names')
+
+_PART = re.compile(r'([A-Za-z][A-Za-z0-9_]*)(?:\[([^\[\]]+)\])?(?:\.|$)')
+_NUMBERS = re.compile(r'bool|byte|u?int(8|16|32|64)|float(32|64)')
+
+
+class Part(NamedTuple):
+    """One step of a path: an attribute, and which element of it if it is a list (by number or by name)."""
+
+    attribute: str
+    element: None | int | str
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """Where a number stands in messages of one type.
+
+    An element in brackets is a number, counted from 0, or a name: that of a joint, found in the list `name` or
+    `joint_names` of the message (or of a message around it). Booleans are 0 and 1.
+    """
+
+    text: str
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def parse(cls, text: str, type_name: str) -> Field:
+        """Read a path and check it against the definition of the message.
+
+        Raises:
+            InputError: no path, no such field, or the field is no number; or an unknown type of message.
+        """
+        parts, end = [], 0
+        while end < len(text):
+            match = _PART.match(text, end)
+            if match is None:
+                break
+            attribute, element = match.groups()
+            number = element is not None and element.isdecimal()
+            parts.append(Part(attribute, int(element) if number else element))
+            end = match.end()
+        if not parts or end < len(text) or text.endswith('.'):
+            raise InputError(
+                'expected the path of a number in a message, such as pose.position.x, data[3] or '
+                f'velocity[joint], got {text!r}'
+            )
+        _check(parts, text, type_name)
+        return cls(text, tuple(parts))
+
+    def read(self, message: Any) -> float:
+        """The number in a message.
+
+        Raises:
+            InputError: the message lacks the element or the joint.
+        """
+        value, names = message, None
+        for attribute, element in self.parts:
+            names = _names(value) or names
+            value = getattr(value, attribute)
+            if element is None:
+                continue
+            number = element
+            if isinstance(element, str):
+                try:
+                    number = list(names or ()).index(element)
+                except ValueError:
+                    joints = ', '.join(names or ()) or 'none'
+                    raise InputError(f'{self.text}: expected {element} among the names, got {joints}') from None
+            if number >= len(value):
+                raise InputError(f'{self.text}: expected more than {number} elements, got {len(value)}')
+            value = value[number]
+        if isinstance(value, bytes):  # `byte` in rclpy
+            return float(value[0])
+        return float(value)
+
+
+def has_header(type_name: str) -> bool:
+    """Whether messages of a type begin with a std_msgs/Header.
+
+    Raises:
+        InputError: an unknown type.
+    """
+    definition(type_name)
+    fields = typestore().fielddefs[type_name][1]
+    return bool(fields) and fields[0][1] == (Nodetype.NAME, 'std_msgs/msg/Header')
+
+
+def _names(message: Any) -> list[str] | None:
+    for attribute in NAME_LISTS:
+        names = getattr(message, attribute, None)
+        if isinstance(names, list):
+            return names
+    return None
+
+
+def _check(parts: list[Part], text: str, type_name: str) -> None:
+    definition(type_name)
+    kind, content = Nodetype.NAME, type_name
+    named = False
+    for attribute, element in parts:
+        if kind is not Nodetype.NAME:
+            raise InputError(f'{text}: expected no field of a plain value, got {attribute!r}')
+        fields = dict(typestore().fielddefs[content][1])
+        if attribute not in fields:
+            raise InputError(f'{text}: expected a field of {content} ({", ".join(fields)}), got {attribute!r}')
+        named = named or any(name in fields for name in NAME_LISTS)
+        kind, content = fields[attribute]
+        is_list = kind in (Nodetype.ARRAY, Nodetype.SEQUENCE)
+        if is_list != (element is not None):
+            expected = 'an element of a list, such as [0]' if is_list else 'no list'
+            raise InputError(f'{text}: expected {expected} at {attribute!r} of {type_name}')
+        if isinstance(element, str) and not named:
+            raise InputError(
+                f'{text}: expected a number in brackets, because {type_name} names no joints, got {element!r}'
+            )
+        if is_list:
+            (kind, content), length = content
+            if length and not isinstance(element, str) and element >= length:
+                raise InputError(f'{text}: expected an element below {length}, got {element}')
+    if kind is not Nodetype.BASE or not _NUMBERS.fullmatch(content[0]):
+        name = content if kind is Nodetype.NAME else content[0]
+        raise InputError(f'{text}: expected a number, got {name}')

@@ -1,0 +1,120 @@
+"""Images of any robot, raw or compressed, to what a policy sees: cropped, resized, RGB."""
+
+from __future__ import annotations
+
+import array
+import io
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.wire.codecs import fill_stamp
+
+COMPRESSED = 'sensor_msgs/msg/CompressedImage'
+
+# Encoding -> Pillow's mode, how it calls the layout of the bytes, and bytes per pixel.
+LAYOUTS = {
+    'rgb8': ('RGB', 'RGB', 3),
+    'bgr8': ('RGB', 'BGR', 3),
+    'rgba8': ('RGB', 'RGBX', 4),
+    'bgra8': ('RGB', 'BGRX', 4),
+    'mono8': ('L', 'L', 1),
+    'mono16': ('I;16', 'I;16', 2),
+}
+
+
+class Crop(NamedTuple):
+    """The part of an image that is used, in pixels from its upper left corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def decode_image(message: Any, type_name: str, crop: Crop | None, size: tuple[int, int] | None) -> np.ndarray:
+    """A sensor_msgs/Image or CompressedImage (JPEG or PNG) as the policy sees it.
+
+    Resizing averages the pixels whose centres lie in the area of the new one. Of 16-bit grey the upper 8 bits
+    count, transparency does not.
+
+    Args:
+        type_name: of the message.
+        crop: the part that is used; None for all.
+        size: (height, width) of the result; None for as it is.
+
+    Returns:
+        uint8 [height, width, 3]; perhaps read-only.
+
+    Raises:
+        InputError: an encoding that is not supported, damaged data, or the crop reaches out of the image.
+    """
+    return fit_image(
+        open_image(message.data, message.format) if type_name == COMPRESSED else _from_raw(message), crop, size
+    )
+
+
+def fit_image(image: Image.Image, crop: Crop | None, size: tuple[int, int] | None) -> np.ndarray:
+    """See `decode_image`.
+
+    Args:
+        image: RGB, or grey of 8 or 16 bits.
+    """
+    x, y, width, height = crop or (0, 0, image.width, image.height)
+    if x + width > image.width or y + height > image.height:
+        raise InputError(
+            f'image: expected at least {x + width}x{y + height} pixels because of crop, '
+            f'got {image.width}x{image.height}'
+        )
+    if (width, height) != image.size:
+        image = image.crop((x, y, x + width, y + height))
+    if image.mode == 'I;16':
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if size is not None and (height, width) != size:
+        image = image.resize((size[1], size[0]), Image.BOX)
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+
+
+def fill_compressed(message: Any, image: np.ndarray, stamp: int, frame_id: str = 'camera') -> None:
+    """Fill a sensor_msgs/CompressedImage with uint8 [H, W, 3] as JPEG."""
+    fill_stamp(message.header.stamp, stamp)
+    message.header.frame_id = frame_id
+    message.format = 'jpeg'
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, 'JPEG', quality=90)
+    message.data = array.array('B', buffer.getvalue())
+
+
+def _from_raw(message: Any) -> Image.Image:
+    if message.encoding not in LAYOUTS:
+        raise InputError(f'image: expected encoding {", ".join(LAYOUTS)}, got {message.encoding!r}')
+    mode, layout, pixel = LAYOUTS[message.encoding]
+    height, width, step = message.height, message.width, message.step
+    data = memoryview(message.data).cast('B')
+    if not (height and width) or step < width * pixel or len(data) != height * step:
+        raise InputError(
+            f'image: {width}x{height} {message.encoding} with rows of {step} bytes needs {height * step} bytes '
+            f'and rows of at least {width * pixel}, got {len(data)} bytes'
+        )
+    if pixel == 2 and message.is_bigendian:
+        layout = 'I;16B'
+    return Image.frombytes(mode, (width, height), data, 'raw', layout, step)
+
+
+def open_image(data: Any, name: str) -> Image.Image:
+    """The picture in the bytes of a JPEG or PNG file; `name` is what they are said to be.
+
+    Raises:
+        InputError: they are neither, or damaged.
+    """
+    try:
+        image = Image.open(io.BytesIO(memoryview(data).cast('B')), formats=('JPEG', 'PNG'))
+        image.load()
+        return image if image.mode in ('RGB', 'L', 'I;16') else image.convert('RGB')
+    except UnidentifiedImageError:
+        raise InputError(f'image: expected JPEG or PNG, got {name!r} of {len(data)} bytes') from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f'image: damaged {name!r} ({error})') from error

@@ -1,0 +1,136 @@
+"""What is in one bag, told from its messages."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from dreamer_ros.cli.main import main
+from dreamer_ros.episodes.bag import read_metadata, recover
+from dreamer_ros.episodes.contents import read_contents
+from dreamer_ros.episodes.regularity import Regularity
+from dreamer_ros.errors import InputError
+from tests.episodes import robot_bags
+from tests.episodes.bags import PERIOD_NS, START_NS, cdr_messages, random_episode, write_raw
+
+
+@pytest.fixture
+def bag(tmp_path, rng):
+    """Two episodes of one robot, the second one with a hole and cut at its end; returns both, too."""
+    first = random_episode(rng, 20)
+    second = random_episode(rng, 15, START_NS + 30 * PERIOD_NS, last=False)
+    hole = {int(stamp) for stamp in second.stamp[5:8]}
+    rows = cdr_messages(first) + [row for row in cdr_messages(second) if row[2] not in hole]
+    return write_raw(tmp_path, 'two', rows), first, second
+
+
+def test_episodes_and_topics(bag):
+    path, first, second = bag
+    contents = read_contents(path)
+    whole, cut = contents.episodes
+    assert (whole.robot, whole.steps, whole.missing) == ('sim0', 20, 0)
+    assert whole.total_reward == pytest.approx(first.total_reward)
+    assert whole.state == ('terminal' if first.is_terminal[-1] else 'whole')
+    assert whole.actors == {'policy/7/explore': 19}
+    assert (cut.steps, cut.missing, cut.state) == (12, 3, 'cut at the end')
+    assert cut.total_reward == pytest.approx(np.delete(second.reward, [5, 6, 7]).sum(dtype=np.float64))
+    assert cut.start == pytest.approx(second.stamp[0] / 1e9)
+    topics = {topic.name: topic.regularity for topic in contents.topics}
+    assert len(topics) == 5 and all(topic.messages == 32 for topic in topics.values())
+    assert topics['/sim0/step'].gaps == 2, 'the hole, and the pause between the episodes'
+    assert topics['/sim0/step'].longest_gap == pytest.approx(11 * PERIOD_NS / 1e9)
+    assert contents.problems == ()
+
+
+def test_command(bag, capsys):
+    path, first, _ = bag
+    assert main(['bag', 'info', str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert '2 episodes' in printed and f'{first.total_reward:.2f}' in printed and 'cut at the end' in printed
+    assert main(['bag', 'info', str(path), '--json']) == 0
+    [told] = json.loads(capsys.readouterr().out)
+    assert [episode['steps'] for episode in told['episodes']] == [20, 12]
+    assert told['topics']['/sim0/action']['messages'] == 32
+    # a folder: what the recorders noted, or everything
+    assert main(['bag', 'info', str(path.parent), '--json']) == 0
+    [told] = json.loads(capsys.readouterr().out)['bags']
+    assert told['steps'] == 32 and 'episodes' not in told
+    (path.parent / 'empty').mkdir()
+    assert main(['bag', 'info', str(path.parent), '--json', '--full']) == 0
+    damaged, told = sorted(json.loads(capsys.readouterr().out), key=lambda each: 'episodes' in each)
+    assert len(told['episodes']) == 2 and 'empty' in damaged['problems'][0]
+
+
+def test_a_robot_with_a_contract(tmp_path, rng):
+    agent = robot_bags.played(rng, robot_bags.sensors(rng, 4.0), 30)
+    contents = read_contents(robot_bags.write_robot_bag(tmp_path, 'bag', agent.rows, robot_bags.contract()))
+    [episode] = contents.episodes
+    assert (episode.steps, episode.missing, episode.state) == (30, 0, 'whole')
+    assert episode.total_reward == pytest.approx(sum(agent.rewards))
+    rates = {topic.name: topic.regularity.rate for topic in contents.topics}
+    assert rates['/robot/camera/image_raw'] == pytest.approx(30, rel=0.05)
+    assert rates['/robot/cmd_vel'] == pytest.approx(10, rel=0.05)
+
+
+@pytest.mark.parametrize('text, known', [(robot_bags.TINY, False), (robot_bags.REWARDED, True)])
+def test_a_robot_without_reward_has_no_return(tmp_path, rng, capsys, text, known):
+    """Its steps carry zeros, which are no return of 0; where the contract has a reward they are one."""
+    agent = robot_bags.played(rng, robot_bags.sensors(rng, 4.0), 30)
+    rows = [row for row in agent.rows if row[0] != 'step']
+    rows += [
+        ('step', robot_bags.step_cdr(stamp, 0.0, (k == 0, k == 29, False), {}), stamp)
+        for k, stamp in enumerate(agent.stamps)
+    ]
+    bag = robot_bags.write_robot_bag(tmp_path, 'bag', rows, robot_bags.contract(text))
+    [episode] = read_contents(bag).episodes
+    assert episode.total_reward == (0.0 if known else None)
+    assert main(['bag', 'info', str(bag)]) == 0
+    cells = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ['0', 'robot', '30', '0', '0.00' if known else '-', 'whole', 'policy/3/explore'] in cells
+    (bag / 'metadata.yaml').unlink()  # as a crash leaves it
+    data = read_metadata(recover(bag))['custom_data']
+    assert data['length'] == '30' and data.get('return') == ('0.0' if known else None)
+    assert main(['bag', 'info', str(tmp_path)]) == 0
+    [cells] = [line.split() for line in capsys.readouterr().out.splitlines() if ' explore ' in line]
+    assert cells[:3] + cells[4:6] == ['.', 'bag', '30', '0.00' if known else '-', 'explore']
+
+
+def test_a_robot_that_nobody_but_a_human_drove(tmp_path, rng):
+    """No `step` in the bag: ticks are laid by the contract."""
+    agent = robot_bags.played(rng, robot_bags.sensors(rng, 4.0), 30)
+    rows = [row for row in agent.rows if row[0] not in ('step', 'action')]
+    contents = read_contents(robot_bags.write_robot_bag(tmp_path, 'bag', rows, robot_bags.contract()))
+    [episode] = contents.episodes
+    assert episode.steps > 20 and episode.actors == {}
+
+
+def test_a_damaged_bag_says_so(bag):
+    path, _, _ = bag
+    [file] = path.glob('*.mcap')
+    data = file.read_bytes()
+    file.write_bytes(data[:-100])
+    contents = read_contents(path)
+    assert len(contents.episodes) == 2 and 'problem: ' in contents.table()
+    assert any('breaks off' in problem for problem in contents.problems)
+    file.write_bytes(b'nothing')
+    with pytest.raises(InputError, match='expected messages in it.*does not begin as an MCAP'):
+        read_contents(path)
+
+
+@pytest.mark.parametrize('first', [1, 20, 5000])
+def test_one_odd_interval_at_the_beginning(first):
+    """At 5/s, ms: it is a gap if it is long, and makes nothing else one."""
+    regularity = Regularity()
+    intervals = [first, *[200] * 60, 900, *[200] * 10]
+    for stamp in np.cumsum([START_NS, *(interval * 1_000_000 for interval in intervals)]).tolist():
+        regularity.add(stamp, stamp)
+    assert regularity.gaps == (2 if first > 500 else 1)
+
+
+def test_a_rate_that_changes():
+    regularity = Regularity()
+    for stamp in np.cumsum([START_NS, *[20_000_000] * 100, *[200_000_000] * 100]).tolist():
+        regularity.add(stamp, stamp)
+    assert 0 < regularity.gaps < 20
