@@ -28,6 +28,7 @@ ROBOT = [
     'numpy>=1.23',  # observations and actions
     'onnxruntime>=1.16',  # runs the policy
     'pyyaml>=5.4',  # presets and parameters
+    'pydantic>=2.7,<3',  # the typed models of every file, parameter and option; compiled wheels exist for aarch64
     'mcap>=1.6',  # writes and reads episode bags
     'zstandard>=0.20',  # compresses them
     'rosbags>=0.11',  # message definitions and type hashes; foreign bags
