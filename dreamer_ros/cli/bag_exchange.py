@@ -79,7 +79,7 @@ def add(bag_commands) -> None:
 
 
 def _import(arguments) -> int:
-    from dreamer_ros.episodes.bag import bag_name
+    from dreamer_ros.episodes.bag_reader import bag_name
     from dreamer_ros.episodes.labels import Labels
     from dreamer_ros.formats.importing import find_sources, import_source
     from dreamer_ros.robot.contract import load_contract

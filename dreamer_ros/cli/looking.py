@@ -47,7 +47,7 @@ def add(bag_commands) -> None:
 
 
 def _info(arguments) -> int:
-    from dreamer_ros.episodes.info import bags_in, describe, format_table, totals
+    from dreamer_ros.episodes.inspect import bags_in, describe, format_table, totals
 
     path = Path(arguments.path)
     bags = bags_in(path)
@@ -62,7 +62,7 @@ def _info(arguments) -> int:
 
 
 def _print_contents(bags: Iterable[Path], as_json: bool) -> int:
-    from dreamer_ros.episodes.contents import read_contents
+    from dreamer_ros.episodes.inspect import read_contents
 
     printed = []
     for bag in bags:

@@ -123,7 +123,7 @@ def _quantize(arguments) -> None:
 
 def _episodes(bags: Path, policy: Path):
     """Episodes of a bag, or of the bags of a folder."""
-    from dreamer_ros.episodes.reading import read_episodes
+    from dreamer_ros.episodes.episode_reader import read_episodes
     from dreamer_ros.policy.runner import PolicyRunner
 
     spec = PolicyRunner(policy).spec

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from dreamer_ros.errors import InputError
+from dreamer_ros.robot.contract import RobotContract
 
 
 @dataclasses.dataclass
@@ -120,19 +125,24 @@ class EpisodeInfo:
         return cls(episode.path, len(episode), episode.total_reward, episode.complete, end, episode.meta)
 
 
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """Why a bag, or some of its steps, could not be used.
+def contract_data(contract: RobotContract) -> dict[str, str]:
+    """A contract as it stands in custom_data: with its hash, since nothing else tells a damaged number in it."""
+    return {'contract': contract.text, 'contract_sha256': _digest(contract.text)}
 
-    Attributes:
-        path: the bag.
-        reason: one sentence.
-        steps: how many steps it cost, 0 if that can't be known.
+
+def embedded_contract(custom_data: Mapping[str, str]) -> RobotContract | None:
+    """The contract a bag was recorded from; None if it holds none.
+
+    Raises:
+        InputError: it is damaged.
     """
+    text = custom_data.get('contract')
+    if text is None:
+        return None
+    if _digest(text) != custom_data.get('contract_sha256'):
+        raise InputError('the robot contract in it is damaged: its hash does not fit')
+    return RobotContract.from_text(text, 'contract in custom_data')
 
-    path: Path
-    reason: str
-    steps: int = 0
 
-    def __str__(self) -> str:
-        return f'{self.path.name}: {self.reason}'
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,15 +1,139 @@
-"""What a crash left of the bags of a folder: what `dreamer bag recover` does."""
+"""Finishes the bags that a crash left: what `dreamer bag recover` does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dreamer_ros.episodes.bag import bag_files, is_bag, is_partial, mcap_files, recover
-from dreamer_ros.episodes.episode import Problem
-from dreamer_ros.episodes.left_out import left_out
-from dreamer_ros.episodes.recording import NOT_CDR, RECOVERED, load_recording
+from dreamer_ros.episodes.assemble import Actors, return_data
+from dreamer_ros.episodes.bag_reader import (
+    CUSTOM_DATA,
+    DAMAGE,
+    NOT_CDR,
+    RECOVERED,
+    bag_files,
+    is_bag,
+    is_partial,
+    load_recording,
+    mcap_files,
+    read_metadata,
+)
+from dreamer_ros.episodes.bag_writer import McapFile, lock_directory, publish, write_metadata
+from dreamer_ros.episodes.episode import embedded_contract
+from dreamer_ros.episodes.mcap_scan import RawTopic, Scan, scan_mcap
+from dreamer_ros.episodes.report import Problem, left_out
 from dreamer_ros.errors import InputError
+from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.wire.codecs import read_step, stamp_to_ns
+from dreamer_ros.wire.definitions import decode
+from dreamer_ros.wire.topics import ACTION, STEP
+
+
+def recover(path: Path) -> Path | None:
+    """Finish a bag that a crash left: keep whole chunks, attachments and metadata records, write metadata.yaml, rename.
+
+    Takes a `.NAME.partial` directory, or any bag directory without metadata.yaml. Stopping it at any moment
+    loses nothing: it can be run again.
+
+    Returns:
+        The finished bag, or None if a live process is still writing it or has just finished it.
+
+    Raises:
+        InputError: nothing in it is whole, or it can't be written.
+    """
+    path = Path(path)
+    name = path.name[1 : -len('.partial')] if is_partial(path) else path.name
+    try:
+        lock = lock_directory(path, wait=False)
+        if lock is None:
+            return None
+        try:
+            return _recover(path, name)
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise InputError(f'episode bag {path}: recovery failed ({error})') from error
+
+
+def _recover(path: Path, name: str) -> Path:
+    sources = mcap_files(path)
+    scans = [scan_mcap(source, CUSTOM_DATA) for source in sources]
+    if not any(scan.messages for scan in scans):
+        raise InputError(f'episode bag {path}: nothing to recover, no complete chunk of messages is in it')
+    target = path.parent / name
+    if target != path and target.exists():
+        raise InputError(f'episode bag {path}: {target.name} exists already')
+    contract = None
+    with contextlib.suppress(InputError):  # a damaged one is told where the bag is read
+        contract = embedded_contract(scans[0].custom_data)
+    custom_data = {**scans[0].custom_data, **_tally(scans, contract), 'recovered': 'true'}
+    damage = _damage(path, scans)
+    attachments = []
+    for stored in (stored for scan in scans for stored in scan.attachments):
+        try:
+            attachments.append(stored.read())
+        except ValueError as error:
+            damage.append(str(error))
+    if damage:
+        custom_data[DAMAGE] = '; '.join([*filter(None, [custom_data.get(DAMAGE)]), *damage])
+    topics: dict[str, RawTopic] = {}
+    for scan in scans:
+        topics.update(scan.topics)
+    file = McapFile(path / '.recovering', topics.values(), custom_data)
+    try:
+        file.add_foreign([record for scan in scans for record in scan.metadata], attachments)
+        for scan in scans:
+            for message in scan.messages:
+                file.write(message.topic, message.data, message.time, message.published)
+        file.finish()
+    finally:
+        file.discard()
+    # Stopped between these two, the next recovery finds some messages twice, which reading drops by stamp.
+    file.path = file.path.replace(path / f'{name}_0.mcap')
+    for source in sources:
+        if source != file.path:
+            source.unlink()
+    write_metadata(path, [file], custom_data)
+    if target != path:
+        publish(path, target)
+    return target
+
+
+def _damage(path: Path, scans: list[Scan]) -> list[str]:
+    """What is lost, one phrase each."""
+    damage = [sentence for scan in scans for sentence in scan.damage]
+    with contextlib.suppress(InputError, FileNotFoundError):
+        expected = read_metadata(path).get('message_count')
+        found = sum(len(scan.messages) for scan in scans)
+        if expected != found:
+            damage.append(f'{found} of {expected} messages are whole')
+    return damage
+
+
+def _tally(scans: Iterable[Scan], contract: RobotContract | None) -> dict[str, str]:
+    """Length, return and who acted of what was recovered, as far as it holds step messages and actions."""
+    rewards: dict[int, float] = {}
+    actors: dict[int, str] = {}
+    for scan in scans:
+        for message in scan.messages:
+            type_name, name = scan.topics[message.topic].type, message.topic.rsplit('/', 1)[-1]
+            with contextlib.suppress(InputError):
+                if (name, type_name) == (STEP.name, STEP.type):
+                    step = read_step(decode(message.data, STEP.type))
+                    rewards.setdefault(step.stamp, step.reward)
+                elif (name, type_name) == (ACTION.name, ACTION.type):
+                    header = decode(message.data, ACTION.type).header
+                    actors.setdefault(stamp_to_ns(header.stamp), header.frame_id)
+    if not rewards:
+        return {}
+    acted = Actors.named(actors.values())
+    return {
+        'length': str(len(rewards)),
+        **return_data(sum(rewards.values()), contract),
+        **(acted.data() if acted.modes else {}),
+    }
 
 
 def recover_all(path: Path) -> Iterator[tuple[Path, str, bool]]:

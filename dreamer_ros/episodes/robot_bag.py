@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from dreamer_ros.episodes.bag import bag_name
-from dreamer_ros.episodes.episode import Episode, Problem
+from dreamer_ros.episodes.assemble import Row, Rows, Unusable, recorded_action
+from dreamer_ros.episodes.bag_reader import Recording, bag_name
+from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.episodes.labels import Label, Labels
-from dreamer_ros.episodes.left_out import left_out, when
 from dreamer_ros.episodes.mcap_scan import RawMessage
-from dreamer_ros.episodes.recording import Recording
-from dreamer_ros.episodes.rows import Row, Rows, Unusable, recorded_action
+from dreamer_ros.episodes.report import Problem, left_out, when
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.robot.contract import RobotContract

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from dreamer_ros.episodes.bag import bag_name
-from dreamer_ros.episodes.episode import Problem
-from dreamer_ros.episodes.reading import read_episodes
-from dreamer_ros.episodes.recording import load_recording
+from dreamer_ros.episodes.bag_reader import bag_name, load_recording
+from dreamer_ros.episodes.episode_reader import read_episodes
+from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
 from dreamer_ros.formats.importing import recorded_spec
 from dreamer_ros.formats.npz import ARRAYS, write_arrays

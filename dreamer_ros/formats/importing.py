@@ -11,24 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from dreamer_ros.episodes.bag import (
-    SUFFIXES,
-    BagExists,
-    EpisodeWriter,
-    episode_name,
-    is_bag,
-    read_metadata,
-    return_data,
-)
-from dreamer_ros.episodes.custom_data import Actors, contract_data
-from dreamer_ros.episodes.episode import Problem
+from dreamer_ros.episodes.assemble import Actors, Row, return_data
+from dreamer_ros.episodes.bag_reader import SUFFIXES, Recording, is_bag, load_recording, read_metadata
+from dreamer_ros.episodes.bag_writer import BagExists, EpisodeWriter, episode_name
+from dreamer_ros.episodes.episode import contract_data
+from dreamer_ros.episodes.episode_reader import WireRobot, bag_contract, check_spec, wire_rows
 from dreamer_ros.episodes.labels import Labels
 from dreamer_ros.episodes.mcap_scan import RawMessage
-from dreamer_ros.episodes.reading import bag_contract, check_spec
-from dreamer_ros.episodes.recording import Recording, load_recording
+from dreamer_ros.episodes.report import Problem
 from dreamer_ros.episodes.robot_bag import RobotTracks, Track, robot_rows
-from dreamer_ros.episodes.rows import Row
-from dreamer_ros.episodes.wire_rows import WireRobot, wire_rows
 from dreamer_ros.errors import InputError
 from dreamer_ros.formats.lerobot_layout import is_lerobot
 from dreamer_ros.formats.npz import ARRAYS, read_arrays

@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow
 from pyarrow import compute
 
-from dreamer_ros.episodes.episode import Episode, Problem
+from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.episodes.labels import Label, Labels
 from dreamer_ros.episodes.messages import EPOCH, Sent, episode_data, episode_messages
+from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.formats.lerobot_layout import (

@@ -18,10 +18,10 @@ import pyarrow
 from PIL import Image
 from pyarrow import parquet
 
-from dreamer_ros.episodes.bag import partial_path
-from dreamer_ros.episodes.episode import Episode, Problem
-from dreamer_ros.episodes.reading import read_episodes
-from dreamer_ros.episodes.recording import load_recording
+from dreamer_ros.episodes.bag_reader import load_recording, partial_path
+from dreamer_ros.episodes.episode import Episode
+from dreamer_ros.episodes.episode_reader import read_episodes
+from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
 from dreamer_ros.formats.importing import recorded_spec
 from dreamer_ros.formats.lerobot_layout import (

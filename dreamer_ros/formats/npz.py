@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from dreamer_ros.episodes.episode import Episode, Problem
+from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.episodes.messages import EPOCH, Sent, episode_data, episode_messages
+from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.codecs import Mode, parse_mode

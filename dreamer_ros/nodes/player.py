@@ -15,8 +15,8 @@ from rclpy.publisher import Publisher
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Joy
 
-from dreamer_ros.episodes.opening import OpenBag, Stored
-from dreamer_ros.episodes.reading import read_episodes
+from dreamer_ros.episodes.bag_reader import OpenBag, Stored
+from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.robot.contract import COMMAND_FIELDS, RobotContract

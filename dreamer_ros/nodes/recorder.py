@@ -15,9 +15,8 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState, Joy
 
-from dreamer_ros.episodes.alignment import PATIENCE, AlignedStep, StepAligner
-from dreamer_ros.episodes.bag import EpisodeWriter, new_episode
-from dreamer_ros.episodes.custom_data import Actors
+from dreamer_ros.episodes.assemble import PATIENCE, Actors, AlignedStep, StepAligner
+from dreamer_ros.episodes.bag_writer import EpisodeWriter, new_episode
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import load_contract
 from dreamer_ros.ros import diagnostics

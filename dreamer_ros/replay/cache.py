@@ -32,7 +32,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from dreamer_ros.episodes.episode import Episode, EpisodeInfo, Problem
+from dreamer_ros.episodes.episode import Episode, EpisodeInfo
+from dreamer_ros.episodes.report import Problem
 from dreamer_ros.replay import keep
 from dreamer_ros.replay.buffer import EpisodeLost, StoredEpisode, row_type
 from dreamer_ros.replay.mapping import FileMap

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dreamer_ros.episodes.bag import SUFFIXES
+from dreamer_ros.episodes.bag_reader import SUFFIXES
 from dreamer_ros.errors import InputError
 from dreamer_ros.formats.npz import ARRAYS
 

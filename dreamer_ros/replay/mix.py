@@ -10,7 +10,8 @@ from typing import TypeVar
 import numpy as np
 
 from dreamer_ros.config import ReplayConfig
-from dreamer_ros.episodes.episode import EpisodeInfo, Problem
+from dreamer_ros.episodes.episode import EpisodeInfo
+from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.buffer import row_type
 from dreamer_ros.replay.store import ReplayStore

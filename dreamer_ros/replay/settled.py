@@ -9,7 +9,7 @@ from typing import BinaryIO
 import zstandard
 from mcap.writer import MCAP0_MAGIC
 
-from dreamer_ros.episodes.bag import bag_files, missing_files, read_metadata
+from dreamer_ros.episodes.bag_reader import bag_files, missing_files, read_metadata
 from dreamer_ros.errors import InputError
 
 # A bag without its end may still be recorded or copied; after so many quiet seconds it is taken as it is.

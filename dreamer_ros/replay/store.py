@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamer_ros.episodes.bag import SUFFIXES, is_partial, recover
-from dreamer_ros.episodes.episode import Episode, EpisodeInfo, Problem
-from dreamer_ros.episodes.reading import read_episodes
+from dreamer_ros.episodes.bag_reader import SUFFIXES, is_partial
+from dreamer_ros.episodes.episode import Episode, EpisodeInfo
+from dreamer_ros.episodes.episode_reader import read_episodes
+from dreamer_ros.episodes.recovery import recover
+from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
 from dreamer_ros.formats.npz import ARRAYS
 from dreamer_ros.replay.buffer import ReplayBuffer

@@ -20,10 +20,11 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 
+from dreamer_ros.episodes.assemble import Actors, known_return, return_data
 from dreamer_ros.episodes.background import Background
-from dreamer_ros.episodes.bag import EpisodeWriter, known_return, new_episode, return_data
-from dreamer_ros.episodes.custom_data import Actors, contract_data
-from dreamer_ros.episodes.regularity import Regularity
+from dreamer_ros.episodes.bag_writer import EpisodeWriter, new_episode
+from dreamer_ros.episodes.episode import contract_data
+from dreamer_ros.episodes.inspect import Regularity
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import IMAGE_TYPES, RobotContract
 from dreamer_ros.ros import diagnostics

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from dreamer_ros.episodes.bag import known_return
-from dreamer_ros.episodes.custom_data import embedded_contract
-from dreamer_ros.episodes.episode import Episode
-from dreamer_ros.episodes.reading import read_longest
+from dreamer_ros.episodes.assemble import known_return
+from dreamer_ros.episodes.episode import Episode, embedded_contract
+from dreamer_ros.episodes.episode_reader import read_longest
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
 from dreamer_ros.training.checkpoint import find_checkpoint

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreamer_ros.config import Config
-from dreamer_ros.episodes.bag import known_return
+from dreamer_ros.episodes.assemble import known_return
 from dreamer_ros.episodes.episode import EpisodeInfo
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import Exporter

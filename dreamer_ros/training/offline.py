@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dreamer_ros.config import Config, load_preset
-from dreamer_ros.episodes.bag import read_metadata
-from dreamer_ros.episodes.custom_data import embedded_contract
+from dreamer_ros.episodes.bag_reader import read_metadata
+from dreamer_ros.episodes.episode import embedded_contract
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.replay.mix import bag_folder, check_distinct

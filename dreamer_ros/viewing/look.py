@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dreamer_ros.episodes.bag_reader import OpenBag
 from dreamer_ros.episodes.episode import Episode
-from dreamer_ros.episodes.opening import OpenBag
-from dreamer_ros.episodes.reading import read_episodes
+from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.codecs import header_stamp

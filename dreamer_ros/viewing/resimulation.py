@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamer_ros.episodes.opening import OpenBag
+from dreamer_ros.episodes.bag_reader import OpenBag
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
 from dreamer_ros.simulation.environment import Environment, Observation

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamer_ros.episodes.reading import read_longest
+from dreamer_ros.episodes.episode_reader import read_longest
 from dreamer_ros.errors import InputError
 from dreamer_ros.frames import side_by_side
 from dreamer_ros.spec import RobotSpec

@@ -9,7 +9,7 @@ import numpy as np
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, Image, JointState, Joy
 
-from dreamer_ros.episodes.bag import EpisodeWriter
+from dreamer_ros.episodes.bag_writer import EpisodeWriter
 from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics

@@ -20,10 +20,11 @@ from unittest import mock
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from dreamer_ros.episodes import bag
-from dreamer_ros.episodes.bag import EpisodeWriter, recover
+from dreamer_ros.episodes import bag_writer
+from dreamer_ros.episodes.bag_writer import EpisodeWriter
 from dreamer_ros.episodes.episode import Episode
-from dreamer_ros.episodes.reading import read_episodes
+from dreamer_ros.episodes.episode_reader import read_episodes
+from dreamer_ros.episodes.recovery import recover
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
@@ -71,7 +72,7 @@ class Original:
 
 def originals(folder: Path, rng: np.random.Generator) -> list[Original]:
     """A bag of each kind: our own topics, a robot's with an agent and without, other storages."""
-    with mock.patch.object(bag, 'CHUNK_BYTES', 8000):  # several chunks in bags of this size
+    with mock.patch.object(bag_writer, 'CHUNK_BYTES', 8000):  # several chunks in bags of this size
         return _originals(folder, rng)
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dreamer_ros.episodes.bag import EpisodeWriter
-from dreamer_ros.episodes.custom_data import contract_data
+from dreamer_ros.episodes.bag_writer import EpisodeWriter
+from dreamer_ros.episodes.episode import contract_data
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.wire import codecs, topics

@@ -10,7 +10,7 @@ import numpy as np
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, Image, JointState, Joy
 
-from dreamer_ros.episodes.bag import EpisodeWriter
+from dreamer_ros.episodes.bag_writer import EpisodeWriter
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.simulation import make
 from dreamer_ros.simulation.origin import Origin

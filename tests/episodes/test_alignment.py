@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dreamer_ros.episodes.alignment import ORPHAN_AGE, PATIENCE, PENDING_LIMIT, AlignedStep, StepAligner
+from dreamer_ros.episodes.assemble import ORPHAN_AGE, PATIENCE, PENDING_LIMIT, AlignedStep, StepAligner
 from dreamer_ros.nodes.evaluator import EpisodeCounter
 from dreamer_ros.wire.codecs import Step
 

@@ -21,8 +21,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
 
-from dreamer_ros.episodes.bag import EpisodeWriter, bag_name, episode_name, partial_path, recover
-from dreamer_ros.episodes.reading import read_episodes
+from dreamer_ros.episodes.bag_reader import bag_name, partial_path
+from dreamer_ros.episodes.bag_writer import EpisodeWriter, episode_name
+from dreamer_ros.episodes.episode_reader import read_episodes
+from dreamer_ros.episodes.recovery import recover
 from dreamer_ros.errors import InputError
 from dreamer_ros.wire import topics
 from dreamer_ros.wire.codecs import image_to_array, read_step, stamp_to_ns
@@ -231,7 +233,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from dreamer_ros.wire import topics
-from dreamer_ros.episodes.bag import EpisodeWriter
+from dreamer_ros.episodes.bag_writer import (EpisodeWriter)
 from tests.episodes.bags import cdr_messages, random_episode
 rows = cdr_messages(random_episode(np.random.default_rng(5), 400))
 names = [topic.within('sim0') for topic in topics.PER_STEP]
@@ -332,7 +334,7 @@ from pathlib import Path
 import numpy as np
 from dreamer_ros.wire import topics
 from dreamer_ros.errors import InputError
-from dreamer_ros.episodes.bag import EpisodeWriter
+from dreamer_ros.episodes.bag_writer import (EpisodeWriter)
 from tests.episodes.bags import cdr_messages, random_episode, write_episode
 folder = Path(sys.argv[1])
 write_episode(folder, 'earlier', random_episode(np.random.default_rng(1), 20))

@@ -8,9 +8,9 @@ import yaml
 from mcap.reader import make_reader
 from mcap.writer import CompressionType, Writer
 
-from dreamer_ros.episodes.bag import EpisodeWriter, read_metadata
-from dreamer_ros.episodes.reading import read_episodes
-from dreamer_ros.episodes.recording import load_recording
+from dreamer_ros.episodes.bag_reader import load_recording, read_metadata
+from dreamer_ros.episodes.bag_writer import EpisodeWriter
+from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.episodes.recovery import recover_all
 from dreamer_ros.wire import topics
 from dreamer_ros.wire.codecs import ENCODINGS

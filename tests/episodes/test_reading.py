@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
-from dreamer_ros.episodes.bag import EpisodeWriter
-from dreamer_ros.episodes.reading import read_episodes
+from dreamer_ros.episodes.bag_writer import EpisodeWriter
+from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.definitions import typestore
 from tests.episodes.bags import (

@@ -10,10 +10,10 @@ import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from dreamer_ros.cli.main import main
-from dreamer_ros.episodes.bag import recover
-from dreamer_ros.episodes.info import describe
+from dreamer_ros.episodes.episode_reader import read_episodes
+from dreamer_ros.episodes.inspect import describe
 from dreamer_ros.episodes.labels import Labels
-from dreamer_ros.episodes.reading import read_episodes
+from dreamer_ros.episodes.recovery import recover
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.wire import codecs

@@ -16,9 +16,9 @@ from PIL import Image
 from pyarrow import parquet
 
 from dreamer_ros.cli.main import main
-from dreamer_ros.episodes.bag import read_metadata
+from dreamer_ros.episodes.bag_reader import read_metadata
+from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.episodes.labels import Labels
-from dreamer_ros.episodes.reading import read_episodes
 from dreamer_ros.errors import InputError
 from dreamer_ros.formats.importing import find_sources, import_source
 from dreamer_ros.robot.contract import RobotContract

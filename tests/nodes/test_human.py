@@ -14,8 +14,8 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 
-from dreamer_ros.episodes.bag import read_metadata
-from dreamer_ros.episodes.reading import read_episodes
+from dreamer_ros.episodes.bag_reader import read_metadata
+from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.wire import codecs
 from tests.nodes.faults import scene
 from tests.nodes.robot import NAMESPACE

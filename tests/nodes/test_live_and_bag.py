@@ -13,7 +13,8 @@ from PIL import Image as Picture
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
-from dreamer_ros.episodes.bag import EpisodeWriter, mcap_files
+from dreamer_ros.episodes.bag_reader import mcap_files
+from dreamer_ros.episodes.bag_writer import EpisodeWriter
 from dreamer_ros.episodes.mcap_scan import scan_mcap
 from dreamer_ros.robot.sensing import Sensing
 from dreamer_ros.ros import qos

@@ -10,8 +10,8 @@ import pytest
 from geometry_msgs.msg import Twist
 from sensor_msgs.msg import Joy
 
-from dreamer_ros.episodes.opening import OpenBag
-from dreamer_ros.episodes.reading import read_episodes
+from dreamer_ros.episodes.bag_reader import OpenBag
+from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.ros import qos
 from dreamer_ros.wire import codecs, topics

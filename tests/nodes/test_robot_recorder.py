@@ -13,7 +13,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosbags.rosbag2 import Reader
 from std_srvs.srv import Trigger
 
-from dreamer_ros.episodes.reading import read_episodes
+from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.replay.store import ReplayStore
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.ros import qos

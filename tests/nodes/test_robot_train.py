@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from dreamer_ros.episodes.bag import read_metadata
+from dreamer_ros.episodes.bag_reader import read_metadata
 from tests.network import Network, Unsupported
 from tests.nodes.two_computers import EPISODE, RATE, Trial
 

@@ -12,7 +12,7 @@ import yaml
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
-from dreamer_ros.episodes.reading import read_episodes
+from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.viewing.resimulation import resimulate
 from dreamer_ros.wire import topics

@@ -11,7 +11,7 @@ import torch
 from rosbags.rosbag2 import Reader
 
 from dreamer_ros.agents.system import make_agent
-from dreamer_ros.episodes.reading import read_episodes
+from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.policy.export import export
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.simulation import make

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from dreamer_ros.episodes import bag
-from dreamer_ros.episodes.bag import EpisodeWriter, partial_path
+from dreamer_ros.episodes import bag_reader, bag_writer
+from dreamer_ros.episodes.bag_reader import partial_path
+from dreamer_ros.episodes.bag_writer import EpisodeWriter
 from dreamer_ros.errors import InputError
 from dreamer_ros.formats.npz import write_arrays
 from dreamer_ros.replay.keep import is_kept, keep
@@ -141,8 +142,8 @@ def test_a_bag_that_is_being_copied_is_waited_for(tmp_path, rng, storage, monkey
     """metadata.yaml comes first, of the messages only a part."""
     episode = random_episode(rng, 100)
     if storage == 'split':
-        monkeypatch.setattr(bag, 'FILE_BYTES', 20_000)
-        monkeypatch.setattr(bag, 'CHUNK_BYTES', 8_000)
+        monkeypatch.setattr(bag_writer, 'FILE_BYTES', 20_000)
+        monkeypatch.setattr(bag_writer, 'CHUNK_BYTES', 8_000)
         whole = write_episode(tmp_path / 'away', 'bag', episode)
     else:
         whole = write_foreign(tmp_path / 'away', episode, storage)
@@ -150,7 +151,7 @@ def test_a_bag_that_is_being_copied_is_waited_for(tmp_path, rng, storage, monkey
     copy = store.folder / 'bag'
     copy.mkdir()
     shutil.copy(whole / 'metadata.yaml', copy)
-    files = bag.bag_files(whole)
+    files = bag_reader.bag_files(whole)
     assert (len(files) > 3) == (storage == 'split')
     for part in (0.0, 0.3, 0.9, 0.999):
         for file in files[: int(part * len(files))]:
@@ -185,7 +186,7 @@ def test_single_files_of_every_kind(tmp_path, rng):
     store = ReplayStore(tmp_path / 'episodes', SPEC, 1000)
     for k, storage in enumerate(('sqlite3', 'mcap', 'sqlite3 compressed', 'mcap compressed')):
         made = write_foreign(tmp_path / storage, random_episode(rng, 10, START_NS + k * 10**12), storage)
-        [file] = bag.bag_files(made)
+        [file] = bag_reader.bag_files(made)
         shutil.copy(file, store.folder / f'{k}{"".join(file.suffixes)}')
     write_arrays(store.folder / '4.npz', random_episode(rng, 10, START_NS + 4 * 10**12), SPEC)
     other = dataclasses.replace(SPEC, control_period=0.5)
@@ -209,7 +210,7 @@ def test_single_files_of_every_kind(tmp_path, rng):
 
 def test_a_damaged_copy_of_a_bag_is_not_loaded_again(tmp_path, rng, monkeypatch):
     """Its first part, and what comes after a damaged chunk."""
-    monkeypatch.setattr(bag, 'CHUNK_BYTES', 20_000)
+    monkeypatch.setattr(bag_writer, 'CHUNK_BYTES', 20_000)
     [whole] = fill(tmp_path, rng, [300])
     cut, holed = tmp_path / 'cut', tmp_path / 'holed'
     for copy in (cut, holed):
@@ -234,7 +235,7 @@ def test_a_damaged_copy_of_a_bag_is_not_loaded_again(tmp_path, rng, monkeypatch)
 
 
 def test_a_damaged_copy_that_comes_first_makes_room_for_the_whole_bag(tmp_path, rng, monkeypatch):
-    monkeypatch.setattr(bag, 'CHUNK_BYTES', 20_000)
+    monkeypatch.setattr(bag_writer, 'CHUNK_BYTES', 20_000)
     fill(tmp_path, rng, [50])
     [whole] = fill(tmp_path, rng, [300], first=1)
     file, data = whole / 'bag001_0.mcap', (whole / 'bag001_0.mcap').read_bytes()
@@ -278,7 +279,7 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from dreamer_ros.wire import topics
-from dreamer_ros.episodes.bag import EpisodeWriter
+from dreamer_ros.episodes.bag_writer import (EpisodeWriter)
 from tests.episodes.bags import cdr_messages, random_episode
 writer = EpisodeWriter(Path(sys.argv[1]), 'crashed', [t.within('sim0') for t in topics.PER_STEP], {})
 for row in cdr_messages(random_episode(np.random.default_rng(1), 400)):
@@ -313,7 +314,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from dreamer_ros.wire import topics
-from dreamer_ros.episodes.bag import EpisodeWriter
+from dreamer_ros.episodes.bag_writer import (EpisodeWriter)
 from tests.episodes.bags import START_NS, cdr_messages, random_episode
 life = int(sys.argv[2])
 rows = [

@@ -12,8 +12,7 @@ import torch
 
 from dreamer_ros.cli.main import main
 from dreamer_ros.config import load_preset
-from dreamer_ros.episodes.custom_data import contract_data
-from dreamer_ros.episodes.episode import Episode
+from dreamer_ros.episodes.episode import Episode, contract_data
 from dreamer_ros.errors import InputError
 from dreamer_ros.nets.rssm import State
 from dreamer_ros.training import process

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dreamer_ros.cli.main import main
-from dreamer_ros.episodes.reading import read_episodes
+from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.errors import InputError
 from dreamer_ros.viewing.curves import panels
 from dreamer_ros.viewing.film import BAR

@@ -1,11 +1,31 @@
-"""Messages that nothing is learnt from, in a sentence: nothing is left out in silence."""
+"""What of a bag could not be used, and why."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 from dreamer_ros.episodes.mcap_scan import RawMessage
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Why a bag, or some of its steps, could not be used.
+
+    Attributes:
+        path: the bag.
+        reason: one sentence.
+        steps: how many steps it cost, 0 if that can't be known.
+    """
+
+    path: Path
+    reason: str
+    steps: int = 0
+
+    def __str__(self) -> str:
+        return f'{self.path.name}: {self.reason}'
 
 
 def when(first: int, last: int) -> str:

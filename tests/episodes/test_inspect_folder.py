@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dreamer_ros.cli.main import main
-from dreamer_ros.episodes.bag import partial_path
-from dreamer_ros.episodes.info import BagInfo, describe, format_table, totals
+from dreamer_ros.episodes.bag_reader import partial_path
+from dreamer_ros.episodes.inspect import BagInfo, describe, format_table, totals
 from dreamer_ros.errors import InputError
 from tests.episodes.bags import random_episode, write_episode
 

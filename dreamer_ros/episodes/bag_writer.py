@@ -6,26 +6,22 @@ import contextlib
 import datetime
 import fcntl
 import os
-import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from mcap.records import Attachment, Metadata
 from mcap.writer import CompressionType, Writer
 
-from dreamer_ros.episodes.custom_data import Actors, embedded_contract
-from dreamer_ros.episodes.mcap_scan import RawTopic, Scan, scan_mcap
+from dreamer_ros.episodes.bag_reader import CUSTOM_DATA, partial_path
+from dreamer_ros.episodes.mcap_scan import RawTopic
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import sync_folder, write_file
-from dreamer_ros.robot.contract import RobotContract
-from dreamer_ros.wire.codecs import read_step, stamp_to_ns
-from dreamer_ros.wire.definitions import decode, definition
-from dreamer_ros.wire.topics import ACTION, STEP, Topic
+from dreamer_ros.wire.definitions import definition
+from dreamer_ros.wire.topics import Topic
 
 # What a crash can lose: about 20 frames of 64x64 RGB, and never more than a second.
 CHUNK_BYTES = 256 * 1024
@@ -34,13 +30,6 @@ CHUNK_SECONDS = 1.0
 FILE_BYTES = 2**30
 # Written to the disk at the latest then, so that closing a large file does not take long.
 SYNC_BYTES = 32 * 2**20
-_YamlLoader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
-# Files of bags: MCAP and sqlite3, and either as rosbag2 compresses whole files.
-SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd')
-# Key of custom_data that tells what was lost when the bag was recovered.
-DAMAGE = 'damage'
-# Name of the MCAP metadata record that keeps custom_data where a crash can't lose it.
-CUSTOM_DATA = 'dreamer_ros'
 
 
 def episode_name(robot: str, number: int, now: datetime.datetime) -> str:
@@ -48,16 +37,6 @@ def episode_name(robot: str, number: int, now: datetime.datetime) -> str:
     utc = now.astimezone(datetime.timezone.utc)
     who = robot.strip('/').replace('/', '_')
     return f'{utc:%Y%m%dT%H%M%S}.{utc.microsecond // 1000:03d}-{who}-{number:06d}'
-
-
-def partial_path(folder: Path, name: str) -> Path:
-    """Where a bag lies while it is written; hidden from `ros2 bag` and from the store."""
-    return folder / f'.{name}.partial'
-
-
-def is_partial(path: Path) -> bool:
-    """Whether a directory is a bag being written, or left by a crash."""
-    return path.name.startswith('.') and path.name.endswith('.partial')
 
 
 class BagExists(InputError):
@@ -89,7 +68,7 @@ class EpisodeWriter:
         self._custom_data = dict(custom_data)
         self._lock: int | None = None
         self._failure: InputError | None = None
-        self._files: list[_McapFile] = []
+        self._files: list[McapFile] = []
         self._topics: list[RawTopic] = []
         for topic in topics:
             text, digest = definition(topic.type)
@@ -102,7 +81,7 @@ class EpisodeWriter:
                 self._partial.mkdir()  # another process may do so at the same time
             except FileExistsError:
                 raise BagExists(f'episode bag {self._path}: expected a new name, but it exists') from None
-            self._lock = _lock_directory(self._partial, wait=True)
+            self._lock = lock_directory(self._partial, wait=True)
             self._begin_file()
 
     def write(self, topic: str, cdr: bytes, stamp_ns: int) -> None:
@@ -127,8 +106,8 @@ class EpisodeWriter:
         self._custom_data.update(custom_data)
         with self._telling_disk_errors():
             self._files[-1].finish()
-            _write_metadata(self._partial, self._files, self._custom_data)
-            _publish(self._partial, self._path)
+            write_metadata(self._partial, self._files, self._custom_data)
+            publish(self._partial, self._path)
         self._release()
         return self._path
 
@@ -142,7 +121,7 @@ class EpisodeWriter:
 
     def _begin_file(self) -> None:
         path = self._partial / f'{self._path.name}_{len(self._files)}.mcap'
-        self._files.append(_McapFile(path, self._topics, self._custom_data))
+        self._files.append(McapFile(path, self._topics, self._custom_data))
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -187,7 +166,7 @@ def new_episode(
             number += 1
 
 
-class _McapFile:
+class McapFile:
     """One MCAP file of a bag, and the counts that metadata.yaml needs."""
 
     def __init__(self, path: Path, topics: Iterable[RawTopic], custom_data: Mapping[str, str]) -> None:
@@ -261,36 +240,7 @@ class _McapFile:
             self._stream.close()
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """`rosbag2_bagfile_information` of a bag directory.
-
-    Raises:
-        InputError: metadata.yaml is missing or not what rosbag2 writes.
-    """
-    file = path / 'metadata.yaml'
-    try:
-        content = yaml.load(file.read_text(encoding='utf-8'), Loader=_YamlLoader)
-    except FileNotFoundError as error:
-        raise InputError(f'{path.name}: metadata.yaml is missing') from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f'{path.name}: metadata.yaml is damaged ({" ".join(str(error).split())})') from error
-    information = content.get('rosbag2_bagfile_information') if isinstance(content, dict) else None
-    if (
-        not isinstance(information, dict)
-        or not isinstance(information.get('custom_data') or {}, dict)
-        or not isinstance(information.get('relative_file_paths') or [], list)
-    ):
-        raise InputError(f'{path.name}: metadata.yaml does not describe a bag')
-    return information
-
-
-def missing_files(path: Path, information: Mapping[str, Any]) -> list[str]:
-    """Files of a bag directory that its metadata tells of, and that are not in it, compressed or not."""
-    found = {name for file in bag_files(path) for name in (file.name, file.stem)}
-    return sorted({Path(str(name)).name for name in information.get('relative_file_paths') or ()} - found)
-
-
-def _write_metadata(directory: Path, files: list[_McapFile], custom_data: Mapping[str, str]) -> None:
+def write_metadata(directory: Path, files: list[McapFile], custom_data: Mapping[str, str]) -> None:
     """Write metadata.yaml, version 8: the newest that every ROS 2 since Humble reads."""
     start = min((file.first_time for file in files if file.first_time is not None), default=0)
     counts = sum((file.counts for file in files), Counter())
@@ -332,14 +282,14 @@ def _write_metadata(directory: Path, files: list[_McapFile], custom_data: Mappin
     write_file(directory / 'metadata.yaml', text)
 
 
-def _publish(partial: Path, path: Path) -> None:
+def publish(partial: Path, path: Path) -> None:
     """Give a whole bag its name, for good."""
     sync_folder(partial)
     partial.rename(path)
     sync_folder(path.parent)
 
 
-def _lock_directory(path: Path, wait: bool) -> int | None:
+def lock_directory(path: Path, wait: bool) -> int | None:
     """Lock a directory for as long as the returned descriptor is open.
 
     The kernel frees the lock when its owner dies, so a held lock means a live writer.
@@ -361,155 +311,3 @@ def _lock_directory(path: Path, wait: bool) -> int | None:
     except (BlockingIOError, FileNotFoundError):
         pass
     return None
-
-
-def recover(path: Path) -> Path | None:
-    """Finish a bag that a crash left: keep whole chunks, attachments and metadata records, write metadata.yaml, rename.
-
-    Takes a `.NAME.partial` directory, or any bag directory without metadata.yaml. Stopping it at any moment
-    loses nothing: it can be run again.
-
-    Returns:
-        The finished bag, or None if a live process is still writing it or has just finished it.
-
-    Raises:
-        InputError: nothing in it is whole, or it can't be written.
-    """
-    path = Path(path)
-    name = path.name[1 : -len('.partial')] if is_partial(path) else path.name
-    try:
-        lock = _lock_directory(path, wait=False)
-        if lock is None:
-            return None
-        try:
-            return _recover(path, name)
-        finally:
-            os.close(lock)
-    except OSError as error:
-        raise InputError(f'episode bag {path}: recovery failed ({error})') from error
-
-
-def _recover(path: Path, name: str) -> Path:
-    sources = mcap_files(path)
-    scans = [scan_mcap(source, CUSTOM_DATA) for source in sources]
-    if not any(scan.messages for scan in scans):
-        raise InputError(f'episode bag {path}: nothing to recover, no complete chunk of messages is in it')
-    target = path.parent / name
-    if target != path and target.exists():
-        raise InputError(f'episode bag {path}: {target.name} exists already')
-    contract = None
-    with contextlib.suppress(InputError):  # a damaged one is told where the bag is read
-        contract = embedded_contract(scans[0].custom_data)
-    custom_data = {**scans[0].custom_data, **_tally(scans, contract), 'recovered': 'true'}
-    damage = _damage(path, scans)
-    attachments = []
-    for stored in (stored for scan in scans for stored in scan.attachments):
-        try:
-            attachments.append(stored.read())
-        except ValueError as error:
-            damage.append(str(error))
-    if damage:
-        custom_data[DAMAGE] = '; '.join([*filter(None, [custom_data.get(DAMAGE)]), *damage])
-    topics: dict[str, RawTopic] = {}
-    for scan in scans:
-        topics.update(scan.topics)
-    file = _McapFile(path / '.recovering', topics.values(), custom_data)
-    try:
-        file.add_foreign([record for scan in scans for record in scan.metadata], attachments)
-        for scan in scans:
-            for message in scan.messages:
-                file.write(message.topic, message.data, message.time, message.published)
-        file.finish()
-    finally:
-        file.discard()
-    # Stopped between these two, the next recovery finds some messages twice, which reading drops by stamp.
-    file.path = file.path.replace(path / f'{name}_0.mcap')
-    for source in sources:
-        if source != file.path:
-            source.unlink()
-    _write_metadata(path, [file], custom_data)
-    if target != path:
-        _publish(path, target)
-    return target
-
-
-def _damage(path: Path, scans: list[Scan]) -> list[str]:
-    """What is lost, one phrase each."""
-    damage = [sentence for scan in scans for sentence in scan.damage]
-    with contextlib.suppress(InputError, FileNotFoundError):
-        expected = read_metadata(path).get('message_count')
-        found = sum(len(scan.messages) for scan in scans)
-        if expected != found:
-            damage.append(f'{found} of {expected} messages are whole')
-    return damage
-
-
-def known_return(total: float, contract: RobotContract | None) -> float | None:
-    """The return of an episode; None where its zeros mean that nobody knows: its robot's contract has no reward.
-
-    Args:
-        total: sum of the rewards of its steps.
-        contract: of its robot; None without one, where rewards are what the task gave.
-    """
-    return None if contract is not None and contract.reward is None and total == 0.0 else total
-
-
-def return_data(total: float, contract: RobotContract | None) -> dict[str, str]:
-    """A return as it stands in custom_data, where it is left out if nobody knows it; see `known_return`."""
-    known = known_return(total, contract)
-    return {} if known is None else {'return': repr(known)}
-
-
-def _tally(scans: Iterable[Scan], contract: RobotContract | None) -> dict[str, str]:
-    """Length, return and who acted of what was recovered, as far as it holds step messages and actions."""
-    rewards: dict[int, float] = {}
-    actors: dict[int, str] = {}
-    for scan in scans:
-        for message in scan.messages:
-            type_name, name = scan.topics[message.topic].type, message.topic.rsplit('/', 1)[-1]
-            with contextlib.suppress(InputError):
-                if (name, type_name) == (STEP.name, STEP.type):
-                    step = read_step(decode(message.data, STEP.type))
-                    rewards.setdefault(step.stamp, step.reward)
-                elif (name, type_name) == (ACTION.name, ACTION.type):
-                    header = decode(message.data, ACTION.type).header
-                    actors.setdefault(stamp_to_ns(header.stamp), header.frame_id)
-    if not rewards:
-        return {}
-    acted = Actors.named(actors.values())
-    return {
-        'length': str(len(rewards)),
-        **return_data(sum(rewards.values()), contract),
-        **(acted.data() if acted.modes else {}),
-    }
-
-
-def bag_files(path: Path) -> list[Path]:
-    """Every file of a bag directory that holds messages, of any storage, in order."""
-    return sorted((file for suffix in SUFFIXES for file in path.glob(f'*{suffix}')), key=_place)
-
-
-def is_bag(path: Path) -> bool:
-    """Whether a directory is a bag with or without its metadata.yaml, rather than a folder of bags: all files in it
-    are called as those of one bag are, NAME_0.mcap, NAME_1.mcap, …, and no directory is beside them.
-    """
-    if (path / 'metadata.yaml').exists():
-        return True
-    names = {re.sub(r'_\d+$', '', bag_name(file)) for file in bag_files(path)}
-    return len(names) == 1 and not any(entry.is_dir() and not entry.name.startswith('.') for entry in path.iterdir())
-
-
-def bag_name(path: Path) -> str:
-    """Of a bag directory, or of a single file of one without its suffix; there may be dots in either."""
-    name = path.name
-    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix) and not path.is_dir()), '')
-    return name[: len(name) - len(suffix)]
-
-
-def mcap_files(path: Path) -> list[Path]:
-    """MCAP files of a bag directory in order: `NAME_2.mcap` comes before `NAME_10.mcap`."""
-    return sorted(path.glob('*.mcap'), key=_place)
-
-
-def _place(file: Path) -> tuple[int, str]:
-    return len(file.name), file.name
