@@ -14,7 +14,7 @@ import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from benchmarks.turns import serve, synthetic, timed  # noqa: E402
-from dreamer_ros.agents.behaviour import DreamNoise  # noqa: E402
+from dreamer_ros.agents.actor_critic import DreamNoise  # noqa: E402
 from dreamer_ros.agents.dreamer import Dreamer  # noqa: E402
 from dreamer_ros.config import load_preset  # noqa: E402
 from dreamer_ros.nets import lanes  # noqa: E402

@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dreamer_ros.agents.batch import Batch
-from dreamer_ros.agents.behaviour import Behaviour
-from dreamer_ros.agents.filter_policy import Policy
-from dreamer_ros.agents.inspection import Inspection
-from dreamer_ros.agents.system import Agent
+from dreamer_ros.agents.actor_critic import ActorCritic
+from dreamer_ros.agents.filter_policy import FilterPolicy
+from dreamer_ros.agents.system import Agent, Batch, Inspection
 from dreamer_ros.agents.world_model import WorldModel
 from dreamer_ros.config import Config
+from dreamer_ros.nets.rssm import State
 from dreamer_ros.spec import RobotSpec
 
 
@@ -27,7 +26,7 @@ class Dreamer(Agent):
         super().__init__()
         action_size = len(spec.action)
         self.model = WorldModel(config, spec)
-        self.behaviour = Behaviour(config, self.model.rssm.feature_size, action_size, spec.discrete)
+        self.behaviour = ActorCritic(config, self.model.rssm.feature_size, action_size, spec.discrete)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of all losses; each reaches only the parameters it trains, so one backward pass serves all."""
@@ -57,3 +56,16 @@ class Dreamer(Agent):
     @torch.no_grad()
     def inspect(self, batch: Batch, context: int = 5) -> Inspection:
         return self.model.inspect(batch, context, self.behaviour.value)
+
+
+class Policy(FilterPolicy):
+    """Filter plus actor. All-zero noise gives the deterministic policy: the mode of the latent and of the action (for
+    a tanh-normal its median).
+    """
+
+    def __init__(self, model: WorldModel, behaviour: ActorCritic):
+        super().__init__(model, behaviour.action_size, behaviour.action_size, behaviour.exploration_noise)
+        self.actor, self.distribution = behaviour.actor, behaviour.distribution
+
+    def act(self, state: State, noise: Tensor) -> Tensor:
+        return self.distribution.sample(self.actor(state.feature), noise)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dreamer_ros.agents.behaviour import Behaviour
 from dreamer_ros.agents.world_model import WorldModel
 from dreamer_ros.nets.rssm import State
 
@@ -64,16 +63,3 @@ class FilterPolicy(nn.Module):
             action = action + self.exploration_noise * exploration
         action = action.clamp(-1.0, 1.0)
         return action, torch.cat([filtered.deter, filtered.stoch, action], -1)
-
-
-class Policy(FilterPolicy):
-    """Filter plus actor. All-zero noise gives the deterministic policy: the mode of the latent and of the action (for
-    a tanh-normal its median).
-    """
-
-    def __init__(self, model: WorldModel, behaviour: Behaviour):
-        super().__init__(model, behaviour.action_size, behaviour.action_size, behaviour.exploration_noise)
-        self.actor, self.distribution = behaviour.actor, behaviour.distribution
-
-    def act(self, state: State, noise: Tensor) -> Tensor:
-        return self.distribution.sample(self.actor(state.feature), noise)

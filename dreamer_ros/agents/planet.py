@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from dreamer_ros.agents.batch import Batch
 from dreamer_ros.agents.filter_policy import FilterPolicy
-from dreamer_ros.agents.inspection import Inspection
-from dreamer_ros.agents.planner import cross_entropy_method
-from dreamer_ros.agents.system import Agent
+from dreamer_ros.agents.system import Agent, Batch, Inspection
 from dreamer_ros.agents.world_model import WorldModel
 from dreamer_ros.config import Config, PlannerConfig
 from dreamer_ros.errors import InputError
 from dreamer_ros.nets.rssm import State
 from dreamer_ros.spec import RobotSpec
+
+MINIMUM_VARIANCE = 1e-6  # of the planner's normal
 
 
 class PlaNet(Agent):
@@ -104,3 +104,29 @@ class PlanningPolicy(FilterPolicy):
             features.append(state.feature)
         rewards = self.reward_distribution.mean(self.reward(torch.stack(features, 1)))
         return rewards.sum(1).unflatten(0, (-1, count))
+
+
+def cross_entropy_method(score: Callable[[Tensor, int], Tensor], noise: Tensor, elites: int) -> Tensor:
+    """The cross-entropy method (PlaNet, algorithm 2): search the sequence of actions in [−1, 1] with the highest score.
+
+    Starts at N(0, 1); every iteration draws candidates, clips them, scores them and refits mean and variance of a
+    diagonal normal to the best. Written without control flow on values, so that it exports to ONNX unrolled.
+
+    Args:
+        score: of candidates [B, N, H, A] in one iteration (counted from 0), [B, N].
+        noise: standard normal [I, B, N, H, A] for I iterations. All zeros leave every candidate at the mean, 0.
+        elites: how many of the N candidates are refitted to.
+
+    Returns:
+        The mean of the last iteration, [B, H, A].
+    """
+    mean = torch.zeros_like(noise[0, :, :1])
+    std = mean + 1.0
+    for iteration, drawn in enumerate(noise.unbind(0)):
+        candidates = (mean + std * drawn).clamp(-1.0, 1.0)
+        best = score(candidates, iteration).topk(elites, -1, sorted=False).indices
+        rows = best[:, :, None, None].expand(-1, -1, *candidates.shape[2:])
+        chosen = candidates.gather(1, rows)
+        mean = chosen.mean(1, keepdim=True)
+        std = ((chosen - mean).square().mean(1, keepdim=True) + MINIMUM_VARIANCE).sqrt()
+    return mean.squeeze(1)

@@ -1,23 +1,57 @@
-"""What the learner asks of every learning system, and the table of systems."""
+"""What goes into a learning system and what comes out, and the table of systems."""
 
 from __future__ import annotations
 
 import importlib
+from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor, nn
 
-from dreamer_ros.agents.batch import Batch
-from dreamer_ros.agents.inspection import Inspection
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
+from dreamer_ros.frames import side_by_side
 from dreamer_ros.spec import RobotSpec
 
 # system (config.system) -> module in dreamer_ros.agents and class; a new system is one line here and one module
 SYSTEMS = {
     'dreamer': ('dreamer', 'Dreamer'),
     'planet': ('planet', 'PlaNet'),
-    'world_models': ('ha_schmidhuber', 'WorldModels'),
+    'world_models': ('world_models_2018', 'WorldModels'),
 }
+
+
+class Batch(NamedTuple):
+    """Training sequences on the learner's device; the action is the one BEFORE each observation."""
+
+    image: Tensor  # uint8 [B, T, H, W, 3 per camera]; [B, T, 0, 0, 0] without cameras
+    vector: Tensor  # float32 [B, T, N], N = 0 without vector inputs
+    previous_action: Tensor  # float32 [B, T, A]
+    reward: Tensor  # float32 [B, T]
+    is_first: Tensor  # bool [B, T]
+    is_last: Tensor  # bool [B, T]
+    is_terminal: Tensor  # bool [B, T]
+
+
+class Inspection(NamedTuple):
+    """Filtered: from the posterior, which sees every observation. Predicted: the first `context` steps are
+    filtered, the rest follows from the actions alone; the two agree on the context.
+    """
+
+    reconstruction: Tensor | None  # uint8 [B, T, H, W, 3 per camera]; None without cameras
+    prediction: Tensor | None  # the same, predicted
+    reward: Tensor  # [B, T], filtered: expected on arriving at each step
+    predicted_reward: Tensor  # [B, T]
+    value: Tensor | None  # [B, T], of the filtered states; None for systems that learn none
+
+    def film(self, image: Tensor) -> np.ndarray:
+        """Truth | reconstruction | prediction of a robot with cameras, uint8 [B, T, H, 3·cameras·W, 3].
+
+        Args:
+            image: what was recorded, uint8 [B, T, H, W, 3 per camera].
+        """
+        columns = (image, self.reconstruction, self.prediction)
+        return np.concatenate([side_by_side(column.cpu().numpy()) for column in columns], 3)
 
 
 class Agent(nn.Module):

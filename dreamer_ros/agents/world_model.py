@@ -1,4 +1,17 @@
-"""The world model: encoder, RSSM, decoder, reward and continue heads, and their loss."""
+"""The world model: what the encoder, the RSSM and the heads are trained for.
+
+Shapes, here and in all of agents/ and nets/:
+
+    B   sequences in a batch            N   rows that are treated alike: B·T states, or starts of dreams
+    T   steps of a sequence             H   steps of a dream (imagination.horizon); of an image [..., H, W, channels]
+    A   length of an action             E   length of an embedding: what the encoder makes of one observation
+    deter   length of the RSSM's deterministic state (rssm.deter)
+    stoch   length of its sample: rssm.stoch numbers, or rssm.stoch variables times rssm.classes
+    F   length of a feature, deter + stoch: what every head sees
+
+A batch is batch-first, [B, T, ...]; a dream is time-major, [H, N, ...]. `loss` is the place to begin. The actor and the
+critic that learn inside this model are in actor_critic.py, and dreamer.py puts the two together.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +21,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamer_ros.agents.batch import Batch
-from dreamer_ros.agents.inspection import Inspection
-from dreamer_ros.agents.overshooting import overshooting_loss
+from dreamer_ros.agents.system import Batch, Inspection
 from dreamer_ros.config import Config
 from dreamer_ros.nets import lanes
 from dreamer_ros.nets.collective import average, learners
-from dreamer_ros.nets.conv import ImageDecoder, unit_image
 from dreamer_ros.nets.distributions import SCALARS
-from dreamer_ros.nets.inputs import VECTOR_LAYERS, ObservationEncoder
-from dreamer_ros.nets.layers import flatten_time, initialise, mlp, symlog, widened
+from dreamer_ros.nets.encoders import (
+    VECTOR_LAYERS,
+    WATCHED_SHARE,
+    ImageDecoder,
+    ObservationEncoder,
+    standardise,
+    thumbnail_size,
+    thumbnails,
+    unit_image,
+)
+from dreamer_ros.nets.layers import flatten_time, head, initialise, symlog, widened
 from dreamer_ros.nets.rssm import RSSM, State
-from dreamer_ros.nets.thumbnails import WATCHED_SHARE, standardise, thumbnail_size, thumbnails
 from dreamer_ros.spec import RobotSpec
 
 REDUNDANCY = 5e-4  # weight of the off-diagonal correlations (R2-Dreamer)
@@ -89,17 +107,8 @@ class WorldModel(nn.Module):
         total = total + config.dynamics_scale * self.free_nats(dynamics)
         total = total + config.representation_scale * self.free_nats(representation)
         if config.overshooting:
-            overshooting = overshooting_loss(
-                self.rssm,
-                states,
-                posterior,
-                batch.previous_action,
-                batch.is_first,
-                config.overshooting,
-                config.free_nats,
-            )
-            total = total + overshooting
-            metrics['overshooting_loss'] = overshooting
+            metrics['overshooting_loss'] = self.overshooting_loss(states, posterior, batch)
+            total = total + metrics['overshooting_loss']
         if self.continuation is not None:
             # The discount is part of the target, so nothing multiplies it again (DreamerV3's contdisc).
             target = (~batch.is_terminal).float() * self.discount
@@ -112,16 +121,50 @@ class WorldModel(nn.Module):
         metrics['model_loss'] = total
         return total, states, {key: value.detach() for key, value in metrics.items()}
 
-    def watching(self) -> list[Tensor]:
-        """The image decoder's parameters, where something else than reconstruction shapes the states."""
-        watches = self.decoder is not None and self.config.representation != 'reconstruction'
-        return list(self.decoder.parameters()) if watches else []
-
     def embed(self, batch: Batch) -> Tensor:
         """Embeddings [B, T, E] of the observations."""
         observation = (flatten_time(getattr(batch, name)) for name in self.encoder.inputs)
         (embed,) = lanes.by_rows(lambda *rows: (self.encoder(*rows),), *observation, modules=[self.encoder])
         return embed.unflatten(0, batch.reward.shape)
+
+    def free_nats(self, kl: Tensor) -> Tensor:
+        """KL [B, T] as a scalar that has no gradient while it is below the free nats; see `LossConfig`."""
+        if self.config.kl_free == 'step':
+            return kl.clamp(min=self.config.free_nats).mean()
+        if self.config.kl_free == 'planet':
+            return (kl - self.config.free_nats).clamp(min=0.0).mean()
+        return average(kl.mean()).clamp(min=self.config.free_nats)
+
+    def overshooting_loss(self, states: State, posterior: Tensor, batch: Batch) -> Tensor:
+        """Latent overshooting (PlaNet, arXiv 1811.04551, section 4): the prior learns to predict several steps ahead.
+
+        The mean over d = 1 … `loss.overshooting` of max(0, KL[sg(posterior_{t+d}) ‖ prior^(d)] − free nats), where
+        prior^(d) is the prior rolled d steps from the posterior state at t with the actions that were taken. Pairs of
+        steps with the start of an episode between them are left out. So are distances as long as the sequence.
+
+        Args:
+            states: posterior states [B, T, ...].
+            posterior: their stats [B, T, ...].
+
+        Returns:
+            Scalar.
+        """
+        rssm, is_first = self.rssm, batch.is_first
+        rows, length = is_first.shape
+        actions = rssm.cell.project_action(batch.previous_action)
+        deter, stoch = states
+        within = torch.ones_like(is_first)  # no episode starts between t and t + d
+        losses = []
+        for d in range(1, min(self.config.overshooting, length - 1) + 1):
+            count = length - d  # start steps t that have a step t + d
+            deter = rssm.cell(*(flatten_time(x[:, :count]) for x in (deter, stoch, actions[:, d:])))
+            prior = rssm.prior(deter)
+            stoch = rssm.latent.sample(prior, rssm.latent.noise(len(deter), device=deter.device))
+            deter, stoch, prior = (x.unflatten(0, (rows, count)) for x in (deter, stoch, prior))
+            within = within[:, :count] & ~is_first[:, d:]
+            excess = (rssm.latent.kl(posterior[:, d:].detach(), prior) - self.config.free_nats).clamp(min=0.0)
+            losses.append((excess * within).sum() / average(within.float().sum()).clamp(min=1.0))
+        return torch.stack(losses).mean()
 
     def observation_loss(self, batch: Batch, states: State, embed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What makes the states tell of the observations: a scalar, and its parts by name."""
@@ -229,13 +272,21 @@ class WorldModel(nn.Module):
         target = standardise(thumbnails(image), self.pixel_mean, self.pixel_variance, self.pixel_batches)
         return (self.projector(feature).float() - target).square().sum(-1).mean()
 
-    def free_nats(self, kl: Tensor) -> Tensor:
-        """KL [B, T] as a scalar that has no gradient while it is below the free nats; see `LossConfig`."""
-        if self.config.kl_free == 'step':
-            return kl.clamp(min=self.config.free_nats).mean()
-        if self.config.kl_free == 'planet':
-            return (kl - self.config.free_nats).clamp(min=0.0).mean()
-        return average(kl.mean()).clamp(min=self.config.free_nats)
+    def predict_reward(self, feature: Tensor) -> Tensor:
+        """Expected reward on arriving at a state, [...]."""
+        return self.reward_distribution.mean(self.reward(feature))
+
+    def predict_discount(self, feature: Tensor) -> Tensor:
+        """γ times the probability of going on from a state, [...]."""
+        if self.continuation is None:
+            return torch.full(feature.shape[:-1], self.discount, device=feature.device)
+        # in bfloat16 what lies between 0.996 and 1, every discount worth having, is one or the other
+        return torch.sigmoid(widened(self.continuation(feature).squeeze(-1)))
+
+    def watching(self) -> list[Tensor]:
+        """The image decoder's parameters, where something else than reconstruction shapes the states."""
+        watches = self.decoder is not None and self.config.representation != 'reconstruction'
+        return list(self.decoder.parameters()) if watches else []
 
     @torch.no_grad()
     def inspect(self, batch: Batch, context: int, value: Callable[[Tensor], Tensor] | None = None) -> Inspection:
@@ -284,17 +335,6 @@ class WorldModel(nn.Module):
         value = torch.sigmoid(decoded) if self.config.image == 'squared' else decoded + 0.5
         return (value.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
 
-    def predict_reward(self, feature: Tensor) -> Tensor:
-        """Expected reward on arriving at a state, [...]."""
-        return self.reward_distribution.mean(self.reward(feature))
-
-    def predict_discount(self, feature: Tensor) -> Tensor:
-        """γ times the probability of going on from a state, [...]."""
-        if self.continuation is None:
-            return torch.full(feature.shape[:-1], self.discount, device=feature.device)
-        # in bfloat16 what lies between 0.996 and 1, every discount worth having, is one or the other
-        return torch.sigmoid(widened(self.continuation(feature).squeeze(-1)))
-
 
 def standardised(x: Tensor) -> Tensor:
     """X [N, D] less its mean over its standard deviation, both over the rows of all learners."""
@@ -302,10 +342,3 @@ def standardised(x: Tensor) -> Tensor:
     x = x - average(x.mean(0))
     variance = average(x.square().mean(0)) * (rows / (rows - 1))
     return x / (variance.clamp(min=1e-16).sqrt() + 1e-8)  # the root of 0 has no gradient
-
-
-def head(inputs: int, config, layers: int, outputs: int, zero: bool = False) -> nn.Sequential:
-    """An MLP with a linear output; `zero` starts the output at exactly 0."""
-    output = nn.Linear(config.units if layers else inputs, outputs)
-    initialise(output, config.norm, scale=0.0 if zero else 1.0)
-    return nn.Sequential(mlp(inputs, config.units, layers, config.activation, config.norm), output)

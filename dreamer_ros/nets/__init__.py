@@ -1,1 +1,1 @@
-"""Plain torch modules: convolutions, RSSM, heads, distributions."""
+"""Plain torch modules: RSSM, encoders, decoders, distributions."""

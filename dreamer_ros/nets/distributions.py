@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dreamer_ros.nets.categorical import gumbel_from_normal, mixed_log_probs, one_hot_sample
 from dreamer_ros.nets.layers import softplus_inverse, symexp, widened
 
 TWOHOT_BINS = 255
@@ -222,9 +221,37 @@ class OneHot:
         return -(log_probs.exp() * log_probs).sum(-1)
 
 
+ACTIONS = {'tanh_normal': TanhNormal, 'truncated_normal': TruncatedNormal, 'normal': BoundedNormal}
+
+
 def bounded(action: Tensor) -> Tensor:
     """The action as the environment takes it, clipped to [−1, 1], with a straight-through gradient."""
     return action + (action.clamp(-1.0, 1.0) - action).detach()
+
+
+def mixed_log_probs(logits: Tensor, unimix: float, dim: int) -> Tensor:
+    """Log-probabilities over `dim` with a share `unimix` of the uniform distribution, at least float32."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if not unimix:
+        return F.log_softmax(logits, dim)
+    return torch.log((1 - unimix) * F.softmax(logits, dim) + unimix / logits.shape[dim])
+
+
+def gumbel_from_normal(normal: Tensor) -> Tensor:
+    """Gumbel noise from standard normal noise; equal inputs give equal outputs, so zeros give the mode."""
+    uniform = 0.5 * (1.0 + torch.erf(normal / math.sqrt(2.0)))
+    return -torch.log(-torch.log(uniform.clamp(1e-6, 1.0 - 1e-6)))
+
+
+def one_hot_sample(log_probs: Tensor, gumbel: Tensor, dim: int) -> Tensor:
+    """One-hot argmax of log p + noise over `dim`, the first class of a tie; gradients are those of p."""
+    score = log_probs.detach() + gumbel
+    # torch's argmax takes several times longer than max on a dimension that is not the last
+    onehot = torch.zeros_like(score).scatter_(dim, score.max(dim, keepdim=True).indices, 1.0)
+    if log_probs.requires_grad:
+        probs = log_probs.exp()
+        onehot = onehot + (probs - probs.detach())
+    return onehot
 
 
 def normal_log_prob(mean: Tensor, std: Tensor, x: Tensor) -> Tensor:
@@ -281,6 +308,3 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     for coefficient in coefficients[1:]:
         total = total * x + coefficient
     return total
-
-
-ACTIONS = {'tanh_normal': TanhNormal, 'truncated_normal': TruncatedNormal, 'normal': BoundedNormal}

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dreamer_ros.config import MlpConfig
+
 ACTIVATIONS = {'relu': nn.ReLU, 'elu': nn.ELU, 'silu': nn.SiLU}
 
 
@@ -104,6 +106,13 @@ def mlp(inputs: int, units: int, layers: int, activation: str, norm: str) -> nn.
     """`layers` dense layers of equal width."""
     sizes = [inputs] + [units] * layers
     return nn.Sequential(*(dense(a, b, activation, norm) for a, b in zip(sizes, sizes[1:])))
+
+
+def head(inputs: int, config: MlpConfig, layers: int, outputs: int, zero: bool = False) -> nn.Sequential:
+    """An MLP with a linear output; `zero` starts the output at exactly 0."""
+    output = nn.Linear(config.units if layers else inputs, outputs)
+    initialise(output, config.norm, scale=0.0 if zero else 1.0)
+    return nn.Sequential(mlp(inputs, config.units, layers, config.activation, config.norm), output)
 
 
 def initialise(layer: nn.Module, norm: str, scale: float = 1.0) -> None:

@@ -5,14 +5,26 @@ A state is (deter, stoch). The prior predicts stoch from deter alone; the poster
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dreamer_ros.config import RssmConfig
-from dreamer_ros.nets.latents import CategoricalLatent, GaussianLatent
-from dreamer_ros.nets.layers import ACTIVATIONS, BlockLinear, dense, from_blocks, initialise, mlp, norm_layer, to_blocks
+from dreamer_ros.nets.distributions import gumbel_from_normal, mixed_log_probs, one_hot_sample
+from dreamer_ros.nets.layers import (
+    ACTIVATIONS,
+    BlockLinear,
+    dense,
+    from_blocks,
+    initialise,
+    mlp,
+    norm_layer,
+    to_blocks,
+    widened,
+)
 
 
 class State(NamedTuple):
@@ -25,6 +37,171 @@ class State(NamedTuple):
     def feature(self) -> Tensor:
         """What the heads see: [..., deter + stoch·classes]."""
         return torch.cat([self.deter, self.stoch], -1)
+
+
+class RSSM(nn.Module):
+    """Prior and posterior over latent states.
+
+    Args:
+        config: sizes and cell.
+        embed_size: length of the image embedding.
+        action_size: length of the action vector.
+    """
+
+    def __init__(self, config: RssmConfig, embed_size: int, action_size: int):
+        super().__init__()
+        if config.classes:
+            self.latent = CategoricalLatent(config.stoch, config.classes, config.unimix)
+        else:
+            self.latent = GaussianLatent(config.stoch, config.min_std)
+        self.deter_size = config.deter
+        self.feature_size = config.deter + self.latent.size
+        self.cell = CELLS[config.cell](config, self.latent.size, action_size)
+        shape = (config.hidden, config.activation, config.norm)
+        self.prior_hidden = mlp(config.deter, config.hidden, config.prior_layers, *shape[1:])
+        self.prior_out = nn.Linear(config.hidden, self.latent.raw_size)
+        # The first posterior layer sees [deter, embed]; kept as two so that embeddings are projected outside the scan.
+        joint = nn.Linear(config.deter + embed_size, config.hidden, bias=config.norm != 'layer')
+        initialise(joint, config.norm)
+        self.posterior_deter = nn.Linear(config.deter, config.hidden, bias=joint.bias is not None)
+        self.posterior_embed = nn.Linear(embed_size, config.hidden, bias=False)
+        with torch.no_grad():
+            self.posterior_deter.weight.copy_(joint.weight[:, : config.deter])
+            self.posterior_embed.weight.copy_(joint.weight[:, config.deter :])
+            if joint.bias is not None:
+                self.posterior_deter.bias.zero_()
+        self.posterior_hidden = nn.Sequential(
+            norm_layer(config.norm, config.hidden),
+            ACTIVATIONS[config.activation](),
+            mlp(config.hidden, config.hidden, config.posterior_layers - 1, *shape[1:]),
+        )
+        self.posterior_out = nn.Linear(config.hidden, self.latent.raw_size)
+        for layer in (self.prior_out, self.posterior_out):
+            initialise(layer, config.norm)
+
+    def initial(self, batch: int, device=None) -> State:
+        """The all-zero state."""
+        return State(
+            torch.zeros(batch, self.deter_size, device=device), torch.zeros(batch, self.latent.size, device=device)
+        )
+
+    def prior(self, deter: Tensor) -> Tensor:
+        """Stats of p(stoch | deter)."""
+        return self.latent.stats(self.prior_out(self.prior_hidden(deter)))
+
+    def posterior(self, deter: Tensor, embed: Tensor) -> Tensor:
+        """Stats of p(stoch | deter, embedding); `embed` is already through `posterior_embed`."""
+        return self.latent.stats(self.posterior_out(self.posterior_hidden(self.posterior_deter(deter) + embed)))
+
+    def observe(self, embed: Tensor, action: Tensor, is_first: Tensor) -> tuple[State, Tensor, Tensor]:
+        """Filter a batch of sequences from the zero state.
+
+        Args:
+            embed: image embeddings [B, T, E].
+            action: the action BEFORE each observation [B, T, A].
+            is_first: [B, T]; where set, state and previous action are zeroed, also inside the sequence.
+
+        Returns:
+            posterior states [B, T, ...], posterior stats and prior stats [B, T, ...].
+        """
+        batch, length = embed.shape[:2]
+        keep = (~is_first).to(embed.dtype).unsqueeze(-1)
+        actions = self.cell.project_action(action * keep).unbind(1)
+        embeds = self.posterior_embed(embed).unbind(1)
+        noises = self.latent.noise(length, batch, device=embed.device).unbind(0)
+        keeps = keep.unbind(1)
+        deter, stoch = self.initial(batch, embed.device)
+        deters, stochs, stats = [], [], []
+        for t in range(length):
+            deter = self.cell(deter * keeps[t], stoch * keeps[t], actions[t])
+            stat = self.posterior(deter, embeds[t])
+            stoch = self.latent.sample(stat, noises[t])
+            deters.append(deter)
+            stochs.append(stoch)
+            stats.append(stat)
+        states = State(torch.stack(deters, 1), torch.stack(stochs, 1))
+        return states, torch.stack(stats, 1), self.prior(states.deter)
+
+    def imagine_step(self, state: State, action: Tensor, noise: Tensor) -> State:
+        """One step of the prior: state [B, ...], action [B, A], latent noise [B, ...]."""
+        deter = self.cell(state.deter, state.stoch, self.cell.project_action(action))
+        return State(deter, self.latent.sample(self.prior(deter), noise))
+
+    def observe_step(self, state: State, action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor) -> State:
+        """One step of the filter, as a running policy takes it; arguments as in `observe` without time."""
+        keep = (~is_first).to(embed.dtype).unsqueeze(-1)
+        deter = self.cell(state.deter * keep, state.stoch * keep, self.cell.project_action(action * keep))
+        stats = self.posterior(deter, self.posterior_embed(embed))
+        return State(deter, self.latent.sample(stats, noise))
+
+
+class GaussianLatent:
+    """Diagonal normal; std = softplus(raw) + min_std. stats = [..., mean | std], sample [..., size]."""
+
+    def __init__(self, size: int, min_std: float):
+        self.size = size
+        self.raw_size = 2 * size
+        self.min_std = min_std
+
+    def stats(self, raw: Tensor) -> Tensor:
+        mean, std = widened(raw).split(self.size, -1)
+        return torch.cat([mean, F.softplus(std) + self.min_std], -1)
+
+    def noise(self, *shape: int, device=None) -> Tensor:
+        """Standard normal noise [*shape, size]."""
+        return torch.randn(*shape, self.size, device=device)
+
+    def noise_from_normal(self, normal: Tensor) -> Tensor:
+        return normal
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        mean, std = stats.split(self.size, -1)
+        return mean + std * noise
+
+    def kl(self, left: Tensor, right: Tensor) -> Tensor:
+        """KL[left ‖ right], summed over the latent: [...]."""
+        (m1, s1), (m2, s2) = left.split(self.size, -1), right.split(self.size, -1)
+        terms = torch.log(s2) - torch.log(s1) + (s1.square() + (m1 - m2).square()) / (2 * s2.square()) - 0.5
+        return terms.sum(-1)
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        _, std = stats.split(self.size, -1)
+        return (0.5 + 0.5 * math.log(2 * math.pi) + torch.log(std)).sum(-1)
+
+
+class CategoricalLatent:
+    """`variables` one-hot variables of `classes` classes with straight-through gradients.
+
+    stats are log-probabilities [..., classes, variables] after mixing in `unimix` of the uniform distribution;
+    a sample is flat, [..., classes · variables]. Classes come before variables because a CPU reduces over a short
+    last dimension 20 times more slowly than over the one before it.
+    """
+
+    def __init__(self, variables: int, classes: int, unimix: float):
+        self.variables, self.classes, self.unimix = variables, classes, unimix
+        self.size = self.raw_size = variables * classes
+
+    def stats(self, raw: Tensor) -> Tensor:
+        return mixed_log_probs(raw.unflatten(-1, (self.classes, self.variables)), self.unimix, -2)
+
+    def noise(self, *shape: int, device=None) -> Tensor:
+        """Gumbel noise [*shape, classes, variables]: argmax(log p + noise) is a sample of p."""
+        uniform = torch.rand(*shape, self.classes, self.variables, device=device)
+        return -torch.log(-torch.log(uniform.clamp_(min=1e-20)))
+
+    def noise_from_normal(self, normal: Tensor) -> Tensor:
+        """Gumbel noise from flat standard normal noise; equal inputs give equal outputs, so zeros give the mode."""
+        return gumbel_from_normal(normal).unflatten(-1, (self.classes, self.variables))
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        return one_hot_sample(stats, noise, -2).flatten(-2)
+
+    def kl(self, left: Tensor, right: Tensor) -> Tensor:
+        """KL[left ‖ right], summed over the variables: [...]."""
+        return (left.exp() * (left - right)).sum((-2, -1))
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        return -(stats.exp() * stats).sum((-2, -1))
 
 
 class GRU(nn.Module):
@@ -125,99 +302,3 @@ class BlockGRU(nn.Module):
 
 
 CELLS = {'gru': GRU, 'layernorm_gru': LayerNormGRU, 'block_gru': BlockGRU}
-
-
-class RSSM(nn.Module):
-    """Prior and posterior over latent states.
-
-    Args:
-        config: sizes and cell.
-        embed_size: length of the image embedding.
-        action_size: length of the action vector.
-    """
-
-    def __init__(self, config: RssmConfig, embed_size: int, action_size: int):
-        super().__init__()
-        if config.classes:
-            self.latent = CategoricalLatent(config.stoch, config.classes, config.unimix)
-        else:
-            self.latent = GaussianLatent(config.stoch, config.min_std)
-        self.deter_size = config.deter
-        self.feature_size = config.deter + self.latent.size
-        self.cell = CELLS[config.cell](config, self.latent.size, action_size)
-        shape = (config.hidden, config.activation, config.norm)
-        self.prior_hidden = mlp(config.deter, config.hidden, config.prior_layers, *shape[1:])
-        self.prior_out = nn.Linear(config.hidden, self.latent.raw_size)
-        # The first posterior layer sees [deter, embed]; kept as two so that embeddings are projected outside the scan.
-        joint = nn.Linear(config.deter + embed_size, config.hidden, bias=config.norm != 'layer')
-        initialise(joint, config.norm)
-        self.posterior_deter = nn.Linear(config.deter, config.hidden, bias=joint.bias is not None)
-        self.posterior_embed = nn.Linear(embed_size, config.hidden, bias=False)
-        with torch.no_grad():
-            self.posterior_deter.weight.copy_(joint.weight[:, : config.deter])
-            self.posterior_embed.weight.copy_(joint.weight[:, config.deter :])
-            if joint.bias is not None:
-                self.posterior_deter.bias.zero_()
-        self.posterior_hidden = nn.Sequential(
-            norm_layer(config.norm, config.hidden),
-            ACTIVATIONS[config.activation](),
-            mlp(config.hidden, config.hidden, config.posterior_layers - 1, *shape[1:]),
-        )
-        self.posterior_out = nn.Linear(config.hidden, self.latent.raw_size)
-        for layer in (self.prior_out, self.posterior_out):
-            initialise(layer, config.norm)
-
-    def initial(self, batch: int, device=None) -> State:
-        """The all-zero state."""
-        return State(
-            torch.zeros(batch, self.deter_size, device=device), torch.zeros(batch, self.latent.size, device=device)
-        )
-
-    def prior(self, deter: Tensor) -> Tensor:
-        """Stats of p(stoch | deter)."""
-        return self.latent.stats(self.prior_out(self.prior_hidden(deter)))
-
-    def posterior(self, deter: Tensor, embed: Tensor) -> Tensor:
-        """Stats of p(stoch | deter, embedding); `embed` is already through `posterior_embed`."""
-        return self.latent.stats(self.posterior_out(self.posterior_hidden(self.posterior_deter(deter) + embed)))
-
-    def observe(self, embed: Tensor, action: Tensor, is_first: Tensor) -> tuple[State, Tensor, Tensor]:
-        """Filter a batch of sequences from the zero state.
-
-        Args:
-            embed: image embeddings [B, T, E].
-            action: the action BEFORE each observation [B, T, A].
-            is_first: [B, T]; where set, state and previous action are zeroed, also inside the sequence.
-
-        Returns:
-            posterior states [B, T, ...], posterior stats and prior stats [B, T, ...].
-        """
-        batch, length = embed.shape[:2]
-        keep = (~is_first).to(embed.dtype).unsqueeze(-1)
-        actions = self.cell.project_action(action * keep).unbind(1)
-        embeds = self.posterior_embed(embed).unbind(1)
-        noises = self.latent.noise(length, batch, device=embed.device).unbind(0)
-        keeps = keep.unbind(1)
-        deter, stoch = self.initial(batch, embed.device)
-        deters, stochs, stats = [], [], []
-        for t in range(length):
-            deter = self.cell(deter * keeps[t], stoch * keeps[t], actions[t])
-            stat = self.posterior(deter, embeds[t])
-            stoch = self.latent.sample(stat, noises[t])
-            deters.append(deter)
-            stochs.append(stoch)
-            stats.append(stat)
-        states = State(torch.stack(deters, 1), torch.stack(stochs, 1))
-        return states, torch.stack(stats, 1), self.prior(states.deter)
-
-    def imagine_step(self, state: State, action: Tensor, noise: Tensor) -> State:
-        """One step of the prior: state [B, ...], action [B, A], latent noise [B, ...]."""
-        deter = self.cell(state.deter, state.stoch, self.cell.project_action(action))
-        return State(deter, self.latent.sample(self.prior(deter), noise))
-
-    def observe_step(self, state: State, action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor) -> State:
-        """One step of the filter, as a running policy takes it; arguments as in `observe` without time."""
-        keep = (~is_first).to(embed.dtype).unsqueeze(-1)
-        deter = self.cell(state.deter * keep, state.stoch * keep, self.cell.project_action(action * keep))
-        stats = self.posterior(deter, self.posterior_embed(embed))
-        return State(deter, self.latent.sample(stats, noise))

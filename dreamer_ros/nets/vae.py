@@ -9,9 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamer_ros.config import Config
-from dreamer_ros.nets.conv import ImageDecoder, ImageEncoder, unit_image
-from dreamer_ros.nets.layers import initialise, mlp
-from dreamer_ros.nets.thumbnails import WATCHED_SHARE, standardise, thumbnail_size, thumbnails
+from dreamer_ros.nets.encoders import (
+    WATCHED_SHARE,
+    ImageDecoder,
+    ImageEncoder,
+    standardise,
+    thumbnail_size,
+    thumbnails,
+    unit_image,
+)
+from dreamer_ros.nets.layers import head, initialise
 
 BLUR = 12  # side of the pixels that are averaged into one: wider, so that what moves changes them smoothly
 
@@ -61,9 +68,7 @@ class VAE(nn.Module):
         self.decoder = ImageDecoder(config.conv, latent, 0, image_size, heads.units, channels)
         if config.vae.target == 'thumbnail':
             pixels = thumbnail_size(image_size, channels)
-            output = nn.Linear(heads.units, pixels)
-            initialise(output, heads.norm)
-            self.thumbnail = nn.Sequential(mlp(latent, heads.units, 1, heads.activation, heads.norm), output)
+            self.thumbnail = head(latent, heads, 1, pixels)
             self.register_buffer('pixel_mean', torch.zeros(pixels))
             self.register_buffer('pixel_variance', torch.zeros(pixels))
             self.register_buffer('batches', torch.zeros(()))

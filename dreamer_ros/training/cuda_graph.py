@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dreamer_ros.agents.batch import Batch
+from dreamer_ros.agents.system import Batch
 
 Gradients = Callable[[Batch], dict[str, Tensor]]
 WARMING = 3  # updates before the recording, in which libraries choose their algorithms

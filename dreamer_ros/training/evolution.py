@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dreamer_ros.agents.ha_schmidhuber import WorldModels
+from dreamer_ros.agents.world_models_2018 import WorldModels
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import Exporter
 from dreamer_ros.training.checkpoint import find_checkpoint

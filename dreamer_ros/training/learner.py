@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dreamer_ros.agents.batch import Batch
-from dreamer_ros.agents.system import make_agent
+from dreamer_ros.agents.system import Batch, make_agent
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, distributed
 
-from dreamer_ros.agents.batch import Batch
+from dreamer_ros.agents.system import Batch
 from dreamer_ros.errors import InputError
 from dreamer_ros.nets.collective import learners
 from dreamer_ros.training import process

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from dreamer_ros.agents.batch import Batch
 from dreamer_ros.agents.dreamer import Dreamer
-from dreamer_ros.agents.system import make_agent
+from dreamer_ros.agents.system import Batch, make_agent
 from dreamer_ros.config import Config, load_preset
 from dreamer_ros.nets.distributions import TWOHOT_BINS
 from dreamer_ros.nets.rssm import State

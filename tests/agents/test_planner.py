@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from dreamer_ros.agents.planner import cross_entropy_method
+from dreamer_ros.agents.planet import cross_entropy_method
 
 
 def quadratic(optimum):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer_ros.agents.behaviour import Behaviour
-from dreamer_ros.agents.returns import lambda_returns, n_step_returns, reward_returns
+from dreamer_ros.agents.actor_critic import ActorCritic, lambda_returns, n_step_returns, reward_returns
 from tests.agents.small import config
 
 
@@ -67,7 +66,7 @@ def test_reward_returns(rng):
 
 def behaviour(include_start, estimator, horizon, n_steps=15):
     gradient = 'reinforce' if include_start else 'dynamics'
-    return Behaviour(
+    return ActorCritic(
         config(
             'v3',
             f'imagination.include_start={include_start}',

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dreamer_ros.nets.conv import ImageDecoder, ImageEncoder
-from dreamer_ros.nets.inputs import VECTOR_LAYERS, ObservationEncoder, VectorEncoder
+from dreamer_ros.nets.encoders import VECTOR_LAYERS, ImageDecoder, ImageEncoder, ObservationEncoder, VectorEncoder
 from tests.agents.small import config, robot
 
 

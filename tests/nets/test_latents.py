@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from dreamer_ros.nets.latents import CategoricalLatent, GaussianLatent
+from dreamer_ros.nets.rssm import CategoricalLatent, GaussianLatent
 
 
 def tensor(rng, *shape, scale=1.0):

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save_file
 from torch import distributed
 
-from dreamer_ros.agents.behaviour import Behaviour, DreamNoise
+from dreamer_ros.agents.actor_critic import ActorCritic, DreamNoise
 from dreamer_ros.config import Config, load_preset
-from dreamer_ros.nets.latents import CategoricalLatent, GaussianLatent
+from dreamer_ros.nets.rssm import CategoricalLatent, GaussianLatent
 from dreamer_ros.training import worker
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.parallel import Team
@@ -119,7 +119,7 @@ def noise_by_row(rank: int, ranks: int):
     with contextlib.ExitStack() as stack:
         for latent in (CategoricalLatent, GaussianLatent):
             stack.enter_context(mock.patch.object(latent, 'noise', latent_noise))
-        stack.enter_context(mock.patch.object(Behaviour, 'draw', draw))
+        stack.enter_context(mock.patch.object(ActorCritic, 'draw', draw))
         yield
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from dreamer_ros.agents.batch import Batch
+from dreamer_ros.agents.system import Batch
 from dreamer_ros.config import load_preset
 from dreamer_ros.training import learner as learning
 from dreamer_ros.training.learner import Learner

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dreamer_ros import simulation
-from dreamer_ros.agents.evolution import Evolution
+from dreamer_ros.agents.cma_es import CMAES
 from dreamer_ros.cli.main import main
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
@@ -87,19 +87,19 @@ def test_what_has_evolved_before_ctrl_c_is_kept(tmp_path, spec, monkeypatch, cap
     run = trained_run(tmp_path / 'run', spec)
 
     def interrupted(after):
-        def step(self, fitness, original=Evolution.step):
+        def step(self, fitness, original=CMAES.step):
             if int(self.generation) == after:
                 raise KeyboardInterrupt
             return original(self, fitness)
 
         return step
 
-    monkeypatch.setattr(Evolution, 'step', interrupted(2))
+    monkeypatch.setattr(CMAES, 'step', interrupted(2))
     evolve(run, 'dream', None, 5, 0)
     assert 'stopped after 2 of 5 generations' in capsys.readouterr().err
     assert PolicyRunner(run / 'policies' / 'policy_000001.onnx', spec).version == 1
     monkeypatch.undo()
-    monkeypatch.setattr(Evolution, 'step', interrupted(0))
+    monkeypatch.setattr(CMAES, 'step', interrupted(0))
     with pytest.raises(KeyboardInterrupt):
         evolve(run, 'dream', None, 5, 0)
     assert latest_policy(run).name == 'policy_000001.onnx'

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dreamer_ros.agents.evolution import FULL_COVARIANCE, Evolution
+from dreamer_ros.agents.cma_es import CMAES, FULL_COVARIANCE
 
 
 def sphere(x):
@@ -19,7 +19,7 @@ def rosenbrock(x):
 )
 def test_known_optimum_is_found(fitness, size, generations, optimum, seed):
     torch.manual_seed(seed)
-    evolution = Evolution(size, 16, 0.5)
+    evolution = CMAES(size, 16, 0.5)
     for _ in range(generations):
         evolution.step(fitness)
     assert int(evolution.generation) == generations
@@ -29,7 +29,7 @@ def test_known_optimum_is_found(fitness, size, generations, optimum, seed):
 def test_many_numbers_take_a_diagonal_covariance(seed):
     """As many as the controller of a humanoid has; the full one would take a minute per generation."""
     torch.manual_seed(seed)
-    evolution = Evolution(3000, 32, 0.5)
+    evolution = CMAES(3000, 32, 0.5)
     assert evolution.covariance.shape == (3000,)
     scale = torch.linspace(1.0, 3.0, 3000)
     costs = [-evolution.step(lambda x: -(scale * (x - 1.0)).square().sum(-1)).min().item() for _ in range(600)]
@@ -41,7 +41,7 @@ def test_many_numbers_take_a_diagonal_covariance(seed):
 @pytest.mark.parametrize('size', [6, FULL_COVARIANCE + 1])
 def test_resumes_bit_for_bit(size, seed):
     torch.manual_seed(seed)
-    first, second = Evolution(size, 8, 0.3), Evolution(size, 8, 0.9)
+    first, second = CMAES(size, 8, 0.3), CMAES(size, 8, 0.9)
     for _ in range(20):
         first.step(rosenbrock)
     second.load_state_dict(first.state_dict())
@@ -57,7 +57,7 @@ def test_resumes_bit_for_bit(size, seed):
 
 def test_candidates_follow_the_distribution(seed):
     torch.manual_seed(seed)
-    evolution, seen = Evolution(3, 20_000, 0.1), []
+    evolution, seen = CMAES(3, 20_000, 0.1), []
     root = torch.tensor([[2.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.5, -1.0, 0.5]], dtype=torch.float64)
     evolution.covariance.copy_(root @ root.T)
     evolution.mean.copy_(torch.tensor([5.0, -1.0, 0.0]))
@@ -69,7 +69,7 @@ def test_candidates_follow_the_distribution(seed):
 
 def test_what_is_not_finite_counts_as_worst(seed):
     torch.manual_seed(seed)
-    evolution = Evolution(4, 24, 0.5)
+    evolution = CMAES(4, 24, 0.5)
 
     def fitness(x):
         values = sphere(x)

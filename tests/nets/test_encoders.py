@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from dreamer_ros.config import ConvConfig
-from dreamer_ros.nets.conv import ImageDecoder, ImageEncoder, MaxPool, UpsampleConv
+from dreamer_ros.nets.encoders import ImageDecoder, ImageEncoder, MaxPool, UpsampleConv
 
 SIZES = [(32, 32), (48, 48), (64, 64), (96, 96), (128, 128), (32, 64), (96, 48)]
 

@@ -1,4 +1,7 @@
-"""Image encoders and decoders. Images come and go channels-last, as cameras and rosbags hold them."""
+"""Encoders and decoders of what a robot perceives, and the images that losses compare them with.
+
+Images come and go channels-last, as cameras and rosbags hold them.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,73 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamer_ros.config import ConvConfig
-from dreamer_ros.nets.layers import ACTIVATIONS, BlockLinear, ChannelNorm, dense, initialise, to_blocks
+from dreamer_ros.config import Config, ConvConfig, MlpConfig
+from dreamer_ros.nets.collective import average
+from dreamer_ros.nets.layers import ACTIVATIONS, BlockLinear, ChannelNorm, dense, initialise, mlp, symlog, to_blocks
+from dreamer_ros.spec import RobotSpec
+
+VECTOR_LAYERS = 3  # of the MLPs that read and predict vectors (DreamerV3)
+THUMBNAIL_STEP = 4  # pixels of the image from one pixel of the thumbnail to the next
+WATCHED_SHARE = 8  # without a loss on whole images, their decoder learns from every eighth one
 
 
-def unit_image(image: Tensor, bits: int = 8, spread: float | Tensor = 0.5) -> Tensor:
-    """uint8 images as float32 in [0, 1]; floats are taken to be that already.
+class ObservationEncoder(nn.Module):
+    """One encoder per input of the robot; their embeddings are concatenated.
 
     Args:
-        bits: kept per colour. Below 8 each of the 2^bits levels covers a range of values, and the image is where
-            `spread` in [0, 1) says within it: noise dequantises it, 0.5 is the middle.
+        config: the run's config.
+        spec: the robot: it has cameras, vector inputs or both.
+
+    Attributes:
+        inputs: names of the inputs, `image` before `vector`.
+        output_size: length of an embedding.
     """
-    if image.is_floating_point():
-        return image
-    if bits == 8:
-        return image.float().div_(255.0)
-    return (image.float().div_(2 ** (8 - bits)).floor_() + spread) / 2**bits
+
+    def __init__(self, config: Config, spec: RobotSpec):
+        super().__init__()
+        self.encoders = nn.ModuleDict()
+        if spec.cameras:
+            self.encoders['image'] = ImageEncoder(config.conv, spec.image_size, spec.channels)
+        if spec.vector:
+            self.encoders['vector'] = VectorEncoder(config.mlp, len(spec.vector))
+        self.inputs: tuple[str, ...] = tuple(self.encoders)
+        self.output_size = sum(encoder.output_size for encoder in self.encoders.values())
+
+    def forward(self, *observation: Tensor) -> Tensor:
+        """Embeddings [N, output_size] of image uint8 [N, H, W, channels] and vector float32 [N, size], those of
+        them that are named in `inputs`.
+        """
+        embeddings = [encoder(x) for encoder, x in zip(self.encoders.values(), observation)]
+        return embeddings[0] if len(embeddings) == 1 else torch.cat(embeddings, -1)
+
+
+class VectorEncoder(nn.Module):
+    """Scalars of any magnitude float32 [N, size] to embeddings [N, output_size]: symlog, then an MLP."""
+
+    def __init__(self, config: MlpConfig, size: int):
+        super().__init__()
+        self.net = mlp(size, config.units, VECTOR_LAYERS, config.activation, config.norm)
+        self.output_size = config.units
+
+    def forward(self, vector: Tensor) -> Tensor:
+        return self.net(symlog(vector))
+
+
+class ImageEncoder(nn.Module):
+    """uint8 images [N, H, W, channels] to embeddings [N, output_size]; every camera has three channels."""
+
+    def __init__(self, config: ConvConfig, image_size: tuple[int, int], channels: int = 3):
+        super().__init__()
+        if config.kind == 'pool':
+            self.net = PoolEncoder(config, image_size, channels)
+        else:
+            widths, strides, padding = _stride_plan(config)
+            self.net = StrideEncoder(config, image_size, channels, widths, strides, padding)
+        self.bits, self.output_size = config.bits, self.net.output_size
+
+    def forward(self, image: Tensor) -> Tensor:
+        # The permuted view of a channels-last image is exactly torch's channels_last memory format.
+        return self.net(unit_image(image.permute(0, 3, 1, 2), self.bits) - 0.5).flatten(1)
 
 
 class StrideEncoder(nn.Sequential):
@@ -109,21 +163,20 @@ class PoolEncoder(nn.Sequential):
         self.output_size = channels * image_size[0] * image_size[1] // 256
 
 
-class ImageEncoder(nn.Module):
-    """uint8 images [N, H, W, channels] to embeddings [N, output_size]; every camera has three channels."""
+class ImageDecoder(nn.Module):
+    """Latent states to images [N, channels, H, W] before the output nonlinearity of the loss."""
 
-    def __init__(self, config: ConvConfig, image_size: tuple[int, int], channels: int = 3):
+    def __init__(
+        self, config: ConvConfig, deter: int, stoch: int, image_size: tuple[int, int], units: int, channels: int = 3
+    ):
         super().__init__()
         if config.kind == 'pool':
-            self.net = PoolEncoder(config, image_size, channels)
+            self.net = UpsampleDecoder(config, deter, stoch, image_size, units, channels)
         else:
-            widths, strides, padding = _stride_plan(config)
-            self.net = StrideEncoder(config, image_size, channels, widths, strides, padding)
-        self.bits, self.output_size = config.bits, self.net.output_size
+            self.net = StrideDecoder(config, deter, stoch, image_size, channels)
 
-    def forward(self, image: Tensor) -> Tensor:
-        # The permuted view of a channels-last image is exactly torch's channels_last memory format.
-        return self.net(unit_image(image.permute(0, 3, 1, 2), self.bits) - 0.5).flatten(1)
+    def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
+        return self.net(deter, stoch)
 
 
 class StrideDecoder(nn.Module):
@@ -232,17 +285,50 @@ class UpsampleDecoder(nn.Module):
         return self.net(self.input(x.permute(0, 3, 1, 2)))
 
 
-class ImageDecoder(nn.Module):
-    """Latent states to images [N, channels, H, W] before the output nonlinearity of the loss."""
+def unit_image(image: Tensor, bits: int = 8, spread: float | Tensor = 0.5) -> Tensor:
+    """uint8 images as float32 in [0, 1]; floats are taken to be that already.
 
-    def __init__(
-        self, config: ConvConfig, deter: int, stoch: int, image_size: tuple[int, int], units: int, channels: int = 3
-    ):
-        super().__init__()
-        if config.kind == 'pool':
-            self.net = UpsampleDecoder(config, deter, stoch, image_size, units, channels)
-        else:
-            self.net = StrideDecoder(config, deter, stoch, image_size, channels)
+    Args:
+        bits: kept per colour. Below 8 each of the 2^bits levels covers a range of values, and the image is where
+            `spread` in [0, 1) says within it: noise dequantises it, 0.5 is the middle.
+    """
+    if image.is_floating_point():
+        return image
+    if bits == 8:
+        return image.float().div_(255.0)
+    return (image.float().div_(2 ** (8 - bits)).floor_() + spread) / 2**bits
 
-    def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
-        return self.net(deter, stoch)
+
+def thumbnail_size(image_size: tuple[int, int], channels: int) -> int:
+    """Values of a thumbnail."""
+    return channels * (image_size[0] // THUMBNAIL_STEP) * (image_size[1] // THUMBNAIL_STEP)
+
+
+def thumbnails(image: Tensor, blur: int = THUMBNAIL_STEP) -> Tensor:
+    """Images at a quarter of their size as float32 [N, thumbnail_size] in [0, 1].
+
+    Args:
+        image: uint8 [N, H, W, channels].
+        blur: side of the pixels that are averaged into one.
+    """
+    return F.avg_pool2d(
+        unit_image(image).permute(0, 3, 1, 2),
+        blur,
+        THUMBNAIL_STEP,
+        padding=(blur - THUMBNAIL_STEP) // 2,
+        count_include_pad=False,
+    ).flatten(1)
+
+
+@torch.no_grad()
+def standardise(x: Tensor, mean: Tensor, variance: Tensor, batches: Tensor) -> Tensor:
+    """X [N, D] standardised by its history: running statistics [D] and batches [], which take x in.
+
+    They start at zero, and are the plain averages of the first hundred batches, exponential ones after.
+    """
+    batches += 1
+    rate = torch.clamp(1.0 / batches, min=0.01)
+    mean.lerp_(average(x.mean(0)), rate)
+    variance.lerp_(average((x - mean).square().mean(0)), rate)
+    # a pixel that never changes has only noise to standardise
+    return (x - mean) / (variance.sqrt() + 0.01)

@@ -15,7 +15,7 @@ Strategy = CMA | SepCMA
 FULL_COVARIANCE = 1200
 
 
-class Evolution(nn.Module):
+class CMAES(nn.Module):
     """Covariance matrix adaptation (the library `cmaes`), one generation at a time, maximising.
 
     Above FULL_COVARIANCE numbers it adapts the variances alone (sep-CMA-ES, Ros and Hansen 2008).

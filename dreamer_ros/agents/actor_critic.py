@@ -11,14 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dreamer_ros.agents.batch import Batch
-from dreamer_ros.agents.returns import lambda_returns, n_step_returns, reward_returns
-from dreamer_ros.agents.world_model import WorldModel, head
+from dreamer_ros.agents.system import Batch
+from dreamer_ros.agents.world_model import WorldModel
 from dreamer_ros.config import Config
 from dreamer_ros.nets import lanes
 from dreamer_ros.nets.collective import gather, learners
 from dreamer_ros.nets.distributions import ACTIONS, SCALARS, OneHot, bounded
-from dreamer_ros.nets.layers import flatten_time
+from dreamer_ros.nets.layers import flatten_time, head
 from dreamer_ros.nets.rssm import State
 
 
@@ -38,39 +37,7 @@ class DreamNoise(NamedTuple):
     action: Tensor  # [H, N, A]
 
 
-@contextlib.contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Record no gradients for these modules' parameters; gradients still flow through their inputs."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
-class ReturnRange(nn.Module):
-    """Exponential average of the 5th to 95th percentile range of returns (DreamerV3's normaliser)."""
-
-    def __init__(self, rate: float = 0.01):
-        super().__init__()
-        self.rate = rate
-        self.register_buffer('low', torch.zeros(()))
-        self.register_buffer('high', torch.zeros(()))
-
-    def forward(self, returns: Tensor) -> Tensor:
-        """Update with returns of any shape; the divisor, max(1, range)."""
-        flat = gather(returns.detach().float().flatten())
-        # kthvalue instead of quantile, which refuses more than 16M elements and sorts twice
-        count = flat.numel()
-        self.low.lerp_(flat.kthvalue(max(1, round(0.05 * count))).values, self.rate)
-        self.high.lerp_(flat.kthvalue(max(1, round(0.95 * count))).values, self.rate)
-        return (self.high - self.low).clamp(min=1.0)
-
-
-class Behaviour(nn.Module):
+class ActorCritic(nn.Module):
     """Actor, critic and the losses that train them.
 
     Args:
@@ -294,3 +261,68 @@ class Behaviour(nn.Module):
             torch._foreach_lerp_(slow, fast, config.slow_rate)
         elif config.slow == 'target' and self.slow_updates % config.slow_every == 0:
             torch._foreach_copy_(slow, fast)
+
+
+class ReturnRange(nn.Module):
+    """Exponential average of the 5th to 95th percentile range of returns (DreamerV3's normaliser)."""
+
+    def __init__(self, rate: float = 0.01):
+        super().__init__()
+        self.rate = rate
+        self.register_buffer('low', torch.zeros(()))
+        self.register_buffer('high', torch.zeros(()))
+
+    def forward(self, returns: Tensor) -> Tensor:
+        """Update with returns of any shape; the divisor, max(1, range)."""
+        flat = gather(returns.detach().float().flatten())
+        # kthvalue instead of quantile, which refuses more than 16M elements and sorts twice
+        count = flat.numel()
+        self.low.lerp_(flat.kthvalue(max(1, round(0.05 * count))).values, self.rate)
+        self.high.lerp_(flat.kthvalue(max(1, round(0.95 * count))).values, self.rate)
+        return (self.high - self.low).clamp(min=1.0)
+
+
+# Return estimators (Dreamer, arXiv 1912.01603, eqs. 4 to 6). All take time-major tensors aligned on arrival: index t
+# holds the reward of a transition, the discount of what comes after it, and the value of the state that it leads to.
+
+
+def lambda_returns(reward: Tensor, value: Tensor, discount: Tensor, lambda_: float) -> Tensor:
+    """R_t = r_t + γ_t[(1 − λ) v_t + λ R_{t+1}] with R_T = v_{T−1}, all [T, ...]."""
+    steps = reward + discount * value * (1.0 - lambda_)
+    carry = value[-1]
+    returns = []
+    for t in reversed(range(len(reward))):
+        carry = steps[t] + lambda_ * discount[t] * carry
+        returns.append(carry)
+    return torch.stack(returns[::-1])
+
+
+def n_step_returns(reward: Tensor, value: Tensor, discount: Tensor, n: int) -> Tensor:
+    """V_N: n discounted rewards, then the value; shorter where the trajectory ends. All [T, ...]."""
+    length = len(reward)
+    returns = []
+    for t in range(length):
+        end = min(t + n, length) - 1
+        carry = value[end]
+        for k in range(end, t - 1, -1):
+            carry = reward[k] + discount[k] * carry
+        returns.append(carry)
+    return torch.stack(returns)
+
+
+def reward_returns(reward: Tensor) -> Tensor:
+    """V_R: the undiscounted sum of the rewards that are left, without a value; [T, ...]."""
+    return reward.flip(0).cumsum(0).flip(0)
+
+
+@contextlib.contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Record no gradients for these modules' parameters; gradients still flow through their inputs."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributions import Normal as TorchNormal
 
-from dreamer_ros.agents.behaviour import ReturnRange
+from dreamer_ros.agents.actor_critic import ReturnRange
 from tests.agents.small import ACTIONS, agent, batch, states, touched
 
 EVERY = ('v1', 'v2', 'dreamerv2', 'v3')

@@ -8,14 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dreamer_ros.agents.batch import Batch
-from dreamer_ros.agents.evolution import Evolution
-from dreamer_ros.agents.inspection import Inspection
-from dreamer_ros.agents.system import Agent
-from dreamer_ros.agents.world_model import head
+from dreamer_ros.agents.cma_es import CMAES
+from dreamer_ros.agents.system import Agent, Batch, Inspection
 from dreamer_ros.config import Config
 from dreamer_ros.nets.distributions import SCALARS
-from dreamer_ros.nets.layers import flatten_time
+from dreamer_ros.nets.layers import flatten_time, head
 from dreamer_ros.nets.mdn_rnn import MDNRNN, LSTMState, dream_noise
 from dreamer_ros.nets.vae import VAE, Code
 from dreamer_ros.spec import RobotSpec
@@ -61,7 +58,7 @@ class WorldModels(Agent):
         self.done: nn.Module | None = nn.Linear(config.memory.units, 1) if config.memory.done else None
         self.controller = Controller(feature, actions, spec.discrete)
         settings = config.controller
-        self.evolution = Evolution(self.controller.size, settings.population, settings.sigma)
+        self.evolution = CMAES(self.controller.size, settings.population, settings.sigma)
         self.register_buffer('updates', torch.zeros((), dtype=torch.int64))
         # The newest first images of episodes: a batch holds few of them, or none.
         self.register_buffer('first_images', torch.zeros(FIRST_IMAGES, *spec.image_shape, dtype=torch.uint8))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dreamer_ros.agents.ha_schmidhuber import Controller, DreamStart
 from dreamer_ros.agents.system import make_agent
+from dreamer_ros.agents.world_models_2018 import Controller, DreamStart
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.nets.mdn_rnn import LSTMState
