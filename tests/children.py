@@ -1,4 +1,4 @@
-"""Processes that end in every way a node can, and a scenario of them, for test_processes.py.
+"""Processes that end in every way a node can, and a scenario of them, for test_supervisor.py.
 
 `python -m tests.children NAME=BEHAVIOUR …` supervises one child per word, the first one leading.
 `python -m tests.children … -p do:="BEHAVIOUR" …` is such a child.
@@ -14,9 +14,10 @@ import sys
 import time
 from pathlib import Path
 
+from dreamer_ros import launcher
 from dreamer_ros.errors import run_main
 from dreamer_ros.launching import supervisor
-from dreamer_ros.launching.scenario import Process, Scenario
+from dreamer_ros.launching.processes import Process, Scenario
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Child(Process):
 def behave(behaviour: str) -> None:
     """Do what the word says; `forever` ends in good order when asked to, `finish:FILE` once there is the file, and
     `starting` has not come to its handlers."""
+    launcher.end_with_launcher()
     what, _, detail = behaviour.partition(':')
     if what == 'starting':
         print('pid', os.getpid(), flush=True)

@@ -17,6 +17,7 @@ from dreamer_ros.benchmark.baselines import BASELINES, UNTRAINED, baseline_confi
 from dreamer_ros.benchmark.results import Outcome, Protocol, Run, config_hash, machine
 from dreamer_ros.config import Config, load_preset
 from dreamer_ros.errors import InputError
+from dreamer_ros.launcher import end_with_parent
 from dreamer_ros.training import process
 
 REPORT_PERIOD = 0.5  # seconds between two reports of a run
@@ -123,7 +124,7 @@ def main() -> int:
     """`python -m dreamer_ros.benchmark.job <descriptor>`: sends Outcomes, at the end a Run or an InputError."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the benchmark ends this one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # with every `finally` run, a launch's among them
-    process.end_with_parent(signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
     process.prepare()
     connection = Connection(int(sys.argv[1]))
     job = connection.recv()

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.launching import deploy, offline_train, record, replay, robot_train, simulation
-from dreamer_ros.launching.scenario import Argument, Scenario
+from dreamer_ros.launching.processes import Argument, Scenario
 
 # name: (arguments, what makes a Scenario of their values)
 SCENARIOS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from dreamer_ros.launching.scenario import SAVING, Argument, Process, Scenario, number, optional, whole, without_empty
+from dreamer_ros.launching.processes import SAVING, Argument, Process, Scenario, number, optional, whole, without_empty
 from dreamer_ros.training.offline import plan
 from dreamer_ros.training.process import check_learners
 

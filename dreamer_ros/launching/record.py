@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.launching.scenario import ONE_THREAD, Argument, Process, Scenario, whole
+from dreamer_ros.launching.processes import ONE_THREAD, Argument, Process, Scenario, whole
 from dreamer_ros.robot.contract import load_contract
 
 RECORD_ARGUMENTS = (

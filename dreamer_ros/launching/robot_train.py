@@ -13,7 +13,7 @@ from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.launching.deploy import STOPPING
-from dreamer_ros.launching.scenario import (
+from dreamer_ros.launching.processes import (
     ONE_THREAD,
     SAVING,
     Argument,

@@ -17,9 +17,7 @@ from launch.events.process import ProcessExited, ShutdownProcess, SignalProcess
 from launch_ros.actions import Node
 
 from dreamer_ros import launching
-from dreamer_ros.launching.exits import ExitRules, Verdict
-from dreamer_ros.launching.scenario import Process, Scenario
-from dreamer_ros.launching.supervisor import child_environment, telling_line
+from dreamer_ros.launching.processes import ExitRules, Process, Scenario, Verdict, child_environment, telling_line
 from launch import LaunchContext, LaunchDescription
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from dreamer_ros.config import EnvConfig, load_preset
 from dreamer_ros.errors import InputError, missing_package
 from dreamer_ros.files import read_text
-from dreamer_ros.launching.scenario import (
+from dreamer_ros.launching.processes import (
     ONE_THREAD,
     SAVING,
     Argument,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import collections
-import ctypes
 import dataclasses
 import fcntl
 import importlib.util
@@ -21,13 +20,10 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Iterable, Mapping
 
-from dreamer_ros import launch_id
 from dreamer_ros.errors import missing_package
 from dreamer_ros.launching import scenario
-from dreamer_ros.launching.exits import ExitRules, Verdict
-from dreamer_ros.launching.scenario import Process, Scenario
+from dreamer_ros.launching.processes import ExitRules, Process, Scenario, Verdict, child_environment, telling_line
 
 EXIT_INTERRUPTED = 130
 EXIT_FAILED = 1
@@ -37,7 +33,6 @@ _IMPORTS = {'trainer': ('torch',)}
 
 # Say what a stop waits for when it takes longer than this, and again after as long.
 REPORT_EVERY = 3.0
-PR_SET_PDEATHSIG = 1
 
 
 @dataclasses.dataclass
@@ -93,7 +88,6 @@ class Supervisor:
         self._children: list[_Child] = []
         self._selector = selectors.DefaultSelector()
         self._selector.register(signals.descriptor, selectors.EVENT_READ)
-        self._libc = ctypes.CDLL(None, use_errno=True)
         self._stopping = False
         self._code = 0
         self._report_at = float('inf')
@@ -126,15 +120,6 @@ class Supervisor:
         return self._code
 
     def _start(self, process: Process) -> None:
-        supervisor = os.getpid()
-        libc = self._libc
-
-        def in_child() -> None:
-            # If we are killed, the kernel asks the child to end: no orphan, and time to save.
-            libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != supervisor:
-                os._exit(EXIT_FAILED)
-
         command = [sys.executable, '-m', process.module, *process.ros_arguments()]
         raw = process.leads and _terminal()
         ours, theirs = _open_terminal() if raw else os.pipe()
@@ -145,7 +130,6 @@ class Supervisor:
                 stdout=theirs,
                 stderr=theirs,
                 env=child_environment(process, os.environ),
-                preexec_fn=in_child,
                 # Its own group: a Ctrl-C in the terminal reaches only us, and we ask in the right way.
                 start_new_session=True,
             )
@@ -317,11 +301,6 @@ class _Signals:
             return b''
 
 
-def child_environment(process: Process, environment: Mapping[str, str]) -> dict[str, str]:
-    """Environment of a child: the user's, completed by what the process asks for."""
-    return {'PYTHONUNBUFFERED': '1', **process.environment, **environment, launch_id.VARIABLE: launch_id.NEW}
-
-
 def _open_terminal() -> tuple[int, int]:
     """(our end, the child's end) of a pseudo-terminal of our own terminal's size."""
     ours, theirs = os.openpty()
@@ -367,10 +346,3 @@ def _signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
     except ProcessLookupError:
         pass
-
-
-def telling_line(lines: Iterable[str]) -> str:
-    """': ' and the line of an output that says most about its end: the last with 'error', else the last."""
-    written = [line.strip() for line in lines if line.strip()]
-    errors = [line for line in written if 'error' in line.lower()]
-    return f': {(errors or written)[-1]}' if written else ''

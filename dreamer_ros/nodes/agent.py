@@ -12,7 +12,7 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState, Joy
 
-from dreamer_ros import launch_id
+from dreamer_ros import launcher
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.actions import random_action
 from dreamer_ros.policy.loader import PolicyLoader
@@ -137,7 +137,7 @@ class Agent:
         takes the robot for the one its policy was made for.
         """
         began = time.monotonic()
-        names_robot = self._policy_file and not launch_id.launch()
+        names_robot = self._policy_file and not launcher.launch()
         while not self._stop.is_set():
             spec = self._announcements.take()
             if spec is not None:

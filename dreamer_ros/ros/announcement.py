@@ -13,7 +13,7 @@ import json
 
 from std_msgs.msg import String
 
-from dreamer_ros import launch_id
+from dreamer_ros import launcher
 from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import topics
@@ -26,7 +26,7 @@ LISTENER = QoS(depth=10, transient_local=True)
 
 def announcement(spec: RobotSpec) -> String:
     """What to publish on `spec`."""
-    launch = launch_id.launch()
+    launch = launcher.launch()
     return String(data=json.dumps({**spec.to_dict(), KEY: launch}) if launch else spec.to_json())
 
 
@@ -42,7 +42,7 @@ class Announcements:
         self._inbox = inbox
         topic = topics.SPEC.within(namespace) if namespace else topics.SPEC
         self.subscription = inbox.subscribe(topic, LISTENER)
-        self._launch = launch_id.launch()
+        self._launch = launcher.launch()
 
     @property
     def topic(self) -> str:

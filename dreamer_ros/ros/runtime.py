@@ -15,6 +15,7 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from dreamer_ros.errors import InputError, run_main
+from dreamer_ros.launcher import end_with_launcher
 
 ENDING = (signal.SIGINT, signal.SIGTERM)  # in this order: who handles SIGTERM has a handler for SIGINT too
 # Python's own signal handler writes there, whatever its threads are doing.
@@ -27,7 +28,7 @@ def run_node(name: str, body: Callable[[Node, threading.Event], int | None], mak
     """Run the main function of a process that is one node, between `rclpy.init` and shutdown.
 
     SIGINT and SIGTERM only set the event: the ROS context stays alive, so that `body` can still save and
-    publish before it returns.
+    publish before it returns. The kernel sends SIGTERM when the launcher of the process ends.
 
     Args:
         name: of the node, unless it is remapped.
@@ -41,6 +42,7 @@ def run_node(name: str, body: Callable[[Node, threading.Event], int | None], mak
     for number in ENDING:
         signal.signal(number, lambda *_: stop.set())
     signal.set_wakeup_fd(_numbers[1], warn_on_full_buffer=False)
+    end_with_launcher()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
 
     def serve() -> int | None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
 
 # glibc's <malloc.h>
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def prepare() -> None:
@@ -58,11 +56,6 @@ def check_learners(config: Config, count: int) -> None:
         raise InputError(
             f'learners: expected a number that divides schedule.batch {config.schedule.batch}, got {count}'
         )
-
-
-def end_with_parent(number: signal.Signals) -> None:
-    """Get this signal when the parent process ends, however it does."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def pick_threads(robots: int, learners: int = 1) -> int:

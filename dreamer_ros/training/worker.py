@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from dreamer_ros.config import Config
+from dreamer_ros.launcher import end_with_parent
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training import process
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def main() -> NoReturn:
     """Serve rank 0 to its end."""
-    process.end_with_parent(signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     process.prepare()  # before torch is imported
     from torch import distributed
 

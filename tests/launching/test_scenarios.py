@@ -12,8 +12,7 @@ import pytest
 from dreamer_ros.agents.system import make_agent
 from dreamer_ros.errors import InputError
 from dreamer_ros.launching import parse_assignments, scenario, scenario_arguments, scenario_names
-from dreamer_ros.launching.exits import RESTARTS_PER_MINUTE, ExitRules, Verdict
-from dreamer_ros.launching.scenario import Process
+from dreamer_ros.launching.processes import RESTARTS_PER_MINUTE, ExitRules, Process, Verdict
 from dreamer_ros.paths import share
 from dreamer_ros.policy.export import export
 from dreamer_ros.policy.loader import find_manifest

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.launching.scenario import Process, Scenario
+from dreamer_ros.launching.processes import Process, Scenario
 from dreamer_ros.launching.supervisor import Supervisor, launch
 
 ROOT = Path(__file__).resolve().parents[2]

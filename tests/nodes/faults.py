@@ -28,6 +28,7 @@ class Scene:
         clock: the camera's process also publishes /clock, on which the agent's time is.
         autostart: the agent's parameter.
         more: of the contract.
+        starter: command that starts the agent's command, which follows it.
         parameters: further ones of the agent.
     """
 
@@ -39,8 +40,10 @@ class Scene:
         clock: bool = False,
         autostart: bool = True,
         more: str = '',
+        starter: tuple[str, ...] = (),
         **parameters,
     ):
+        self._starter = starter
         self.folder, self.rate = folder, rate
         self._parameters = {'use_sim_time': clock, 'autostart': autostart, 'robot': folder / 'robot.yaml', **parameters}
         self.period = round(1e9 / rate)
@@ -62,7 +65,7 @@ class Scene:
     def start(self, from_topic: bool = False) -> None:
         """Start the agent's process."""
         parameters = {**self._parameters, **({} if from_topic else {'policy': self.folder / 'policy_1.onnx'})}
-        command = [sys.executable, '-m', 'tests.nodes.faulty', '--ros-args', '-r', f'__ns:={NAMESPACE}']
+        command = [*self._starter, sys.executable, '-m', 'tests.nodes.faulty', '--ros-args', '-r', f'__ns:={NAMESPACE}']
         for name, value in parameters.items():
             command += ['-p', f'{name}:={value}']
         with self.log.open('a') as stream:

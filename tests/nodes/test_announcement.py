@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 
-from dreamer_ros import launch_id
+from dreamer_ros import launcher
 
 SIMULATOR = dict(task='cartpole_swingup', action_repeat=8, episode_length=160)
 
 
 def test_a_recorder_records_the_robot_of_its_launch_only(start, peer, tmp_path, monkeypatch):
     def launch(name):
-        monkeypatch.setenv(launch_id.VARIABLE, name)
+        monkeypatch.setenv(launcher.VARIABLE, name)
 
     launch('first')
     simulator = start('simulator', wait_for_subscribers=4, **SIMULATOR)  # peer, ours, by_hand, agent
@@ -21,7 +21,7 @@ def test_a_recorder_records_the_robot_of_its_launch_only(start, peer, tmp_path, 
     other_agent = start('agent', seed=2)
     other = start('recorder', folder=tmp_path / 'second')
     twin = start('simulator', seed=1, **SIMULATOR)
-    monkeypatch.delenv(launch_id.VARIABLE)
+    monkeypatch.delenv(launcher.VARIABLE)
     by_hand = start('recorder', folder=tmp_path / 'by_hand')
     assert twin.wait() != 0 and 'expected no other publisher' in twin.output
     launch('first')

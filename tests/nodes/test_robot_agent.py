@@ -94,6 +94,29 @@ def test_a_robot_whose_agent_ends_is_stopped(robot, kind):
     assert robot.ears.silent(0.5) and robot.ears.commands[-1].is_stop
 
 
+LAUNCHER = """
+import os, subprocess, sys
+from dreamer_ros import launcher
+agent = subprocess.Popen(sys.argv[1:], env={**os.environ, launcher.VARIABLE: launcher.new_launch()})
+print('agent process', agent.pid, flush=True)
+agent.wait()
+"""
+
+
+def test_a_robot_is_stopped_when_the_launcher_of_its_agent_is_killed(ros_domain, tmp_path):
+    """As by `kill -KILL` of `ros2 launch`, which then asks nobody to end."""
+    with scene(tmp_path, ros_domain, RATE, starter=(sys.executable, '-c', LAUNCHER)) as robot:
+        robot.ready()
+        pid = int(re.search(r'agent process (\d+)', robot.log.read_text()).group(1))
+        began = time.time_ns()
+        robot.agent.kill()
+        stop = robot.ears.first_stop(began)
+        assert stop is not None and stop.received - began < PATIENCE * robot.period
+        wait_for(lambda: not os.path.exists(f'/proc/{pid}'))
+        assert robot.ears.silent(0.3) and robot.ears.commands[-1].is_stop
+        assert 'stopped the robot and fell silent after SIGTERM' in robot.log.read_text()
+
+
 def test_a_guard_that_fails_stops_the_robot(robot):
     """Without it a dying agent would leave the robot moving."""
     robot.ready()

@@ -10,7 +10,7 @@ import yaml
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import sha256
-from dreamer_ros.launching.scenario import policy_path
+from dreamer_ros.launching.processes import policy_path
 from dreamer_ros.paths import share
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.seeds import evaluation_seed

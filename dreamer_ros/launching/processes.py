@@ -1,15 +1,19 @@
-"""What a scenario is made of: its arguments, its processes, what follows."""
+"""What scenarios are made of: processes, what their exits mean, and what follows."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
+import enum
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import yaml
 
+from dreamer_ros import launcher
 from dreamer_ros.errors import InputError
 from dreamer_ros.paths import share
 from dreamer_ros.policy.loader import find_manifest
@@ -20,6 +24,8 @@ from dreamer_ros.wire.topics import NAMES
 ONE_THREAD = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
 # How long a trainer may take to end, in seconds, and with what.
 SAVING = (120.0, 'saving its checkpoint, then drawing its curve and films')
+
+RESTARTS_PER_MINUTE = 3
 
 _NAMESPACE = re.compile(f'/|/{NAMES}')
 
@@ -148,6 +154,49 @@ class Scenario:
         return f'{root}: {", ".join(names)}' if names else str(root)
 
 
+class Verdict(enum.Enum):
+    """What the exit of one process means for the scenario."""
+
+    FINISHED = 'finished'
+    RESTART = 'restart'
+    FAILED = 'failed'
+
+
+class ExitRules:
+    """Decides over exits while a scenario runs, for both launchers.
+
+    The scenario is finished when its leading process exits with 0. A process that a signal killed has crashed. Every
+    node resumes from what it saved, so it is restarted, at most RESTARTS_PER_MINUTE times a minute, unless that would
+    move a robot. Every other exit ends the scenario: a node that ended by itself has said why, and would do so again.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._crashes: dict[int, collections.deque[float]] = {}
+
+    def decide(self, process: Process, returncode: int) -> tuple[Verdict, str]:
+        """Verdict and one sentence about it. `returncode` is -N after signal N, as in subprocess."""
+        if returncode == 0:
+            if process.leads:
+                return Verdict.FINISHED, f'{process.label} has finished'
+            return Verdict.FAILED, f'{process.label} ended before the run did'
+        if returncode > 0:
+            return Verdict.FAILED, f'{process.label} exited with code {returncode}'
+        if not process.restarts:
+            return Verdict.FAILED, f'{process.label} was killed by signal {-returncode}'
+        now = self._clock()
+        # By identity: a process holds dicts, which cannot be hashed.
+        crashes = self._crashes.setdefault(id(process), collections.deque())
+        while crashes and now - crashes[0] > 60.0:
+            crashes.popleft()
+        if len(crashes) >= RESTARTS_PER_MINUTE:
+            return Verdict.FAILED, (
+                f'{process.label} was killed by signal {-returncode}, for the {len(crashes) + 1}th time in a minute'
+            )
+        crashes.append(now)
+        return Verdict.RESTART, f'{process.label} was killed by signal {-returncode}: starting it again'
+
+
 def whole(low: int) -> Callable[[str], int]:
     """Parser of a whole number from `low`."""
 
@@ -208,3 +257,15 @@ def _yaml(value) -> str:
         value, default_flow_style=True, default_style='"' if texts else None, width=float('inf'), allow_unicode=True
     )
     return line.replace('\n...', '').strip()
+
+
+def child_environment(process: Process, environment: Mapping[str, str]) -> dict[str, str]:
+    """Environment of a child: the user's, completed by what the process asks for."""
+    return {'PYTHONUNBUFFERED': '1', **process.environment, **environment, launcher.VARIABLE: launcher.new_launch()}
+
+
+def telling_line(lines: Iterable[str]) -> str:
+    """': ' and the line of an output that says most about its end: the last with 'error', else the last."""
+    written = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in written if 'error' in line.lower()]
+    return f': {(errors or written)[-1]}' if written else ''

@@ -1,0 +1,43 @@
+"""What a process knows of the launcher that started it, `dreamer launch` or `ros2 launch`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import uuid
+
+# Set in the environment of every process that a launcher starts.
+VARIABLE = 'DREAMER_ROS_LAUNCH'
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+_LAUNCH = uuid.uuid4().hex
+
+
+def new_launch() -> str:
+    """The launch that this process gives to those that it starts: its process id, and a name that no other has."""
+    return f'{os.getpid()}-{_LAUNCH}'
+
+
+def launch() -> str:
+    """The launch this process belongs to, '' if it was started by hand."""
+    return os.environ.get(VARIABLE, '')
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Get this signal when the parent process ends, however it does. Linux only."""
+    prctl = getattr(ctypes.CDLL(None), 'prctl', None)
+    if prctl is not None:
+        prctl(PR_SET_PDEATHSIG, number)
+
+
+def end_with_launcher() -> None:
+    """Get SIGTERM when the launcher ends, however it does: killed, it cannot ask its nodes to stop their robots.
+
+    A process that was started by hand goes on without its shell, as a daemon should.
+    """
+    process_id = launch().partition('-')[0]
+    if not process_id.isdecimal():
+        return
+    end_with_parent(signal.SIGTERM)
+    if not os.path.exists(f'/proc/{process_id}') and os.path.exists('/proc/self'):
+        os.kill(os.getpid(), signal.SIGTERM)  # it ended while this process was starting
