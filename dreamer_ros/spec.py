@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
+from collections.abc import Sequence
+
+import numpy as np
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.schema import load_json
+
+
+class ActionLimits:
+    """The physical limits of the axes of an action, and the way between its [-1, 1] and their units.
+
+    Attributes:
+        low, high: f64[A] in the units of the axes; what -1 and 1 stand for.
+    """
+
+    def __init__(self, low: Sequence[float], high: Sequence[float]):
+        self.low = np.array(low, np.float64)
+        self.high = np.array(high, np.float64)
+
+    def to_units(self, action: np.ndarray) -> np.ndarray:
+        """f64[..., A] in units, of actions [..., A] in [-1, 1]; what lies beyond is not clipped."""
+        return self.low + (np.asarray(action, np.float64) + 1) / 2 * (self.high - self.low)
+
+    def from_units(self, values: np.ndarray) -> np.ndarray:
+        """f32[..., A] in [-1, 1], of values [..., A] in units; what lies beyond the limits is clipped."""
+        scaled = (np.asarray(values, np.float64) - self.low) / (self.high - self.low) * 2 - 1
+        return np.clip(scaled, -1, 1).astype(np.float32)
+
+    def within(self, values: np.ndarray, tolerance: float = 1e-5) -> np.ndarray:
+        """bool[...]: whether no axis of values [..., A] is beyond its limits by more than that share of its range."""
+        slack = tolerance * (self.high - self.low)
+        return ((self.low - slack <= values) & (values <= self.high + slack)).all(-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +134,11 @@ class RobotSpec:
         """(height, width, channels) of the image of an observation."""
         return (*self.image_size, self.channels)
 
+    @functools.cached_property
+    def limits(self) -> ActionLimits:
+        """Of the actuators; of a discrete robot 0 and 1 per choice."""
+        return ActionLimits(self.action_low, self.action_high)
+
     def to_dict(self) -> dict:
         """Plain JSON-ready values."""
         return {
@@ -120,10 +156,7 @@ class RobotSpec:
         Raises:
             InputError: the text is not JSON, keys are missing or unknown, or a value does not fit.
         """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f'{source}: robot spec: expected JSON, got {text[:60]!r} ({error})') from error
+        data = load_json(text, f'{source}: robot spec')
         names = {field.name for field in dataclasses.fields(cls)}
         # Before there were several cameras and discrete actions, specs did not speak of them.
         if not isinstance(data, dict) or not names - set(_LATER) <= set(data) <= names:

@@ -71,6 +71,21 @@ def test_what_older_specs_do_not_say_leaves_their_hash_as_it_was():
     assert SPEC.hash == '86b85261843dddc0'
 
 
+def test_actions_to_units_and_back():
+    limits = SPEC.limits  # hip -1 to 1, knee -2.5 to 0.5
+    actions = np.array([[-1, -1], [0, 0], [1, 1], [0.5, -0.5]], np.float32)
+    units = limits.to_units(actions)
+    assert units.dtype == np.float64
+    np.testing.assert_allclose(units, [[-1, -2.5], [0, -1], [1, 0.5], [0.5, -1.75]])
+    back = limits.from_units(units)
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(back, actions, atol=1e-7)
+    np.testing.assert_array_equal(limits.from_units([5, -9]), [1, -1])
+    np.testing.assert_array_equal(limits.within([[1, 0.5], [1.001, 0], [0, -2.6], [1 + 1e-6, 0.5]]), [1, 0, 0, 1])
+    assert limits.within(np.array([1.05, 0.5]), tolerance=0.1)
+    assert SPEC == dataclasses.replace(SPEC) and 'limits' not in SPEC.to_json()  # it is no part of the spec
+
+
 def test_robots_without_cameras_and_with_choices():
     blind = dataclasses.replace(SPEC, cameras=(), image_size=(0, 0))
     assert blind.channels == 0 and SPEC.channels == 3

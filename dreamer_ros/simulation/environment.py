@@ -102,19 +102,19 @@ class Environment:
         self._renderer = renderer
         self._repeat = action_repeat
         self._length = episode_length
-        self._low, self._high = world.action_limits()
         self._joint_names, self._qpos, self._qvel = _scalar_joints(world)
         if vector and not self._joint_names:
             raise InputError(f'inputs: expected hinge or slide joints in {world.name}, it has none')
         self._choices = list(world.choices.values())
         discrete = bool(self._choices)
+        low, high = world.action_limits()
         self.spec = RobotSpec(
             name=world.name,
             image_size=(self.cameras[0].height, self.cameras[0].width) if self.cameras else (0, 0),
             vector=[f'{name}/{what}' for what in ('position', 'velocity') for name in self._joint_names if vector],
             action=tuple(world.choices) if discrete else _actuator_names(world),
-            action_low=np.zeros(len(self._choices)) if discrete else self._low,
-            action_high=np.ones(len(self._choices)) if discrete else self._high,
+            action_low=np.zeros(len(self._choices)) if discrete else low,
+            action_high=np.ones(len(self._choices)) if discrete else high,
             control_period=world.control_step * action_repeat,
             action_repeat=action_repeat,
             cameras=_camera_names(world, self.cameras),
@@ -218,7 +218,7 @@ class Environment:
             raise InputError(f'action of {self.spec.name}: expected numbers in [-1, 1], got {action.tolist()}')
         if self._choices:
             return self._choices[action.argmax()]
-        return self._low + (np.clip(action, -1, 1) + 1) / 2 * (self._high - self._low)
+        return self.spec.limits.to_units(np.clip(action, -1, 1))
 
     def _observe(self) -> Observation:
         flags = dict(reward=self._reward, is_first=self._is_first, is_last=self._is_last, is_terminal=self._is_terminal)
