@@ -83,7 +83,7 @@ def test_actions_to_units_and_back():
     np.testing.assert_array_equal(limits.from_units([5, -9]), [1, -1])
     np.testing.assert_array_equal(limits.within([[1, 0.5], [1.001, 0], [0, -2.6], [1 + 1e-6, 0.5]]), [1, 0, 0, 1])
     assert limits.within(np.array([1.05, 0.5]), tolerance=0.1)
-    assert SPEC == dataclasses.replace(SPEC) and 'limits' not in SPEC.to_json()  # it is no part of the spec
+    assert 'limits' not in SPEC.to_json() and dataclasses.replace(SPEC) == SPEC  # they are no part of the spec
 
 
 def test_robots_without_cameras_and_with_choices():
