@@ -23,15 +23,16 @@ _ENTRY = b'\x0a' + bytes([len(KEY)]) + KEY.encode() + b'\x12' + bytes([DIGITS])
 _HEAD = b'\x72' + bytes([len(_ENTRY) + DIGITS]) + _ENTRY
 
 
-def with_digest(data: bytes) -> bytes:
+def with_digest(data: bytes | bytearray) -> bytes:
     """An ONNX file's bytes with the digest behind them; those that have one are returned as they are."""
     if has_digest(data):
-        return data
-    data = data + _HEAD
-    return data + hashlib.sha256(data).hexdigest().encode()
+        return bytes(data)
+    digest = hashlib.sha256(data)
+    digest.update(_HEAD)
+    return b''.join((data, _HEAD, digest.hexdigest().encode()))
 
 
-def has_digest(data: bytes) -> bool:
+def has_digest(data: bytes | bytearray) -> bool:
     """Whether a file says what its content is; a changed byte in the entry's own name does not hide that."""
     return _entries(data) > 0
 
@@ -54,7 +55,7 @@ def check_digest(data: bytes, name: str) -> None:
         )
 
 
-def _entries(data: bytes) -> int:
+def _entries(data: bytes | bytearray) -> int:
     """How many entries there are; at least 1 where the last bytes look like a damaged one."""
     # Block by block: a search holds the interpreter, which a robot's control loop needs in the meantime.
     found = sum(data.count(_HEAD, start, start + BLOCK + len(_HEAD) - 1) for start in range(0, len(data), BLOCK))

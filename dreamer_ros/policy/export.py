@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import io
 import json
+import math
 import warnings
 from pathlib import Path
 
@@ -34,8 +34,9 @@ def export(policy: nn.Module, spec: RobotSpec, path: str | Path, metadata: dict)
 class Exporter:
     """Writes a policy module that is being trained to ONNX files, quickly and often.
 
-    The module is traced once, on construction. Each `write` copies its present parameters into the traced
-    graph, which keeps their names because constant folding is off (onnxruntime folds when it loads).
+    The module is traced and serialised once, on construction. The bytes of every parameter keep their place in the
+    serialised graph, because constant folding is off (onnxruntime folds when it loads). Each `write` puts the present
+    parameters there. It leaves protobuf alone, which never frees the old bytes of a tensor that is given new ones.
 
     Args:
         policy: module with `forward(image, [vector,] is_first, state, noise) -> (action, next_state)`, without
@@ -55,17 +56,16 @@ class Exporter:
         for tensor in known.values():
             if tensor.is_floating_point():
                 tensor.uniform_(0.1, 0.2)
-        self._model = self._trace()
-        self._weights = [tensor for tensor in self._model.graph.initializer if tensor.name in known]
+        model = self._trace()
         fixed = {name for name, _ in self._policy.named_buffers()}
-        unknown = [
-            tensor.name
-            for tensor in self._model.graph.initializer
-            if tensor.name not in known and tensor.name not in fixed
-        ]
+        unknown = [tensor.name for tensor in model.graph.initializer if tensor.name not in {*known, *fixed}]
         if unknown:
             # They would keep the values of the first export for ever.
             raise ValueError(f'the trace made constants that are no parameters: {unknown}')
+        self._graph = bytearray(model.SerializeToString())
+        self._weights = {
+            tensor.name: _in_place(tensor, self._graph) for tensor in model.graph.initializer if tensor.name in known
+        }
 
     def write(self, path: str | Path, metadata: dict) -> Manifest:
         """Write the policy as it is now, through a temporary file and a rename.
@@ -81,32 +81,26 @@ class Exporter:
         with torch.no_grad():
             self._policy.load_state_dict(self._live.state_dict())
         parameters = self._policy.state_dict()
-        for tensor in self._weights:
-            values = parameters[tensor.name].contiguous().numpy()
-            tensor.raw_data = values.astype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).tobytes()
+        for name, place in self._weights.items():
+            place[...] = parameters[name].numpy()
         golden = self._golden()
-        self._set_metadata(
+        entries = onnx.ModelProto()
+        onnx.helper.set_model_props(
+            entries,
             {
-                **metadata,
+                **{key: str(value) for key, value in metadata.items()},
                 'spec': self._spec.to_json(),
                 'spec_hash': self._spec.hash,
                 'evaluation_noise': json.dumps(getattr(self._policy, 'evaluation_noise', (0, 0))),
                 'action_in_state': json.dumps(getattr(self._policy, 'action_in_state', (0, 0))),
-                'control_period': self._spec.control_period,
+                'control_period': str(self._spec.control_period),
                 'golden': json.dumps(golden.to_dict()),
-            }
+            },
         )
-        data = with_digest(self._model.SerializeToString())
+        # A serialised message goes on where another ends: the file is the graph, its metadata and its digest.
+        data = with_digest(self._graph + entries.SerializeToString())
         write_file(path, data)
-        return Manifest(
-            version=int(metadata['version']),
-            uri=str(path),
-            sha256=hashlib.sha256(data).hexdigest(),
-            size=len(data),
-            spec_hash=self._spec.hash,
-            control_period=self._spec.control_period,
-            golden=golden,
-        )
+        return Manifest.of_file(path, data, int(metadata['version']), self._spec, golden)
 
     def _arguments(self, inputs: dict, state: torch.Tensor) -> tuple:
         """Positional arguments of the policy from numpy inputs and a state."""
@@ -176,9 +170,16 @@ class Exporter:
             raise FloatingPointError('the policy gives actions that are not finite')
         return best
 
-    def _set_metadata(self, metadata: dict) -> None:
-        del self._model.metadata_props[:]
-        onnx.helper.set_model_props(self._model, {key: str(value) for key, value in metadata.items()})
+
+def _in_place(tensor: onnx.TensorProto, graph: bytearray) -> np.ndarray:
+    """The values of a tensor where they lie in the serialised graph that holds it, as an array to write to."""
+    entry = tensor.SerializeToString()
+    start = graph.find(entry)
+    if start < 0 or graph.find(entry, start + 1) >= 0 or not entry.endswith(tensor.raw_data):
+        raise ValueError(f'the serialised graph does not hold {tensor.name} as one piece')
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    offset = start + len(entry) - len(tensor.raw_data)
+    return np.frombuffer(graph, dtype, math.prod(tensor.dims), offset).reshape(tensor.dims)
 
 
 def _zeros_like(graph, like, *_):

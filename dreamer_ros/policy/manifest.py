@@ -6,8 +6,10 @@ No torch and no onnxruntime here: exporter, trainer, agent and robot all import 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -74,6 +76,12 @@ class Manifest:
         fields = dataclasses.asdict(self)
         del fields['uri'], fields['signature']
         return json.dumps(fields, sort_keys=True).encode()
+
+    @classmethod
+    def of_file(cls, path: Path, data: bytes, version: int, spec: RobotSpec, golden: Golden) -> Manifest:
+        """The manifest of a policy file with this content."""
+        digest = hashlib.sha256(data).hexdigest()
+        return cls(version, str(path), digest, len(data), spec.hash, spec.control_period, golden)
 
     @classmethod
     def from_json(cls, text: str, source: str = 'policy manifest') -> Manifest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import tempfile
@@ -65,15 +64,7 @@ def quantize(source: Path, target: Path) -> Manifest:
     onnx.helper.set_model_props(model, {**metadata, 'golden': json.dumps(golden.to_dict())})
     data = with_digest(model.SerializeToString())
     write_file(target.absolute(), data)
-    return Manifest(
-        runner.version,
-        str(target.absolute()),
-        hashlib.sha256(data).hexdigest(),
-        len(data),
-        runner.spec.hash,
-        runner.spec.control_period,
-        golden,
-    )
+    return Manifest.of_file(target.absolute(), data, runner.version, runner.spec, golden)
 
 
 def difference(one: Path, other: Path, episodes: Iterable[Episode] = (), steps: int = 200) -> Difference:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ from dreamer_ros.policy.export import OPSET, Exporter, export
 from dreamer_ros.policy.loader import PolicyLoader, Unreachable, load
 from dreamer_ros.policy.manifest import Golden, Manifest
 from dreamer_ros.policy.runner import PolicyRunner
-from tests.policy.tiny import spec, tiny_policy
+from tests.policy.tiny import TinyPolicy, spec, tiny_policy
 
 METADATA = {'version': 3, 'system': 'tiny', 'preset': 'test', 'step': 7}
 
@@ -107,6 +108,23 @@ def test_exporter_follows_training_and_batches(tmp_path):
         np.testing.assert_allclose(mine, theirs.numpy(), atol=1e-5)
     assert all(p.requires_grad for p in policy.parameters())
     assert not list(tmp_path.glob('.*partial'))
+
+
+def test_forty_exports_leave_no_memory_behind(tmp_path):
+    robot = spec()
+    policy = TinyPolicy(robot, deter=512).eval()
+    exporter = Exporter(policy, robot)
+    sizes = []
+    for version in range(1, 51):
+        manifest = exporter.write(tmp_path / 'p.onnx', {**METADATA, 'version': version})
+        sizes.append(resident_bytes())
+    assert manifest.size > 6e6
+    assert sizes[-1] - sizes[9] < 3 * manifest.size  # of forty files
+
+
+def resident_bytes() -> int:
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith('VmRSS:'))
 
 
 def test_file_says_what_it_is(tmp_path):
