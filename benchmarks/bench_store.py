@@ -26,7 +26,7 @@ import numpy as np
 
 from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.replay.cache import FOLDER, EpisodeCache
-from dreamer_ros.replay.store import ReplayStore
+from dreamer_ros.replay.dataset import ReplayDataset
 from tests.episodes import bags
 
 BATCH, LENGTH = 16, 64
@@ -68,7 +68,7 @@ def main() -> None:
             f'{made["anonymous_mb"]:.0f} MB, '
             f'of that {made["store_mb"]:.0f} MB the store'
         )
-    result.update(sample(arguments.folder))
+    result.update(sample(arguments.folder, arguments.steps))
     print(
         f'sample {BATCH}x{LENGTH}: {1e3 * result["sample"]:.2f} ms; gather from RAM: '
         f'{1e3 * result["gather"]:.2f} ms; ratio {result["sample"] / result["gather"]:.2f}'
@@ -116,9 +116,8 @@ def ingest(count: int = 6) -> dict:
             bags.write_episode(Path(folder), f'bag{number:04d}', made, spec=SPEC)
         for _ in range(3):
             shutil.rmtree(Path(folder) / FOLDER, ignore_errors=True)
-            store = ReplayStore(Path(folder), SPEC, 10**6)
             before = time.process_time(), time.perf_counter()
-            store.refresh()
+            store = opened(Path(folder))
             cpu.append(count * EPISODE / (time.process_time() - before[0]))
             wall.append(count * EPISODE / (time.perf_counter() - before[1]))
             assert store.steps == count * EPISODE and not store.problems
@@ -152,7 +151,7 @@ def fill(folder: Path, steps: int) -> None:
         if not (bag / 'metadata.yaml').exists():
             (bag / f'{name}_0.mcap').write_text(name)
             (bag / 'metadata.yaml').write_text('made up')
-        if cache.known(bag) is None or not cache.steps_file(bag).exists():
+        if cache.known(bag) is None or not os.path.exists(cache.steps_file(bag.name)):
             cache.load(bag)
             made += EPISODE
     assert not problems, problems
@@ -195,9 +194,9 @@ def start(folder: Path) -> dict:
     }
 
 
-def sample(folder: Path) -> dict:
-    """Sampling and gathering in turns over the same 100,000 steps, then sampling from all steps there are."""
-    part, steps = folder.with_name(f'{folder.name}_part'), 100_000
+def sample(folder: Path, steps: int) -> dict:
+    """Sampling and gathering in turns over the same 100,000 steps at most, then sampling from all steps there are."""
+    part, steps = folder.with_name(f'{folder.name}_part'), min(steps, 100_000)
     fill(part, steps)
     store = opened(part)
     data = {
@@ -227,10 +226,11 @@ def sample(folder: Path) -> dict:
     }
 
 
-def opened(folder: Path) -> ReplayStore:
-    store = ReplayStore(folder, SPEC, 10**7)
-    store.refresh()
-    return store
+def opened(folder: Path) -> ReplayDataset:
+    dataset = ReplayDataset(SPEC, 10**7)
+    dataset.add_folder(folder)
+    dataset.refresh()
+    return dataset
 
 
 def timed(act: Callable[[], object], count: int) -> list[float]:

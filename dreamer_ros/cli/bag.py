@@ -29,8 +29,8 @@ def add(commands) -> None:
 
 
 def _bag_keep(arguments) -> int:
-    from dreamer_ros.replay.keep import keep
+    from dreamer_ros.replay.dataset import keep_bag
 
     for path in arguments.paths:
-        keep(Path(path), not arguments.undo)
+        keep_bag(Path(path), not arguments.undo)
     return 0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import bisect
-import collections
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -59,19 +58,18 @@ class _Held(NamedTuple):
 
 
 class ReplayBuffer:
-    """Up to `capacity` steps in whole episodes; the oldest leave first.
+    """Up to `capacity` steps in whole episodes. The oldest leave first.
 
     Steps have positions that count from the first step ever added. A sequence is any `length` consecutive
-    positions between the oldest and the newest, so it may run from one episode into the next one held, where
-    is_first is set. The last step of an episode that was cut short is marked is_last, without is_terminal: what
-    follows it here is not what followed it in the world. Where an episode leaves from behind one that is kept,
-    the kept one moves up to close the gap.
+    positions between the oldest and the newest, so it may run from one episode into the next one, where is_first
+    is set. The last step of an episode that was cut short is marked is_last, without is_terminal: what follows it
+    here is not what followed it in the world. Kept episodes do not leave. They move up where a later one leaves.
 
     Sampling takes time that grows with the logarithm of the number of episodes. All methods may be called from
     several threads.
 
     Args:
-        capacity: steps; kept episodes may exceed it.
+        capacity: steps. Kept episodes may exceed it.
         image_shape: (height, width, channels).
         vector_size, action_size: per step.
         seed: of the sampling.
@@ -94,13 +92,16 @@ class ReplayBuffer:
         self._keep = keep
         self._rng = np.random.default_rng(seed)
         self._lock = threading.RLock()
-        self._kept: collections.deque[_Held] = collections.deque()  # older than the window, but not to leave
-        self._window: collections.deque[_Held] = collections.deque()
+        self._held: list[_Held] = []  # oldest first
+        self._offsets: list[int] = []  # steps before each of them; made when needed
         self._start = 0  # position of the oldest step
         self._end = 0  # position after the newest step
         self._fresh = 0  # position of the first step never served
-        self._order: list[_Held] = []  # kept and window, for random access; made when needed
-        self._offsets: list[int] = []  # their steps before each of them
+
+    @property
+    def start(self) -> int:
+        """Position of the oldest step."""
+        return self._start
 
     @property
     def steps(self) -> int:
@@ -110,15 +111,15 @@ class ReplayBuffer:
     @property
     def episodes(self) -> int:
         """Episodes held."""
-        return len(self._kept) + len(self._window)
+        return len(self._held)
 
     def held(self) -> list[StoredEpisode]:
-        """Episodes held, in order."""
+        """Episodes held, oldest first."""
         with self._lock:
-            return [held.episode for held in self._all()]
+            return [held.episode for held in self._held]
 
     def add(self, episode: StoredEpisode, make_room: bool = True) -> list[StoredEpisode]:
-        """Append an episode; whole oldest episodes leave to make room.
+        """Append an episode. Whole oldest episodes leave to make room.
 
         Of an episode longer than the capacity only the last `capacity` steps are used.
 
@@ -134,15 +135,15 @@ class ReplayBuffer:
             return []
         with self._lock:
             left = self._make_room(self.capacity - length) if make_room else []
-            self._window.append(_Held(episode, skip, length))
+            self._held.append(_Held(episode, skip, length))
             self._end += length
-            self._order.clear()
+            self._offsets.clear()
         return left
 
     def sample(self, batch: int, length: int) -> dict[str, np.ndarray]:
         """Draw `batch` sequences of `length` steps.
 
-        Up to half of them (at least one) serve steps that were never served, oldest first; the others start
+        Up to half of them (at least one) serve steps that were never served, oldest first. The others start
         anywhere with equal probability.
 
         Returns:
@@ -156,7 +157,7 @@ class ReplayBuffer:
         return self._read(lambda: self._draw(batch, length), length)
 
     def peek(self, batch: int, length: int, seed: int | None = None) -> dict[str, np.ndarray]:
-        """Sequences to look at, as `sample` gives them, without a trace in the stream of training samples.
+        """Sequences to look at, in the form of `sample`. They leave no trace in the stream of training samples.
 
         Args:
             seed: the same steps give the same sequences; without one they differ from call to call.
@@ -167,27 +168,17 @@ class ReplayBuffer:
         rng = np.random.default_rng(seed)
         return self._read(lambda: rng.integers(self._start, self._end - length, size=batch, endpoint=True), length)
 
-    def remove(self, episode: StoredEpisode) -> None:
-        """Leave an episode out from now on; nothing happens if it is not held."""
-        with self._lock:
-            self._drop(episode)
-
-    @property
-    def start(self) -> int:
-        """Position of the oldest step."""
-        return self._start
-
     def cursor(self) -> dict:
         """Where the random stream and the queue of unserved steps are; JSON-friendly."""
         with self._lock:
             return {'rng': self._rng.bit_generator.state, 'fresh': self._fresh}
 
     def restart(self, start: int) -> None:
-        """Forget all episodes; the next one begins at position `start`."""
+        """Forget all episodes. The next one begins at position `start`."""
         with self._lock:
             self._start = self._end = self._fresh = start
-            for held in (self._kept, self._window, self._order):
-                held.clear()
+            self._held.clear()
+            self._offsets.clear()
 
     def seek(self, cursor: dict) -> None:
         """Continue from a cursor, once the episodes held when it was taken are added again."""
@@ -195,28 +186,25 @@ class ReplayBuffer:
             self._rng.bit_generator.state = cursor['rng']
             self._fresh = min(max(int(cursor['fresh']), self._start), self._end)
 
-    def _all(self) -> Iterator[_Held]:
-        return itertools.chain(self._kept, self._window)
-
     def _make_room(self, steps: int) -> list[StoredEpisode]:
         """Let episodes leave until no more than so many steps are held, or only kept ones."""
-        left = []
-        # Those kept so far come first: their marks may have been taken away.
-        unasked = len(self._kept)
-        while self.steps > steps and (unasked or self._window):
-            oldest = (self._kept if unasked else self._window).popleft()
-            unasked = max(0, unasked - 1)
-            if self._keep(oldest.episode):
-                self._kept.append(oldest)
+        left, kept = [], 0
+        while self.steps > steps and kept < len(self._held):
+            if self._keep(self._held[kept].episode):
+                kept += 1
             else:
-                left.append(oldest.episode)
-                self._start += oldest.length
-        self._kept.rotate(-unasked)
-        self._fresh = max(self._fresh, self._start)
+                left.append(self._drop(kept))
         return left
 
+    def _drop(self, number: int) -> StoredEpisode:
+        held = self._held.pop(number)
+        self._start += held.length
+        self._fresh = max(self._fresh, self._start)
+        self._offsets.clear()
+        return held.episode
+
     def _read(self, draw: Callable[[], np.ndarray], length: int) -> dict[str, np.ndarray]:
-        """Draw and gather; an episode that is lost is left out, and drawn again without it."""
+        """Draw and gather. An episode that is lost is left out, and the draw is repeated without it."""
         with self._lock:
             while True:
                 if self.steps < length:
@@ -225,28 +213,18 @@ class ReplayBuffer:
                 try:
                     return self._gather(starts, length)
                 except EpisodeLost as lost:
-                    self._drop(lost.args[0])
-
-    def _drop(self, episode: StoredEpisode) -> None:
-        for part in (self._kept, self._window):
-            others = [held for held in part if held.episode is not episode]
-            self._start += sum(held.length for held in part) - sum(held.length for held in others)
-            part.clear()
-            part.extend(others)
-        self._fresh = max(self._fresh, self._start)
-        self._order.clear()
+                    self._drop(next(k for k, held in enumerate(self._held) if held.episode is lost.args[0]))
 
     def _gather(self, starts: np.ndarray, length: int) -> dict[str, np.ndarray]:
-        if not self._order:
-            self._order = list(self._all())
-            self._offsets = [0, *itertools.accumulate(held.length for held in self._order)]
+        if not self._offsets:
+            self._offsets = [0, *itertools.accumulate(held.length for held in self._held)]
         image = np.empty((len(starts), length, *self._image_shape), np.uint8)
         rows = np.empty((len(starts), length), self._row_type)
         for b, offset in enumerate((starts - self._start).tolist()):
             number = bisect.bisect_right(self._offsets, offset) - 1
             row, done = offset - self._offsets[number], 0
             while done < length:
-                held = self._order[number]
+                held = self._held[number]
                 end = min(length, done + held.length - row)
                 held.episode.read(held.skip + row, image[b, done:end], rows[b, done:end])
                 if row == 0:
@@ -263,7 +241,7 @@ class ReplayBuffer:
         for k in range(max(1, batch // 2)):
             if self._fresh >= self._end:
                 break
-            # Near the end the window reaches back over served steps rather than wait for new ones.
+            # Near the end the sequence reaches back over served steps, so that it need not wait for new ones.
             starts[k] = min(self._fresh, last)
             self._fresh = int(starts[k]) + length
         return starts

@@ -1,31 +1,35 @@
-"""Decoded bags in files beside them: a bag is read once, and not again at the next start.
+"""Decoded bags in files beside them. A bag is read once, and not again at the next start.
 
 A bag NAME has two files in `.cache/<key>/` of its folder, where the key is the hash of what it is read as:
 
     NAME.json   first line: SHA-256 of the second, which is one JSON object: names, sizes and times of the
                 bag's files and their SHA-256, what reading them had to complain about, and for every episode its
-                length, return, stamps, identity, marks, place in the other file and SHA-256 of its bytes there.
+                length, return, last stamp, identity, place in the other file and SHA-256 of its bytes there.
     NAME.steps  for every episode its images uint8 [T, H, W, C], then its rows (`buffer.row_type`) [T].
 
-A step of 64x64 RGB with two actions takes 12,288 + 15 bytes, so 1,000,000 of them 12.3 GB of disk, and that is
-the memory budget too: the files are mapped, the kernel keeps as much of them in its page cache as nobody else
-needs, and the process itself holds about 1 KB per episode.
+A step of 64x64 RGB with two actions takes 12,288 + 15 bytes, so 1,000,000 of them take 12.3 GB of disk. The
+files are mapped. The kernel keeps as much of them in its page cache as nobody else needs, and the process itself
+holds about 1 KB per episode.
 
 Files get their names when they are whole, and are never changed: a kill -9 at any moment leaves no torn file
-under a name that counts, and any number of processes may use one folder. They are not synced to disk. What a
-power cut or anything else does to them is found by their hashes, before an episode is used for the first time
-and whenever its file is not the one that was checked; then the bag is read again.
+under a name that counts, and any number of processes may use one folder. Files are not synced to disk. Their hashes
+tell what a power cut or anything else did to them. An episode is checked before it is used for the first time, and
+again when its file is another one. If it is damaged, its bag is read again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import hashlib
 import json
 import math
+import mmap
 import os
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -34,36 +38,33 @@ import numpy as np
 
 from dreamer_ros.episodes.episode import Episode, EpisodeInfo
 from dreamer_ros.episodes.report import Problem
-from dreamer_ros.replay import keep
 from dreamer_ros.replay.buffer import EpisodeLost, StoredEpisode, row_type
-from dreamer_ros.replay.mapping import FileMap
 from dreamer_ros.spec import RobotSpec
 
 FOLDER = '.cache'
 VERSION = 2  # raise it when the files mean something else, or bags would be read into other steps
 LEFTOVER_SECONDS = 3600.0  # since a file under a temporary name was written: nobody will finish it
 BLOCK = 1 << 20
-MARKED = 64  # one of so many steps is a mark
+KEEP = 'keep'  # a file in a bag that says nothing of its steps, see dataset.py
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_FAILED = ctypes.c_void_p(-1).value
 
 Read = Callable[[Path], tuple[list[Episode], list[Problem]]]
-
-
-class _Steps(NamedTuple):
-    """An open file of steps, and what tells it from others of its name."""
-
-    which: tuple[int, int, int]  # inode, size, time of the last change
-    map: FileMap
 
 
 class CachedBag(NamedTuple):
     """What a bag holds.
 
     Attributes:
-        episodes: in order of time, each with what is worth telling, its `identity` and its `marks`.
+        episodes: in order of time, each with what is worth telling and its `identity`.
         problems: what could not be used and why.
     """
 
-    episodes: list[tuple[StoredEpisode, EpisodeInfo, str, list[str]]]
+    episodes: list[tuple[StoredEpisode, EpisodeInfo, str]]
     problems: list[Problem]
 
 
@@ -75,21 +76,37 @@ def identity(episode: Episode) -> str:
     return content.hexdigest()
 
 
-def marks(episode: Episode) -> list[str]:
-    """Hex digests by which parts of an episode are known again, as a damaged copy of its bag holds: of its first and
-    its last step, and of those that their stamps choose.
+class _StepsFile:
+    """A file of steps, mapped for as long as this object lives.
+
+    It keeps no descriptor, as Python's own `mmap` does before 3.13: many shells allow 1024, and bags are more.
+
+    Attributes:
+        which: what tells it from other files of its name.
+        data: uint8 [size]. Copy from it, and keep no view of it.
+
+    Raises:
+        OSError: there is no such file, it is empty, or the kernel refuses. It allows 65,530 maps by default.
     """
-    digests = []
-    for k, stamp in enumerate(episode.stamp):
-        chosen = hashlib.blake2b(stamp.tobytes(), digest_size=8).digest()[0] % MARKED == 0
-        if chosen or k in (0, len(episode) - 1):
-            content = hashlib.blake2b(stamp.tobytes(), digest_size=8)
-            # Rewards may come from labels, and whether the last step has an action is chance.
-            acted = [] if episode.is_last[k] else [episode.action[k]]
-            for array in (*acted, episode.vector[k], episode.image[k]):
-                content.update(np.ascontiguousarray(array))
-            digests.append(content.hexdigest())
-    return digests
+
+    def __init__(self, path: str):
+        file = os.open(path, os.O_RDONLY)
+        try:
+            found = os.fstat(file)
+            address = _libc.mmap(None, found.st_size, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
+            if address == _FAILED:
+                raise OSError(ctypes.get_errno(), 'it can not be mapped')
+        finally:
+            os.close(file)
+        # Threads may still read when the interpreter exits.
+        weakref.finalize(self, _libc.munmap, address, found.st_size).atexit = False
+        self.which = _which(found)
+        self.data = np.frombuffer((ctypes.c_uint8 * found.st_size).from_address(address), np.uint8)
+
+
+def _which(found: os.stat_result) -> tuple[int, int, int]:
+    """Inode, size, time of the last change."""
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class EpisodeCache:
@@ -108,8 +125,7 @@ class EpisodeCache:
     def __init__(self, folder: Path, spec: RobotSpec, key: str, read: Read, problems: list[Problem]):
         self._bags, self._folder = folder, folder / FOLDER / key
         self._read, self._problems = read, problems
-        self._prefix = f'{self._folder}/'
-        self._open: dict[str, _Steps] = {}  # by bag
+        self._open: dict[str, _StepsFile] = {}  # by bag
         self._unwritable = False  # told already
         self._row_type = row_type(len(spec.vector), len(spec.action))
         self.image_bytes = math.prod(spec.image_shape)
@@ -144,7 +160,7 @@ class EpisodeCache:
             episode.number = number
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with _replacing(self.steps_file(bag)) as stream:
+            with _replacing(Path(self.steps_file(bag.name))) as stream:
                 entries = [self._write_steps(stream, episode) for episode in episodes]
             header = {
                 'version': VERSION,
@@ -157,15 +173,12 @@ class EpisodeCache:
         except OSError as error:
             if not self._unwritable:
                 self._unwritable = True
-                self._problems.append(
-                    Problem(
-                        self._bags,
-                        f'expected a folder {FOLDER} in it that can be written ({error.strerror}); its '
-                        'episodes stay in memory and are read again at the next start',
-                    )
+                reason = (
+                    f'expected a folder {FOLDER} in it that can be written ({error.strerror}); its episodes stay in '
+                    'memory and are read again at the next start'
                 )
-            made = [(episode, EpisodeInfo.of(episode), identity(episode), marks(episode)) for episode in episodes]
-            return CachedBag(made, problems)
+                self._problems.append(Problem(self._bags, reason))
+            return CachedBag([(episode, EpisodeInfo.of(episode), identity(episode)) for episode in episodes], problems)
         return self._from_header(bag, header)
 
     def mend(self, bag: Path, wanted: str) -> dict | None:
@@ -183,7 +196,7 @@ class EpisodeCache:
         """Free the disk space of a bag's steps; what is known of it stays, and the steps come back if needed."""
         self._open.pop(bag.name, None)
         with contextlib.suppress(OSError):
-            self.steps_file(bag).unlink()
+            os.unlink(self.steps_file(bag.name))
 
     def tidy(self) -> None:
         """Delete what belongs to no bag any more, and what dead writers left."""
@@ -197,34 +210,27 @@ class EpisodeCache:
                 if orphan:
                     os.unlink(entry.path)
 
-    def open_steps(self, bag: Path) -> _Steps:
+    def steps_file(self, bag: str) -> str:
+        """Path of the steps of a bag, given by its name."""
+        return f'{self._folder}/{bag}.steps'
+
+    def open_steps(self, bag: str) -> _StepsFile:
         """The steps of a bag: those opened before, as long as they are the same file on disk.
 
         Raises:
-            OSError: there is no such file.
-            _Damaged: it is empty.
+            OSError: they can't be mapped.
         """
-        steps, path = self._open.get(bag.name), f'{self._prefix}{bag.name}.steps'
-        found = os.stat(path)
-        if steps is None or steps.which != _which(found):
-            file = os.open(path, os.O_RDONLY)
+        path, steps = self.steps_file(bag), self._open.get(bag)
+        if steps is None or steps.which != _which(os.stat(path)):
             try:
-                found = os.fstat(file)
-                if not found.st_size:
-                    raise _Damaged
-                try:
-                    steps = _Steps(_which(found), FileMap(file))
-                except OSError:  # too many maps: begin anew
-                    self._open.clear()
-                    steps = _Steps(_which(found), FileMap(file))
-            finally:
-                os.close(file)
-            self._open[bag.name] = steps
+                steps = _StepsFile(path)
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise
+                self._open.clear()  # too many maps: begin anew
+                steps = _StepsFile(path)
+            self._open[bag] = steps
         return steps
-
-    def steps_file(self, bag: Path) -> Path:
-        """Where the steps of a bag are."""
-        return self._folder / f'{bag.name}.steps'
 
     def _header_file(self, bag: Path) -> Path:
         return self._folder / f'{bag.name}.json'
@@ -233,7 +239,7 @@ class EpisodeCache:
         episodes = []
         for number, entry in enumerate(header['episodes']):
             info = EpisodeInfo(bag, entry['steps'], *entry['info'])
-            episodes.append((CachedEpisode(self, bag, number, entry), info, entry['identity'], entry['marks']))
+            episodes.append((CachedEpisode(self, bag, number, entry), info, entry['identity']))
         return CachedBag(episodes, [Problem(bag, reason, steps) for reason, steps in header['problems']])
 
     def _write_steps(self, stream: BinaryIO, episode: Episode) -> dict:
@@ -250,7 +256,6 @@ class EpisodeCache:
         return {
             'steps': len(episode),
             'identity': identity(episode),
-            'marks': marks(episode),
             'offset': offset,
             'sha256': digest.hexdigest(),
             'info': [info.total_reward, info.complete, info.last_stamp, info.meta],
@@ -296,39 +301,32 @@ class CachedEpisode:
         """See `buffer.StoredEpisode`."""
         try:
             self._read(first, image, rows)
-        except (OSError, _Damaged):
+        except OSError:
             entry = self._cache.mend(self.path, self._identity)
             if entry is None:
                 raise EpisodeLost(self) from None
             self._offset, self._sha256 = entry['offset'], entry['sha256']
             try:
                 self._read(first, image, rows)
-            except (OSError, _Damaged) as error:
+            except OSError as error:
                 raise EpisodeLost(self) from error
 
     def _read(self, first: int, image: np.ndarray, rows: np.ndarray) -> None:
-        steps = self._cache.open_steps(self.path)
+        steps = self._cache.open_steps(self.path.name)
         if steps.which != self._checked:
-            self._check(steps.map.data)
+            whole = steps.data[self._offset : self._offset + self._steps * self._cache.step_bytes]
+            if hashlib.sha256(whole).hexdigest() != self._sha256:
+                raise _Damaged
             self._checked = steps.which
         size = self._cache.image_bytes
         begin = self._offset + first * size
-        image.reshape(-1)[:] = steps.map.data[begin : begin + image.nbytes]
+        image.reshape(-1)[:] = steps.data[begin : begin + image.nbytes]
         begin = self._offset + self._steps * size + first * rows.itemsize
-        rows.view(np.uint8)[:] = steps.map.data[begin : begin + rows.nbytes]
-
-    def _check(self, data: np.ndarray) -> None:
-        part = data[self._offset : self._offset + self._steps * self._cache.step_bytes]
-        if hashlib.sha256(part).hexdigest() != self._sha256:
-            raise _Damaged
+        rows.view(np.uint8)[:] = steps.data[begin : begin + rows.nbytes]
 
 
-class _Damaged(Exception):
+class _Damaged(OSError):
     """A cache file is not what was written."""
-
-
-def _which(found: os.stat_result) -> tuple[int, int, int]:
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @contextlib.contextmanager
@@ -352,7 +350,7 @@ def _list_files(bag: Path) -> list[list]:
             stat = bag.stat()
             return [[bag.name, stat.st_size, stat.st_mtime_ns]]
         with os.scandir(bag) as entries:
-            stats = [(entry.name, entry.stat()) for entry in entries if entry.name != keep.NAME and entry.is_file()]
+            stats = [(entry.name, entry.stat()) for entry in entries if entry.name != KEEP and entry.is_file()]
         return sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)
     except OSError:
         return []

@@ -15,7 +15,7 @@ from dreamer_ros.episodes.assemble import known_return
 from dreamer_ros.episodes.episode import EpisodeInfo
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import Exporter
-from dreamer_ros.replay.mix import ReplayMix, open_replay
+from dreamer_ros.replay.dataset import ReplayDataset, open_replay
 from dreamer_ros.replay.prefetch import Prefetcher
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
@@ -424,7 +424,7 @@ class _Watcher:
         still: while held, no episode enters the store, and all that have can be taken.
     """
 
-    def __init__(self, store: ReplayMix):
+    def __init__(self, store: ReplayDataset):
         self._store = store
         self.looked = threading.Event()
         self.still = threading.Lock()

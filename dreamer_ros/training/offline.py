@@ -13,7 +13,7 @@ from dreamer_ros.episodes.bag_reader import read_metadata
 from dreamer_ros.episodes.episode import embedded_contract
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
-from dreamer_ros.replay.mix import bag_folder, check_distinct
+from dreamer_ros.replay.dataset import bag_folder, check_distinct
 from dreamer_ros.robot.contract import RobotContract, load_contract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training import process

@@ -14,12 +14,12 @@ from rosbags.rosbag2 import Reader
 from std_srvs.srv import Trigger
 
 from dreamer_ros.episodes.episode_reader import read_episodes
-from dreamer_ros.replay.store import ReplayStore
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.ros import qos
 from dreamer_ros.wire import topics
 from tests.episodes.robot_bags import START, TINY, action_cdr, contract, sensors, step_cdr
 from tests.nodes.conftest import NAMESPACE, PATIENCE
+from tests.replay.folders import dataset_of
 
 # Steps of this test may take their time on a busy machine without a gap between them.
 SLOW = TINY.replace('rate: 10', 'rate: 1')
@@ -253,7 +253,7 @@ def test_two_recorders_on_one_folder_and_kill_9(robot, recorder, start, peer, tm
     assert len(list(folder.glob('.*.partial'))) == 2
 
     spec = contract(SLOW).spec
-    store = ReplayStore(folder, spec, capacity=1000)
+    store = dataset_of(folder, spec, 1000)
     loaded = store.refresh()
     [leftover] = [info for info in loaded if info.meta.get('recovered')]
     assert len(loaded) == 3 and 5 < leftover.steps < 25 and store.steps == 12 + leftover.steps

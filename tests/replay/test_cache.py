@@ -19,11 +19,11 @@ import pytest
 from dreamer_ros.cli.main import main
 from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay import cache, keep, store
+from dreamer_ros.replay import cache, dataset
 from dreamer_ros.replay.cache import FOLDER
-from dreamer_ros.replay.mapping import FileMap
-from dreamer_ros.replay.store import ReplayStore
+from dreamer_ros.replay.dataset import is_kept, keep_bag
 from tests.episodes.bags import PERIOD_NS, SPEC, START_NS, random_episode, write_episode
+from tests.replay.folders import dataset_of
 
 KEYS = ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')
 
@@ -45,7 +45,7 @@ def reads(monkeypatch):
         names.append(path.name)
         return read_episodes(path, *arguments)
 
-    monkeypatch.setattr(store, 'read_episodes', read)
+    monkeypatch.setattr(dataset, 'read_episodes', read)
     return names
 
 
@@ -89,7 +89,7 @@ def flip(path, rng):
 def test_equal_to_the_reference_whatever_happens(tmp_path, rng):
     """Episodes come; sessions end and go on; cache files are cut, flipped, deleted; bags are marked to be kept."""
     capacity = 90
-    subject, reference = ReplayStore(tmp_path, SPEC, capacity), Reference(capacity)
+    subject, reference = dataset_of(tmp_path, SPEC, capacity), Reference(capacity)
     number = 0
     for _ in range(120):
         what = rng.choice(['bag', 'bag', 'sample', 'sample', 'restart', 'flip', 'cut', 'delete', 'wipe', 'keep'])
@@ -103,13 +103,13 @@ def test_equal_to_the_reference_whatever_happens(tmp_path, rng):
             number += 1
         elif what == 'restart':
             state = json.loads(json.dumps(subject.state_dict()))
-            subject = ReplayStore(tmp_path, SPEC, capacity)
+            subject = dataset_of(tmp_path, SPEC, capacity)
             subject.load_state_dict(state)
             assert subject.refresh() == []
         elif what == 'keep' and number:
             name = f'bag{rng.integers(number):03d}'
             kept = bool(rng.integers(2))
-            keep.keep(tmp_path / name, kept)
+            keep_bag(tmp_path / name, kept)
             (reference.kept.add if kept else reference.kept.discard)(name)
         elif what == 'wipe':
             shutil.rmtree(tmp_path / FOLDER, ignore_errors=True)
@@ -122,7 +122,7 @@ def test_equal_to_the_reference_whatever_happens(tmp_path, rng):
             elif what == 'delete':
                 path.unlink()
         assert subject.steps == reference.steps and subject.episodes == len(reference.bags)
-        start = subject.state_dict()['start']
+        start = subject.state_dict()['folders']['']['start']
         for length in (1, 5, 30):
             if length <= reference.steps:
                 reference.check(subject.sample(3, length), start, length)
@@ -134,13 +134,13 @@ def test_equal_to_the_reference_whatever_happens(tmp_path, rng):
 def test_unchanged_bags_are_not_read_again(tmp_path, rng, reads):
     for number in range(4):
         write_episode(tmp_path, f'bag{number}', episode_of(rng, number, 10))
-    first = ReplayStore(tmp_path, SPEC, 1000)
+    first = dataset_of(tmp_path, SPEC, 1000)
     infos = first.refresh()
     assert reads == ['bag0', 'bag1', 'bag2', 'bag3']
     reads.clear()
     write_episode(tmp_path, 'bag4', episode_of(rng, 4, 10))
     os.utime(tmp_path / 'bag1' / 'metadata.yaml')  # copied or touched: equal by its hash
-    second = ReplayStore(tmp_path, SPEC, 1000)
+    second = dataset_of(tmp_path, SPEC, 1000)
     assert second.refresh()[:4] == infos and reads == ['bag4']
     assert second.steps == 50
     second.sample(4, 20)
@@ -149,11 +149,11 @@ def test_unchanged_bags_are_not_read_again(tmp_path, rng, reads):
 
 def test_a_changed_bag_is_noticed(tmp_path, rng, reads):
     write_episode(tmp_path, 'bag', episode_of(rng, 0, 10))
-    ReplayStore(tmp_path, SPEC, 1000).refresh()
+    dataset_of(tmp_path, SPEC, 1000).refresh()
     shutil.rmtree(tmp_path / 'bag')
     other = episode_of(rng, 1, 10)
     write_episode(tmp_path, 'bag', other)
-    subject = ReplayStore(tmp_path, SPEC, 1000)
+    subject = dataset_of(tmp_path, SPEC, 1000)
     assert len(subject.refresh()) == 1 and reads == ['bag', 'bag']
     np.testing.assert_array_equal(subject.sample(1, 10)['image'][0], other.image)
 
@@ -166,7 +166,7 @@ def test_what_was_wrong_with_a_bag_is_told_at_every_start(tmp_path, rng, reads):
         os.utime(path, (time.time() - 1000,) * 2)
     told = []
     for _ in range(2):
-        subject = ReplayStore(tmp_path, SPEC, 1000)
+        subject = dataset_of(tmp_path, SPEC, 1000)
         assert len(subject.refresh()) == 1
         told.append([str(problem) for problem in subject.problems])
     assert told[0] and told[0] == told[1] and reads == ['cut']
@@ -174,19 +174,19 @@ def test_what_was_wrong_with_a_bag_is_told_at_every_start(tmp_path, rng, reads):
 
 def test_bags_of_another_robot_do_not_share_files(tmp_path, rng):
     write_episode(tmp_path, 'bag', episode_of(rng, 0, 10))
-    ReplayStore(tmp_path, SPEC, 100).refresh()
-    other = ReplayStore(tmp_path, dataclasses.replace(SPEC, control_period=0.1), 100)
+    dataset_of(tmp_path, SPEC, 100).refresh()
+    other = dataset_of(tmp_path, dataclasses.replace(SPEC, control_period=0.1), 100)
     assert other.refresh() == [] and 'another robot' in str(other.problems[0])
-    assert ReplayStore(tmp_path, SPEC, 100).refresh()
+    assert dataset_of(tmp_path, SPEC, 100).refresh()
 
 
 def test_steps_that_left_free_their_space_and_come_back(tmp_path, rng, reads):
     for number in range(6):
         write_episode(tmp_path, f'bag{number}', episode_of(rng, number, 20))
-    small = ReplayStore(tmp_path, SPEC, 50)
+    small = dataset_of(tmp_path, SPEC, 50)
     assert len(small.refresh()) == 6 and small.steps == 40
     assert [path.stem for path in cache_files(tmp_path, '.steps')] == ['bag4', 'bag5']
-    large = ReplayStore(tmp_path, SPEC, 500)
+    large = dataset_of(tmp_path, SPEC, 500)
     assert len(large.refresh()) == 6 and len(reads) == 6  # what is in them is known
     rewards = {large.sample(1, 1)['reward'][0, 0] for _ in range(120)}  # each is served once
     assert rewards == {
@@ -194,14 +194,14 @@ def test_steps_that_left_free_their_space_and_come_back(tmp_path, rng, reads):
     }
     assert sorted(reads[6:]) == ['bag0', 'bag1', 'bag2', 'bag3']
     shutil.rmtree(tmp_path / 'bag0')
-    ReplayStore(tmp_path, SPEC, 500).refresh()
+    dataset_of(tmp_path, SPEC, 500).refresh()
     assert not any('bag0' in path.name for path in cache_files(tmp_path, ''))
 
 
 def test_an_episode_that_is_lost_leaves_the_others(tmp_path, rng):
     for number in range(3):
         write_episode(tmp_path, f'bag{number}', episode_of(rng, number, 20))
-    subject = ReplayStore(tmp_path, SPEC, 500)
+    subject = dataset_of(tmp_path, SPEC, 500)
     subject.refresh()
     shutil.rmtree(tmp_path / 'bag1')
     shutil.rmtree(tmp_path / FOLDER)
@@ -216,14 +216,14 @@ def test_a_folder_that_cannot_be_written_is_learnt_from_in_memory(tmp_path, rng)
     for number, episode in enumerate(episodes):
         write_episode(tmp_path, f'bag{number}', episode)
     (tmp_path / FOLDER).touch()
-    subject = ReplayStore(tmp_path, SPEC, 500)
+    subject = dataset_of(tmp_path, SPEC, 500)
     assert len(subject.refresh()) == 2
     (problem,) = subject.problems
     assert 'stay in memory' in problem.reason
     np.testing.assert_array_equal(
         subject.sample(1, 40)['image'][0], np.concatenate([episode.image for episode in episodes])
     )
-    resumed = ReplayStore(tmp_path, SPEC, 500)
+    resumed = dataset_of(tmp_path, SPEC, 500)
     resumed.load_state_dict(json.loads(json.dumps(subject.state_dict())))
     np.testing.assert_array_equal(resumed.sample(2, 9)['image'], subject.sample(2, 9)['image'])
 
@@ -231,11 +231,11 @@ def test_a_folder_that_cannot_be_written_is_learnt_from_in_memory(tmp_path, rng)
 READER = """
 import sys
 from pathlib import Path
-from dreamer_ros.replay.store import ReplayStore
 from tests.episodes.bags import SPEC
+from tests.replay.folders import dataset_of
 print('ready', flush=True)
 while True:
-    store = ReplayStore(Path(sys.argv[1]), SPEC, 300)
+    store = dataset_of(Path(sys.argv[1]), SPEC, 300)
     store.refresh()
     store.sample(8, 20)
     assert not store.problems, store.problems
@@ -260,7 +260,7 @@ def test_killed_readers_and_several_at_once(tmp_path, rng):
                 for process in processes:
                     process.kill()
                     process.wait()
-            subject = ReplayStore(tmp_path, SPEC, 300)
+            subject = dataset_of(tmp_path, SPEC, 300)
             assert len(subject.refresh()) == 12 and subject.problems == []
             reference.check(subject.sample(40, 20), 0, 20)
     finally:
@@ -280,21 +280,21 @@ def test_held_out_episodes_never_train(tmp_path, rng):
         rewards[number] = set(episode.reward)
     splits = []
     for folder, name in ((tmp_path / 'a', 'bag{:02d}'), (tmp_path / 'b', 'other{:02d}')):
-        subject = ReplayStore(folder, SPEC, 1000, validation=0.3)
+        subject = dataset_of(folder, SPEC, 1000, validation=0.3)
         infos = {info.name: info.held_out for info in subject.refresh()}
         order = range(40) if folder.name == 'a' else range(39, -1, -1)
         splits.append([infos[name.format(number)] for number in order])
         held_out = set().union(*(rewards[n] for n in range(40) if splits[-1][n]))
-        assert subject.steps + subject.held_out.steps == 200 and subject.held_out.steps == len(held_out)
+        assert subject.steps + subject.held_out_steps == 200 and subject.held_out_steps == len(held_out)
         seen = set(np.concatenate([subject.sample(8, 5)['reward'].ravel() for _ in range(200)]))
         seen |= set(np.concatenate([subject.peek(8, 5)['reward'].ravel() for _ in range(50)]))
         assert not seen & held_out and len(seen) == subject.steps
-        validation = subject.held_out.peek(50, 5, seed=1)['reward']
+        validation = subject.validation(50, 5)['reward']
         assert set(validation.ravel()) <= held_out
-        np.testing.assert_array_equal(validation, subject.held_out.peek(50, 5, seed=1)['reward'])
-        resumed = ReplayStore(folder, SPEC, 1000, validation=0.3)
+        np.testing.assert_array_equal(validation, subject.validation(50, 5)['reward'])
+        resumed = dataset_of(folder, SPEC, 1000, validation=0.3)
         resumed.load_state_dict(json.loads(json.dumps(subject.state_dict())))
-        assert resumed.refresh() == [] and resumed.held_out.steps == subject.held_out.steps
+        assert resumed.refresh() == [] and resumed.held_out_steps == subject.held_out_steps
         np.testing.assert_array_equal(resumed.sample(3, 5)['reward'], subject.sample(3, 5)['reward'])
     assert splits[0] == splits[1] and 3 <= sum(splits[0]) <= 24
 
@@ -304,30 +304,30 @@ def test_marks(tmp_path, rng):
     loose = tmp_path / 'loose.mcap'
     shutil.copy(bag / 'bag_0.mcap', loose)
     for path in (bag, loose):
-        assert not keep.is_kept(path)
-        keep.keep(path)
-        assert keep.is_kept(path)
-        keep.keep(path, False)
-        keep.keep(path, False)
-        assert not keep.is_kept(path)
+        assert not is_kept(path)
+        keep_bag(path)
+        assert is_kept(path)
+        keep_bag(path, False)
+        keep_bag(path, False)
+        assert not is_kept(path)
     with pytest.raises(InputError, match='expected a bag'):
-        keep.keep(tmp_path)
+        keep_bag(tmp_path)
     main(['bag', 'keep', str(bag), str(loose)])
-    assert keep.is_kept(bag) and keep.is_kept(loose)
+    assert is_kept(bag) and is_kept(loose)
     main(['bag', 'keep', '--undo', str(bag)])
-    assert not keep.is_kept(bag) and keep.is_kept(loose)
+    assert not is_kept(bag) and is_kept(loose)
 
 
 def test_kept_bags_stay_and_say_when_they_leave_no_room(tmp_path, rng):
     for number in range(5):
-        keep.keep(write_episode(tmp_path, f'bag{number}', episode_of(rng, number, 20)), number in (0, 2))
-    subject = ReplayStore(tmp_path, SPEC, 60)
+        keep_bag(write_episode(tmp_path, f'bag{number}', episode_of(rng, number, 20)), number in (0, 2))
+    subject = dataset_of(tmp_path, SPEC, 60)
     subject.refresh()
-    assert [name for name, _ in subject.state_dict()['held']] == ['bag0', 'bag2', 'bag4']
+    assert [name for name, _ in subject.state_dict()['folders']['']['held']] == ['bag0', 'bag2', 'bag4']
     for number in range(5, 8):
-        keep.keep(write_episode(tmp_path, f'bag{number}', episode_of(rng, number, 20)))
+        keep_bag(write_episode(tmp_path, f'bag{number}', episode_of(rng, number, 20)))
     subject.refresh()
-    held = [name for name, _ in subject.state_dict()['held']]
+    held = [name for name, _ in subject.state_dict()['folders']['']['held']]
     assert held == ['bag0', 'bag2', 'bag5', 'bag6', 'bag7'] and subject.steps == 100
     assert [problem.reason for problem in subject.problems] == ['bags marked to be kept leave no room: 80 steps, of 60']
 
@@ -340,21 +340,21 @@ def test_files_are_mapped_without_descriptors_and_as_many_as_may_be(tmp_path, rn
         reference.add(f'bag{number}', episode)
     live = weakref.WeakSet()
 
-    class FewMaps(FileMap):
-        def __init__(self, file):
+    class FewFiles(cache._StepsFile):
+        def __init__(self, path):
             if len(live) == 3:
                 raise OSError(errno.ENOMEM, 'too many maps')
-            super().__init__(file)
+            super().__init__(path)
             live.add(self)
 
     before = len(os.listdir('/proc/self/fd'))
-    subject = ReplayStore(tmp_path, SPEC, 300)
+    subject = dataset_of(tmp_path, SPEC, 300)
     subject.refresh()
     for _ in range(20):
         reference.check(subject.sample(4, 10), 0, 10)
     assert len(os.listdir('/proc/self/fd')) == before
-    monkeypatch.setattr(cache, 'FileMap', FewMaps)
-    subject = ReplayStore(tmp_path, SPEC, 300)
+    monkeypatch.setattr(cache, '_StepsFile', FewFiles)
+    subject = dataset_of(tmp_path, SPEC, 300)
     subject.refresh()
     for _ in range(20):
         reference.check(subject.sample(4, 10), 0, 10)

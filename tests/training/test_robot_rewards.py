@@ -7,7 +7,7 @@ import pytest
 
 from dreamer_ros.episodes.labels import Labels
 from dreamer_ros.formats.importing import import_source
-from dreamer_ros.replay import store
+from dreamer_ros.replay.dataset import ReplayDataset
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.offline import plan
 from tests.episodes.robot_bags import START, TINY, contract, write_robot_bag
@@ -45,8 +45,8 @@ def test_rewards_are_learned(kind, tmp_path, rng, preset, monkeypatch):
     update = Learner.update
     monkeypatch.setattr(Learner, 'update', lambda self, batch: (batches.append(batch), update(self, batch))[1])
     infos = []
-    refresh = store.ReplayStore.refresh
-    monkeypatch.setattr(store.ReplayStore, 'refresh', lambda self: (infos.extend(new := refresh(self)), new)[1])
+    refresh = ReplayDataset.refresh
+    monkeypatch.setattr(ReplayDataset, 'refresh', lambda self: (infos.extend(new := refresh(self)), new)[1])
     run = plan([str(folder)], str(tmp_path / 'robot.yaml'), preset, str(tmp_path / 'run'), updates=3, validation=0.0)
     trainer, output = learn(run)
     assert trainer.status.updates == 3 and len(batches) == 3, output

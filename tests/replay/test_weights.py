@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 
 from dreamer_ros.config import ReplayConfig
 from dreamer_ros.errors import InputError
-from dreamer_ros.replay.mix import bag_folder, open_replay
+from dreamer_ros.replay.dataset import bag_folder, open_replay
 from tests.episodes.bags import PERIOD_NS, SPEC, START_NS, random_episode, write_episode
 
 FOLDERS = ('own', 'a', 'b')
