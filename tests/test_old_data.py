@@ -14,7 +14,7 @@ from dreamer_ros.cli.main import main
 from dreamer_ros.config import ReplayConfig
 from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.policy.loader import find_manifest, load
-from dreamer_ros.replay.mix import open_replay
+from dreamer_ros.replay.dataset import open_replay
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.metrics import read_metrics
 from dreamer_ros.training.offline import find_spec
