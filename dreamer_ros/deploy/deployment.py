@@ -12,8 +12,7 @@ from typing import Any
 
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rosgraph_msgs.msg import Clock
-from std_msgs.msg import Bool, Header
+from std_msgs.msg import Header
 
 from dreamer_ros.deploy.control import LATE, Behaviour, Control, StepPublisher
 from dreamer_ros.deploy.guard import Guard
@@ -25,13 +24,12 @@ from dreamer_ros.deploy.takeover import Person
 from dreamer_ros.deploy.watchdog import Advance, Check, Deadline, Gate, Watchdog
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.manifest import Manifest
-from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.robot.contract import ESTOP, RobotContract
 from dreamer_ros.ros import diagnostics, qos
-from dreamer_ros.ros.announcement import announcement
 from dreamer_ros.ros.diagnostics import Diagnostics, Timings
-from dreamer_ros.ros.inbox import TakenByHand
+from dreamer_ros.ros.inbox import PolledSubscription
+from dreamer_ros.ros.ownership import TopicLock, announcement
 from dreamer_ros.ros.runtime import terminating
-from dreamer_ros.ros.topic_lock import Claim
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.fields import has_header
 from dreamer_ros.wire.topics import QoS, Topic
@@ -63,7 +61,7 @@ class Deployment:
         stop: gives up on the first policy, see `Policies.load`.
 
     Raises:
-        Claimed: another agent of this computer holds the robot.
+        TopicTaken: another agent of this computer holds the robot.
         InputError: the policy cannot be used on this robot, or not in this way.
 
     Attributes:
@@ -117,7 +115,7 @@ class Deployment:
             return made
 
         kept(
-            Claim(
+            TopicLock(
                 node,
                 self.command_topic,
                 (
@@ -396,12 +394,9 @@ class EmergencyStop:
     """
 
     def __init__(self, node: Node, topic: str):
-        self._node = node
-        group = TakenByHand()
-        kinds = (QoS(depth=1, transient_local=True), QoS(depth=10, reliable=False))
         self._subscriptions = [
-            node.create_subscription(Bool, topic, lambda message: None, qos.profile(kind), callback_group=group)
-            for kind in kinds
+            PolledSubscription(node, Topic(topic, ESTOP, quality), quality)
+            for quality in (QoS(depth=1, transient_local=True), QoS(depth=10, reliable=False))
         ]
         self._pressed = False
         self._known = time.monotonic() + LISTENING
@@ -414,33 +409,26 @@ class EmergencyStop:
     def pressed(self) -> bool:
         """What was said last."""
         for subscription in self._subscriptions:
-            while (taken := subscription.handle.take_message(Bool, False)) is not None:
-                self._pressed = taken[0].data
+            while (message := subscription.take()) is not None:
+                self._pressed = message.data
         return self._pressed
 
     def close(self) -> None:
         """Unsubscribe."""
         for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+            subscription.close()
 
 
 class ClockWatch:
     """Simulated time as it comes in, taken by hand: ROS time itself waits for the executor."""
 
     def __init__(self, node: Node):
-        self._node = node
-        self._subscription = node.create_subscription(
-            Clock,
-            topics.CLOCK.name,
-            lambda message: None,
-            qos.profile(QoS(depth=1, reliable=False)),
-            callback_group=TakenByHand(),
-        )
+        self._subscription = PolledSubscription(node, topics.CLOCK, topics.LATEST)
         self._newest = 0, time.monotonic()
 
     def read(self) -> tuple[int, float]:
         """Nanoseconds, 0 before the first message, and when that was published in monotonic seconds."""
-        while (taken := self._subscription.handle.take_message(Clock, False)) is not None:
+        while (taken := self._subscription.take_with_info()) is not None:
             message, info = taken
             delay = max(0.0, (time.time_ns() - info['source_timestamp']) / 1e9)
             self._newest = codecs.stamp_to_ns(message.clock), time.monotonic() - delay
@@ -448,4 +436,4 @@ class ClockWatch:
 
     def close(self) -> None:
         """Unsubscribe."""
-        self._node.destroy_subscription(self._subscription)
+        self._subscription.close()

@@ -13,13 +13,10 @@ from rclpy.serialization import deserialize_message
 
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.robot.sensing import Problem, Sensed, Sensing
-from dreamer_ros.ros import qos
-from dreamer_ros.ros.inbox import TakenByHand
+from dreamer_ros.ros.inbox import PolledSubscription
 from dreamer_ros.wire import codecs
 from dreamer_ros.wire.fields import has_header
-from dreamer_ros.wire.topics import QoS
-
-LATEST = QoS(depth=1, reliable=False)
+from dreamer_ros.wire.topics import LATEST
 
 
 class Taken(NamedTuple):
@@ -53,7 +50,7 @@ class Inputs:
     """
 
     def __init__(self, node: Node, contract: RobotContract, time_ns: Callable[[], int]):
-        self._node, self._time_ns = node, time_ns
+        self._time_ns = time_ns
         self._sensing = Sensing(contract)
         self._by_header = {
             topic.name: contract.stamps == 'header' and has_header(topic.type) for topic in contract.topics
@@ -62,12 +59,8 @@ class Inputs:
         self._limits: dict[str, float] = {}
         for source in (*contract.cameras, *(entry.source for entry in contract.vector if entry.source.default is None)):
             self._limits[source.topic] = min(source.max_age, self._limits.get(source.topic, source.max_age))
-        group = TakenByHand()
         self._subscriptions = {
-            topic.name: node.create_subscription(
-                qos.message_type(topic), topic.name, _never_called, qos.profile(LATEST), callback_group=group, raw=True
-            )
-            for topic in contract.topics
+            topic.name: PolledSubscription(node, topic, LATEST, raw=True) for topic in contract.topics
         }
         self._names = {topic: subscription.topic_name for topic, subscription in self._subscriptions.items()}
         self._lock = threading.Lock()
@@ -80,7 +73,7 @@ class Inputs:
     def close(self) -> None:
         """Unsubscribe."""
         for subscription in self._subscriptions.values():
-            self._node.destroy_subscription(subscription)
+            subscription.close()
 
     def observe(self, tick_ns: int) -> Sensed:
         """The observation at a tick (ROS time in nanoseconds), of the newest messages; the control loop's."""
@@ -89,7 +82,7 @@ class Inputs:
             unread, self._unread = self._unread, {}
         self.repeated += self._leading not in unread
         for topic, taken in unread.items():
-            message = deserialize_message(taken.cdr, self._subscriptions[topic].msg_type)
+            message = deserialize_message(taken.cdr, self._subscriptions[topic].message_type)
             self._sensing.receive(topic, message, taken.source)
         return self._sensing.observe(tick_ns)
 
@@ -131,7 +124,7 @@ class Inputs:
         """Take in what came. Ages are told by ROS time once and grow by the steady clock from then on."""
         now_ns, now = self._time_ns(), time.monotonic()
         for topic, subscription in self._subscriptions.items():
-            while (message := subscription.handle.take_message(subscription.msg_type, True)) is not None:
+            while (message := subscription.take_with_info()) is not None:
                 cdr, info = message
                 stamp = codecs.header_stamp(cdr) if self._by_header[topic] else info['source_timestamp']
                 taken = Taken(
@@ -145,7 +138,3 @@ class Inputs:
                 if topic == self._leading and before and taken.number and before.number:
                     self.dropped += max(0, taken.number - before.number - 1)
                 self._newest[topic] = self._unread[topic] = taken
-
-
-def _never_called(message) -> None:
-    raise AssertionError('the executor ran a callback of a subscription that is taken by hand')

@@ -8,14 +8,12 @@ import time
 
 import numpy as np
 from rclpy.node import Node
-from sensor_msgs.msg import Joy
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.robot.contract import JOY, RobotContract
 from dreamer_ros.robot.joystick import Hand, Sticks
-from dreamer_ros.ros import qos
-from dreamer_ros.ros.inbox import TakenByHand
-from dreamer_ros.wire.topics import QoS
+from dreamer_ros.ros.inbox import PolledSubscription
+from dreamer_ros.wire.topics import LATEST, Topic
 
 
 class Person:
@@ -35,14 +33,8 @@ class Person:
     """
 
     def __init__(self, node: Node, contract: RobotContract):
-        self._node, self._joystick, self._sticks = node, contract.joystick, Sticks(contract)
-        self._subscription = node.create_subscription(
-            Joy,
-            self._joystick.topic,
-            _never_called,
-            qos.profile(QoS(depth=1, reliable=False)),
-            callback_group=TakenByHand(),
-        )
+        self._joystick, self._sticks = contract.joystick, Sticks(contract)
+        self._subscription = PolledSubscription(node, Topic(self._joystick.topic, JOY, LATEST), LATEST)
         self._lock = threading.Lock()
         self._hand: Hand | None = None
         self._heard = self._used = -math.inf  # monotonic seconds
@@ -51,7 +43,7 @@ class Person:
 
     def close(self) -> None:
         """Unsubscribe."""
-        self._node.destroy_subscription(self._subscription)
+        self._subscription.close()
 
     def steer(self, commanded: np.ndarray, feedback: np.ndarray) -> np.ndarray | None:
         """The action f32[A] of the person who steers; None while the policy does.
@@ -81,9 +73,9 @@ class Person:
             self.steering = False
 
     def _take(self, now: float) -> None:
-        while (taken := self._subscription.handle.take_message(Joy, False)) is not None:
+        while (message := self._subscription.take()) is not None:
             try:
-                self._hand, self.problem = self._sticks.read(taken[0]), ''
+                self._hand, self.problem = self._sticks.read(message), ''
             except InputError as error:
                 self.problem = str(error)
                 continue
@@ -92,7 +84,3 @@ class Person:
                 self.steering, self._used = True, now
         if self.steering and self._heard - self._used > self._joystick.release:
             self.steering = False
-
-
-def _never_called(message) -> None:
-    raise AssertionError('the executor ran a callback of a subscription that is taken by hand')

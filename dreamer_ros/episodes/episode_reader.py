@@ -19,9 +19,9 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.formats.npz import ARRAYS, read_arrays
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.wire.codecs import ENCODINGS, header_stamp, image_to_array, join_images, read_step, read_vector
+from dreamer_ros.wire.codecs import ENCODINGS, header_stamp, join_images, read_step, read_vector
 from dreamer_ros.wire.definitions import decode
-from dreamer_ros.wire.images import COMPRESSED, LAYOUTS, decode_image
+from dreamer_ros.wire.images import COMPRESSED, decode_image
 from dreamer_ros.wire.topics import ACTION, JOINT_STATES, SPEC, STEP, camera_infos, images
 
 
@@ -311,11 +311,8 @@ def _frame(message: RawMessage, type_name: str) -> np.ndarray:
     """
     try:
         decoded = decode(message.data, type_name)
-        if type_name != COMPRESSED:
-            if decoded.encoding in ENCODINGS:
-                return image_to_array(decoded)  # without a copy
-            if decoded.encoding not in LAYOUTS:
-                raise Unusable(f'with an image of the encoding {decoded.encoding}')
+        if type_name != COMPRESSED and decoded.encoding not in ENCODINGS:
+            raise Unusable(f'with an image of the encoding {decoded.encoding}')
         return decode_image(decoded, type_name, None, None)
     except InputError as error:
         raise Unusable('with a bad image') from error

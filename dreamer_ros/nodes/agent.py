@@ -19,10 +19,10 @@ from dreamer_ros.policy.loader import PolicyLoader
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.ros import diagnostics, qos
-from dreamer_ros.ros.announcement import Announcements
 from dreamer_ros.ros.diagnostics import Diagnostics, Timings
 from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.ros.message_template import MessageTemplate
+from dreamer_ros.ros.ownership import Announcements
 from dreamer_ros.ros.runtime import Parameters, run_node
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics
@@ -189,7 +189,7 @@ class Agent:
         """Keep the newest message of the last input; True if there is one. An older one unanswered is dropped
         and counted.
         """
-        while (message := self._inbox.take(self._last_input)) is not None:
+        while (message := self._last_input.take()) is not None:
             came = time.perf_counter()
             stamp = codecs.header_stamp(message)
             if self._newest is not None and self._newest_stamp != stamp:
@@ -198,13 +198,13 @@ class Agent:
         return self._newest is not None
 
     def _take_rest(self) -> None:
-        while (message := self._inbox.take(self._step_messages)) is not None:
+        while (message := self._step_messages.take()) is not None:
             try:
                 self._keep(self._steps, message, self._read_step(message))
             except InputError as error:
                 self._log.warning(f'ignored: {error}', throttle_duration_sec=SAY_AGAIN)
         for subscription, kept in self._others:
-            while (message := self._inbox.take(subscription)) is not None:
+            while (message := subscription.take()) is not None:
                 self._keep(kept, message, message)
 
     def _read_step(self, cdr: bytes) -> Step:
@@ -311,7 +311,7 @@ class Agent:
 
     def _poll_policy(self) -> None:
         """Take over what the loader has made ready."""
-        message = self._inbox.take_latest(self._manifests)
+        message = self._manifests.take_latest()
         if message is not None:
             try:
                 self._loader.submit(Manifest.from_json(message.data, f'topic {self._manifests.topic_name}'))

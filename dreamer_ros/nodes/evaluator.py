@@ -14,8 +14,8 @@ from rclpy.node import Node
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
-from dreamer_ros.ros.announcement import Announcements
 from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.ros.ownership import Announcements
 from dreamer_ros.ros.runtime import Parameters, run_node
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics
@@ -116,11 +116,11 @@ class Evaluator:
         return self._finish()
 
     def _take_steps(self, counter: EpisodeCounter) -> None:
-        while (message := self._inbox.take(self._step_messages)) is not None:
+        while (message := self._step_messages.take()) is not None:
             ended = counter.add(codecs.read_step(message))
             # Actions trail their observation, so the newest by now is this episode's or, at worst, one of the
             # same policy's next.
-            action = self._inbox.take_latest(self._actions)
+            action = self._actions.take_latest()
             self._actor = action.header.frame_id if action is not None else self._actor
             if ended is not None and len(self._results) < self._episodes:
                 self._note(*ended)

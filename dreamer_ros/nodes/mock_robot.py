@@ -125,7 +125,7 @@ class Hardware:
                 return
 
     def _take_command(self) -> None:
-        message = self._inbox.take_latest(self._received)
+        message = self._received.take_latest()
         if message is None:
             return
         try:

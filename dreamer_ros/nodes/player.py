@@ -21,7 +21,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.robot.contract import COMMAND_FIELDS, RobotContract
 from dreamer_ros.ros import qos
-from dreamer_ros.ros.announcement import announcement
+from dreamer_ros.ros.ownership import announcement
 from dreamer_ros.ros.runtime import Parameters, run_node
 from dreamer_ros.viewing.shadow import Shadow
 from dreamer_ros.wire import codecs, topics

@@ -20,10 +20,10 @@ from dreamer_ros.episodes.bag_writer import EpisodeWriter, new_episode
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import load_contract
 from dreamer_ros.ros import diagnostics
-from dreamer_ros.ros.announcement import Announcements
 from dreamer_ros.ros.diagnostics import Diagnostics
 from dreamer_ros.ros.disk_guard import DiskGuard
 from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.ros.ownership import Announcements
 from dreamer_ros.ros.robot_recorder import RobotRecorder
 from dreamer_ros.ros.runtime import Parameters, run_node
 from dreamer_ros.spec import RobotSpec
@@ -147,7 +147,7 @@ class Recorder:
         now = time.monotonic()
         count = 0
         for number, subscription in enumerate(self._subscriptions):
-            while (message := self._inbox.take(subscription)) is not None:
+            while (message := subscription.take()) is not None:
                 self._aligner.add(number, codecs.header_stamp(message), message, now)
                 count += 1
         for aligned in self._aligner.take(now):
@@ -203,7 +203,7 @@ class Recorder:
 
     def _take_origins(self) -> None:
         """What simulators say at a reset, so that the episode can be simulated once more."""
-        while (message := self._inbox.take(self._simulations)) is not None:
+        while (message := self._simulations.take()) is not None:
             try:
                 self._origins[int(json.loads(message.data)['stamp'])] = message.data
             except (ValueError, KeyError, TypeError):

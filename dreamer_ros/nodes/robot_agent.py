@@ -32,8 +32,8 @@ from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.robot.contract import load_contract
 from dreamer_ros.ros import qos
 from dreamer_ros.ros.diagnostics import Timings
+from dreamer_ros.ros.ownership import TopicTaken
 from dreamer_ros.ros.runtime import Parameters, run_node
-from dreamer_ros.ros.topic_lock import Claimed
 from dreamer_ros.wire import topics
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
@@ -229,7 +229,7 @@ class RobotAgent(LifecycleNode):
                 self.deployment.policies.offer(self._postponed)
         elif self.stop.is_set():
             return
-        elif self._offered is None or (self._policy and not self._training) or isinstance(self.refusal, Claimed):
+        elif self._offered is None or (self._policy and not self._training) or isinstance(self.refusal, TopicTaken):
             raise self.refusal or InputError('expected to be configured; the reason is above')
         else:
             if self.refusal is not None:

@@ -17,13 +17,12 @@ from std_srvs.srv import SetBool, Trigger
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.ros import diagnostics, qos
-from dreamer_ros.ros.announcement import announcement
 from dreamer_ros.ros.diagnostics import Diagnostics, Timings
 from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.ros.message_template import MessageTemplate
 from dreamer_ros.ros.observation_publisher import ObservationPublisher
+from dreamer_ros.ros.ownership import OnlyPublisher, announcement
 from dreamer_ros.ros.runtime import Parameters, run_node
-from dreamer_ros.ros.single import OnlyPublisher
 from dreamer_ros.simulation import environment
 from dreamer_ros.simulation.origin import Origin
 from dreamer_ros.wire import codecs, topics
@@ -194,7 +193,7 @@ class Simulator:
         # quiet moment to answer services.
         self._idle(0.0)
         while not self._stop.is_set():
-            while (message := self._inbox.take(self._actions)) is not None:
+            while (message := self._actions.take()) is not None:
                 answered = codecs.header_stamp(message)
                 if answered != stamp:
                     self._check_stamp(answered)
@@ -248,7 +247,7 @@ class Simulator:
         return max(time.time_ns(), 0 if self._pace is None else self._pace + PACE_HEADSTART)
 
     def _read_pace(self) -> None:
-        message = self._inbox.take_latest(self._paces)
+        message = self._paces.take_latest()
         if message is not None:
             self._pace = codecs.stamp_to_ns(message)
 
@@ -263,7 +262,7 @@ class Simulator:
         tick = stepped + period
         while not self._stop.is_set():
             self._idle(max(0.0, tick - time.monotonic()))
-            while (message := self._inbox.take(self._actions)) is not None:
+            while (message := self._actions.take()) is not None:
                 if self._check_stamp(codecs.header_stamp(message)):
                     action = self._valid(message)
                     held = held if action is None else action

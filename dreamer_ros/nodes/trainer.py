@@ -25,9 +25,9 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.robot.contract import load_contract
 from dreamer_ros.ros import diagnostics, qos
-from dreamer_ros.ros.announcement import Announcements
 from dreamer_ros.ros.diagnostics import Diagnostics
 from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.ros.ownership import Announcements
 from dreamer_ros.ros.runtime import Parameters, run_node
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training import process
@@ -97,7 +97,7 @@ class RosRobot:
     def find(self, inbox: Inbox) -> None:
         """Learn where the robot stands from its last action, unless a step has told."""
         if self.stamp is None:
-            message = inbox.take_latest(self._actions)
+            message = self._actions.take_latest()
             if message is not None:
                 self.stamp = codecs.stamp_to_ns(message.header.stamp)
 
@@ -235,7 +235,7 @@ class RosRobots(Robots):
             time.sleep(GATHER)
 
     def _take_steps(self, robot: RosRobot) -> None:
-        while (message := self._inbox.take(robot.steps)) is not None:
+        while (message := robot.steps.take()) is not None:
             try:
                 robot.note(codecs.read_step(message))
             except InputError as error:

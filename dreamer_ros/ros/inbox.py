@@ -1,100 +1,123 @@
-"""Messages of the per-step topics, taken without the executor.
+"""Subscriptions that a loop reads when it wants to, instead of callbacks that an executor runs.
 
-rclpy's executor rebuilds its Python lists of every entity for each callback, 100–200 µs that a lock-step loop
-would pay several times per step. An Inbox keeps one wait set for the few subscriptions a loop lives on, and
-lets the executor serve everything else (services, parameters, rare topics) at a low rate.
+rclpy's executor rebuilds its Python lists of every entity for each callback, 100 to 200 µs that a lock-step loop
+would pay several times per step. And a callback waits for whatever else the executor does, which an emergency stop
+must not. So messages are taken from the middleware directly. rclpy offers that to itself alone: `PRIVATE` says
+whether this rclpy has it. Where it has not, an executor on a thread of its own collects the messages.
+
+No other module uses these private interfaces.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import threading
 import time
+import weakref
 from typing import Any
 
+import rclpy.executors
 from rclpy.callback_groups import CallbackGroup
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 
 from dreamer_ros.ros import qos
 from dreamer_ros.wire.topics import QoS, Topic
 
+try:
+    from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
+
+    PRIVATE = hasattr(_rclpy.Subscription, 'take_message') and hasattr(_rclpy, 'WaitSet')
+except (ImportError, AttributeError):
+    PRIVATE = False
+
 HOUSEKEEPING_PERIOD = 0.025  # seconds between two turns of the executor (0.2 ms each)
 
+Info = dict[str, Any]
 
-class TakenByHand(CallbackGroup):
-    """Keeps the executor off the subscriptions, but not off their events (incompatible QoS warnings)."""
 
-    def can_execute(self, entity) -> bool:
-        return not isinstance(entity, Subscription)
+class PolledSubscription:
+    """A subscription without a callback. `take` never blocks and may be called from any thread.
 
-    def beginning_execution(self, entity) -> bool:
-        return True
+    Args:
+        node: that subscribes.
+        topic: name and type.
+        quality: of the subscription.
+        raw: messages come as their CDR bytes.
+    """
 
-    def ending_execution(self, entity) -> None:
-        pass
+    def __init__(self, node: Node, topic: Topic, quality: QoS, raw: bool = False):
+        self._node, self._raw = node, raw
+        self._listener: _Listener | None = None
+        self.message_type = qos.message_type(topic)
+        arguments = (qos.profile(quality), raw)
+        if PRIVATE:
+            self._subscription = node.create_subscription(
+                self.message_type, topic.name, _never_called, arguments[0], callback_group=_NotExecuted(), raw=raw
+            )
+            self.topic_name = self._subscription.topic_name
+        else:
+            self.topic_name = node.resolve_topic_name(topic.name)
+            self._listener = _Listener.of(node)
+            self._queue: collections.deque = collections.deque(maxlen=quality.depth)
+            self._subscription = self._listener.subscribe(self.message_type, self.topic_name, self._queue, *arguments)
+
+    def take_with_info(self) -> tuple[Any, Info] | None:
+        """The oldest message that waits and what the middleware says of it (`source_timestamp` and
+        `received_timestamp` in ns and, where it can, `publisher_gid` and `publication_sequence_number`), or None.
+        """
+        if self._listener is None:
+            return self._subscription.handle.take_message(self.message_type, self._raw)
+        with contextlib.suppress(IndexError):
+            return self._queue.popleft()
+        return None
+
+    def take(self) -> Any:
+        """The oldest message that waits, or None."""
+        taken = self.take_with_info()
+        return None if taken is None else taken[0]
+
+    def take_latest(self) -> Any:
+        """The newest message that waits, or None. Older ones are dropped."""
+        latest = None
+        while (message := self.take()) is not None:
+            latest = message
+        return latest
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        (self._node if self._listener is None else self._listener.node).destroy_subscription(self._subscription)
 
 
 class Inbox:
     """The subscriptions of one loop, and the node's other business in between.
 
-    Uses what `rclpy.wait_for_message` uses, so it runs on Humble and later:
-
         images = inbox.subscribe(topics.IMAGE, topics.LOCKSTEP_SUBSCRIBER)
         while not stop.is_set():
             inbox.wait(0.1, images)
-            while (message := inbox.take(images)) is not None: …
+            while (message := images.take()) is not None: …
 
     `wait` also turns the executor every 25 ms, so services answer as long as the loop keeps waiting.
     """
 
     def __init__(self, node: Node):
         self._node = node
-        self._group = TakenByHand()
-        self._subscriptions: list[Subscription] = []
+        self._subscriptions: list[PolledSubscription] = []
         self._wait_set: Any | None = None
         self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(node)
         self._next_housekeeping = 0.0
 
-    def subscribe(self, topic: Topic, quality: QoS, raw: bool = False) -> Subscription:
-        """A subscription to `take` from; with `raw`, messages come as their CDR bytes."""
-        subscription = self._node.create_subscription(
-            qos.message_type(topic),
-            topic.name,
-            _never_called,
-            qos.profile(quality),
-            callback_group=self._group,
-            raw=raw,
-        )
+    def subscribe(self, topic: Topic, quality: QoS, raw: bool = False) -> PolledSubscription:
+        """A subscription to `take` from, which `wait` waits for."""
+        subscription = PolledSubscription(self._node, topic, quality, raw)
         self._subscriptions.append(subscription)
         self._wait_set = None
         return subscription
 
-    def take(self, subscription: Subscription) -> Any:
-        """The oldest message that waits, or None."""
-        taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
-        return None if taken is None else taken[0]
-
-    def take_with_info(self, subscription: Subscription) -> tuple[Any, dict[str, Any]] | None:
-        """The oldest message that waits and what the middleware says of it (`source_timestamp` in ns and, where it
-        can, `publisher_gid` and `publication_sequence_number`), or None.
-        """
-        return subscription.handle.take_message(subscription.msg_type, subscription.raw)
-
-    def take_publication_time(self, subscription: Subscription) -> int | None:
-        """Take the oldest message that waits; when it was published, in nanoseconds, or None without one."""
-        taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
-        return None if taken is None else taken[1]['source_timestamp']
-
-    def take_latest(self, subscription: Subscription) -> Any:
-        """The newest message that waits, or None; older ones are dropped."""
-        latest = None
-        while (message := self.take(subscription)) is not None:
-            latest = message
-        return latest
-
-    def wait(self, timeout: float, *subscriptions: Subscription) -> None:
+    def wait(self, timeout: float, *subscriptions: PolledSubscription) -> None:
         """Return when one of the subscriptions (all of them if none is named) has a message, at the latest
         after `timeout` seconds or at the next turn of the executor.
         """
@@ -107,13 +130,17 @@ class Inbox:
             return
         if not self._subscriptions:
             time.sleep(timeout)
-            return
-        if self._wait_set is None:
-            self._wait_set = _rclpy.WaitSet(len(self._subscriptions), 0, 0, 0, 0, 0, self._node.context.handle)
-        self._wait_set.clear_entities()
-        for subscription in subscriptions or self._subscriptions:
-            self._wait_set.add_subscription(subscription.handle)
-        self._wait_set.wait(int(timeout * 1e9))
+        elif PRIVATE:
+            if self._wait_set is None:
+                self._wait_set = _rclpy.WaitSet(len(self._subscriptions), 0, 0, 0, 0, 0, self._node.context.handle)
+            self._wait_set.clear_entities()
+            for subscription in subscriptions or self._subscriptions:
+                self._wait_set.add_subscription(subscription._subscription.handle)
+            self._wait_set.wait(int(timeout * 1e9))
+        else:
+            queues = [subscription._queue for subscription in subscriptions or self._subscriptions]
+            with (arrived := _Listener.of(self._node).arrived):
+                arrived.wait_for(lambda: any(queues), timeout)
 
     def housekeeping(self) -> None:
         """Run one callback that is due: a service, a parameter request, another subscription."""
@@ -121,5 +148,58 @@ class Inbox:
         self._next_housekeeping = time.monotonic() + HOUSEKEEPING_PERIOD
 
 
+class _NotExecuted(CallbackGroup):
+    """Keeps the executor off a subscription, but not off its events (incompatible QoS warnings)."""
+
+    def can_execute(self, entity) -> bool:
+        return not isinstance(entity, Subscription)
+
+    def beginning_execution(self, entity) -> bool:
+        return True
+
+    def ending_execution(self, entity) -> None:
+        pass
+
+
 def _never_called(message) -> None:
-    raise AssertionError('the executor ran a callback of an Inbox subscription')
+    raise AssertionError('the executor ran the callback of a polled subscription')
+
+
+class _Listener:
+    """Fills the queues of polled subscriptions by callbacks: a hidden node beside `node`, on a thread of its own."""
+
+    _of_node: weakref.WeakKeyDictionary[Node, _Listener] = weakref.WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, node: Node) -> _Listener:
+        """The one beside a node."""
+        return cls._of_node.get(node) or cls._of_node.setdefault(node, cls(node))
+
+    def __init__(self, node: Node):
+        # Without the arguments of the process, which would give it the node's own name.
+        self.node = Node(
+            f'_{node.get_name()}_listener',
+            namespace=node.get_namespace(),
+            context=node.context,
+            use_global_arguments=False,
+            enable_rosout=False,
+            start_parameter_services=False,
+        )
+        self.arrived = threading.Condition()
+        self._executor = SingleThreadedExecutor(context=node.context)
+        self._executor.add_node(self.node)
+        threading.Thread(target=self._run, name='listener', daemon=True).start()
+
+    def subscribe(self, kind: Any, name: str, queue: collections.deque, profile: Any, raw: bool) -> Subscription:
+        """A subscription whose messages and their infos are appended to a queue."""
+
+        def keep(message: Any, info: Info) -> None:
+            with self.arrived:
+                queue.append((message, info))
+                self.arrived.notify_all()
+
+        return self.node.create_subscription(kind, name, keep, profile, raw=raw)
+
+    def _run(self) -> None:
+        with contextlib.suppress(rclpy.executors.ExternalShutdownException):
+            self._executor.spin()

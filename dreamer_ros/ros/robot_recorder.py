@@ -247,7 +247,7 @@ class RobotRecorder:
         for source in (self._steps, *self._sources, self._actions):
             if source.subscription is None:
                 continue
-            while (taken := self._inbox.take_with_info(source.subscription)) is not None:
+            while (taken := source.subscription.take_with_info()) is not None:
                 self._take(source, *taken)
         self._write_answers()
         if self._bag is not None and time.monotonic() >= self._bag.closes_at:

@@ -21,8 +21,15 @@ APPLIED = 'applied/'
 # A robot's step also tells, per topic of its contract, how old the message was that the agent used: nanoseconds
 # from its stamp to the step's; NaN where none had come.
 AGE_PREFIX = 'age/'
-# Channels per pixel, and the order that makes them RGB.
-ENCODINGS = {'rgb8': (3, (0, 1, 2)), 'bgr8': (3, (2, 1, 0)), 'mono8': (1, (0, 0, 0))}
+# Bytes per pixel, and which of them are red, green and blue.
+ENCODINGS = {
+    'rgb8': (3, (0, 1, 2)),
+    'bgr8': (3, (2, 1, 0)),
+    'rgba8': (4, (0, 1, 2)),
+    'bgra8': (4, (2, 1, 0)),
+    'mono8': (1, (0, 0, 0)),
+    'mono16': (2, (1, 1, 1)),
+}
 # Larger numbers become infinite in training, NaN compares as not smaller.
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -57,7 +64,9 @@ def header_stamp(cdr: bytes) -> int:
 
 
 def image_to_array(msg: Any) -> np.ndarray:
-    """sensor_msgs/Image (rgb8, bgr8 or mono8) to RGB.
+    """sensor_msgs/Image to RGB, of the encodings in `ENCODINGS`.
+
+    Of 16-bit grey the upper 8 bits count, transparency does not.
 
     Returns:
         uint8 [H, W, 3]; for rgb8 without row padding a read-only view of the message's data.
@@ -67,18 +76,20 @@ def image_to_array(msg: Any) -> np.ndarray:
     """
     if msg.encoding not in ENCODINGS:
         raise InputError(f'image: expected encoding {", ".join(ENCODINGS)}, got {msg.encoding!r}')
-    channels, order = ENCODINGS[msg.encoding]
+    size, order = ENCODINGS[msg.encoding]
     height, width, step = msg.height, msg.width, msg.step
     data = np.frombuffer(msg.data, np.uint8)
-    if step < width * channels or data.size != height * step:
+    if not (height and width) or step < width * size or data.size != height * step:
         raise InputError(
             f'image: {width}x{height} {msg.encoding} with rows of {step} bytes needs {height * step} bytes '
-            f'and rows of at least {width * channels}, got {data.size} bytes'
+            f'and rows of at least {width * size}, got {data.size} bytes'
         )
-    image = data.reshape(height, step)[:, : width * channels].reshape(height, width, channels)
+    image = data.reshape(height, step)[:, : width * size].reshape(height, width, size)
     if msg.encoding == 'rgb8':
         return image
-    return np.ascontiguousarray(image[:, :, order])
+    if msg.encoding == 'mono16' and msg.is_bigendian:
+        order = (0, 0, 0)
+    return np.stack([image[:, :, byte] for byte in order], axis=-1)
 
 
 def join_images(images: Sequence[np.ndarray]) -> np.ndarray:

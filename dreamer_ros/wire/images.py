@@ -10,20 +10,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.wire.codecs import fill_stamp
+from dreamer_ros.wire.codecs import fill_stamp, image_to_array
 
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
-
-# Encoding -> Pillow's mode, how it calls the layout of the bytes, and bytes per pixel.
-LAYOUTS = {
-    'rgb8': ('RGB', 'RGB', 3),
-    'bgr8': ('RGB', 'BGR', 3),
-    'rgba8': ('RGB', 'RGBX', 4),
-    'bgra8': ('RGB', 'BGRX', 4),
-    'mono8': ('L', 'L', 1),
-    'mono16': ('I;16', 'I;16', 2),
-}
-
 
 class Crop(NamedTuple):
     """The part of an image that is used, in pixels from its upper left corner."""
@@ -37,8 +26,7 @@ class Crop(NamedTuple):
 def decode_image(message: Any, type_name: str, crop: Crop | None, size: tuple[int, int] | None) -> np.ndarray:
     """A sensor_msgs/Image or CompressedImage (JPEG or PNG) as the policy sees it.
 
-    Resizing averages the pixels whose centres lie in the area of the new one. Of 16-bit grey the upper 8 bits
-    count, transparency does not.
+    Resizing averages the pixels whose centres lie in the area of the new one.
 
     Args:
         type_name: of the message.
@@ -51,9 +39,12 @@ def decode_image(message: Any, type_name: str, crop: Crop | None, size: tuple[in
     Raises:
         InputError: an encoding that is not supported, damaged data, or the crop reaches out of the image.
     """
-    return fit_image(
-        open_image(message.data, message.format) if type_name == COMPRESSED else _from_raw(message), crop, size
-    )
+    if type_name == COMPRESSED:
+        return fit_image(open_image(message.data, message.format), crop, size)
+    pixels = image_to_array(message)
+    if crop is None and size in (None, pixels.shape[:2]):
+        return pixels
+    return fit_image(Image.fromarray(pixels), crop, size)
 
 
 def fit_image(image: Image.Image, crop: Crop | None, size: tuple[int, int] | None) -> np.ndarray:
@@ -86,22 +77,6 @@ def fill_compressed(message: Any, image: np.ndarray, stamp: int, frame_id: str =
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, 'JPEG', quality=90)
     message.data = array.array('B', buffer.getvalue())
-
-
-def _from_raw(message: Any) -> Image.Image:
-    if message.encoding not in LAYOUTS:
-        raise InputError(f'image: expected encoding {", ".join(LAYOUTS)}, got {message.encoding!r}')
-    mode, layout, pixel = LAYOUTS[message.encoding]
-    height, width, step = message.height, message.width, message.step
-    data = memoryview(message.data).cast('B')
-    if not (height and width) or step < width * pixel or len(data) != height * step:
-        raise InputError(
-            f'image: {width}x{height} {message.encoding} with rows of {step} bytes needs {height * step} bytes '
-            f'and rows of at least {width * pixel}, got {len(data)} bytes'
-        )
-    if pixel == 2 and message.is_bigendian:
-        layout = 'I;16B'
-    return Image.frombytes(mode, (width, height), data, 'raw', layout, step)
 
 
 def open_image(data: Any, name: str) -> Image.Image:

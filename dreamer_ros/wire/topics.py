@@ -52,6 +52,8 @@ LATCHED = QoS(depth=1, transient_local=True)
 # Between simulator and agent at most one observation is in flight, plus repeats of it; one that is lost is
 # asked for again. Best effort saves the acknowledgements, a third of the round trip.
 LOCKSTEP_SUBSCRIBER = QoS(depth=10, reliable=False)
+# A slow reader never sees a queue.
+LATEST = QoS(depth=1, reliable=False)
 RECORDER_SUBSCRIBER = QoS(depth=1000)
 RECORDER_ACTION_SUBSCRIBER = QoS(depth=ACTIONS_KEPT, transient_local=True)
 TRAINER_SUBSCRIBER = QoS(depth=1000)

@@ -13,7 +13,6 @@ from dreamer_ros.episodes.bag_writer import EpisodeWriter
 from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.episodes.recovery import recover_all
 from dreamer_ros.wire import topics
-from dreamer_ros.wire.codecs import ENCODINGS
 from dreamer_ros.wire.definitions import blank_message, decode, definition, encode
 from tests.episodes.bags import PERIOD_NS, SPEC, START_NS, assert_equal, cdr_messages, random_episode, write_raw
 from tests.episodes.robot_bags import REWARDED, contract, write_robot_bag
@@ -207,7 +206,6 @@ def test_images_in_other_encodings_with_padded_rows(tmp_path, rng, encoding):
     if encoding == 'yuv422':
         assert not found and '5 with an image of the encoding yuv422' in reasons(problems)
     else:
-        assert encoding in ENCODINGS or encoding.endswith('a8')
         assert_equal(found[0], episode)
 
 

@@ -18,20 +18,18 @@ from typing import NamedTuple
 
 import numpy as np
 import rclpy
-from geometry_msgs.msg import Twist
 from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Bool, Int64, String
+from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool
 
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.ros import qos
-from dreamer_ros.ros.inbox import TakenByHand
+from dreamer_ros.ros.inbox import PolledSubscription
 from dreamer_ros.wire import codecs, topics
 
 NAMESPACE = '/robot'
@@ -129,16 +127,15 @@ class Ears:
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain)
         self.node = Node('ears', namespace=NAMESPACE, context=self._context)
-        group = TakenByHand()
 
-        def hear(kind, name, depth=1000, raw=False):
-            return self.node.create_subscription(
-                kind, name, lambda message: None, QoSProfile(depth=depth), callback_group=group, raw=raw
-            )
+        def hear(name, kind, depth=1000, raw=False):
+            quality = topics.QoS(depth=depth)
+            return PolledSubscription(self.node, topics.Topic(name, kind, quality), quality, raw)
 
-        self._subscription, self._steps = hear(Twist, 'cmd_vel'), hear(JointState, 'step')
-        self._images = hear(Image, 'camera/image_raw', depth=1, raw=True)
-        self._began = hear(Int64, 'began')
+        self._subscription = hear('cmd_vel', 'geometry_msgs/msg/Twist')
+        self._steps = hear('step', topics.STEP.type)
+        self._images = hear('camera/image_raw', topics.IMAGE.type, depth=1, raw=True)
+        self._began = hear('began', 'std_msgs/msg/Int64')
         self.steps: list[tuple[int, float]] = []  # stamp, and age of its image, ns
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
@@ -155,15 +152,14 @@ class Ears:
 
     def _listen(self) -> None:
         while not self._ending.wait(0.001):
-            while (taken := self._images.handle.take_message(Image, True)) is not None:
-                self.image_stamp = codecs.header_stamp(taken[0])
-            while (taken := self._steps.handle.take_message(JointState, False)) is not None:
-                message = taken[0]
+            while (message := self._images.take()) is not None:
+                self.image_stamp = codecs.header_stamp(message)
+            while (message := self._steps.take()) is not None:
                 ages = dict(zip(message.name, message.position))
                 self.steps.append((codecs.stamp_to_ns(message.header.stamp), ages['age/camera/image_raw']))
-            while (taken := self._began.handle.take_message(Int64, False)) is not None:
-                self.began = taken[0].data
-            while (taken := self._subscription.handle.take_message(Twist, False)) is not None:
+            while (message := self._began.take()) is not None:
+                self.began = message.data
+            while (taken := self._subscription.take_with_info()) is not None:
                 twist, info = taken
                 self.commands.append(
                     Command(twist.linear.x, twist.angular.z, info['source_timestamp'], info['received_timestamp'])

@@ -123,10 +123,10 @@ def run_live(node, robot, rng, folder):
                 publisher.publish(stream.message(name, time.time_ns() - int(rng.integers(0, 50_000_000))))
         inbox.wait(0.02)
         for name, subscription in subscriptions.items():
-            while (taken := subscription.handle.take_message(subscription.msg_type, True)) is not None:
+            while (taken := subscription.take_with_info()) is not None:
                 cdr, info = taken
                 writer.write(name, cdr, info['source_timestamp'])
-                sensing.receive(name, deserialize_message(cdr, subscription.msg_type), info['source_timestamp'])
+                sensing.receive(name, deserialize_message(cdr, subscription.message_type), info['source_timestamp'])
         ticks.append(time.time_ns())
         live.append(sensing.observe(ticks[-1]))
     writer.close({})

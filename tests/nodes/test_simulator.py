@@ -121,16 +121,16 @@ def test_services_answer_however_fast_the_agent(peer, ros_domain):
 
     def simulate():  # all of it in one thread: a GL context belongs to the thread that made it
         simulator = Simulator(node, stop)
-        take = simulator._inbox.take
+        take = simulator._actions.take
 
-        def take_at_once(subscription):
-            if subscription is not simulator._actions or simulator._paused:
-                return take(subscription)
+        def take_at_once():
+            if simulator._paused:
+                return take()
             joy = Joy()
             codecs.fill_action(joy, np.zeros(1), simulator._sent[-1], codecs.Mode('random'))
             return serialize_message(joy)
 
-        simulator._inbox.take = take_at_once
+        simulator._actions.take = take_at_once
         simulator.run()
 
     running = threading.Thread(target=simulate)

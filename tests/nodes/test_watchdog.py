@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dreamer_ros.deploy import guard
-from dreamer_ros.deploy.metronome import Metronome
+from dreamer_ros.deploy.control import Metronome
 from dreamer_ros.deploy.watchdog import Advance, Deadline, Gate, Watchdog
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.wire.definitions import decode
