@@ -14,6 +14,7 @@ from dreamer_ros.wire.codecs import fill_stamp, image_to_array
 
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
 
+
 class Crop(NamedTuple):
     """The part of an image that is used, in pixels from its upper left corner."""
 
