@@ -106,7 +106,7 @@ def _export(arguments) -> int:
 
     bags = [source for path in arguments.bags for source in find_sources(Path(path))]
     if arguments.format == 'lerobot':
-        from dreamer_ros.formats.lerobot_writing import export_lerobot
+        from dreamer_ros.formats.lerobot_writer import export_lerobot
 
         written = export_lerobot(bags, Path(arguments.to))
     else:

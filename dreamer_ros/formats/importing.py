@@ -21,7 +21,7 @@ from dreamer_ros.episodes.mcap_scan import RawMessage
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.episodes.robot_bag import RobotTracks, Track, robot_rows
 from dreamer_ros.errors import InputError
-from dreamer_ros.formats.lerobot_layout import is_lerobot
+from dreamer_ros.formats.lerobot_metadata import is_lerobot
 from dreamer_ros.formats.npz import ARRAYS, read_arrays
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
@@ -108,7 +108,7 @@ def import_source(
             _write(result, folder, source.stem, 0, spec, meta, {}, messages)
             return result
         if is_lerobot(source):
-            from dreamer_ros.formats.lerobot import read_lerobot  # its libraries are an extra
+            from dreamer_ros.formats.lerobot_reader import read_lerobot  # its libraries are an extra
 
             robot = source.resolve().name
             for number, spec, meta, messages in read_lerobot(source, contract, labels, image_size, result.problems):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.formats.lerobot_layout import ACTION, IMAGES, OBSERVATION, ORIGIN, STATE, Feature, Layout
+from dreamer_ros.formats.lerobot_metadata import ACTION, IMAGES, OBSERVATION, ORIGIN, STATE, Feature, Layout
 from dreamer_ros.formats.npz import MOST_CHOICES
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.robot.contract import PERIOD_TOLERANCE, RobotContract

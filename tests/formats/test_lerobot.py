@@ -379,8 +379,8 @@ def test_a_film_that_is_too_short_for_its_episodes(tmp_path, rng):
 def test_without_the_library(tmp_path, rng, monkeypatch):
     root = write_dataset(tmp_path / 'arm', 'v3.0', [frames(rng, 3)], LIGHT)
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
-    for name in ('lerobot', 'lerobot_writing'):
-        monkeypatch.delitem(sys.modules, f'dreamer_ros.replay.{name}', raising=False)
+    for name in ('lerobot_reader', 'lerobot_writer'):
+        monkeypatch.delitem(sys.modules, f'dreamer_ros.formats.{name}', raising=False)
     with pytest.raises(InputError, match=r"pyarrow is not installed, .* pip install 'dreamer_ros\[lerobot\]'"):
         main(['bag', 'import', str(root), '--to', str(tmp_path / 'episodes')])
 
@@ -474,14 +474,14 @@ def test_what_can_not_be_written(tmp_path, rng):
 
 
 def test_many_files(tmp_path, rng, monkeypatch):
-    from dreamer_ros.formats import lerobot_writing
+    from dreamer_ros.formats import lerobot_writer
 
-    monkeypatch.setattr(lerobot_writing, 'FILE_MB', 0)
-    monkeypatch.setattr(lerobot_writing, 'FILES', 2)
+    monkeypatch.setattr(lerobot_writer, 'FILE_MB', 0)
+    monkeypatch.setattr(lerobot_writer, 'FILES', 2)
     for number in range(3):
         write_episode(tmp_path / 'bags', f'bag{number}', random_episode(rng, 4, START_NS + number * 10**12))
     bags = sorted((tmp_path / 'bags').iterdir())
-    assert [steps for _, steps, _ in lerobot_writing.export_lerobot(bags, tmp_path / 'out')] == [3, 3, 3]
+    assert [steps for _, steps, _ in lerobot_writer.export_lerobot(bags, tmp_path / 'out')] == [3, 3, 3]
     data = tmp_path / 'out' / 'data'
     assert sorted(str(path.relative_to(data)) for path in data.rglob('*.parquet')) == [
         'chunk-000/file-000.parquet',

@@ -22,7 +22,7 @@ from dreamer_ros.episodes.messages import EPOCH, Sent, episode_data, episode_mes
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
-from dreamer_ros.formats.lerobot_layout import (
+from dreamer_ros.formats.lerobot_metadata import (
     ACTION,
     DONE,
     ORIGIN,

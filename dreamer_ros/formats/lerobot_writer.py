@@ -1,4 +1,4 @@
-"""Episodes to a LeRobot dataset of version 3.0, see `lerobot_layout`.
+"""Episodes to a LeRobot dataset of version 3.0, see `lerobot_metadata`.
 
 Images are PNG in the table, so that they come back bit by bit, and actions are in the robot's units. The observation
 after the last action has no place in the format.
@@ -24,7 +24,7 @@ from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
 from dreamer_ros.formats.importing import recorded_spec
-from dreamer_ros.formats.lerobot_layout import (
+from dreamer_ros.formats.lerobot_metadata import (
     ACTION,
     BOOKKEEPING,
     DONE,
