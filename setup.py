@@ -72,6 +72,10 @@ LEROBOT = [
     'imageio-ffmpeg>=0.6',  # decodes their videos; its ffmpeg knows AV1
 ]
 
+GYMNASIUM = [
+    'gymnasium>=1.0,<2'  # the API of environments that every reinforcement learning library speaks
+]
+
 BASELINES = [
     'stable-baselines3>=2.7,<3'  # soft actor-critic with returns of several steps
 ]
@@ -82,6 +86,8 @@ EXTRAS = {
         'ros-rclpy[fastrtps]>=7.1.6,<10',  # Jazzy and Kilted
         'ros-common-interfaces>=5.3,<6',  # sensor_msgs and friends
     ],
+    # Simulated tasks as Gymnasium environments: dreamer_ros.make.
+    'gym': [*SIMULATION, *GYMNASIUM],
     # Only for a robot whose contract names a public key, and for whoever signs its policies.
     'signing': SIGNING,
     # Simulators, for training and for watching a policy.
@@ -107,6 +113,7 @@ EXTRAS = {
     'baselines': BASELINES,
     'test': [
         *BASELINES,
+        *GYMNASIUM,
         *LEROBOT,
         *SIGNING,
         'pytest>=7.4',  # runs the tests

@@ -31,6 +31,7 @@ def missing_package(error: ModuleNotFoundError) -> Exception:
         return error
     extras = {
         'rclpy': 'ros',
+        'gymnasium': 'gym',
         'cryptography': 'signing',
         'pyarrow': 'lerobot',
         **dict.fromkeys(('mujoco', 'dm_control', 'OpenGL'), 'sim'),

@@ -8,8 +8,8 @@ import yaml
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
-from dreamer_ros.launching.processes import ONE_THREAD, Argument, Process, Scenario, check_namespace, policy_path, whole
-from dreamer_ros.policy.loader import find_manifest, load
+from dreamer_ros.launching.processes import ONE_THREAD, Argument, Process, Scenario, check_namespace, whole
+from dreamer_ros.policy.loader import find_manifest, load, policy_path
 from dreamer_ros.robot.contract import RobotContract, load_contract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.run_directory import new_logdir

@@ -15,8 +15,6 @@ import yaml
 
 from dreamer_ros import launcher
 from dreamer_ros.errors import InputError
-from dreamer_ros.paths import share
-from dreamer_ros.policy.loader import find_manifest
 from dreamer_ros.training.run_directory import latest_policy
 from dreamer_ros.wire.topics import NAMES
 
@@ -224,25 +222,6 @@ def number(low: float, high: float) -> Callable[[str], float]:
 def optional(parse: Callable[[str], object]) -> Callable[[str], object]:
     """Parser that also takes nothing, as None."""
     return lambda text: parse(text) if text else None
-
-
-def policy_path(policy: str) -> Path:
-    """File of a policy that a person names: an ONNX file, a manifest, or a released policy."""
-    path = Path(policy).expanduser().absolute()
-    if path.suffix in ('.onnx', '.json'):
-        return path
-    known = sorted(file.stem for file in share('models', 'policies').glob('*.onnx'))
-    if policy not in known:
-        raise InputError(
-            f'policy:={policy}: expected an ONNX file, a manifest, or one of the released policies: '
-            f'{", ".join(known) or "none are installed"}'
-        )
-    return share('models', 'policies', f'{policy}.onnx')
-
-
-def policy_file(policy: str) -> Path:
-    """The ONNX file of the same."""
-    return Path(find_manifest(policy_path(policy)).uri).absolute()
 
 
 def without_empty(parameters: dict) -> dict:

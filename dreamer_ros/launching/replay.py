@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.launching.processes import ONE_THREAD, Argument, Process, Scenario, number, policy_file
+from dreamer_ros.launching.processes import ONE_THREAD, Argument, Process, Scenario, number
+from dreamer_ros.policy.loader import policy_file
 from dreamer_ros.training.run_directory import latest_policy
 
 REPLAY_ARGUMENTS = (

@@ -20,11 +20,10 @@ from dreamer_ros.launching.processes import (
     Process,
     Scenario,
     optional,
-    policy_path,
     whole,
     without_empty,
 )
-from dreamer_ros.policy.loader import find_manifest, load
+from dreamer_ros.policy.loader import find_manifest, load, policy_path
 from dreamer_ros.robot.contract import RobotContract, load_contract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.offline import senses

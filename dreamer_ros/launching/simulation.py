@@ -16,10 +16,10 @@ from dreamer_ros.launching.processes import (
     Process,
     Scenario,
     optional,
-    policy_file,
     whole,
     without_empty,
 )
+from dreamer_ros.policy.loader import policy_file
 from dreamer_ros.seeds import collector_seed, evaluation_seed
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.process import check_learners

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text, sha256
+from dreamer_ros.paths import share
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.spec import RobotSpec
@@ -169,6 +170,33 @@ def load(
     if keep:
         keep(manifest, data)
     return runner
+
+
+def policy_path(policy: str) -> Path:
+    """The file of a policy that a person names: an ONNX file, a manifest, or a released policy.
+
+    Raises:
+        InputError: it is neither a file of those kinds nor a released policy.
+    """
+    path = Path(policy).expanduser().absolute()
+    if path.suffix in ('.onnx', '.json'):
+        return path
+    known = sorted(file.stem for file in share('models', 'policies').glob('*.onnx'))
+    if policy not in known:
+        raise InputError(
+            f'policy {policy}: expected an ONNX file, a manifest, or one of the released policies: '
+            f'{", ".join(known) or "none are installed"}'
+        )
+    return share('models', 'policies', f'{policy}.onnx')
+
+
+def policy_file(policy: str) -> Path:
+    """The ONNX file of a policy that a person names.
+
+    Raises:
+        InputError: there is none.
+    """
+    return Path(find_manifest(policy_path(policy)).uri).absolute()
 
 
 def find_manifest(path: str | Path) -> Manifest:

@@ -74,6 +74,11 @@ class Observation:
     is_last: bool
     is_terminal: bool
 
+    @property
+    def vector(self) -> np.ndarray:
+        """Float32 [2J]: positions, then velocities of the joints, in the order of `spec.vector`."""
+        return np.concatenate([self.position, self.velocity]).astype(np.float32)
+
 
 class Environment:
     """One robot with one task. Use `make` to get one.
@@ -100,6 +105,7 @@ class Environment:
     def __init__(self, world: World, renderer: Renderer | None, vector: bool, action_repeat: int, episode_length: int):
         self._world = world
         self._renderer = renderer
+        self._picture_renderer: Renderer | None = None
         self._repeat = action_repeat
         self._length = episode_length
         self._joint_names, self._qpos, self._qvel = _scalar_joints(world)
@@ -156,8 +162,9 @@ class Environment:
         """Start the next episode, or the one of that number: world, seed and number give its initial state."""
         self.episode = self.episode + 1 if episode is None else episode
         self._world.reset(self.episode)
-        if self._renderer:
-            self._renderer.upload_terrain()
+        for renderer in (self._renderer, self._picture_renderer):
+            if renderer:
+                renderer.upload_terrain()
         self._count = 0
         self._reward = 0.0
         self._is_first = True
@@ -201,10 +208,21 @@ class Environment:
         """The camera half of `step`: u8[H, W, 3 per camera] of the current state."""
         return self._renderer.render(self._world.data) if self._renderer else np.zeros((0, 0, 0), np.uint8)
 
+    def picture(self, image_size: tuple[int, int]) -> np.ndarray:
+        """What the task's own camera sees now, for people: u8[H, W, 3]. The size is that of the first call."""
+        from dreamer_ros.simulation.rendering import Renderer
+
+        if self._picture_renderer is None:
+            world = self._world
+            self._picture_renderer = Renderer(world.model, image_size, 'fast', world.default_cameras[:1])
+            self._picture_renderer.upload_terrain()
+        return self._picture_renderer.render(self._world.data)
+
     def close(self) -> None:
-        """Free the renderer and the physics."""
-        if self._renderer:
-            self._renderer.close()
+        """Free the renderers and the physics."""
+        for renderer in (self._renderer, self._picture_renderer):
+            if renderer:
+                renderer.close()
         self._world.close()
 
     def _control(self, action: Sequence[float]) -> np.ndarray:

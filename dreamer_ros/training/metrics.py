@@ -7,12 +7,14 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from dreamer_ros.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FILE = 'metrics.jsonl'
 
@@ -54,6 +56,8 @@ class Metrics:
     """
 
     def __init__(self, run: Path, offline: bool = False):
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only who writes needs it
+
         self._offline = offline
         path = run / FILE
         torn = path.exists() and path.stat().st_size and path.read_bytes()[-1:] != b'\n'

@@ -417,7 +417,7 @@ def test_deploy_refuses_what_does_not_fit(rover_policy, tmp_path, monkeypatch):
     for arguments, problem in [
         ({}, 'expected policy:=<ONNX file>, robot:=<contract>, or both'),
         ({'policy': str(rover_policy), 'robot': 'arm'}, r'robot.yaml: command.axes\[0\].name: expected'),
-        ({'policy': 'hover'}, 'policy:=hover: expected an ONNX file, a manifest, or one of the released'),
+        ({'policy': 'hover'}, 'policy hover: expected an ONNX file, a manifest, or one of the released'),
         ({'robot': 'tank'}, 'expected a contract file'),
         ({'robot': 'rover', 'hardware': 'true'}, 'expected task:='),
     ]:

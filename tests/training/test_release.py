@@ -10,8 +10,8 @@ import yaml
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import sha256
-from dreamer_ros.launching.processes import policy_path
 from dreamer_ros.paths import share
+from dreamer_ros.policy.loader import policy_path
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.seeds import evaluation_seed
 from dreamer_ros.training.release import release
