@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import os
 import shutil
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from dreamer_ros.errors import InputError
@@ -40,14 +43,54 @@ def read_text(path: Path) -> str:
         raise InputError(f'{path}: expected a text file that can be read ({error})') from error
 
 
+@contextlib.contextmanager
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+    """A temporary path `.<name>.<random>.partial` beside `path`, for the block to write a file or a folder to.
+
+    At the end of the block it takes the place of `path`, so that `path` is whole at any time. After an exception it is
+    removed, and `path` stays as it is.
+
+    Args:
+        durable: wait until the disk has all of it. What can be made again does without.
+    """
+    partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}.partial')
+    try:
+        yield partial
+        if durable:
+            for written in (partial, *partial.rglob('*')):
+                sync(written)
+        if partial.is_dir():
+            _remove(path)  # no folder can be renamed over one with files in it
+        os.replace(partial, path)
+    except BaseException:
+        _remove(partial)
+        raise
+    if durable:
+        sync(path.parent)
+
+
 def write_file(path: Path, content: str | bytes) -> None:
-    """Replace a file's content through a temporary name `.<name>.partial`, a sync and a rename."""
-    partial = path.with_name(f'.{path.name}.partial')
-    with open(partial, 'wb') as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    """Replace a file's content; see `replacing`."""
+    with replacing(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder, as far as it can be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has the content of a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Locked(Exception):
@@ -73,15 +116,6 @@ def lock_file(path: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
     return descriptor
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder last: what was created, renamed or deleted there."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:

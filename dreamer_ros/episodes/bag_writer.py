@@ -19,7 +19,7 @@ from mcap.writer import CompressionType, Writer
 from dreamer_ros.episodes.bag_reader import CUSTOM_DATA, partial_path
 from dreamer_ros.episodes.mcap_scan import RawTopic
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import sync_folder, write_file
+from dreamer_ros.files import sync, write_file
 from dreamer_ros.wire.definitions import definition
 from dreamer_ros.wire.topics import Topic
 
@@ -284,9 +284,9 @@ def write_metadata(directory: Path, files: list[McapFile], custom_data: Mapping[
 
 def publish(partial: Path, path: Path) -> None:
     """Give a whole bag its name, for good."""
-    sync_folder(partial)
+    sync(partial)
     partial.rename(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def lock_directory(path: Path, wait: bool) -> int | None:

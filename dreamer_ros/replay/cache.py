@@ -28,9 +28,8 @@ import math
 import mmap
 import os
 import time
-import uuid
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -38,6 +37,7 @@ import numpy as np
 
 from dreamer_ros.episodes.episode import Episode, EpisodeInfo
 from dreamer_ros.episodes.report import Problem
+from dreamer_ros.files import replacing
 from dreamer_ros.replay.buffer import EpisodeLost, StoredEpisode, row_type
 from dreamer_ros.spec import RobotSpec
 
@@ -160,7 +160,7 @@ class EpisodeCache:
             episode.number = number
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with _replacing(Path(self.steps_file(bag.name))) as stream:
+            with replacing(Path(self.steps_file(bag.name)), durable=False) as partial, open(partial, 'xb') as stream:
                 entries = [self._write_steps(stream, episode) for episode in episodes]
             header = {
                 'version': VERSION,
@@ -263,8 +263,8 @@ class EpisodeCache:
 
     def _write_header(self, bag: Path, header: dict) -> None:
         text = json.dumps(header).encode()
-        with _replacing(self._header_file(bag)) as stream:
-            stream.write(hashlib.sha256(text).hexdigest().encode() + b'\n' + text)
+        with replacing(self._header_file(bag), durable=False) as partial:
+            partial.write_bytes(hashlib.sha256(text).hexdigest().encode() + b'\n' + text)
 
     def _read_header(self, bag: Path) -> dict | None:
         """None unless it is whole and of this version."""
@@ -327,20 +327,6 @@ class CachedEpisode:
 
 class _Damaged(OSError):
     """A cache file is not what was written."""
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file under a temporary name, which gets its own when it is whole."""
-    partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
-    try:
-        with open(partial, 'xb') as stream:
-            yield stream
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-        raise
 
 
 def _list_files(bag: Path) -> list[list]:

@@ -1,81 +1,135 @@
-"""Atomic checkpoint directories: safetensors and JSON, no pickle.
+"""Checkpoints: folders of safetensors and JSON, no pickle, whole or not there.
 
-A checkpoint is a folder `tensors.safetensors` + `state.json`. It is written beside its place and renamed when
-whole, so a folder that exists is complete unless the disk damaged it; a digest in the JSON tells that.
+    learner/tensors.safetensors   parameters, optimiser, normaliser, random states
+    learner/state.json            the learner's counters, the run's config and its robot
+    trainer.json                  {"state": the trainer's counters}
+    manifest.json                 {"files": {name: SHA-256}} of all others
+
+The manifest finds every damage that the disk may have done. Launchers use this module as well, so only the functions
+that need torch import it.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import re
 from pathlib import Path
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import read_text, sha256
+from dreamer_ros.files import read_text, replacing, sha256
 
-TENSORS, STATE = 'tensors.safetensors', 'state.json'
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEARNER, TENSORS, STATE, TRAINER, MANIFEST, LATEST = (
+    'learner',
+    'tensors.safetensors',
+    'state.json',
+    'trainer.json',
+    'manifest.json',
+    'latest',
+)
 
 
-def write_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict) -> None:
+def write_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict, trainer: dict) -> None:
     """Write a checkpoint, replacing one of the same name.
+
+    Args:
+        tensors, state: the learner's; the state is JSON-ready.
+        trainer: JSON-ready state of whoever has the learner.
 
     Raises:
         InputError: the disk refused; earlier checkpoints are untouched.
     """
-    folder = Path(folder)
-    temporary = folder.with_name(f'.{folder.name}.partial')
-    shutil.rmtree(temporary, ignore_errors=True)
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        temporary.mkdir(parents=True)
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, str(temporary / TENSORS)
-        )
-        state = {**state, 'sha256': sha256(temporary / TENSORS)}
-        (temporary / STATE).write_text(json.dumps(state))
-        for path in (temporary / TENSORS, temporary / STATE):
-            with open(path, 'rb') as file:
-                os.fsync(file.fileno())
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(folder) as partial:
+            (partial / LEARNER).mkdir(parents=True)
+            save_file(tensors, str(partial / LEARNER / TENSORS))
+            (partial / LEARNER / STATE).write_text(json.dumps(state))
+            (partial / TRAINER).write_text(json.dumps({'state': trainer}))
+            files = {name: sha256(partial / name) for name in _files(partial)}
+            (partial / MANIFEST).write_text(json.dumps({'files': files}))
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise InputError(f'checkpoint {folder}: cannot be written ({error}); earlier ones are untouched') from error
 
 
-def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and state of a checkpoint.
+def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict, dict]:
+    """What `write_checkpoint` was given: tensors, the learner's state, the trainer's state.
 
     Raises:
         InputError: a file is missing, unreadable or damaged.
     """
-    folder = Path(folder)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
-        state = json.loads((folder / STATE).read_text())
-        if state.pop('sha256') != sha256(folder / TENSORS):
-            raise InputError(f'checkpoint {folder}: {TENSORS} is damaged, its sha256 is not the recorded one')
-        return load_file(str(folder / TENSORS)), state
+        for name, digest in _recorded(folder).items():
+            if sha256(folder / name) != digest:
+                raise InputError(f'checkpoint {folder}: {name} is damaged, its sha256 is not the recorded one')
+        alone = not (folder / LEARNER).is_dir()
+        learner = folder if alone else folder / LEARNER
+        state = json.loads((learner / STATE).read_text())
+        trainer = {} if alone else json.loads((folder / TRAINER).read_text())['state']
+        return load_file(str(learner / TENSORS)), state, trainer
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(f'checkpoint {folder}: cannot be read ({type(error).__name__}: {error})') from error
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether all files of a checkpoint are there; nothing is said about their content."""
+    try:
+        return all((folder / name).is_file() for name in _recorded(folder))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
 def find_checkpoint(path: str | Path) -> Path:
-    """The learner's folder of a checkpoint, or of the latest one of a run.
+    """A checkpoint's folder, from itself, the learner's folder in it, or a run, whose latest one it is.
 
     Raises:
         InputError: it is neither.
     """
     path = Path(path)
-    marker = path / 'checkpoints' / 'latest'
-    if marker.exists():
-        path = marker.parent / read_text(marker).strip()
-    for folder in (path / 'learner', path):
-        if (folder / STATE).exists():
+    for folder in (*newest_first(path / 'checkpoints'), path, path.parent):
+        if (folder / LEARNER / STATE).exists():
             return folder
+    if (path / STATE).exists():
+        return path
     raise InputError(f'{path}: expected a run directory with a checkpoint, or a checkpoint, found neither')
+
+
+def newest_first(checkpoints: Path) -> list[Path]:
+    """The checkpoints in a folder of them. The one that `latest` names comes first, if that file can be read."""
+    try:
+        latest = read_text(checkpoints / LATEST).strip()
+    except InputError:
+        latest = ''
+    folders = sorted((path for path in checkpoints.glob('*') if re.fullmatch(r'\d+', path.name)), reverse=True)
+    return sorted(folders, key=lambda folder: folder.name != latest)
+
+
+def _recorded(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a checkpoint, by their names in it."""
+    if (folder / MANIFEST).exists():
+        files = json.loads((folder / MANIFEST).read_text())['files']
+        if sorted(files) != _files(folder):
+            raise ValueError(f'expected the files {", ".join(files)}, found {", ".join(_files(folder))}')
+        return files
+    # Version 0.1 wrote no manifest. The trainer's file named the others, and the learner's state its tensors.
+    if (folder / TRAINER).exists():
+        return json.loads((folder / TRAINER).read_text())['files']
+    return {TENSORS: json.loads((folder / STATE).read_text())['sha256']}
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of all files of a checkpoint but the manifest."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file())
+    return sorted(name for name in names if name != MANIFEST)

@@ -199,14 +199,12 @@ class Learner:
             self._team.synchronise(self)
 
     def save(self, folder: Path, extra: dict | None = None) -> None:
-        """Write a checkpoint.
+        """Write a checkpoint, whole or not at all.
 
         Args:
-            folder: the checkpoint directory, written atomically.
             extra: JSON-ready state of the caller, given back by `load`.
         """
-        tensors, state = self.state()
-        write_checkpoint(folder, tensors, {**state, 'extra': extra or {}})
+        write_checkpoint(folder, *self.state(), extra or {})
 
     def load(self, folder: Path) -> dict:
         """Restore a checkpoint; returns the `extra` it was saved with.
@@ -214,9 +212,9 @@ class Learner:
         Raises:
             InputError: the checkpoint is damaged, or of another network or robot.
         """
-        tensors, state = read_checkpoint(folder)
+        tensors, state, extra = read_checkpoint(folder)
         self.restore(tensors, state, f'checkpoint {folder}')
-        return state['extra']
+        return extra
 
     @classmethod
     def open(cls, folder: Path, device: str = 'auto') -> Learner:
@@ -225,7 +223,7 @@ class Learner:
         Raises:
             InputError: the checkpoint is damaged, or an earlier version of this program wrote it.
         """
-        tensors, state = read_checkpoint(folder)
+        tensors, state, _ = read_checkpoint(folder)
         source = f'checkpoint {folder}'
         if 'config' not in state:
             raise InputError(f'{source}: expected the config of its run in it, but an earlier version wrote it')

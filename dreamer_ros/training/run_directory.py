@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 import shutil
@@ -15,19 +14,10 @@ import yaml
 
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import (
-    DISK_RESERVE,
-    Locked,
-    free_megabytes,
-    lock_file,
-    nearest_existing,
-    read_text,
-    sha256,
-    sync_folder,
-    write_file,
-)
+from dreamer_ros.files import DISK_RESERVE, Locked, free_megabytes, lock_file, nearest_existing, read_text, write_file
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training.checkpoint import LATEST, is_complete, newest_first
 
 CHECKPOINTS_KEPT = 2
 POLICIES_KEPT = 5
@@ -118,40 +108,26 @@ class RunDirectory:
                 raise _unwritable(self.path, error) from error
             raise
 
-    def save_checkpoint(self, step: int, save_learner: Callable[[Path], None], state: dict) -> Path:
-        """Write checkpoints/<step>/ whole or not at all, point `latest` at it, drop all but the newest few.
+    def save_checkpoint(self, step: int, save_learner: Callable[[Path, dict], None], state: dict) -> Path:
+        """Write checkpoints/<step>/, point `latest` at it, and drop all but the newest few.
 
         Args:
             step: updates made; names the folder.
-            save_learner: writes the learner's files into a folder.
+            save_learner: writes a whole checkpoint, or nothing, from a folder's name and the trainer's state.
             state: the trainer's counters, JSON-ready.
         """
-        final = self.checkpoints / f'{step:09d}'
-        partial = self.checkpoints / f'.{final.name}.partial'
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            partial.mkdir()
-            save_learner(partial / 'learner')
-            paths = sorted(path for path in partial.rglob('*') if path.is_file())
-            files = {str(path.relative_to(partial)): sha256(path) for path in paths}
-            write_file(partial / 'trainer.json', json.dumps({'state': state, 'files': files}))
-            # rename cannot replace a folder with files in it, and the old one holds the same updates
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(partial, final)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        sync_folder(self.checkpoints)
-        write_file(self.checkpoints / 'latest', final.name + '\n')
-        for old in _checkpoint_folders(self.checkpoints)[CHECKPOINTS_KEPT:]:
+        folder = self.checkpoints / f'{step:09d}'
+        save_learner(folder, state)
+        write_file(self.checkpoints / LATEST, folder.name + '\n')
+        for old in newest_first(self.checkpoints)[CHECKPOINTS_KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
-        return final
+        return folder
 
-    def load_checkpoint(self, load_learner: Callable[[Path], object], warn: Callable[[str], None]) -> dict | None:
+    def load_checkpoint(self, load_learner: Callable[[Path], dict], warn: Callable[[str], None]) -> dict | None:
         """Load the newest checkpoint that is whole.
 
         Args:
-            load_learner: reads the folder `save_learner` wrote.
+            load_learner: reads a checkpoint, and returns the trainer's state in it.
             warn: gets one sentence for each checkpoint passed over.
 
         Returns:
@@ -160,11 +136,10 @@ class RunDirectory:
         Raises:
             InputError: there are checkpoints, and none is whole.
         """
-        folders = _checkpoint_folders(self.checkpoints)
+        folders = newest_first(self.checkpoints)
         for folder in folders:
             try:
-                state = _read_checkpoint(folder)
-                load_learner(folder / 'learner')
+                state = load_learner(folder)
             except Exception as error:  # whatever a damaged file makes a reader say
                 warn(f'checkpoint {folder}: damaged ({error}); trying the one before')
                 continue
@@ -180,7 +155,7 @@ class RunDirectory:
 
     def newest_policy_version(self) -> int:
         """0 when none was written yet."""
-        return max((int(p.stem.split('_')[1]) for p in self.policies.glob('policy_*.onnx')), default=0)
+        return max(self._policy_versions(), default=0)
 
     def write_policy(self, version: int, write: Callable[[Path], Manifest]) -> Manifest:
         """Have `write` make policies/policy_<version>.onnx, name it in latest.json, drop old ones."""
@@ -189,9 +164,15 @@ class RunDirectory:
         if self._sign:
             manifest = self._sign(manifest)
         write_file(self.policies / 'latest.json', manifest.at(path.name).to_json() + '\n')
-        for old in sorted(self.policies.glob('policy_*.onnx'))[:-POLICIES_KEPT]:
-            old.unlink()
+        versions = self._policy_versions()
+        for old in sorted(versions)[:-POLICIES_KEPT]:
+            versions[old].unlink()
         return manifest
+
+    def _policy_versions(self) -> dict[int, Path]:
+        """The policies that the trainer named; others may lie beside them."""
+        names = ((re.fullmatch(r'policy_(\d+)\.onnx', path.name), path) for path in self.policies.glob('policy_*'))
+        return {int(name[1]): path for name, path in names if name}
 
     def close(self) -> None:
         """Give up the lock."""
@@ -222,35 +203,9 @@ def check_run(path: Path, spec: RobotSpec | None, config: Config | None = None) 
     except OSError as error:
         raise _unwritable(path, error) from error
     _check(path, spec, config)
-    folders = _checkpoint_folders(path / 'checkpoints') if config is not None else []
-    if folders and not any(map(_is_whole, folders)):
+    folders = newest_first(path / 'checkpoints') if config is not None else []
+    if folders and not any(map(is_complete, folders)):
         raise _all_damaged(path, folders)
-
-
-def _checkpoint_folders(checkpoints: Path) -> list[Path]:
-    """Newest first; what `latest` names comes first of all."""
-    folders = [path for path in checkpoints.glob('*') if re.fullmatch(r'\d+', path.name)]
-    folders.sort(reverse=True)
-    marker = checkpoints / 'latest'
-    name = marker.read_text().strip() if marker.exists() else ''
-    return sorted(folders, key=lambda folder: folder.name != name)
-
-
-def _read_checkpoint(folder: Path) -> dict:
-    """The trainer's state in a checkpoint; raises whatever a damaged one makes its reader say."""
-    data = json.loads((folder / 'trainer.json').read_text())
-    for name, digest in data['files'].items():
-        if sha256(folder / name) != digest:
-            raise ValueError(f'{name} has changed since it was written')
-    return data['state']
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        _read_checkpoint(folder)
-    except Exception:  # whatever a damaged file makes a reader say
-        return False
-    return True
 
 
 def _all_damaged(run: Path, folders: list[Path]) -> InputError:
@@ -266,6 +221,9 @@ def _unwritable(path: Path, error: OSError) -> InputError:
 
 
 def _check(path: Path, spec: RobotSpec | None, config: Config | None) -> None:
+    marker = path / 'checkpoints' / LATEST
+    if marker.is_dir():
+        raise InputError(f'{marker}: expected a file that names the latest checkpoint, got a folder')
     spec_file, config_file = path / 'spec.json', path / 'config.yaml'
     if spec is not None and spec_file.exists():
         stored = RobotSpec.from_json(read_text(spec_file), str(spec_file))

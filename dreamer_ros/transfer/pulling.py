@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import sha256, sync_folder
+from dreamer_ros.files import sha256, sync
 from dreamer_ros.transfer.serving import NAME
 
 PERIOD = 1.0  # seconds between two looks
@@ -138,9 +138,9 @@ class Puller:
                     return False
             for stray in set(os.listdir(partial)) - {file.name for file in files}:
                 (partial / stray).unlink()
-            sync_folder(partial)
+            sync(partial)
             partial.rename(self._folder / name)
-            sync_folder(self._folder)
+            sync(self._folder)
         finally:
             os.close(lock)
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import replacing
 
 CURSOR = np.array([214, 39, 40], np.uint8)
 
@@ -29,11 +29,10 @@ def save_figure(figure: Figure, path: Path) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
-    partial = path.with_name(f'.{path.stem}.partial.png')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, dpi=figure.dpi)
-        os.replace(partial, path)
+        with replacing(path, durable=False) as partial:
+            figure.savefig(partial, dpi=figure.dpi, format='png')
     except OSError as error:
         raise InputError(f'{path}: expected a file that can be written ({error})') from error
     return path

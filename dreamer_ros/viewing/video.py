@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import replacing
 
 HEIGHT = 256  # pixels; smaller frames are enlarged by a whole factor
 
@@ -33,22 +34,19 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
     height, width = first.shape[:2]
     scale = max(1, math.ceil(HEIGHT / height))
     scale += scale * height % 2 or scale * width % 2  # yuv420 wants even sizes
-    partial = path.with_name(f'.{path.stem}.partial{path.suffix}')
-    writer = imageio_ffmpeg.write_frames(
-        str(partial),
-        (width * scale, height * scale),
-        fps=fps,
-        codec='libx264',
-        quality=7,
-        macro_block_size=1,
-        ffmpeg_log_level='error',
-        output_params=['-movflags', '+faststart'],
-    )
-    writer.send(None)
-    try:
-        for frame in itertools.chain([first], frames):
-            writer.send(np.ascontiguousarray(frame.repeat(scale, 0).repeat(scale, 1)))
-    finally:
-        writer.close()
-    os.replace(partial, path)
+    with replacing(path, durable=False) as partial:
+        writer = imageio_ffmpeg.write_frames(
+            str(partial),
+            (width * scale, height * scale),
+            fps=fps,
+            codec='libx264',
+            quality=7,
+            macro_block_size=1,
+            ffmpeg_log_level='error',
+            output_params=['-movflags', '+faststart', '-f', 'mp4'],
+        )
+        writer.send(None)
+        with contextlib.closing(writer):
+            for frame in itertools.chain([first], frames):
+                writer.send(np.ascontiguousarray(frame.repeat(scale, 0).repeat(scale, 1)))
     return path

@@ -22,7 +22,7 @@ def test_a_node_dreams_a_bag(start, peer, tmp_path):
     from dreamer_ros.training.learner import Learner
     from tests.training.test_loop import CONFIG, ROBOT, write_bags
 
-    Learner(CONFIG, ROBOT, 'cpu').save(tmp_path / 'checkpoints' / '000000001' / 'learner')
+    Learner(CONFIG, ROBOT, 'cpu').save(tmp_path / 'checkpoints' / '000000001')
     (tmp_path / 'checkpoints' / 'latest').write_text('000000001\n')
     write_bags(tmp_path / 'episodes', [1])
     [bag] = (tmp_path / 'episodes').glob('2*')

@@ -16,7 +16,7 @@ from dreamer_ros.episodes.episode import Episode, contract_data
 from dreamer_ros.errors import InputError
 from dreamer_ros.nets.rssm import State
 from dreamer_ros.training import process
-from dreamer_ros.training.checkpoint import find_checkpoint
+from dreamer_ros.training.checkpoint import find_checkpoint, read_checkpoint, write_checkpoint
 from dreamer_ros.training.inspection import discounted_returns, film_with_curves, inspect_episode, write_inspection
 from dreamer_ros.training.learner import Learner
 from tests.agents import small
@@ -186,7 +186,7 @@ def checkpoint(tmp_path, monkeypatch):
     """A run directory with one checkpoint, and a bag of its robot."""
     for name in ('prepare', 'configure_torch'):  # for the whole process, which is that of the tests
         monkeypatch.setattr(process, name, lambda *_: None)
-    Learner(CONFIG, ROBOT, 'cpu').save(tmp_path / 'checkpoints' / '000000001' / 'learner')
+    Learner(CONFIG, ROBOT, 'cpu').save(tmp_path / 'checkpoints' / '000000001')
     (tmp_path / 'checkpoints' / 'latest').write_text('000000001\n')
     write_bags(tmp_path / 'episodes', [1])
     return tmp_path
@@ -226,12 +226,11 @@ def test_bad_input_is_one_sentence(checkpoint, tmp_path, rng):
     assert 'nothing.mcap' in refusal(checkpoint, tmp_path / 'nothing.mcap')
     for context in ('0', '21'):
         assert 'expected from 1 to 20 steps' in refusal(checkpoint, bag, '--context', context)
-    state = checkpoint / 'checkpoints' / '000000001' / 'learner' / 'state.json'
-    saved = json.loads(state.read_text())
-    del saved['config']
-    state.write_text(json.dumps(saved))
+    tensors, state, _ = read_checkpoint(find_checkpoint(checkpoint))
+    del state['config']
+    write_checkpoint(find_checkpoint(checkpoint), tensors, state, {})
     assert 'an earlier version wrote it' in refusal(checkpoint, bag)
-    state.write_text('{')
+    (checkpoint / 'checkpoints' / '000000001' / 'manifest.json').write_text('{')
     assert 'cannot be read' in refusal(checkpoint, bag)
     assert not (tmp_path / 'out').exists()
 

@@ -121,7 +121,7 @@ def test_load_restores_the_random_stream(tmp_path):
 def test_damaged_checkpoint_is_refused_by_name(tmp_path):
     trained = learner('cpu')
     trained.save(tmp_path / 'c')
-    file = tmp_path / 'c' / 'tensors.safetensors'
+    file = tmp_path / 'c' / 'learner' / 'tensors.safetensors'
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
@@ -130,7 +130,7 @@ def test_damaged_checkpoint_is_refused_by_name(tmp_path):
     file.write_bytes(data[:100])
     with pytest.raises(InputError, match='damaged'):
         trained.load(tmp_path / 'c')
-    (tmp_path / 'c' / 'state.json').write_text(json.dumps({}))
+    (tmp_path / 'c' / 'manifest.json').write_text(json.dumps({}))
     with pytest.raises(InputError, match='cannot be read'):
         trained.load(tmp_path / 'c')
 

@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import torch
 
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.manifest import Golden, Manifest
+from dreamer_ros.training.checkpoint import find_checkpoint, read_checkpoint, write_checkpoint
 from dreamer_ros.training.run_directory import RunDirectory, check_run, latest_policy, new_evaluation, new_logdir
 from tests.policy.tiny import spec
 
@@ -31,16 +34,21 @@ def run(tmp_path):
 
 
 def save(run, step, text='weights'):
-    def learner(folder):
-        folder.mkdir()
-        (folder / 'model').write_text(f'{text} {step}')
+    def learner(folder, state):
+        write_checkpoint(folder, {'weights': torch.zeros(9)}, {'text': f'{text} {step}'}, state)
 
     return run.save_checkpoint(step, learner, {'step': step})
 
 
 def load(run):
     loaded, warnings = [], []
-    state = run.load_checkpoint(lambda folder: loaded.append((folder / 'model').read_text()), warnings.append)
+
+    def learner(folder):
+        _, state, trainer = read_checkpoint(folder)
+        loaded.append(state['text'])
+        return trainer
+
+    state = run.load_checkpoint(learner, warnings.append)
     return state, loaded, warnings
 
 
@@ -126,8 +134,11 @@ def test_newest_checkpoint_comes_back_and_two_are_kept(run):
 @pytest.mark.parametrize(
     'damage',
     [
-        lambda folder: (folder / 'learner' / 'model').write_text('weighty 20'),
-        lambda folder: (folder / 'learner' / 'model').unlink(),
+        lambda folder: (folder / 'learner' / 'state.json').write_text('{"text": "weighty 20"}'),
+        lambda folder: (folder / 'learner' / 'tensors.safetensors').unlink(),
+        lambda folder: (folder / 'manifest.json').unlink(),
+        lambda folder: (folder / 'manifest.json').write_text('[]'),
+        lambda folder: (folder / 'learner' / 'stray').write_text(''),
         lambda folder: (folder / 'trainer.json').write_text('{"state": {'),
         lambda folder: (folder / 'trainer.json').unlink(),
     ],
@@ -180,18 +191,47 @@ def test_a_disk_that_is_nearly_full_is_refused_at_once(tmp_path, monkeypatch):
     check_run(tmp_path / 'new' / 'run', None, CONFIG)
 
 
-def test_a_failed_save_leaves_the_old_one(run):
+def test_a_failed_save_leaves_the_old_one(run, monkeypatch):
     save(run, 10)
 
-    def fail(folder):
-        folder.mkdir()
-        (folder / 'model').write_text('half')
+    def fail(path, *_):
+        Path(path).write_text('half')
         raise OSError(28, 'No space left on device')
 
-    with pytest.raises(OSError):
-        run.save_checkpoint(20, fail, {})
+    monkeypatch.setattr(os, 'fsync', lambda _: fail(run.path / 'log'))
+    with pytest.raises(InputError, match='cannot be written .*No space left.*earlier ones are untouched'):
+        save(run, 20)
+    monkeypatch.undo()
     assert load(run) == ({'step': 10}, ['weights 10'], [])
     assert sorted(p.name for p in run.checkpoints.iterdir()) == ['000000010', 'latest']
+
+
+@pytest.mark.parametrize('marker', [b'\xff\xfe\x00', b'/etc', b'000000099', b''])
+def test_a_marker_that_names_nothing(run, marker):
+    for step in (10, 20):
+        save(run, step)
+    (run.checkpoints / 'latest').write_bytes(marker)
+    check_run_of_another(run)
+    assert load(run) == ({'step': 20}, ['weights 20'], [])
+    assert find_checkpoint(run.path).name == '000000020'
+    save(run, 30)
+    assert (run.checkpoints / 'latest').read_text() == '000000030\n'
+
+
+def check_run_of_another(run):
+    """The early check, as if nobody had the run open."""
+    os.close(run._lock)
+    check_run(run.path, ROBOT, CONFIG)
+    run._lock = os.open(run.path, os.O_RDONLY)
+
+
+def test_a_folder_in_the_place_of_the_marker(run):
+    (run.checkpoints / 'latest').mkdir()
+    run.close()
+    for early in (lambda: check_run(run.path, ROBOT, CONFIG), lambda: RunDirectory(run.path, CONFIG, ROBOT)):
+        with pytest.raises(InputError, match='checkpoints/latest: expected a file .* got a folder'):
+            early()
+    run._lock = os.open(run.path, os.O_RDONLY)
 
 
 def test_what_a_crash_left_half_written_is_removed(run):
@@ -205,6 +245,9 @@ def test_what_a_crash_left_half_written_is_removed(run):
 
 
 def test_policies(run):
+    strangers = [run.policies / name for name in ('policy_best.onnx', 'best.onnx', 'policy_000001.onnx.bak')]
+    for path in strangers:
+        path.write_text('of somebody else')
     with pytest.raises(InputError, match='expected a policy named by'):
         latest_policy(run.path)
     assert run.newest_policy_version() == 0
@@ -217,7 +260,10 @@ def test_policies(run):
         assert run.write_policy(version, write).uri.startswith('/')
     assert latest_policy(run.path).read_text() == 'policy 8'
     assert run.newest_policy_version() == 8
-    assert len(list(run.policies.glob('*.onnx'))) == 5
+    assert sorted(path.name for path in run.policies.glob('policy_0*.onnx')) == [
+        f'policy_00000{version}.onnx' for version in range(4, 9)
+    ]
+    assert all(path.exists() for path in strangers)
     # the folder may be moved or copied
     assert json.loads((run.policies / 'latest.json').read_text())['uri'] == 'policy_000008.onnx'
 
