@@ -329,7 +329,8 @@ class Row(NamedTuple):
 
     Attributes:
         key: dotted; elements of lists as `key[]`, of mappings with any names as `key.NAME`.
-        type: 'number', 'whole number', 'true or false', 'text', 'list of numbers' and so on.
+        kind: the declared type, without None.
+        type: the same in words: 'number', 'whole number', 'true or false', 'text', 'list of numbers' and so on.
         allowed: the range or the choices in words; empty where everything of the type is allowed.
         limits, choices: the same as values.
         required, default: whether the key must be there, and what counts otherwise.
@@ -337,6 +338,7 @@ class Row(NamedTuple):
     """
 
     key: str
+    kind: Any
     type: str
     allowed: str
     limits: Limits
@@ -377,6 +379,7 @@ def _rows(kind: Any, prefix: str) -> Iterator[Row]:
             choices = typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
             yield Row(
                 key,
+                inner,
                 _phrase(metadata) or ('text' if choices else _noun(inner, _without_limits(metadata))),
                 ', '.join(map(str, choices)) or range_words(*bounds),
                 bounds,

@@ -1,4 +1,4 @@
-"""What runs in each scenario: processes, parameters, remappings, and what their endings mean.
+"""What runs in each scenario: processes, parameters, remappings, and what their exits mean.
 
 `dreamer launch` (supervisor.py) and `ros2 launch` (ros2.py) both start what is described here, so that they cannot
 differ. Nothing here imports rclpy, torch or launch.
@@ -10,49 +10,47 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.launching import deploy, offline_train, record, replay, robot_train, simulation
-from dreamer_ros.launching.processes import Argument, Scenario
+from dreamer_ros.launching import deploy, offline_train, record, replay, robot_train, sim_eval, sim_train
+from dreamer_ros.launching.processes import Scenario
+from dreamer_ros.options import Options
 
-# name: (arguments, what makes a Scenario of their values)
+# name: (options, what makes a Scenario of them)
 SCENARIOS = {
-    'sim_train': (simulation.SIM_TRAIN_ARGUMENTS, simulation.sim_train),
-    'sim_eval': (simulation.SIM_EVAL_ARGUMENTS, simulation.sim_eval),
-    'offline_train': (offline_train.OFFLINE_TRAIN_ARGUMENTS, offline_train.offline_train),
-    'deploy': (deploy.DEPLOY_ARGUMENTS, deploy.deploy),
-    'robot_train': (robot_train.ROBOT_TRAIN_ARGUMENTS, robot_train.robot_train),
-    'record': (record.RECORD_ARGUMENTS, record.record),
-    'replay': (replay.REPLAY_ARGUMENTS, replay.replay),
+    'sim_train': (sim_train.SimTrain, sim_train.sim_train),
+    'sim_eval': (sim_eval.SimEval, sim_eval.sim_eval),
+    'offline_train': (offline_train.OfflineTrain, offline_train.offline_train),
+    'deploy': (deploy.Deploy, deploy.deploy),
+    'robot_train': (robot_train.RobotTrain, robot_train.robot_train),
+    'record': (record.Record, record.record),
+    'replay': (replay.Replay, replay.replay),
 }
 
 
-def scenario_names() -> tuple[str, ...]:
-    """Names that `scenario` accepts."""
-    return tuple(SCENARIOS)
+def scenario_options(name: str) -> type[Options]:
+    """What can be set in a scenario.
 
-
-def scenario_arguments(name: str) -> tuple[Argument, ...]:
-    """Declared arguments of a scenario, in the order to show them."""
-    return _find(name)[0]
+    Raises:
+        InputError: there is no such scenario.
+    """
+    if name not in SCENARIOS:
+        near = difflib.get_close_matches(name, SCENARIOS, 1)
+        hint = f'did you mean {near[0]}?' if near else f'expected one of {", ".join(SCENARIOS)}'
+        raise InputError(f'unknown scenario {name!r}; {hint}')
+    return SCENARIOS[name][0]
 
 
 def scenario(name: str, arguments: Mapping[str, str]) -> Scenario:
     """Resolve a scenario and check everything that can be checked before a process starts.
 
     Args:
-        name: one of `scenario_names()`.
+        name: one of SCENARIOS.
         arguments: `name:=value` pairs as text; what is missing takes its default.
 
     Raises:
         InputError: unknown scenario or argument, or a value that does not fit.
     """
-    declared, build = _find(name)
-    known = {argument.name: argument for argument in declared}
-    for given in arguments:
-        if given not in known:
-            near = difflib.get_close_matches(given, known, 3) or known
-            raise InputError(f'{name} has no argument {given!r}; did you mean {", ".join(near)}?')
-    values = {key: argument.value(arguments.get(key, argument.default)) for key, argument in known.items()}
-    return build(**values)
+    options = scenario_options(name).from_texts(arguments, name)
+    return SCENARIOS[name][1](options)
 
 
 def parse_assignments(words: Sequence[str]) -> dict[str, str]:
@@ -64,9 +62,3 @@ def parse_assignments(words: Sequence[str]) -> dict[str, str]:
             raise InputError(f'{word!r}: expected name:=value')
         values[name] = value
     return values
-
-
-def _find(name: str):
-    if name not in SCENARIOS:
-        raise InputError(f'unknown scenario {name!r}; expected one of {", ".join(SCENARIOS)}')
-    return SCENARIOS[name]

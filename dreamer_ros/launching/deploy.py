@@ -1,128 +1,116 @@
-"""Scenarios on robots: play a policy."""
+"""Scenario `deploy`: a policy on a robot."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Literal
 
 import yaml
+from pydantic import Field
 
+from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
-from dreamer_ros.launching.processes import ONE_THREAD, Argument, Process, Scenario, check_namespace, whole
+from dreamer_ros.launching.processes import Process, Scenario, check_namespace, load_named_contract, recorder
+from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import find_manifest, load, policy_path
-from dreamer_ros.robot.contract import RobotContract, load_contract
+from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.run_directory import new_logdir
 
-STOPPING = (15.0, 'stopping the robot')
-SIMULATED_AGE = 3  # control periods that observations of a simulated robot may be old, at least:
+# How old observations of a simulated robot may be: so many control periods, and at least so many seconds.
+SIMULATED_AGE = 3
 SIMULATED_AGE_SECONDS = 0.1
 
-_FLAG = ('true', 'false')
 
-DEPLOY_ARGUMENTS = (
-    Argument(
-        'policy',
-        '',
-        'ONNX file, manifest, or name of a released policy in models/policies/; default: what a '
-        'trainer offers on /policy',
-    ),
-    Argument(
-        'robot',
-        '',
-        'robot contract: a YAML file, or the name of a robot of sim/; default: a simulated robot as '
-        'the policy knows it',
-    ),
-    Argument(
-        'hardware',
-        'auto',
-        'whether a simulator stands in for the robot; auto: if there is no contract',
-        choices=('auto', *_FLAG),
-    ),
-    Argument('task', '', 'what the stand-in simulates; default: what the policy was trained for'),
-    Argument('namespace', '', "of the robot's topics; default: its name"),
-    Argument(
-        'record',
-        'false',
-        "record the episodes as bags in the scenario's folder",
-        lambda text: text == 'true',
-        choices=_FLAG,
-    ),
-    Argument(
-        'autostart',
-        'true',
-        'activate at once; false: wait for `ros2 lifecycle`',
-        lambda text: text == 'true',
-        choices=_FLAG,
-    ),
-    Argument('seed', '0', "of the stand-in's initial states", whole(0), 'a whole number from 0'),
-)
+class Deploy(Options):
+    """Play a policy on a robot, or on a mock one."""
+
+    renamed = {'hardware': 'mock'}
+
+    policy: Annotated[
+        shared.Policy,
+        Field(
+            description='Policy to play: an ONNX file, its manifest, or the name of a released one in '
+            'models/policies/. Default: what a trainer offers on /policy.'
+        ),
+    ]
+    robot: Annotated[
+        shared.Contract,
+        Field(
+            description='Robot contract: a YAML file, or the name of a robot of sim/. Default: a simulated robot as '
+            'the policy knows it.'
+        ),
+    ]
+    mock: Literal['auto', 'true', 'false'] = Field(
+        'auto', description='Whether a simulator mocks the robot. auto: if there is no contract.'
+    )
+    task: Annotated[
+        shared.Task, Field(description='Task that the mock robot simulates. Default: what the policy was trained for.')
+    ]
+    namespace: shared.Namespace
+    record: bool = Field(False, description="Record the episodes as bags in the scenario's folder.")
+    autostart: shared.Autostart
+    seed: Annotated[shared.Seed, Field(description='Random seed of the initial states of a mock robot.')]
 
 
-def deploy(
-    policy: str, robot: str, hardware: str, task: str, namespace: str, record: bool, autostart: bool, seed: int
-) -> Scenario:
-    if not policy and not robot:
+def deploy(options: Deploy) -> Scenario:
+    """The agent on a robot, or on a mock one, and a recorder if asked for."""
+    if not options.policy and not options.robot:
         raise InputError('deploy: expected policy:=<ONNX file>, robot:=<contract>, or both')
-    path = policy_path(policy) if policy else None
+    path = policy_path(options.policy) if options.policy else None
     spec = load(find_manifest(path)).spec if path else None
-    if robot:
-        contract = load_contract(Path(robot).expanduser())
+    source = ''
+    if options.robot:
+        contract, source = load_named_contract(options.robot)
     else:
-        text = simulated_contract(spec, rewarded=hardware != 'false')
+        text = simulated_contract(spec, rewarded=options.mock != 'false')
         contract = RobotContract.from_text(text, 'the simulated robot')
     if spec:
         contract.check(spec)
-    stands_in = hardware == 'true' or (hardware == 'auto' and not robot)
-    task = task or (spec.name if spec else '')
-    if stands_in and not task:
-        raise InputError('deploy: expected task:=<what the stand-in simulates>')
-    place = '/' + (namespace or contract.name).strip('/')
+    mocked = options.mock == 'true' or (options.mock == 'auto' and not options.robot)
+    task = options.task or (spec.name if spec else '')
+    if mocked and not task:
+        raise InputError('deploy: expected task:=<what the mock robot simulates>')
+    place = '/' + (options.namespace or contract.name).strip('/')
     check_namespace(place)
-    folder = new_logdir(Path(robot).stem if robot else spec.name, 'deploy')
-    # The contract beside what was done with it; the nodes read the user's own, which their errors name.
-    copy = folder / 'robot.yaml'
-    write_file(copy, contract.text)
-    source = str(copy) if not robot else str(Path(robot).expanduser().absolute()) if Path(robot).suffix else robot
-    agent = {'robot': source, 'autostart': autostart}
-    if path:
-        agent['policy'] = str(path)
-    processes = []
-    if stands_in:
-        processes.append(
-            Process('mock_robot', place, {'task': task, 'robot': source, 'seed': seed}, environment=ONE_THREAD)
-        )
-    if record:
-        processes.append(
-            Process(
-                'recorder',
-                place,
-                {'folder': str(folder / 'episodes'), 'contract': source},
-                environment=ONE_THREAD,
-                patience=(30.0, 'finishing the open bag'),
-            )
-        )
-    processes.append(
-        Process(
-            'robot_agent',
-            place,
-            agent,
-            (('policy', '/policy'),),
-            ONE_THREAD,
-            leads=True,
-            patience=STOPPING,
-            node='agent',
-            restarts=False,
-        )
-    )
+    folder = new_logdir(Path(options.robot).stem if options.robot else spec.name, 'deploy')
+    # The contract beside what was done with it. The nodes read the user's own, which their errors name.
+    write_file(folder / 'robot.yaml', contract.text)
+    source = source or str(folder / 'robot.yaml')
+    processes = [mock_robot(place, task, source, options.seed)] if mocked else []
+    if options.record:
+        processes.append(recorder(place, folder / 'episodes', contract=source))
+    agent = {'robot': source, 'policy': str(path) if path else None, 'autostart': options.autostart}
+    processes.append(robot_agent(place, agent, leads=True, restarts=False))
     return Scenario('deploy', tuple(processes), folder)
+
+
+def mock_robot(namespace: str, task: str, contract: str, seed: int) -> Process:
+    """The process that simulates a robot."""
+    return Process('mock_robot', namespace, {'task': task, 'robot': contract, 'seed': seed})
+
+
+def robot_agent(namespace: str, parameters: Mapping[str, object], leads: bool, restarts: bool = True) -> Process:
+    """The process that plays a policy on a robot."""
+    return Process(
+        'robot_agent',
+        namespace,
+        parameters,
+        remappings=(('policy', '/policy'),),
+        leads=leads,
+        patience=(15.0, 'stopping the robot'),
+        node='agent',
+        restarts=restarts,
+    )
 
 
 def simulated_contract(spec: RobotSpec, rewarded: bool) -> str:
     """YAML of a contract that has the spec: images, joint states, and a controller that takes the actions' units.
 
     Args:
-        rewarded: the stand-in for the robot tells the task's reward.
+        rewarded: whether the mock robot tells the task's reward.
 
     Raises:
         InputError: a spec that says too little, that of discrete actions.

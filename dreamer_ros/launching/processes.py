@@ -14,15 +14,13 @@ from pathlib import Path
 import yaml
 
 from dreamer_ros import launcher
-from dreamer_ros.errors import InputError
+from dreamer_ros.errors import InputError, missing_package
+from dreamer_ros.robot.contract import RobotContract, load_contract
 from dreamer_ros.training.run_directory import latest_policy
 from dreamer_ros.wire.topics import NAMES
 
 # A process that computes little must not spin up a thread pool beside the learner, which tunes itself.
 ONE_THREAD = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
-# How long a trainer may take to end, in seconds, and with what.
-SAVING = (120.0, 'saving its checkpoint, then drawing its curve and films')
-
 RESTARTS_PER_MINUTE = 3
 
 _NAMESPACE = re.compile(f'/|/{NAMES}')
@@ -42,43 +40,15 @@ def check_namespace(namespace: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Argument:
-    """One `name:=value` of a scenario.
-
-    Attributes:
-        default: text, as a user would type it.
-        parse: text -> value; raises ValueError.
-        expected: what `parse` accepts, for the error message.
-        choices: the only values allowed, if any.
-    """
-
-    name: str
-    default: str
-    help: str
-    parse: Callable[[str], object] = str
-    expected: str = 'text'
-    choices: tuple[str, ...] = ()
-
-    def value(self, text: str):
-        """Parse and check one value, raising InputError that names the argument."""
-        if self.choices and text not in self.choices:
-            raise InputError(f'{self.name}:={text}: expected one of {", ".join(self.choices)}')
-        try:
-            return self.parse(text)
-        except ValueError:
-            raise InputError(f'{self.name}:={text}: expected {self.expected}') from None
-
-
-@dataclasses.dataclass(frozen=True)
 class Process:
     """One node in a process of its own.
 
     Attributes:
         executable: `ros2 run dreamer_ros <executable>` and `python -m dreamer_ros.nodes.<executable>`.
         namespace: '/sim0', or '/' for the root.
-        parameters: ROS parameters; values are bool, int, float, str or non-empty lists of one of them.
+        parameters: ROS parameters. What is None or empty is left out, so that the node's default counts.
         remappings: (from, to) pairs.
-        environment: variables set unless the user's environment has them already.
+        environment: variables that are set unless the user's environment has them.
         leads: the scenario is over when this process exits with 0; it owns the terminal.
         patience: seconds it may take to end when asked to, and what it does in that time.
         node: name of the node; '' for that of the executable.
@@ -89,15 +59,18 @@ class Process:
     namespace: str
     parameters: Mapping[str, object]
     remappings: tuple[tuple[str, str], ...] = ()
-    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    environment: Mapping[str, str] = dataclasses.field(default_factory=ONE_THREAD.copy)
     leads: bool = False
     patience: tuple[float, str] = (5.0, 'shutting down')
     node: str = ''
     restarts: bool = True
 
     def __post_init__(self):
-        """Check the namespace."""
+        """Check the namespace, and leave out parameters without a value, which ROS does not know."""
         check_namespace(self.namespace)
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in self.parameters.items()}
+        values = {name: value for name, value in values.items() if value is not None and value != []}
+        object.__setattr__(self, 'parameters', values)
 
     @property
     def name(self) -> str:
@@ -195,47 +168,72 @@ class ExitRules:
         return Verdict.RESTART, f'{process.label} was killed by signal {-returncode}: starting it again'
 
 
-def whole(low: int) -> Callable[[str], int]:
-    """Parser of a whole number from `low`."""
-
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < low:
-            raise ValueError(text)
-        return value
-
-    return parse
+# Processes of several scenarios
 
 
-def number(low: float, high: float) -> Callable[[str], float]:
-    """Parser of a number from `low` to `high`."""
-
-    def parse(text: str) -> float:
-        value = float(text)
-        if not low <= value <= high:
-            raise ValueError(text)
-        return value
-
-    return parse
+def learner(executable: str, parameters: Mapping[str, object]) -> Process:
+    """The process that learns. It leads its scenario, tunes its own threads, and may take long to end."""
+    patience = 120.0, 'saving its checkpoint, then drawing its curve and films'
+    return Process(executable, '/', parameters, environment={}, leads=True, patience=patience)
 
 
-def optional(parse: Callable[[str], object]) -> Callable[[str], object]:
-    """Parser that also takes nothing, as None."""
-    return lambda text: parse(text) if text else None
+def recorder(namespace: str, folder: Path, leads: bool = False, **parameters: object) -> Process:
+    """The process that records a robot into a folder of bags."""
+    parameters = {'folder': str(folder), **parameters}
+    return Process('recorder', namespace, parameters, leads=leads, patience=(30.0, 'finishing the open bag'))
 
 
-def without_empty(parameters: dict) -> dict:
-    """ROS parameters cannot be empty lists: leave them to their defaults."""
-    return {name: value for name, value in parameters.items() if value != []}
+def simulated_robot(
+    name: str,
+    simulator: Mapping[str, object],
+    agent: Mapping[str, object],
+    seed: int,
+    folder: Path,
+    episodes: int | None = None,
+) -> tuple[Process, Process, Process]:
+    """Simulator, agent and recorder of a robot.
 
-
-def _yaml(value) -> str:
-    """One-line YAML of a parameter value; text is always quoted, so that '1e3' or 'on' stay text."""
-    texts = all(isinstance(item, str) for item in (value if isinstance(value, list) else [value]))
-    line = yaml.safe_dump(
-        value, default_flow_style=True, default_style='"' if texts else None, width=float('inf'), allow_unicode=True
+    Args:
+        name: of the robot, its namespace.
+        simulator, agent: parameters of the two.
+        folder: of the bags.
+        episodes: keep so many whole episodes alone; None for everything that is played.
+    """
+    place = f'/{name}'
+    # Agent, recorder, and trainer or evaluator: none of them misses the first step.
+    simulator = {**simulator, 'seed': seed, 'wait_for_subscribers': 3}
+    # One clock for the whole graph: that of sim0.
+    clock = () if name == 'sim0' else (('/clock', 'clock'),)
+    return (
+        Process('simulator', place, simulator, clock),
+        Process('agent', place, {**agent, 'seed': seed}, (('policy', '/policy'),)),
+        recorder(place, folder, robot=name, episodes=episodes),
     )
-    return line.replace('\n...', '').strip()
+
+
+# What people name
+
+
+def load_named_contract(robot: str) -> tuple[RobotContract, str]:
+    """A contract by its file or by a robot of sim/, and the same name for other processes, whatever their folder is.
+
+    Raises:
+        InputError: something is wrong with it.
+    """
+    file = Path(robot).expanduser()
+    return load_contract(robot), str(file.absolute()) if file.suffix else robot
+
+
+def task_name(task: str) -> str:
+    """Name of a task; of a task file the name that stands in it."""
+    try:
+        from dreamer_ros.simulation import task_name
+    except ModuleNotFoundError as error:
+        raise missing_package(error) from error
+    return task_name(task)
+
+
+# For both launchers
 
 
 def child_environment(process: Process, environment: Mapping[str, str]) -> dict[str, str]:
@@ -248,3 +246,12 @@ def telling_line(lines: Iterable[str]) -> str:
     written = [line.strip() for line in lines if line.strip()]
     errors = [line for line in written if 'error' in line.lower()]
     return f': {(errors or written)[-1]}' if written else ''
+
+
+def _yaml(value) -> str:
+    """One-line YAML of a parameter value; text is always quoted, so that '1e3' or 'on' stay text."""
+    texts = all(isinstance(item, str) for item in (value if isinstance(value, list) else [value]))
+    line = yaml.safe_dump(
+        value, default_flow_style=True, default_style='"' if texts else None, width=float('inf'), allow_unicode=True
+    )
+    return line.replace('\n...', '').strip()

@@ -1,75 +1,79 @@
-"""Scenarios around bags: play one again."""
+"""Scenario `replay`: a recorded episode once more."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
+from pydantic import Field
+
+from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
-from dreamer_ros.launching.processes import ONE_THREAD, Argument, Process, Scenario, number
+from dreamer_ros.launching.processes import Process, Scenario
+from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import policy_file
 from dreamer_ros.training.run_directory import latest_policy
 
-REPLAY_ARGUMENTS = (
-    Argument('bag', '', 'the bag to replay: a directory with metadata.yaml'),
-    Argument(
-        'mode',
+# Options that a mode reads, beside those that all do.
+READ = {'play': ('policy', 'run'), 'simulate': ('task',), 'dream': ('run',)}
+
+
+class Replay(Options):
+    """Replay a recorded episode: on topics, in the simulator, or in the dreams of a world model."""
+
+    bag: str = Field('', description='Bag to replay: a directory with metadata.yaml.')
+    mode: Literal['play', 'simulate', 'dream'] = Field(
         'play',
-        'play: its messages on topics again, and a policy in shadow if there is one; simulate: '
-        'its actions into the simulator, and compare; dream: the world model of a run predicts it',
-        choices=('play', 'simulate', 'dream'),
-    ),
-    Argument('rate', '1.0', 'mode play: times the recorded pace', number(0.001, 1000.0), 'a number from 0.001 to 1000'),
-    Argument(
-        'policy',
+        description='play: publish its messages again, beside a policy in shadow if there is one. simulate: feed its '
+        'actions to the simulator and compare every observation. dream: have the world model of a run predict it.',
+    )
+    rate: float = Field(1.0, ge=0.001, le=1000.0, description='Mode play: how many times the recorded pace.')
+    policy: Annotated[
+        shared.Policy,
+        Field(
+            description='Mode play: policy whose actions are compared with the recorded ones. An ONNX file, its '
+            'manifest, or the name of a released one.'
+        ),
+    ]
+    run: str = Field(
         '',
-        'mode play: policy whose actions are compared with the recorded ones: ONNX file, manifest, '
-        'or name of a released policy',
-    ),
-    Argument(
-        'run',
-        '',
-        'mode play: run directory whose latest policy is taken, instead of policy; mode dream: run '
-        'directory, or one of its checkpoints',
-    ),
-    Argument(
-        'namespace', '/replay', 'mode play: what the recorded topics are put below; / leaves their names as they were'
-    ),
-    Argument('task', '', 'mode simulate: path of the task file, if it has moved since the recording'),
-    Argument('output', '', 'folder for the results; default: replays/<name of the bag>'),
-)
+        description='Mode play: run directory whose latest policy is compared. Mode dream: run directory, or one of '
+        'its checkpoints.',
+    )
+    namespace: str = Field(
+        '/replay', description='Mode play: what the recorded topics are put below. / leaves their names as they were.'
+    )
+    task: str = Field('', description='Mode simulate: path of the task file, if it has moved since the recording.')
+    output: str = Field('', description='Folder for the results. Default: replays/<name of the bag>.')
 
 
-def replay(bag: str, mode: str, rate: float, policy: str, run: str, namespace: str, task: str, output: str) -> Scenario:
-    if not bag:
+def replay(options: Replay) -> Scenario:
+    """The one process of the mode."""
+    mode = options.mode
+    if not options.bag:
         raise InputError('replay: expected bag:=<directory of a bag>')
-    path = Path(bag).expanduser().absolute()
-    folder = Path(output).expanduser().absolute() if output else Path('replays').absolute() / path.name
-    given = {'policy': policy, 'run': run, 'task': task}
-    used = {'play': ('policy', 'run'), 'simulate': ('task',), 'dream': ('run',)}[mode]
-    for name, value in given.items():
-        if value and name not in used:
+    for name in ('policy', 'run', 'task'):
+        value = getattr(options, name)
+        if value and name not in READ[mode]:
             raise InputError(f'replay: {name}:={value} is not used in mode {mode}')
-    if mode == 'dream' and not run:
+    if mode == 'dream' and not options.run:
         raise InputError('replay: mode dream expects run:=<run directory or checkpoint>')
-    if policy and run:
+    if options.policy and options.run:
         raise InputError('replay: expected either policy:=<ONNX file> or run:=<run directory>')
-    if not path.exists():
-        raise InputError(f'replay: bag:={bag}: expected the directory of a bag, but it does not exist')
-    common = {'bag': str(path), 'output': str(folder)}
-    if mode == 'play':
-        if run:
-            policy = str(latest_policy(Path(run).expanduser()).absolute())
-        elif policy:
-            policy = str(policy_file(policy))
-        process = Process(
-            'player',
-            '/' + namespace.strip('/'),
-            {**common, 'rate': rate, 'policy': policy},
-            environment=ONE_THREAD,
-            leads=True,
-        )
-    elif mode == 'simulate':
-        process = Process('resimulator', '/', {**common, 'task': task}, environment=ONE_THREAD, leads=True)
+    bag = Path(options.bag).expanduser().absolute()
+    if not bag.exists():
+        raise InputError(f'replay: bag:={options.bag}: expected the directory of a bag, but it does not exist')
+    folder = Path(options.output).expanduser().absolute() if options.output else Path('replays').absolute() / bag.name
+    parameters = {'bag': str(bag), 'output': str(folder)}
+    if mode == 'simulate':
+        process = Process('resimulator', '/', {**parameters, 'task': options.task or None}, leads=True)
+    elif mode == 'dream':
+        parameters['run'] = options.run
+        process = Process('dream_player', '/', parameters, environment={}, leads=True, patience=(30.0, 'shutting down'))
     else:
-        process = Process('dream_player', '/', {**common, 'run': run}, leads=True, patience=(30.0, 'shutting down'))
+        policy = options.policy and policy_file(options.policy)
+        if options.run:
+            policy = latest_policy(Path(options.run).expanduser()).absolute()
+        parameters |= {'rate': options.rate, 'policy': str(policy) if policy else None}
+        process = Process('player', '/' + options.namespace.strip('/'), parameters, leads=True)
     return Scenario('replay', (process,), folder)

@@ -1,274 +1,164 @@
-"""Scenario that learns on a robot: the robot's side, the trainer's side, or both on one computer."""
+"""Scenario `robot_train`: the robot's side, the trainer's side, or both on one computer."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import socket
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
-from dreamer_ros.config import load_preset
+from pydantic import Field
+
+from dreamer_ros import options as shared
+from dreamer_ros.config import Config, load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
-from dreamer_ros.launching.deploy import STOPPING
-from dreamer_ros.launching.processes import (
-    ONE_THREAD,
-    SAVING,
-    Argument,
-    Process,
-    Scenario,
-    optional,
-    whole,
-    without_empty,
-)
+from dreamer_ros.launching.deploy import mock_robot, robot_agent
+from dreamer_ros.launching.processes import Process, Scenario, learner, load_named_contract, recorder
+from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import find_manifest, load, policy_path
-from dreamer_ros.robot.contract import RobotContract, load_contract
+from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.offline import senses
 from dreamer_ros.training.process import check_learners
-from dreamer_ros.training.run_directory import check_run, new_logdir
+from dreamer_ros.training.run_directory import check_run, new_logdir, preset_of, write_description
 from dreamer_ros.training.schedule import Schedule
 
 LOCAL = '127.0.0.1'
 EVERYWHERE = '0.0.0.0'
-_FLAG = ('true', 'false')
-
-ROBOT_TRAIN_ARGUMENTS = (
-    Argument('robot', '', 'robot contract: a YAML file, or the name of a robot of sim/'),
-    Argument(
-        'role',
-        'all',
-        'robot: act and record; trainer: learn from the bags of a robot elsewhere; all: both here',
-        choices=('all', 'robot', 'trainer'),
-    ),
-    Argument(
-        'bags',
-        '',
-        'role trainer: http://<host>:<port> of the robot, several separated by spaces',
-        str.split,
-        'addresses separated by spaces',
-    ),
-    Argument(
-        'address',
-        LOCAL,
-        'roles robot and trainer: address of this computer at which the other side may read '
-        'bags and policies, without a password; 0.0.0.0: any address of it; 127.0.0.1: this computer alone',
-    ),
-    Argument('port', '8075', 'and the port', whole(1), 'a whole number from 1'),
-    Argument(
-        'policy',
-        '',
-        'what the robot plays until the trainer offers another: ONNX file, manifest, or name of a '
-        'released policy in models/policies/; default: what it played last, or random actions',
-    ),
-    Argument(
-        'hardware', 'false', 'whether a simulator stands in for the robot', lambda text: text == 'true', choices=_FLAG
-    ),
-    Argument('task', '', 'what the stand-in simulates'),
-    Argument('namespace', '', "of the robot's topics; default: its name"),
-    Argument(
-        'evaluate_every',
-        '10',
-        'every n-th episode is played deterministically and gives the learning curve; 0: none',
-        whole(0),
-        'a whole number from 0',
-    ),
-    Argument(
-        'pause',
-        'false',
-        'hold the robot after every episode until ~/enable is called, so that somebody can set it up again',
-        lambda text: text == 'true',
-        choices=_FLAG,
-    ),
-    Argument('begin', '', 'run directory of sim_train or another robot_train whose learner goes on here'),
-    Argument(
-        'preset',
-        '',
-        'how to learn: a preset of models/ or a path to a YAML file (`dreamer presets`); default: '
-        'what an existing logdir or begin was made with, else cpu',
-    ),
-    Argument(
-        'logdir',
-        '',
-        'run directory, on either side; an existing one is continued; default: runs/<robot>-<preset>-<time>',
-    ),
-    Argument(
-        'steps',
-        '',
-        'steps of the robot to learn from; default: what the preset says',
-        optional(whole(1)),
-        'a whole number from 1',
-    ),
-    Argument(
-        'device', 'auto', 'where the learner computes; auto: the GPU if there is one', choices=('auto', 'cpu', 'cuda')
-    ),
-    Argument('learners', '1', 'processes that share every update', whole(1), 'a whole number from 1'),
-    Argument('signing_key', '', 'file of the private key that signs the policies, for contracts with a public_key'),
-    Argument('seed', '0', 'of parameters, sampling and random actions', whole(0), 'a whole number from 0'),
-    Argument(
-        'overrides',
-        '',
-        'changes to the preset, separated by spaces: "schedule.batch=8 rssm.deter=64"',
-        shlex.split,
-        'section.key=value words separated by spaces',
-    ),
-)
 
 
-def robot_train(
-    robot: str,
-    role: str,
-    bags: Sequence[str],
-    address: str,
-    port: int,
-    policy: str,
-    hardware: bool,
-    task: str,
-    namespace: str,
-    evaluate_every: int,
-    pause: bool,
-    begin: str,
-    preset: str,
-    logdir: str,
-    steps: int | None,
-    device: str,
-    learners: int,
-    signing_key: str,
-    seed: int,
-    overrides: Sequence[str],
-) -> Scenario:
-    if not robot:
-        raise InputError('robot_train: expected robot:=<contract>')
-    contract = load_contract(robot)
-    source = str(Path(robot).expanduser().absolute()) if Path(robot).suffix else robot
-    resumed = bool(logdir) and (Path(logdir).expanduser() / 'config.yaml').exists()
-    earlier = Path(begin).expanduser().absolute() if begin and not resumed else None
-    if earlier:
-        contract.check(RobotSpec.from_json(read_text(earlier / 'spec.json'), str(earlier / 'spec.json')))
-    run = Path(logdir).expanduser() if resumed else earlier
-    preset = preset or (str(run / 'config.yaml') if run else 'cpu')
-    if bags and role != 'trainer':
-        raise InputError('robot_train: expected bags:=… with role:=trainer alone')
-    config = None
-    if role != 'robot':
-        words = [*overrides, *senses(contract.spec)]
-        config = load_preset(preset, words)
-        check_learners(config, learners)
-        steps = steps or config.schedule.steps
-        Schedule.make(config.schedule, steps, 1)  # refuses a budget that teaches nothing
-    folder = (
-        Path(logdir).expanduser().absolute()
-        if logdir
-        else new_logdir(contract.name, config.preset if config else 'robot')
+class RobotTrain(Options):
+    """Learn on a robot."""
+
+    renamed = {'hardware': 'mock'}
+
+    robot: shared.Contract
+    role: Literal['all', 'robot', 'trainer'] = Field(
+        'all', description='robot: act and record. trainer: learn from the bags of a robot elsewhere. all: both here.'
     )
+    bags: tuple[str, ...] = Field(
+        (), description='Role trainer: addresses of the robots that serve their bags, each http://<host>:<port>.'
+    )
+    address: shared.Address
+    port: int = Field(8075, ge=1, le=65535, description='Port at which bags and policies can be read.')
+    policy: Annotated[
+        shared.Policy,
+        Field(
+            description='What the robot plays until the trainer offers another: an ONNX file, its manifest, or the '
+            'name of a released policy. Default: what it played last, or random actions.'
+        ),
+    ]
+    mock: bool = Field(False, description='Whether a simulator mocks the robot.')
+    task: Annotated[shared.Task, Field(description='Task that the mock robot simulates.')]
+    namespace: shared.Namespace
+    evaluate_every: shared.EvaluateEvery
+    pause: shared.Pause
+    begin: shared.Begin
+    preset: shared.Preset
+    overrides: shared.Overrides
+    logdir: shared.Logdir
+    steps: shared.Steps
+    seed: shared.Seed
+    device: shared.Device
+    learners: shared.Learners
+    signing_key: shared.SigningKey
+
+
+def robot_train(options: RobotTrain) -> Scenario:
+    """The processes of a role."""
+    if not options.robot:
+        raise InputError('robot_train: expected robot:=<contract>')
+    if options.bags and options.role != 'trainer':
+        raise InputError('robot_train: expected bags:=… with role:=trainer alone')
+    contract, source = load_named_contract(options.robot)
+    logdir = Path(options.logdir).expanduser().absolute() if options.logdir else None
+    resumed = logdir is not None and (logdir / 'config.yaml').exists()
+    begin = Path(options.begin).expanduser().absolute() if options.begin and not resumed else None
+    if begin:
+        contract.check(RobotSpec.from_json(read_text(begin / 'spec.json'), str(begin / 'spec.json')))
+    config = None
+    if options.role != 'robot':
+        config = load_preset(preset_of(options.preset, begin or logdir), (*options.overrides, *senses(contract.spec)))
+        check_learners(config, options.learners)
+        Schedule.make(config.schedule, options.steps or config.schedule.steps, 1)  # refuses what teaches nothing
+    folder = logdir or new_logdir(contract.name, config.preset if config else 'robot')
     check_run(folder, contract.spec, config)  # the trainer does so too, but by then a robot here moves
     processes: list[Process] = []
-    if role != 'trainer':
-        behaviour = {'evaluate_every': evaluate_every, 'pause': pause, 'seed': seed}
-        processes += _robot_side(
-            contract, source, folder, namespace, policy, hardware, task, behaviour, leads=role == 'robot'
-        )
-    if role == 'robot':
-        processes.append(_file_server({'bags': str(folder / 'episodes')}, address, port, processes[-1].namespace))
+    if options.role != 'trainer':
+        processes += _robot_side(options, contract, source, folder)
+    if options.role == 'robot':
+        processes.append(_file_server({'bags': str(folder / 'episodes')}, options, processes[-1].namespace))
     else:
-        trainer = {
-            'contract': source,
-            'logdir': str(folder),
-            'preset': preset,
-            'overrides': words,
-            'steps': steps,
-            'free_running': True,
-            'device': device,
-            'learners': learners,
-            'seed': seed,
-            **({'begin': str(earlier)} if earlier else {}),
-            **({'signing_key': str(Path(signing_key).expanduser().absolute())} if signing_key else {}),
-        }
-        if role == 'all':
-            # The robot's control loop comes first.
-            trainer['threads'] = max(1, (os.cpu_count() or 1) - 1)
-        else:
-            processes += _transfer(bags, folder, address, port)
-            trainer['policies_url'] = f'http://{_reachable(bags, address)}:{port}/policies'
-        processes.append(Process('trainer', '/', without_empty(trainer), leads=True, patience=SAVING))
+        write_description(folder, config, contract.spec)
+        processes += _trainer_side(options, config, source, folder, begin)
     return Scenario('robot_train', tuple(processes), folder)
 
 
-def _robot_side(
-    contract: RobotContract,
-    source: str,
-    folder: Path,
-    namespace: str,
-    policy: str,
-    hardware: bool,
-    task: str,
-    behaviour: dict,
-    leads: bool,
-) -> list[Process]:
+def _robot_side(options: RobotTrain, contract: RobotContract, source: str, folder: Path) -> list[Process]:
     """What runs on the robot's computer."""
-    place = '/' + (namespace or contract.name).strip('/')
-    # Where the trainer owns the terminal, it is the one that says how it goes.
-    agent = {'robot': source, 'mode': 'train', **behaviour, 'keep': str(folder / 'robot'), 'show': leads}
-    if policy:
-        path = policy_path(policy)
+    place = '/' + (options.namespace or contract.name).strip('/')
+    alone = options.role == 'robot'  # else the trainer owns the terminal, and says how it goes
+    path = policy_path(options.policy) if options.policy else None
+    if path:
         contract.check(load(find_manifest(path)).spec)
-        agent['policy'] = str(path)
-    processes = []
-    if hardware:
-        if not task:
-            raise InputError('robot_train: expected task:=<what the stand-in simulates>')
-        processes.append(
-            Process(
-                'mock_robot', place, {'task': task, 'robot': source, 'seed': behaviour['seed']}, environment=ONE_THREAD
-            )
-        )
-    elif task:
-        raise InputError('robot_train: task:=… is for hardware:=true')
-    processes.append(
-        Process(
-            'recorder',
-            place,
-            {'contract': source, 'folder': str(folder / 'episodes')},
-            environment=ONE_THREAD,
-            patience=(30.0, 'finishing the open bag'),
-        )
-    )
-    processes.append(
-        Process(
-            'robot_agent',
-            place,
-            agent,
-            (('policy', '/policy'),),
-            ONE_THREAD,
-            leads=leads,
-            patience=STOPPING,
-            node='agent',
-        )
-    )
-    return processes
+    if options.mock and not options.task:
+        raise InputError('robot_train: expected task:=<what the mock robot simulates>')
+    if options.task and not options.mock:
+        raise InputError('robot_train: task:=… is for mock:=true')
+    agent = {
+        'robot': source,
+        'mode': 'train',
+        'evaluate_every': options.evaluate_every,
+        'pause': options.pause,
+        'seed': options.seed,
+        'keep': str(folder / 'robot'),
+        'show': alone,
+        'policy': str(path) if path else None,
+    }
+    return [
+        *([mock_robot(place, options.task, source, options.seed)] if options.mock else []),
+        recorder(place, folder / 'episodes', contract=source),
+        robot_agent(place, agent, leads=alone),
+    ]
 
 
-def _transfer(bags: Sequence[str], folder: Path, address: str, port: int) -> list[Process]:
-    """What fetches the bags and shows the policies, on the trainer's computer."""
-    if not bags:
+def _trainer_side(options: RobotTrain, config: Config, source: str, folder: Path, begin: Path | None) -> list[Process]:
+    """What runs on the trainer's computer."""
+    trainer = {
+        'contract': source,
+        'logdir': str(folder),
+        'steps': options.steps or config.schedule.steps,
+        'free_running': True,
+        'device': options.device,
+        'learners': options.learners,
+        'seed': options.seed,
+        'begin': str(begin) if begin else None,
+        'signing_key': str(Path(options.signing_key).expanduser().absolute()) if options.signing_key else None,
+    }
+    if options.role == 'all':
+        # The robot's control loop comes first.
+        return [learner('trainer', {**trainer, 'threads': max(1, (os.cpu_count() or 1) - 1)})]
+    if not options.bags:
         raise InputError('robot_train: role:=trainer expects bags:=http://<host of the robot>:<port>')
+    trainer['policies_url'] = f'http://{_reachable(options.bags, options.address)}:{options.port}/policies'
     pullers = [
         Process(
             'bag_puller',
             '/',
-            {'source': source, 'folder': str(folder / 'episodes')},
-            environment=ONE_THREAD,
-            node='bag_puller' if len(bags) == 1 else f'bag_puller_{number}',
+            {'source': bags, 'folder': str(folder / 'episodes')},
+            node='bag_puller' if len(options.bags) == 1 else f'bag_puller_{number}',
         )
-        for number, source in enumerate(bags)
+        for number, bags in enumerate(options.bags)
     ]
-    return [*pullers, _file_server({'policies': str(folder / 'policies')}, address, port, '/')]
+    server = _file_server({'policies': str(folder / 'policies')}, options, '/')
+    return [*pullers, server, learner('trainer', trainer)]
 
 
-def _file_server(shown: dict, address: str, port: int, namespace: str) -> Process:
-    return Process('file_server', namespace, {**shown, 'address': address, 'port': port}, environment=ONE_THREAD)
+def _file_server(shown: dict, options: RobotTrain, namespace: str) -> Process:
+    return Process('file_server', namespace, {**shown, 'address': options.address, 'port': options.port})
 
 
 def _reachable(bags: Sequence[str], address: str) -> str:

@@ -1,4 +1,4 @@
-"""The scenarios of `bringup` as launch descriptions, for the files in `launch/`.
+"""The scenarios as launch descriptions, for the files in `launch/`.
 
 The only module that imports launch and launch_ros: a ROS installation has them, the pip wheels do not.
 """
@@ -18,6 +18,7 @@ from launch_ros.actions import Node
 
 from dreamer_ros import launching
 from dreamer_ros.launching.processes import ExitRules, Process, Scenario, Verdict, child_environment, telling_line
+from dreamer_ros.options import as_arguments
 from launch import LaunchContext, LaunchDescription
 
 
@@ -27,22 +28,30 @@ class RunFailed(Exception):
 
 def launch_description(name: str) -> LaunchDescription:
     """Arguments of a scenario, and an action that starts its processes once their values are known."""
-    arguments = [
+    declared = [
         DeclareLaunchArgument(
             argument.name,
             default_value=argument.default,
             description=argument.help,
             choices=list(argument.choices) or None,
         )
-        for argument in launching.scenario_arguments(name)
+        for argument in as_arguments(launching.scenario_options(name))
     ]
-    return LaunchDescription([*arguments, OpaqueFunction(function=_start, args=[name])])
+    return LaunchDescription([*declared, OpaqueFunction(function=_start, args=[name])])
 
 
 def _start(context: LaunchContext, name: str) -> list:
-    known = [argument.name for argument in launching.scenario_arguments(name)]
-    values = {key: context.launch_configurations[key] for key in known}
-    return _Run(launching.scenario(name, {**_given_on_command_line(name), **values})).actions()
+    """What starts the scenario with the arguments that were given, on the command line or by an including file."""
+    options = launching.scenario_options(name)
+    values = {
+        argument.name: context.launch_configurations[argument.name]
+        for argument in as_arguments(options)
+        if context.launch_configurations[argument.name] != argument.default
+    }
+    earlier = {
+        key: context.launch_configurations[key] for key in options.renamed if key in context.launch_configurations
+    }
+    return _Run(launching.scenario(name, {**_given_on_command_line(name), **earlier, **values})).actions()
 
 
 def _given_on_command_line(name: str) -> dict[str, str]:
@@ -56,7 +65,7 @@ def _given_on_command_line(name: str) -> dict[str, str]:
 
 
 class _Run:
-    """One scenario under `ros2 launch`: the same consequences of an exit as in processes.Supervisor."""
+    """One scenario under `ros2 launch`: the same consequences of an exit as under `dreamer launch`."""
 
     def __init__(self, scenario: Scenario):
         self._scenario = scenario

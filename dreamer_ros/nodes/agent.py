@@ -6,14 +6,18 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState, Joy
 
 from dreamer_ros import launcher
+from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
+from dreamer_ros.options import Options
 from dreamer_ros.policy.actions import random_action
 from dreamer_ros.policy.loader import PolicyLoader
 from dreamer_ros.policy.manifest import Manifest
@@ -23,7 +27,8 @@ from dreamer_ros.ros.diagnostics import Diagnostics, Timings
 from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.ros.message_template import MessageTemplate
 from dreamer_ros.ros.ownership import Announcements
-from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.ros.parameters import read_parameters
+from dreamer_ros.ros.runtime import run_node
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.codecs import Mode, Step
@@ -34,6 +39,19 @@ SPEC_PATIENCE = 2.0  # seconds without a robot until it is spoken of
 DISCOVERY_TIME = 1.0  # seconds from the first trace of this agent to its first action
 TEMPLATES_LEARNT = 100  # message layouts, among them two for each restart of the simulator
 UNPAIRED_KEPT = 100  # messages of a topic kept while the rest of their observation is on the way
+
+
+class AgentParameters(Options):
+    """What can be set of the agent."""
+
+    mode: Literal['train', 'evaluate'] = Field(
+        'train', description='train: explore, but for every n-th episode. evaluate: act deterministically.'
+    )
+    policy: Annotated[
+        shared.Policy, Field(description='ONNX file to begin with. Later policies come on the topic `policy`.')
+    ]
+    evaluate_every: shared.EvaluateEvery
+    seed: shared.Seed
 
 
 class Agent:
@@ -53,22 +71,11 @@ class Agent:
     def __init__(self, node: Node, stop: threading.Event):
         self._node, self._stop = node, stop
         self._log = node.get_logger()
-        parameters = Parameters(node)
-        self._evaluating = (
-            parameters.text(
-                'mode', 'train', 'explore until told otherwise, or act deterministically', ('train', 'evaluate')
-            )
-            == 'evaluate'
-        )
-        self._policy_file = parameters.text(
-            'policy', '', 'ONNX file to start with; later ones come on the topic `policy`'
-        )
-        self._evaluate_every = parameters.integer(
-            'evaluate_every', 10, 'mode train: every how many episodes one is deterministic, 0 for never', 0, 10**6
-        )
-        self._seed = parameters.integer('seed', 0, 'of random actions and exploration', 0, 2**31 - 1)
-        parameters.finish()
-
+        parameters = read_parameters(node, AgentParameters)
+        self._evaluating = parameters.mode == 'evaluate'
+        self._policy_file = parameters.policy
+        self._evaluate_every = parameters.evaluate_every
+        self._seed = parameters.seed
         self._inbox = Inbox(node)
         self._announcements = Announcements(self._inbox)
         self._manifests = self._inbox.subscribe(topics.POLICY, topics.LATCHED)

@@ -7,17 +7,27 @@ import threading
 import time
 from pathlib import Path
 
+from pydantic import Field
 from rclpy.node import Node
 
-from dreamer_ros.errors import InputError
+from dreamer_ros import options as shared
+from dreamer_ros.options import Options
 from dreamer_ros.ros import diagnostics
 from dreamer_ros.ros.diagnostics import Diagnostics
 from dreamer_ros.ros.inbox import Inbox
-from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.ros.parameters import read_parameters
+from dreamer_ros.ros.runtime import run_node
 from dreamer_ros.transfer.pulling import PERIOD, RETRIES, Failed, Puller
 from dreamer_ros.transfer.serving import be_nice
 
 SAY_AGAIN = 30.0  # seconds between two lines about the same trouble
+
+
+class BagPullerParameters(Options):
+    """What can be set of the bag puller."""
+
+    source: str = Field(description='Address of the robot that serves its bags, http://<host>:<port>.')
+    folder: shared.RequiredFolder
 
 
 class Pull:
@@ -81,16 +91,11 @@ class Pull:
 
 def body(node: Node, stop: threading.Event) -> None:
     """Fetch until the event is set."""
-    parameters = Parameters(node)
-    source = parameters.text('source', '', 'http://<host>:<port> of the robot that serves its bags')
-    folder = parameters.text('folder', '', 'where the bags go; created if missing')
-    parameters.finish()
-    if not folder:
-        raise InputError(f'{node.get_fully_qualified_name()}: parameter folder: expected a folder, got none')
-    puller = Puller(source, Path(folder).expanduser(), stop)
+    parameters = read_parameters(node, BagPullerParameters)
+    puller = Puller(parameters.source, Path(parameters.folder).expanduser(), stop)
     inbox = Inbox(node)
     pull = Pull(puller, node.get_logger(), stop)
-    report = Diagnostics(node, 'episodes', source, pull.report)
+    report = Diagnostics(node, 'episodes', parameters.source, pull.report)
     while not stop.is_set():
         inbox.wait(0.1)
         report.tick()

@@ -8,14 +8,27 @@ import time
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
+from dreamer_ros import options as shared
+from dreamer_ros.options import Options
 from dreamer_ros.ros import qos
-from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.ros.parameters import read_parameters
+from dreamer_ros.ros.runtime import run_node
 from dreamer_ros.wire import codecs, topics
 
 DRAIN = 1.0  # seconds for the last frames to arrive before the publisher is gone
+
+
+class DreamPlayerParameters(Options):
+    """What can be set of the dream player."""
+
+    run: str = Field(description='Run directory, or one of its checkpoints.')
+    bag: shared.EpisodeBag
+    context: shared.Context
+    output: shared.ResultFolder
 
 
 def play(frames: np.ndarray, fps: float) -> int:
@@ -24,19 +37,14 @@ def play(frames: np.ndarray, fps: float) -> int:
 
 
 def _dream(node: Node, stop: threading.Event) -> None:
-    parameters = Parameters(node)
-    run = parameters.text('run', '', 'run directory, or one of its checkpoints')
-    bag = parameters.text('bag', '', 'with an episode of the same robot')
-    context = parameters.integer('context', 5, 'steps that the prediction sees', 1, 10**6)
-    output = parameters.text('output', '', 'folder for the film, the picture and the numbers')
-    parameters.finish()
+    parameters = read_parameters(node, DreamPlayerParameters)
     from dreamer_ros.training import process
 
     process.prepare()
     process.configure_torch(process.pick_threads(robots=0))
     from dreamer_ros.training.inspection import dream_bag, film_with_curves
 
-    inspection, paths = dream_bag(run, Path(bag), context, Path(output))
+    inspection, paths = dream_bag(parameters.run, Path(parameters.bag), parameters.context, Path(parameters.output))
     print('\n'.join(str(path) for path in paths), flush=True)
     if inspection.film is not None:
         _play(node, stop, film_with_curves(inspection), 1.0 / inspection.period)

@@ -10,13 +10,17 @@ from collections import deque
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field, model_validator
 from rclpy.node import Node
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
+from dreamer_ros.options import Options
 from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.ros.ownership import Announcements
-from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.ros.parameters import read_parameters
+from dreamer_ros.ros.runtime import run_node
+from dreamer_ros.schema import Mismatch
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.codecs import Step
@@ -24,6 +28,24 @@ from dreamer_ros.wire.codecs import Step
 SAY_AGAIN = 5.0  # seconds between two lines about the same wait
 STAMPS_KEPT = 1000  # to know repeated observations by
 BAG_TIME = 5.0  # seconds within which the recorder closes the last bag
+
+
+class EvaluatorParameters(Options):
+    """What can be set of the evaluator."""
+
+    episodes: int = Field(10, ge=1, le=10**6, description='Whole episodes to count.')
+    output: str = Field('', description='Folder that gets result.json. Default: nothing is written.')
+    video: str = Field(
+        '',
+        description='File (mp4) of a film of the last episode, made of the bag that a recorder keeps in `output`. '
+        'Default: no film.',
+    )
+
+    @model_validator(mode='after')
+    def _check_video(self) -> EvaluatorParameters:
+        if self.video and not self.output:
+            raise Mismatch('video', 'output with it, the folder of the bags', self.video)
+        return self
 
 
 class EpisodeCounter:
@@ -77,18 +99,8 @@ class Evaluator:
     def __init__(self, node: Node, stop: threading.Event):
         self._stop = stop
         self._log = node.get_logger()
-        parameters = Parameters(node)
-        self._episodes = parameters.integer('episodes', 10, 'whole episodes to count', 1, 10**6)
-        self._output = parameters.text('output', '', 'folder that gets result.json; empty for none')
-        self._video = parameters.text(
-            'video', '', 'mp4 of the last episode, from the bag that a recorder keeps in `output`; empty for none'
-        )
-        parameters.finish()
-        if self._video and not self._output:
-            raise InputError(
-                f'{node.get_fully_qualified_name()}: parameter video: expected parameter output with it, '
-                'the folder of the bags'
-            )
+        parameters = read_parameters(node, EvaluatorParameters)
+        self._episodes, self._output, self._video = parameters.episodes, parameters.output, parameters.video
         self._inbox = Inbox(node)
         self._announcements = Announcements(self._inbox)
         self._actions = self._inbox.subscribe(topics.ACTION, topics.TRAINER_SUBSCRIBER)

@@ -6,31 +6,38 @@ import sys
 import threading
 from pathlib import Path
 
+from pydantic import Field
 from rclpy.node import Node
 
+from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
+from dreamer_ros.options import Options
 from dreamer_ros.ros import diagnostics
 from dreamer_ros.ros.diagnostics import Diagnostics
 from dreamer_ros.ros.inbox import Inbox
-from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.ros.parameters import read_parameters
+from dreamer_ros.ros.runtime import run_node
 from dreamer_ros.transfer.serving import FileServer, Shelf
 
 LOCAL = '127.0.0.1'
 
 
+class FileServerParameters(Options):
+    """What can be set of the file server."""
+
+    bags: str = Field('', description='Folder of episode bags to show. Default: none are shown.')
+    policies: str = Field('', description="Folder of a run's policies to show. Default: none are shown.")
+    address: shared.Address
+    port: int = Field(8075, ge=0, le=65535, description='Port to listen at. 0: any that is free.')
+
+
 def body(node: Node, stop: threading.Event) -> None:
     """Serve until the event is set."""
-    parameters = Parameters(node)
-    bags = parameters.text('bags', '', 'folder of episode bags to show; empty for none')
-    policies = parameters.text('policies', '', "folder of a run's policies to show; empty for none")
-    address = parameters.text(
-        'address', LOCAL, 'of this computer, to listen at; 0.0.0.0: at all of them; 127.0.0.1: for this computer alone'
-    )
-    port = parameters.integer('port', 8075, 'to listen at; 0 picks one', 0, 65535)
-    parameters.finish()
+    parameters = read_parameters(node, FileServerParameters)
+    bags, policies, address = parameters.bags, parameters.policies, parameters.address
     if not (bags or policies):
         raise InputError(f'{node.get_fully_qualified_name()}: expected bags or policies, folders to show')
-    server = FileServer(Shelf(_folder(bags), _folder(policies)), address, port)
+    server = FileServer(Shelf(_folder(bags), _folder(policies)), address, parameters.port)
     what = ' and '.join(name for name, folder in (('episode bags', bags), ('policies', policies)) if folder)
     whom = 'this computer alone' if address == LOCAL else 'everybody who reaches this port'
     node.get_logger().info(f'http://{address}:{server.port}: {what} can be read by {whom}; nothing can be written')

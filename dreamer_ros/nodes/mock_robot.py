@@ -8,19 +8,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
+from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
+from dreamer_ros.options import Options
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.robot.contract import RobotContract, load_contract
 from dreamer_ros.ros import qos
 from dreamer_ros.ros.inbox import Inbox
-from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.ros.parameters import read_parameters
+from dreamer_ros.ros.runtime import run_node
+from dreamer_ros.schema import Expected
 from dreamer_ros.simulation import environment
 from dreamer_ros.wire import codecs
 from dreamer_ros.wire.images import COMPRESSED, fill_compressed
@@ -33,7 +38,24 @@ LYING = 1.0  # seconds that a robot lies where its task ended, until it is set u
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
 
 
-class Hardware:
+class MockRobotParameters(Options):
+    """What can be set of the mock robot."""
+
+    task: Annotated[
+        str, Field(min_length=1, description='Task to simulate: of dm_control, or a world of sim/.'), Expected('a task')
+    ]
+    robot: shared.RequiredContract
+    image_size: tuple[Annotated[int, Field(ge=1, le=1024)], Annotated[int, Field(ge=1, le=1024)]] | None = Field(
+        None, description="Height and width of the published images, in pixels. Default: the contract's."
+    )
+    camera_rate: int | None = Field(
+        None, ge=1, le=1000, description='Images per second. Default: one per control step.'
+    )
+    seed: shared.Seed
+    render: shared.Render
+
+
+class MockRobot:
     """A simulated robot that knows nothing of agents, steps or episodes.
 
     At every control step of the task it obeys the newest command, in physical units, and publishes what the
@@ -54,25 +76,12 @@ class Hardware:
     def __init__(self, node: Node, stop: threading.Event):
         self._stop = stop
         self._log = node.get_logger()
-        parameters = Parameters(node)
-        task = parameters.text('task', '', 'dm_control suite task or world of sim/ to simulate')
-        robot = parameters.text('robot', '', 'its robot contract: a file, or a robot of sim/')
-        size = parameters.integers(
-            'image_size', (0, 0), "height and width of the published images; 0 for the contract's", 0, 1024
-        )
-        camera_rate = parameters.integer('camera_rate', 0, 'images per second; 0 for one per control step', 0, 1000)
-        seed = parameters.integer('seed', 0, 'of the initial states', 0, 2**31 - 1)
-        render = parameters.text(
-            'render', 'fast', 'fast (no shadows), shadows, or suite (as the model says)', environment.RENDER_MODES
-        )
-        parameters.finish()
-        for name, value in (('task', task), ('robot', robot)):
-            if not value:
-                raise InputError(f'{node.get_fully_qualified_name()}: parameter {name}: expected one, got none')
-        self._contract = contract = load_contract(robot)
-        self._environment = _simulate(task, contract, size if all(size) else contract.image_size, seed, render)
+        parameters = read_parameters(node, MockRobotParameters)
+        self._contract = contract = load_contract(parameters.robot)
+        size = parameters.image_size or contract.image_size
+        self._environment = _simulate(parameters.task, contract, size, parameters.seed, parameters.render)
         self._period = self._environment.spec.control_period
-        self._camera_period = 1 / camera_rate if camera_rate else 0.0
+        self._camera_period = 1 / parameters.camera_rate if parameters.camera_rate else 0.0
         self._commands = Commands(contract)
         try:
             self._inbox = Inbox(node)
@@ -245,8 +254,8 @@ def _reads(formula, topic: Topic) -> bool:
 
 
 def main() -> int:
-    """Entry point of `ros2 run dreamer_ros hardware`."""
-    return run_node('mock_robot', lambda node, stop: Hardware(node, stop).run())
+    """Entry point of `ros2 run dreamer_ros mock_robot`."""
+    return run_node('mock_robot', lambda node, stop: MockRobot(node, stop).run())
 
 
 if __name__ == '__main__':

@@ -9,20 +9,25 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Joy
 
+from dreamer_ros import options as shared
 from dreamer_ros.episodes.bag_reader import OpenBag, Stored
 from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.errors import InputError
+from dreamer_ros.options import Options
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.robot.contract import COMMAND_FIELDS, RobotContract
 from dreamer_ros.ros import qos
 from dreamer_ros.ros.ownership import announcement
-from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.ros.parameters import read_parameters
+from dreamer_ros.ros.runtime import run_node
 from dreamer_ros.viewing.shadow import Shadow
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.codecs import Mode
@@ -39,6 +44,19 @@ MOVING = {*COMMAND_FIELDS} - {'sensor_msgs/msg/JointState'}
 # What was commanded moves nothing once more: it is published below this name, beside its own topic.
 RECORDED = 'recorded'
 SHADOW = 'shadow'
+
+
+class PlayerParameters(Options):
+    """What can be set of the player."""
+
+    bag: shared.EpisodeBag
+    rate: shared.Rate
+    policy: str = Field('', description='ONNX file of a policy to run in shadow. Default: none.')
+    output: str = Field('', description='Folder for shadow.json and shadow.png.')
+    wait_for_subscribers: Annotated[
+        shared.WaitForSubscribers,
+        Field(description='Subscribers that one of the topics must have before the first message is played.'),
+    ]
 
 
 def place_of(topic: Topic, contract: RobotContract | None) -> str:
@@ -73,21 +91,14 @@ class Player:
     def __init__(self, node: Node, stop: threading.Event):
         self._node, self._stop = node, stop
         self._log = node.get_logger()
-        parameters = Parameters(node)
-        bag = parameters.text('bag', '', 'directory of the bag')
-        self._rate = parameters.number('rate', 1.0, 'times the recorded pace', 0.001, 1000.0)
-        policy = parameters.text('policy', '', 'ONNX file of a policy to run in shadow; empty for none')
-        self._output = Path(parameters.text('output', '', 'folder for shadow.json and shadow.png'))
-        self._wait_for_subscribers = parameters.integer(
-            'wait_for_subscribers', 0, 'that one of the topics must have before the first message', 0, 100
-        )
-        parameters.finish()
-        if not bag:
-            raise InputError(f'{node.get_fully_qualified_name()}: parameter bag: expected a bag, got none')
-        self._bag = OpenBag(Path(bag).expanduser())
+        parameters = read_parameters(node, PlayerParameters)
+        self._rate = parameters.rate
+        self._output = Path(parameters.output)
+        self._wait_for_subscribers = parameters.wait_for_subscribers
+        self._bag = OpenBag(Path(parameters.bag).expanduser())
         for problem in self._bag.problems:
             self._log.warning(str(problem))
-        self._shadow = self._open_shadow(policy) if policy else None
+        self._shadow = self._open_shadow(parameters.policy) if parameters.policy else None
         self._publishers = self._advertise()
         self._specs = self._announce()
         self._clocks = qos.publisher(node, topics.CLOCK)

@@ -10,22 +10,28 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field, model_validator
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState, Joy
 
+from dreamer_ros import options as shared
 from dreamer_ros.episodes.assemble import PATIENCE, Actors, AlignedStep, StepAligner
 from dreamer_ros.episodes.bag_writer import EpisodeWriter, new_episode
 from dreamer_ros.errors import InputError
+from dreamer_ros.options import Options
 from dreamer_ros.robot.contract import load_contract
 from dreamer_ros.ros import diagnostics
 from dreamer_ros.ros.diagnostics import Diagnostics
 from dreamer_ros.ros.disk_guard import DiskGuard
 from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.ros.ownership import Announcements
+from dreamer_ros.ros.parameters import read_parameters
 from dreamer_ros.ros.robot_recorder import RobotRecorder
-from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.ros.runtime import run_node
+from dreamer_ros.schema import Mismatch
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.codecs import Mode, Step
@@ -36,6 +42,33 @@ BATCHING = 0.004  # seconds of messages taken in one go: fewer wake-ups beside a
 DRAIN_TIME = 0.5  # seconds at most, at the end, for messages still on their way
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
 ORIGINS_KEPT = 100  # episodes whose steps may still be on their way
+
+
+class RecorderParameters(Options):
+    """What can be set of the recorder."""
+
+    folder: shared.RequiredFolder
+    robot: str = Field('', description="Part of the bags' names. Default: the namespace, or the robot's name.")
+    contract: Annotated[
+        shared.Contract,
+        Field(
+            description='Robot contract whose topics are recorded: a YAML file, or the name of a robot of sim/. '
+            'Default: a simulator that announces itself on the topic `spec`.'
+        ),
+    ]
+    episodes: int = Field(
+        0,
+        ge=0,
+        le=10**6,
+        description='Without a contract: keep so many whole episodes and nothing else. 0: everything that is played.',
+    )
+    disk_reserve: shared.DiskReserve
+
+    @model_validator(mode='after')
+    def _check_episodes(self) -> RecorderParameters:
+        if self.contract and self.episodes:
+            raise Mismatch('episodes', 'none with a contract', self.episodes)
+        return self
 
 
 class Episode:
@@ -302,34 +335,14 @@ def main() -> int:
 
 
 def _record(node: Node, stop: threading.Event) -> None:
-    parameters = Parameters(node)
-    folder = parameters.text('folder', '', 'where the bags go; created if missing')
-    robot = parameters.text('robot', '', "part of the bags' names; empty for the namespace or the robot's name")
-    contract = parameters.text(
-        'contract',
-        '',
-        'robot contract (a YAML file, or the name of a robot of sim/) whose topics are recorded; '
-        'empty: a simulator that announces itself on `spec`',
-    )
-    episodes = parameters.integer(
-        'episodes',
-        0,
-        'without contract: keep so many whole episodes and nothing else; 0: everything that is played',
-        0,
-        10**6,
-    )
-    disk = DiskGuard.declared(parameters, Path(folder).expanduser())
-    parameters.finish()
-    if not folder:
-        raise InputError(f'{node.get_fully_qualified_name()}: parameter folder: expected a folder, got none')
+    parameters = read_parameters(node, RecorderParameters)
+    folder = Path(parameters.folder).expanduser()
+    disk = DiskGuard(folder, parameters.disk_reserve)
     disk.check()  # before anybody counts on this recorder
-    if contract and episodes:
-        raise InputError(f'{node.get_fully_qualified_name()}: parameter episodes: expected none with a contract')
-    place = Path(folder).expanduser()
-    if contract:
-        RobotRecorder(node, stop, load_contract(contract), place, robot, disk).run()
+    if parameters.contract:
+        RobotRecorder(node, stop, load_contract(parameters.contract), folder, parameters.robot, disk).run()
     else:
-        Recorder(node, stop, place, robot, episodes, disk).run()
+        Recorder(node, stop, folder, parameters.robot, parameters.episodes, disk).run()
 
 
 if __name__ == '__main__':

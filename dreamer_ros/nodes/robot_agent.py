@@ -14,26 +14,31 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Literal
 
+from pydantic import Field
 from rclpy.executors import ConditionReachedException, ShutdownException, SingleThreadedExecutor, TimeoutException
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from dreamer_ros import options as shared
 from dreamer_ros.deploy.control import Behaviour
 from dreamer_ros.deploy.deployment import Deployment
 from dreamer_ros.deploy.policies import kept_policy
 from dreamer_ros.deploy.realtime import PROCESS, has_priority, take_priority
 from dreamer_ros.deploy.status_line import StatusLine
 from dreamer_ros.errors import InputError
+from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import Unreachable
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.robot.contract import load_contract
 from dreamer_ros.ros import qos
 from dreamer_ros.ros.diagnostics import Timings
 from dreamer_ros.ros.ownership import TopicTaken
-from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.ros.parameters import read_parameters
+from dreamer_ros.ros.runtime import run_node
 from dreamer_ros.wire import topics
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
@@ -42,6 +47,36 @@ STALLED = 0.5  # of a control period that a callback may take while the robot is
 UNCONFIGURED, FINALIZED = 1, 4  # lifecycle_msgs/msg/State
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class RobotAgentParameters(Options):
+    """What can be set of the robot agent."""
+
+    robot: shared.RequiredContract
+    policy: Annotated[
+        shared.Policy,
+        Field(
+            description='Policy to play: an ONNX file, or its manifest. Default: what the trainer offers on the topic '
+            '`policy`. Mode train: policy to begin with.'
+        ),
+    ]
+    keep: str = Field(
+        '',
+        description='Mode train: folder in which the newest policy is kept, to begin with after a restart while the '
+        'trainer is away.',
+    )
+    autostart: shared.Autostart
+    mode: Literal['evaluate', 'train'] = Field(
+        'evaluate',
+        description='evaluate: act deterministically. train: explore, and act at random until there is a policy.',
+    )
+    evaluate_every: shared.EvaluateEvery
+    episode_length: int | None = Field(
+        None, ge=0, le=10**9, description="Steps of an episode. 0: it has no end. Default: the contract's."
+    )
+    pause: shared.Pause
+    seed: shared.Seed
+    show: bool = Field(True, description='Say on standard error how it goes.')
 
 
 class RobotAgent(LifecycleNode):
@@ -61,45 +96,16 @@ class RobotAgent(LifecycleNode):
 
     def __init__(self, name: str):
         super().__init__(name)
-        parameters = Parameters(self)
-        self._robot = parameters.text('robot', '', 'robot contract: a YAML file, or the name of a robot of sim/')
-        self._policy = parameters.text(
-            'policy',
-            '',
-            'ONNX file or manifest to play; empty: what the trainer offers on the topic `policy`. '
-            'In mode train: what to begin with',
-        )
-        keep = parameters.text(
-            'keep',
-            '',
-            'mode train: folder in which the newest policy is kept, to begin with after a restart while '
-            'the trainer is away',
-        )
-        self.autostart = parameters.flag('autostart', True, 'configure and activate at once')
-        self._training = (
-            parameters.text(
-                'mode',
-                'evaluate',
-                'evaluate: deterministic; train: explore, at random until there is a policy',
-                ('evaluate', 'train'),
-            )
-            == 'train'
-        )
-        self._evaluate_every = parameters.integer(
-            'evaluate_every', 10, 'mode train: every how many episodes one is deterministic, 0 for never', 0, 10**6
-        )
-        self._episode_length = parameters.integer(
-            'episode_length', -1, "steps of an episode; 0 for no end, -1 for the contract's", -1, 10**9
-        )
-        self._pause = parameters.flag('pause', False, 'stop after every episode until ~/enable true')
-        self._seed = parameters.integer('seed', 0, 'of random actions and exploration', 0, 2**31 - 1)
-        show = parameters.flag('show', True, 'say on standard error how it goes')
-        parameters.finish()
-        self._line = StatusLine() if show else None
+        parameters = read_parameters(self, RobotAgentParameters)
+        self._robot, self._policy = parameters.robot, parameters.policy
+        self.autostart = parameters.autostart
+        self._training = parameters.mode == 'train'
+        self._evaluate_every = parameters.evaluate_every
+        self._episode_length = parameters.episode_length
+        self._pause, self._seed = parameters.pause, parameters.seed
+        self._line = StatusLine() if parameters.show else None
         self._timings: Timings | None = None
-        self._keep = Path(keep).expanduser() if keep and self._training else None
-        if not self._robot:
-            raise InputError(f'{self.get_fully_qualified_name()}: parameter robot: expected a contract, got none')
+        self._keep = Path(parameters.keep).expanduser() if parameters.keep and self._training else None
         self.stop = threading.Event()  # the process is to end; see `body`
         self.deployment: Deployment | None = None
         self.refusal: InputError | None = None
@@ -142,7 +148,7 @@ class RobotAgent(LifecycleNode):
         self.refusal = None
         try:
             contract = load_contract(self._robot)
-            length = contract.episode_length if self._episode_length < 0 else self._episode_length
+            length = contract.episode_length if self._episode_length is None else self._episode_length
             policy = self._first_policy()
             if not policy and not self._training:
                 raise InputError(f'expected a policy {self._lacking()}')

@@ -7,22 +7,28 @@ import sys
 import threading
 import time
 from collections import deque
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Joy
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
+from dreamer_ros.options import Options
 from dreamer_ros.ros import diagnostics, qos
 from dreamer_ros.ros.diagnostics import Diagnostics, Timings
 from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.ros.message_template import MessageTemplate
 from dreamer_ros.ros.observation_publisher import ObservationPublisher
 from dreamer_ros.ros.ownership import OnlyPublisher, announcement
-from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.ros.parameters import read_parameters
+from dreamer_ros.ros.runtime import run_node
+from dreamer_ros.schema import Mismatch
 from dreamer_ros.simulation import environment
 from dreamer_ros.simulation.origin import Origin
 from dreamer_ros.wire import codecs, topics
@@ -33,6 +39,44 @@ TRAINER_PATIENCE = 5.0  # seconds at the start to discover the trainer that publ
 PACE_PATIENCE = 4.0  # seconds from then on for a pace to arrive; a lost one is sent again after 3
 PACE_HEADSTART = 1_000_000_000  # nanoseconds that a restarted simulator's stamps begin after the last pace
 STAMPS_KEPT = 1000  # observations whose late or repeated actions are ignored without a word
+
+
+PixelCount = Annotated[int, Field(ge=32, le=256)]
+
+
+class SimulatorParameters(Options):
+    """What can be set of the simulator."""
+
+    task: Annotated[
+        shared.Task,
+        Field(default='cartpole_swingup', description='Task to simulate: of dm_control, or a world of sim/.'),
+    ]
+    inputs: shared.Inputs
+    image_size: tuple[PixelCount, PixelCount] = Field(
+        (64, 64), description='Height and width of the camera images, in pixels.'
+    )
+    cameras: tuple[str, ...] = Field(
+        (), description="Cameras of the model, by name or number. Default: the task's own."
+    )
+    action_repeat: int = Field(1, ge=1, le=100, description='Control steps per action.')
+    episode_length: int | None = Field(
+        None, ge=1, le=10**6, description="Control steps per episode. Default: the task's own."
+    )
+    seed: shared.Seed
+    render: shared.Render
+    mode: Literal['lockstep', 'realtime'] = Field(
+        'lockstep', description='lockstep: wait for each action. realtime: step on the wall clock.'
+    )
+    wait_for_learner: bool = Field(
+        False, description='Mode lockstep: advance no further than the trainer allows on the topic `pace`.'
+    )
+    wait_for_subscribers: shared.WaitForSubscribers
+
+    @model_validator(mode='after')
+    def _check_pace(self) -> SimulatorParameters:
+        if self.wait_for_learner and self.mode == 'realtime':
+            raise Mismatch('wait_for_learner', 'false in mode realtime', True)
+        return self
 
 
 class Simulator:
@@ -70,48 +114,21 @@ class Simulator:
         self._action_template: MessageTemplate | None = None
 
     def _read_parameters(self, node: Node) -> None:
-        parameters = Parameters(node)
-        task = parameters.text('task', 'cartpole_swingup', 'dm_control suite task or world of sim/')
-        image_size = parameters.integers('image_size', (64, 64), 'height and width of the camera image', 32, 256)
-        repeat = parameters.integer('action_repeat', 1, 'control steps per action', 1, 100)
-        seed = parameters.integer('seed', 0, 'of the initial states', 0, 2**31 - 1)
-        render = parameters.text(
-            'render', 'fast', 'fast (no shadows), shadows, or suite (as the model says)', environment.RENDER_MODES
-        )
-        inputs = parameters.text(
-            'inputs', 'image', 'what the agent perceives: camera images, joint states or both', environment.INPUTS
-        )
-        cameras = parameters.texts('cameras', [''], "of the model by name or number; empty for the task's own")
-        length = parameters.integer('episode_length', 0, "control steps per episode; 0 for the task's own", 0, 10**6)
-        self._realtime = (
-            parameters.text(
-                'mode', 'lockstep', 'wait for each action, or step on a wall timer', ('lockstep', 'realtime')
-            )
-            == 'realtime'
-        )
-        self._wait_for_learner = parameters.flag(
-            'wait_for_learner', False, 'lock-step only: advance no further than the trainer allows on `pace`'
-        )
-        self._wait_for_subscribers = parameters.integer(
-            'wait_for_subscribers', 0, 'subscribers of `step` that must be there at the start', 0, 100
-        )
-        parameters.finish()
-        if self._realtime and self._wait_for_learner:
-            raise InputError(
-                f'{node.get_fully_qualified_name()}: parameter wait_for_learner: expected false in '
-                f'mode realtime, got true'
-            )
+        parameters = read_parameters(node, SimulatorParameters)
+        self._realtime = parameters.mode == 'realtime'
+        self._wait_for_learner = parameters.wait_for_learner
+        self._wait_for_subscribers = parameters.wait_for_subscribers
         self._environment = environment.make(
-            task,
-            image_size=image_size,
-            action_repeat=repeat,
-            seed=seed,
-            render=render,
-            inputs=inputs,
-            cameras=[name for name in cameras if name],
-            episode_length=length or None,
+            parameters.task,
+            image_size=parameters.image_size,
+            action_repeat=parameters.action_repeat,
+            seed=parameters.seed,
+            render=parameters.render,
+            inputs=parameters.inputs,
+            cameras=parameters.cameras,
+            episode_length=parameters.episode_length,
         )
-        self._origin = Origin.of(self._environment, task, seed, render)
+        self._origin = Origin.of(self._environment, parameters.task, parameters.seed, parameters.render)
 
     def _connect(self, node: Node) -> None:
         spec = self._environment.spec

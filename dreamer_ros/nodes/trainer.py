@@ -10,30 +10,35 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from pydantic import Field, model_validator
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from dreamer_ros import options as shared
 from dreamer_ros.config import Config, load_preset
 from dreamer_ros.episodes.episode import EpisodeInfo
 from dreamer_ros.errors import InputError
+from dreamer_ros.options import Options
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.robot.contract import load_contract
 from dreamer_ros.ros import diagnostics, qos
 from dreamer_ros.ros.diagnostics import Diagnostics
 from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.ros.ownership import Announcements
-from dreamer_ros.ros.runtime import Parameters, run_node
+from dreamer_ros.ros.parameters import read_parameters
+from dreamer_ros.ros.runtime import run_node
+from dreamer_ros.schema import Mismatch
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training import process
 from dreamer_ros.training.progress import Progress
 from dreamer_ros.training.robots import Robots
-from dreamer_ros.training.run_directory import RunDirectory, new_logdir
+from dreamer_ros.training.run_directory import RunDirectory, new_logdir, preset_of
 from dreamer_ros.wire import codecs, topics
 
 if TYPE_CHECKING:
@@ -45,6 +50,45 @@ SAY_AGAIN = 5.0  # seconds between two lines about what is waited for
 BAG_TIME = 10.0  # seconds within which the bag of an ended episode is expected
 DREAM_FPS = 10.0
 GATHER = 0.005  # seconds that steps are left to gather, so that the learner keeps the interpreter
+
+
+class TrainerParameters(Options):
+    """What can be set of the trainer."""
+
+    logdir: shared.Logdir
+    preset: shared.Preset
+    overrides: shared.Overrides
+    robots: tuple[str, ...] = Field(('sim0',), description='Namespaces of the robots to learn from.')
+    contract: Annotated[
+        shared.Contract,
+        Field(
+            description='Robot contract. With it, the trainer learns from the bags that come into the folder episodes '
+            'of the run, from wherever, instead of from robots that it listens to.'
+        ),
+    ]
+    policies_url: str = Field(
+        '',
+        description='Address under which robots find the folder policies of the run, http://<host>:<port>/policies. '
+        'Default: they see the same files.',
+    )
+    begin: shared.Begin
+    steps: shared.Steps
+    free_running: bool = Field(False, description='Update all the time instead of keeping the replay ratio.')
+    seed: shared.Seed
+    device: shared.Device
+    learners: shared.Learners
+    threads: int | None = Field(
+        None, ge=1, le=1024, description='Threads of the learner on a CPU. Default: as many as fit the machine.'
+    )
+    signing_key: shared.SigningKey
+
+    @model_validator(mode='after')
+    def _check_robots(self) -> TrainerParameters:
+        if self.contract and not self.free_running:
+            raise Mismatch('contract', 'free_running with it, since such robots wait for nobody', self.contract)
+        if not self.robots or len(set(self.robots)) < len(self.robots):
+            raise Mismatch('robots', 'different names', list(self.robots))
+        return self
 
 
 class RosRobot:
@@ -291,115 +335,70 @@ def _report(trainer: Trainer) -> diagnostics.Report:
     return diagnostics.OK, 'learning', values
 
 
-class _Arguments:
-    """The node's parameters, read once."""
+def _signature(key: str) -> Callable[[Manifest], Manifest] | None:
+    """What signs the manifests with the private key of a file, if there is one.
 
-    def __init__(self, node: Node):
-        parameters = Parameters(node)
-        self.logdir = parameters.text('logdir', '', 'run directory; empty for runs/<task>-<preset>-<time>')
-        self.preset = parameters.text('preset', 'cpu', 'preset of models/ by name, or a YAML file')
-        self.overrides = parameters.texts('overrides', [''], 'section.key=value, on top of the preset')
-        self.robots = parameters.texts('robots', ['sim0'], 'namespaces of the robots to learn from')
-        contract = parameters.text(
-            'contract',
-            '',
-            'robot contract: learn from what comes into the folder episodes of the run, from wherever, '
-            'instead of from robots that are listened to',
-        )
-        self.policies_url = parameters.text(
-            'policies_url',
-            '',
-            'http address under which robots find the folder policies of the run; empty: they see the same files',
-        )
-        self.begin = parameters.text(
-            'begin', '', 'run directory or checkpoint whose learner goes on, unless logdir has a checkpoint'
-        )
-        self.steps = parameters.integer('steps', 0, "env steps of the run; 0 for the preset's", 0, 10**12)
-        self.free_running = parameters.flag(
-            'free_running', False, 'update all the time instead of keeping the replay ratio'
-        )
-        self.device = parameters.text('device', 'auto', 'auto, cpu, cuda, cuda:1, …')
-        self.seed = parameters.integer('seed', 0, 'of parameters and sampling', 0, 2**31 - 1)
-        self.threads = parameters.integer('threads', 0, 'of the learner on a CPU; 0 picks', 0, 1024)
-        self.signing_key = parameters.text('signing_key', '', 'file of the private key that signs the policies')
-        self.learners = process.learners(
-            parameters.integer(
-                'learners', 1, 'processes that share every update; torchrun starts as many as it is told', 1, 64
-            )
-        )
-        parameters.finish()
-        if not self.robots or len(set(self.robots)) != len(self.robots) or not all(self.robots):
-            raise InputError(f'trainer: parameter robots: expected different names, got {list(self.robots)}')
-        self.contract = load_contract(contract) if contract else None
-        if self.contract:
-            self.robots = ()
-            if not self.free_running:
-                raise InputError(
-                    'trainer: parameter contract: expected free_running with it, since such robots wait for nobody'
-                )
+    Raises:
+        InputError: the key cannot be read.
+    """
+    if not key:
+        return None
+    from dreamer_ros.policy.signing import load_key, sign
 
-    def config(self) -> Config:
-        """The resolved preset.
-
-        Raises:
-            InputError: unknown preset or override.
-        """
-        return load_preset(self.preset, tuple(text for text in self.overrides if text))
-
-    def signature(self) -> Callable[[Manifest], Manifest] | None:
-        """What signs the manifests, if anything.
-
-        Raises:
-            InputError: the key cannot be read.
-        """
-        if not self.signing_key:
-            return None
-        from dreamer_ros.policy.signing import load_key, sign
-
-        return functools.partial(sign, key=load_key(Path(self.signing_key)))
+    return functools.partial(sign, key=load_key(Path(key)))
 
 
 def body(node: Node, stop: threading.Event) -> None:
     """Train until the budget is used up or the event is set."""
-    arguments = _Arguments(node)
-    config = arguments.config()
-    process.check_learners(config, arguments.learners)
-    robots = RosRobots(node, arguments.robots, arguments.policies_url)
+    parameters = read_parameters(node, TrainerParameters)
+    config = load_preset(preset_of(parameters.preset, parameters.logdir), parameters.overrides)
+    learners = process.learners(parameters.learners)
+    process.check_learners(config, learners)
+    names = () if parameters.contract else parameters.robots
+    robots = RosRobots(node, names, parameters.policies_url)
     # Only now: robots need not wait for the seconds that torch takes to load, nor does a person whose
     # arguments were wrong; and OpenMP reads what `prepare` sets when it is loaded.
     process.prepare()
     from dreamer_ros.training.parallel import form
 
-    threads = arguments.threads or process.pick_threads(len(arguments.robots), arguments.learners)
+    threads = parameters.threads or process.pick_threads(len(names), learners)
     process.configure_learner(threads, config.schedule.overlap)
-    with form(arguments.learners, threads) as team:
-        _train(node, arguments, config, robots, team, stop)
+    with form(learners, threads) as team:
+        _train(node, parameters, config, robots, team, stop)
 
 
 def _train(
-    node: Node, arguments: _Arguments, config: Config, robots: RosRobots, team: Team | None, stop: threading.Event
+    node: Node,
+    parameters: TrainerParameters,
+    config: Config,
+    robots: RosRobots,
+    team: Team | None,
+    stop: threading.Event,
 ) -> None:
     from dreamer_ros.training.loop import Trainer
 
-    spec = arguments.contract.spec if arguments.contract else robots.wait_for_spec(stop)
+    contract = load_contract(parameters.contract) if parameters.contract else None
+    spec = contract.spec if contract else robots.wait_for_spec(stop)
     if spec is None:
         return
-    run = RunDirectory(arguments.logdir or new_logdir(spec.name, config.preset), config, spec, arguments.signature())
+    run = RunDirectory(
+        parameters.logdir or new_logdir(spec.name, config.preset), config, spec, _signature(parameters.signing_key)
+    )
     try:
         trainer = Trainer(
             config,
             spec,
             run,
             robots,
-            env_steps=arguments.steps or config.schedule.steps,
-            free_running=arguments.free_running,
-            device=arguments.device,
-            seed=arguments.seed,
+            env_steps=parameters.steps or config.schedule.steps,
+            free_running=parameters.free_running,
+            device=parameters.device,
+            seed=parameters.seed,
             stop=stop,
             progress=Progress(),
             team=team,
-            contract=arguments.contract,
-            begin=Path(arguments.begin) if arguments.begin else None,
+            contract=contract,
+            begin=Path(parameters.begin) if parameters.begin else None,
         )
         robots.start(trainer, spec.name)
         trainer.train()

@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import DISK_RESERVE, free_megabytes
-from dreamer_ros.ros.runtime import Parameters
+from dreamer_ros.files import free_megabytes
 
 CHECK_PERIOD = 1.0  # seconds
 
@@ -23,18 +22,6 @@ class DiskGuard:
     def __init__(self, folder: Path, reserve: int):
         self._folder, self._reserve = folder, reserve
         self._next_check = 0.0
-
-    @classmethod
-    def declared(cls, parameters: Parameters, folder: Path) -> DiskGuard:
-        """By the parameter `disk_reserve`."""
-        reserve = parameters.integer(
-            'disk_reserve',
-            DISK_RESERVE,
-            'MB that must stay free on the disk: with less, the open bag is finished and the recorder ends',
-            0,
-            10**9,
-        )
-        return cls(folder, reserve)
 
     def check(self, at_once: bool = False) -> None:
         """Raises InputError when too little is free."""

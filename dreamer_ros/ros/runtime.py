@@ -1,20 +1,17 @@
-"""Life of a node's process: start, stop on signals, parameters that say what they expect."""
+"""Life of a node's process: start, and stop on signals."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import rclpy
-from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
-from rclpy.exceptions import ParameterException
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
-from dreamer_ros.errors import InputError, run_main
+from dreamer_ros.errors import run_main
 from dreamer_ros.launcher import end_with_launcher
 
 ENDING = (signal.SIGINT, signal.SIGTERM)  # in this order: who handles SIGTERM has a handler for SIGINT too
@@ -67,96 +64,3 @@ def terminating() -> str:
     except BlockingIOError:
         return ''
     return next((signal.Signals(number).name for number in numbers if number in ENDING), '')
-
-
-class Parameters:
-    """Declares the parameters of a node once, read-only, and checks their values.
-
-    Every method declares one parameter and returns its value. `finish` refuses names nobody declared.
-
-    Raises:
-        InputError: naming node, parameter, what was expected and what came.
-    """
-
-    def __init__(self, node: Node):
-        self._node = node
-        self._names = []
-
-    def text(self, name: str, default: str, description: str, choices: Sequence[str] = ()) -> str:
-        """A string, one of `choices` where given."""
-        value = self._declare(
-            name, default, Parameter.Type.STRING, description, f'one of: {", ".join(choices)}' if choices else ''
-        )
-        if choices and value not in choices:
-            self._refuse(name, f'one of {", ".join(choices)}', value)
-        return value
-
-    def flag(self, name: str, default: bool, description: str) -> bool:
-        """True or false."""
-        return self._declare(name, default, Parameter.Type.BOOL, description)
-
-    def integer(self, name: str, default: int, description: str, low: int, high: int) -> int:
-        """A whole number from `low` to `high`, both included."""
-        return self._declare(
-            name,
-            default,
-            Parameter.Type.INTEGER,
-            description,
-            f'from {low} to {high}',
-            [IntegerRange(from_value=low, to_value=high, step=1)],
-        )
-
-    def number(self, name: str, default: float, description: str, low: float, high: float) -> float:
-        """A number from `low` to `high`, both included."""
-        value = self._declare(name, default, Parameter.Type.DOUBLE, description, f'from {low:g} to {high:g}')
-        if not low <= value <= high:
-            self._refuse(name, f'a number from {low:g} to {high:g}', value)
-        return value
-
-    def integers(self, name: str, default: Sequence[int], description: str, low: int, high: int) -> tuple:
-        """As many whole numbers as the default has, each from `low` to `high`."""
-        value = self._declare(
-            name,
-            list(default),
-            Parameter.Type.INTEGER_ARRAY,
-            description,
-            f'{len(default)} values from {low} to {high}',
-        )
-        if len(value) != len(default) or not all(low <= item <= high for item in value):
-            self._refuse(name, f'{len(default)} values from {low} to {high}', list(value))
-        return tuple(value)
-
-    def texts(self, name: str, default: Sequence[str], description: str) -> tuple:
-        """A list of strings."""
-        return tuple(self._declare(name, list(default), Parameter.Type.STRING_ARRAY, description))
-
-    def finish(self) -> None:
-        """Refuse parameters that were given but do not exist: rclpy ignores a misspelt name."""
-        for name in sorted(self._node._parameter_overrides):
-            if not self._node.has_parameter(name) and not name.startswith('qos_overrides.'):
-                raise InputError(
-                    f'{self._node.get_fully_qualified_name()}: parameter {name}: '
-                    f'expected one of {", ".join(self._names)}, got an unknown name'
-                )
-
-    def _declare(self, name, default, kind, description, constraints='', integer_range=()):
-        descriptor = ParameterDescriptor(
-            name=name,
-            type=kind.value,
-            description=description,
-            additional_constraints=constraints,
-            read_only=True,
-            integer_range=list(integer_range),
-        )
-        self._names.append(name)
-        try:
-            return self._node.declare_parameter(name, default, descriptor).value
-        except ParameterException:
-            given = self._node._parameter_overrides[name].value
-            expected = kind.name.lower().replace('_', ' ') + (f' {constraints}' if constraints else '')
-            self._refuse(name, expected, given)
-
-    def _refuse(self, name, expected, given):
-        raise InputError(
-            f'{self._node.get_fully_qualified_name()}: parameter {name}: expected {expected}, got {given!r}'
-        )

@@ -17,7 +17,7 @@ from dreamer_ros.replay.dataset import bag_folder, check_distinct
 from dreamer_ros.robot.contract import RobotContract, load_contract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training import process
-from dreamer_ros.training.run_directory import RunDirectory, check_run, new_logdir
+from dreamer_ros.training.run_directory import RunDirectory, check_run, new_logdir, preset_of
 from dreamer_ros.training.schedule import Schedule
 
 
@@ -62,7 +62,6 @@ def plan(
     """
     saved = Path(logdir).expanduser().absolute() if logdir else None
     resumed = saved is not None and (saved / 'config.yaml').exists()
-    preset = preset or (str(saved / 'config.yaml') if resumed else 'cpu')
     overrides = list(overrides)
     folders = [bag_folder(text) for text in bags]
     check_distinct([*([saved / 'episodes'] if saved else []), *(path for path, _ in folders)])
@@ -79,7 +78,7 @@ def plan(
         spec = find_spec([path for path, _ in folders])
     else:
         raise InputError('bags: expected folders of bags to learn from, got none')
-    config = load_preset(preset, (*overrides, *([] if resumed else senses(spec))))
+    config = load_preset(preset_of(preset, saved), (*overrides, *([] if resumed else senses(spec))))
     if updates is None:
         online = Schedule.make(config.schedule, config.schedule.steps, spec.action_repeat)
         updates = online.updates_due(online.budget)

@@ -69,6 +69,27 @@ def latest_policy(run: str | Path) -> Path:
     return marker.parent / Manifest.from_json(read_text(marker), str(marker)).uri
 
 
+def preset_of(preset: str, run: str | Path | None) -> str:
+    """The preset that was asked for, else the resolved one that a run began with, else `cpu`."""
+    config = Path(run).expanduser() / 'config.yaml' if run else None
+    return preset or (str(config) if config and config.exists() else 'cpu')
+
+
+def write_description(path: Path, config: Config, spec: RobotSpec | None = None) -> None:
+    """Write what a run is made with: its resolved preset, and its robot where that is known already.
+
+    Raises:
+        InputError: the directory cannot be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_file(path / 'config.yaml', config.to_yaml())
+        if spec is not None:
+            write_file(path / 'spec.json', spec.to_json() + '\n')
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 class RunDirectory:
     """Opens a run directory for one trainer; a fresh one is created, one with a checkpoint is continued.
 
@@ -98,8 +119,7 @@ class RunDirectory:
             raise _unwritable(self.path, error) from error
         try:
             _check(self.path, spec, config)
-            write_file(self.path / 'config.yaml', config.to_yaml())
-            write_file(self.path / 'spec.json', spec.to_json() + '\n')
+            write_description(self.path, config, spec)
             for leftover in [*self.policies.glob('.*.partial'), *self.checkpoints.glob('.*.partial')]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         except BaseException as error:

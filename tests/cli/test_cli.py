@@ -12,7 +12,8 @@ from dreamer_ros.cli import main as cli
 from dreamer_ros.cli.main import main
 from dreamer_ros.config import preset_names
 from dreamer_ros.errors import InputError
-from dreamer_ros.launching import scenario_arguments, scenario_names
+from dreamer_ros.launching import SCENARIOS, scenario_options
+from dreamer_ros.options import as_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,9 +69,9 @@ def test_help_imports_nothing_heavy():
 def test_arguments_of_scenarios_are_listed(capsys):
     assert main(['launch']) == 0
     printed = capsys.readouterr().out
-    for name in scenario_names():
+    for name in SCENARIOS:
         assert f'{name}:\n' in printed
-        assert all(f'  {argument.name}:=' in printed for argument in scenario_arguments(name))
+        assert all(f'  {argument.name}:=' in printed for argument in as_arguments(scenario_options(name)))
     assert main(['launch', 'sim_eval', '--show-args']) == 0
     assert 'sim_train' not in capsys.readouterr().out
 

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from dreamer_ros.launching import scenario, scenario_arguments, scenario_names
+from dreamer_ros.launching import SCENARIOS, scenario, scenario_options
+from dreamer_ros.options import as_arguments
 
 LAUNCH = Path(__file__).resolve().parents[2] / 'launch'
 
 
 def test_every_scenario_has_a_launch_file():
-    assert {path.name for path in LAUNCH.iterdir() if path.is_file()} == {
-        f'{name}.launch.py' for name in scenario_names()
-    }
+    assert {path.name for path in LAUNCH.iterdir() if path.is_file()} == {f'{name}.launch.py' for name in SCENARIOS}
 
 
 def descriptions(name):
@@ -23,10 +22,10 @@ def descriptions(name):
     return runpy.run_path(str(LAUNCH / f'{name}.launch.py'))['generate_launch_description']()
 
 
-@pytest.mark.parametrize('name', scenario_names())
+@pytest.mark.parametrize('name', SCENARIOS)
 def test_arguments_are_those_of_the_scenario(name):
     declared = {argument.name: argument for argument in descriptions(name).get_launch_arguments()}
-    expected = scenario_arguments(name)
+    expected = as_arguments(scenario_options(name))
     assert list(declared) == [argument.name for argument in expected]
     for argument in expected:
         assert ''.join(part.text for part in declared[argument.name].default_value) == argument.default
@@ -41,7 +40,7 @@ def test_nodes_are_the_processes_of_the_scenario(tmp_path):
     from launch import LaunchContext
 
     context = LaunchContext()
-    values = {argument.name: argument.default for argument in scenario_arguments('sim_train')}
+    values = {argument.name: argument.default for argument in as_arguments(scenario_options('sim_train'))}
     values.update(simulators='2', preset='dreamerv3_1m', logdir=str(tmp_path))
     context.launch_configurations.update(values)
     started = description.entities[-1].execute(context)

@@ -10,13 +10,16 @@ import sys
 import pytest
 
 from dreamer_ros.agents.system import make_agent
+from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
-from dreamer_ros.launching import parse_assignments, scenario, scenario_arguments, scenario_names
+from dreamer_ros.launching import SCENARIOS, parse_assignments, scenario, scenario_options
 from dreamer_ros.launching.processes import RESTARTS_PER_MINUTE, ExitRules, Process, Verdict
+from dreamer_ros.options import as_arguments
 from dreamer_ros.paths import share
 from dreamer_ros.policy.export import export
 from dreamer_ros.policy.loader import find_manifest
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training.run_directory import preset_of
 from tests.agents.small import config, robot
 from tests.policy.tiny import spec as tiny_spec
 from tests.policy.tiny import tiny_policy
@@ -63,7 +66,7 @@ def test_sim_train_starts_one_trainer_and_three_processes_per_simulator(tmp_path
         {'run': str(tmp_path / 'run'), 'task': 'walker_walk', 'episodes': '10', 'seed': '3', 'render': 'fast'},
     )
     # what follows takes the arguments it is given
-    assert set(run.then[1]) <= {argument.name for argument in scenario_arguments('sim_eval')}
+    assert set(run.then[1]) <= {argument.name for argument in as_arguments(scenario_options('sim_eval'))}
 
 
 @pytest.mark.parametrize(
@@ -79,11 +82,14 @@ def test_modes(mode, pace, free_running, simulator_mode):
 
 def test_presets_and_overrides_reach_simulator_and_trainer():
     overrides = ['env.image_size=[32,48]', 'schedule.steps=123456', 'env.action_repeat.default=5']
-    processes = by_label(scenario('sim_train', {'preset': 'dreamerv3_1m', 'overrides': ' '.join(overrides)}))
+    run = scenario('sim_train', {'preset': 'dreamerv3_1m', 'overrides': ' '.join(overrides)})
+    processes = by_label(run)
     simulator, trainer = processes['simulator of sim0'].parameters, processes['trainer'].parameters
     assert (simulator['image_size'], simulator['action_repeat']) == ([32, 48], 5)
     assert trainer['steps'] == 123456
-    assert trainer['overrides'] == overrides
+    # Resolved once: the trainer finds the result in the run directory.
+    assert not {'preset', 'overrides'} & set(trainer) and trainer['logdir'] == str(run.folder)
+    assert load_preset(preset_of('', run.folder)).to_dict() == load_preset('dreamerv3_1m', overrides).to_dict()
 
 
 def test_what_the_agent_perceives_reaches_the_simulators():
@@ -142,12 +148,13 @@ def test_a_task_file_anywhere_is_a_task(monkeypatch, tmp_path):
         ({'tsk': 'walker_walk'}, ['tsk', 'did you mean task']),
         ({'task': 'walker_wlak'}, ['walker_wlak', 'walker_walk']),
         ({'preset': 'dreamerv3_2m'}, ['dreamerv3_2m', 'dreamerv3_12m']),
-        ({'simulators': '0'}, ['simulators:=0', 'whole number from 1']),
+        ({'simulators': '0'}, ['sim_train: simulators: expected a whole number from 1 to 1000, got 0']),
         ({'steps': '1500', 'preset': 'cpu'}, ['steps', 'env steps that are played at random', '1500']),
-        ({'seed': 'x'}, ['seed:=x', 'whole number']),
-        ({'mode': 'fast'}, ['mode:=fast', 'lockstep, free, realtime']),
+        ({'seed': 'x'}, ["seed: expected a whole number from 0 to 2147483647, got 'x'"]),
+        ({'mode': 'fast'}, ["mode: expected one of lockstep, free, realtime, got 'fast'"]),
+        ({'device': 'gpu'}, ['device: expected auto, cpu, cuda or cuda:<number>']),
         ({'overrides': 'schedule.bach=3', 'preset': 'dreamerv3_1m'}, ['schedule.bach', 'batch']),
-        ({'overrides': '"open'}, ['overrides', 'section.key=value']),
+        ({'overrides': '"open'}, ['overrides: expected words separated by blanks', 'No closing quotation']),
     ],
 )
 def test_bad_arguments_are_named(arguments, words):
@@ -215,13 +222,11 @@ def test_an_evaluation_gets_a_folder_of_its_own(tmp_path):
 def test_an_existing_run_brings_its_task_and_preset(tmp_path):
     spec = RobotSpec('walker_walk', (64, 64), (), ('a',), (-1.0,), (1.0,), 0.05, 2)
     (tmp_path / 'spec.json').write_text(spec.to_json())
-    from dreamer_ros.config import load_preset
-
     (tmp_path / 'config.yaml').write_text(load_preset('dreamerv3_1m', ('schedule.steps=77777',)).to_yaml())
     processes = by_label(scenario('sim_train', {'logdir': str(tmp_path)}))
     assert processes['simulator of sim0'].parameters['task'] == 'walker_walk'
     assert processes['trainer'].parameters['steps'] == 77777
-    with pytest.raises(InputError, match='holds a run of walker_walk, not of cup_catch'):
+    with pytest.raises(InputError, match='expected task walker_walk, which its run was started with, got cup_catch'):
         scenario('sim_train', {'logdir': str(tmp_path), 'task': 'cup_catch'})
     with pytest.raises(InputError, match=r'started with, but env.image_size is \[32, 32\] instead of \[64, 64\]'):
         scenario('sim_train', {'logdir': str(tmp_path), 'overrides': 'env.image_size=32'})
@@ -260,18 +265,31 @@ def test_replay(tmp_path):
 
 
 def test_unknown_scenario_and_malformed_assignment():
-    with pytest.raises(InputError, match='sim_train, sim_eval'):
+    with pytest.raises(InputError, match='did you mean sim_train'):
         scenario('simtrain', {})
+    with pytest.raises(InputError, match='expected one of sim_train, sim_eval'):
+        scenario('x', {})
     with pytest.raises(InputError, match="'task=x': expected name:=value"):
         parse_assignments(['task=x'])
     assert parse_assignments(['a:=b:=c', 'd:=']) == {'a': 'b:=c', 'd': ''}
 
 
-@pytest.mark.parametrize('name', scenario_names())
+@pytest.mark.parametrize('name', SCENARIOS)
 def test_every_default_is_valid_and_described(name):
-    for argument in scenario_arguments(name):
-        argument.value(argument.default)
-        assert len(argument.help) > 5
+    options = scenario_options(name)
+    declared = as_arguments(options)
+    assert options.from_texts({argument.name: argument.default for argument in declared}, name) == options()
+    for argument in declared:
+        assert argument.help[0].isupper() or argument.help.startswith(argument.choices), argument
+        assert argument.help.endswith('.'), argument
+
+
+def test_an_earlier_name_of_an_argument_still_works(rover_policy):
+    for scenario_name in ('deploy', 'robot_train'):
+        arguments = {'policy': str(rover_policy), 'robot': 'rover', 'task': 'rover_target'}
+        earlier = scenario(scenario_name, {**arguments, 'hardware': 'true'})
+        assert 'mock_robot of rover' in by_label(earlier)
+    assert 'hardware' not in {argument.name for argument in as_arguments(scenario_options('deploy'))}
 
 
 PARAMETERS = {
@@ -397,7 +415,7 @@ def test_deploy_on_a_robot(rover_policy, tmp_path, monkeypatch):
     assert agent.namespace == '/red/rover' and agent.parameters == {'robot': 'rover', 'autostart': False}
     with_hardware = scenario(
         'deploy',
-        {'policy': str(rover_policy), 'robot': 'rover', 'hardware': 'true', 'task': 'rover_target', 'record': 'true'},
+        {'policy': str(rover_policy), 'robot': 'rover', 'mock': 'true', 'task': 'rover_target', 'record': 'true'},
     )
     hardware, recorder, agent = with_hardware.processes
     assert hardware.parameters == {'task': 'rover_target', 'robot': 'rover', 'seed': 0}
@@ -419,7 +437,7 @@ def test_deploy_refuses_what_does_not_fit(rover_policy, tmp_path, monkeypatch):
         ({'policy': str(rover_policy), 'robot': 'arm'}, r'robot.yaml: command.axes\[0\].name: expected'),
         ({'policy': 'hover'}, 'policy hover: expected an ONNX file, a manifest, or one of the released'),
         ({'robot': 'tank'}, 'expected a contract file'),
-        ({'robot': 'rover', 'hardware': 'true'}, 'expected task:='),
+        ({'robot': 'rover', 'mock': 'true'}, 'expected task:='),
     ]:
         with pytest.raises(InputError, match=problem):
             scenario('deploy', arguments)
@@ -447,7 +465,7 @@ def test_robot_train_on_one_computer(rover_policy, tmp_path):
         'robot_train',
         {
             'robot': 'rover',
-            'hardware': 'true',
+            'mock': 'true',
             'task': 'rover_target',
             'policy': str(rover_policy),
             'seed': '3',
@@ -478,7 +496,7 @@ def test_robot_train_on_one_computer(rover_policy, tmp_path):
     }
     trainer = processes['trainer'].parameters
     assert trainer['free_running'] is True and trainer['contract'] == 'rover' and trainer['steps'] == 5000
-    assert 'env.image_size=[48, 48]' in trainer['overrides'] and 'policies_url' not in trainer
+    assert load_preset(preset_of('', run.folder)).env.image_size == (48, 48) and 'policies_url' not in trainer
 
 
 def test_robot_train_on_two_computers(tmp_path, monkeypatch):
@@ -505,29 +523,27 @@ def test_robot_train_on_two_computers(tmp_path, monkeypatch):
         'port': 8075,
     }
     assert processes['trainer'].parameters['policies_url'] == 'http://127.0.0.1:8075/policies'
-    defaults = {argument.name: argument.default for argument in scenario_arguments('robot_train')}
+    defaults = {argument.name: argument.default for argument in as_arguments(scenario_options('robot_train'))}
     assert defaults['address'] == '127.0.0.1', 'nothing is shown unasked'
 
 
 def test_robot_train_goes_on(rover_policy, tmp_path):
     """A run in its own folder, by the preset's name or without; one of simulation in a new one."""
-    from dreamer_ros.config import load_preset
     from dreamer_ros.robot.contract import load_contract
 
     logdir = {'robot': 'rover', 'logdir': str(tmp_path / 'run')}
-    first = by_label(scenario('robot_train', {**logdir, 'preset': 'dreamerv3_1m'}))['trainer'].parameters
-    resolved = load_preset(first['preset'], first['overrides'])
-    (tmp_path / 'run').mkdir()
-    (tmp_path / 'run' / 'config.yaml').write_text(resolved.to_yaml())
-    for arguments in (logdir, {**logdir, 'preset': 'dreamerv3_1m'}):
-        again = by_label(scenario('robot_train', arguments))['trainer'].parameters
-        assert load_preset(again['preset'], again['overrides']).to_dict() == resolved.to_dict()
+    scenario('robot_train', {**logdir, 'preset': 'dreamerv3_1m'})
+    resolved = load_preset(preset_of('', tmp_path / 'run'))
+    for again in (logdir, {**logdir, 'preset': 'dreamerv3_1m'}):
+        trainer = by_label(scenario('robot_train', again))['trainer'].parameters
+        assert load_preset(preset_of('', trainer['logdir'])).to_dict() == resolved.to_dict()
 
     simulated = dataclasses.replace(load_contract('rover').spec, name='rover_target', action_repeat=4)
     (tmp_path / 'run' / 'spec.json').write_text(simulated.to_json())
     run = scenario('robot_train', {'robot': 'rover', 'begin': str(tmp_path / 'run')})
     trainer = by_label(run)['trainer'].parameters
-    assert trainer['begin'] == str(tmp_path / 'run') and trainer['preset'] == str(tmp_path / 'run' / 'config.yaml')
+    assert trainer['begin'] == str(tmp_path / 'run')
+    assert load_preset(preset_of('', run.folder)).to_dict() == resolved.to_dict()
     assert run.folder.name.startswith('rover-dreamerv3_1m-')
     (tmp_path / 'run' / 'spec.json').write_text(dataclasses.replace(simulated, control_period=0.1).to_json())
     with pytest.raises(InputError, match='rate: expected 10, as for rover_target, got 5'):
@@ -538,8 +554,8 @@ def test_robot_train_goes_on(rover_policy, tmp_path):
     'arguments, complaint',
     [
         ({}, 'expected robot:=<contract>'),
-        ({'robot': 'rover', 'hardware': 'true'}, 'expected task:='),
-        ({'robot': 'rover', 'task': 'rover_target'}, 'task:=… is for hardware:=true'),
+        ({'robot': 'rover', 'mock': 'true'}, 'expected task:='),
+        ({'robot': 'rover', 'task': 'rover_target'}, 'task:=… is for mock:=true'),
         ({'robot': 'rover', 'role': 'trainer'}, 'expects bags:=http://'),
         ({'robot': 'rover', 'role': 'robot', 'bags': 'http://x:1'}, 'with role:=trainer alone'),
         ({'robot': 'rover', 'role': 'trainer', 'bags': 'robot:8075'}, 'bags:=robot:8075: expected http://'),
@@ -554,7 +570,6 @@ def test_robot_train_refuses_what_does_not_fit(arguments, complaint):
 
 def test_robot_train_refuses_the_run_of_another_robot_before_anything_moves(tmp_path):
     """With the trainer's own sentence; the two roles that could do harm with such a folder."""
-    from dreamer_ros.config import load_preset
     from dreamer_ros.robot.contract import load_contract
     from dreamer_ros.training.run_directory import RunDirectory
 

@@ -1,0 +1,106 @@
+"""Scenario `sim_train`: learning in simulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from dreamer_ros import options as shared
+from dreamer_ros.config import EnvConfig, load_preset
+from dreamer_ros.errors import InputError
+from dreamer_ros.files import read_text
+from dreamer_ros.launching.processes import Scenario, learner, simulated_robot, task_name
+from dreamer_ros.options import Options, as_text
+from dreamer_ros.seeds import collector_seed
+from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training.process import check_learners
+from dreamer_ros.training.run_directory import check_run, new_logdir, preset_of, write_description
+from dreamer_ros.training.schedule import Schedule
+
+
+class SimTrain(Options):
+    """Learn a task in simulation, then score what was learnt."""
+
+    task: shared.Task
+    preset: shared.Preset
+    overrides: shared.Overrides
+    logdir: shared.Logdir
+    steps: shared.Steps
+    seed: shared.Seed
+    simulators: shared.Simulators
+    mode: Literal['lockstep', 'free', 'realtime'] = Field(
+        'lockstep',
+        description='How simulators wait. lockstep: for agent and learner, which keeps the replay ratio exactly. free: '
+        'for the agent alone. realtime: for nobody, they step on the wall clock as robots do.',
+    )
+    evaluate_every: shared.EvaluateEvery
+    episodes: int = Field(10, ge=0, description='Episodes of the evaluation that ends the run. 0: there is none.')
+    render: shared.Render
+    device: shared.Device
+    learners: shared.Learners
+
+
+def sim_train(options: SimTrain) -> Scenario:
+    """Simulators, agents and recorders that feed one trainer; an evaluation follows."""
+    existing = Path(options.logdir).expanduser().absolute() if options.logdir else None
+    saved = _saved_task(existing) if existing else None
+    task = options.task or saved or 'cartpole_swingup'
+    name = task_name(task)
+    if saved and saved != name:
+        raise InputError(f'logdir {existing}: expected task {saved}, which its run was started with, got {name}')
+    config = load_preset(preset_of(options.preset, existing), options.overrides)
+    check_learners(config, options.learners)
+    repeat = config.action_repeat_for(name)
+    steps = options.steps or config.schedule.steps
+    Schedule.make(config.schedule, steps, repeat)  # refuses a budget that teaches nothing
+    folder = existing or new_logdir(name, config.preset)
+    check_run(folder, None, config)  # the trainer does so too, but by then the first episode is recorded
+    write_description(folder, config)
+    simulator = {
+        'task': task,
+        **senses(config.env),
+        'action_repeat': repeat,
+        'render': options.render,
+        'mode': 'realtime' if options.mode == 'realtime' else 'lockstep',
+        'wait_for_learner': options.mode == 'lockstep',
+    }
+    agent = {'mode': 'train', 'evaluate_every': options.evaluate_every}
+    robots = [f'sim{number}' for number in range(options.simulators)]
+    processes = []
+    for number, robot in enumerate(robots):
+        seed = collector_seed(options.seed, number)
+        processes += simulated_robot(robot, simulator, agent, seed, folder / 'episodes')
+    trainer = {
+        'logdir': str(folder),
+        'robots': robots,
+        'steps': steps,
+        'free_running': options.mode != 'lockstep',
+        'device': options.device,
+        'learners': options.learners,
+        'seed': options.seed,
+    }
+    evaluation = {
+        'run': str(folder),
+        'task': task,
+        'episodes': as_text(options.episodes),
+        'seed': as_text(options.seed),
+        'render': options.render,
+    }
+    return Scenario(
+        'sim_train',
+        (*processes, learner('trainer', trainer)),
+        folder,
+        then=('sim_eval', evaluation) if options.episodes else None,
+    )
+
+
+def senses(env: EnvConfig) -> dict[str, object]:
+    """The simulator's parameters that say what the agent perceives."""
+    return {'inputs': env.inputs, 'image_size': env.image_size, 'cameras': env.cameras}
+
+
+def _saved_task(run: Path) -> str | None:
+    path = run / 'spec.json'
+    return RobotSpec.from_json(read_text(path), str(path)).name if path.exists() else None
