@@ -42,7 +42,7 @@ def _launch(arguments) -> int:
     from dreamer_ros import launching
 
     if arguments.scenario is None or arguments.show:
-        names = [arguments.scenario] if arguments.scenario else launching.scenario_names()
+        names = [arguments.scenario] if arguments.scenario else launching.SCENARIOS
         print('\n\n'.join(_describe(name) for name in names))
         return 0
     from dreamer_ros.launching.supervisor import launch
@@ -52,10 +52,11 @@ def _launch(arguments) -> int:
 
 def _describe(scenario: str) -> str:
     """A scenario's arguments as `ros2 launch --show-args` would list them."""
-    from dreamer_ros.launching import scenario_arguments
+    from dreamer_ros.launching import scenario_options
+    from dreamer_ros.options import as_arguments
 
     lines = [f'{scenario}:']
-    for argument in scenario_arguments(scenario):
+    for argument in as_arguments(scenario_options(scenario)):
         choices = f' [{"|".join(argument.choices)}]' if argument.choices else ''
         lines.append(f'  {argument.name}:={argument.default or "…"}{choices}\n      {argument.help}')
     return '\n'.join(lines)

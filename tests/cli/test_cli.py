@@ -108,7 +108,7 @@ def test_bad_input_is_one_sentence(words, expected):
 def test_an_error_is_one_line_and_exit_code_2():
     result = dreamer('launch', 'sim_train', 'simulators:=none')
     assert result.returncode == 2
-    assert result.stderr == 'error: simulators:=none: expected a whole number from 1\n'
+    assert result.stderr == "error: sim_train: simulators: expected a whole number from 1 to 1000, got 'none'\n"
 
 
 def test_ctrl_c_is_no_traceback(monkeypatch):

@@ -413,14 +413,14 @@ def test_deploy_on_a_robot(rover_policy, tmp_path, monkeypatch):
     assert agent.remappings == (('policy', '/policy'),)
     [agent] = scenario('deploy', {'robot': 'rover', 'namespace': 'red/rover', 'autostart': 'false'}).processes
     assert agent.namespace == '/red/rover' and agent.parameters == {'robot': 'rover', 'autostart': False}
-    with_hardware = scenario(
+    mocked = scenario(
         'deploy',
         {'policy': str(rover_policy), 'robot': 'rover', 'mock': 'true', 'task': 'rover_target', 'record': 'true'},
     )
-    hardware, recorder, agent = with_hardware.processes
-    assert hardware.parameters == {'task': 'rover_target', 'robot': 'rover', 'seed': 0}
-    assert recorder.parameters == {'folder': str(with_hardware.folder / 'episodes'), 'contract': 'rover'}
-    assert (with_hardware.folder / 'robot.yaml').read_text().count('name: rover')
+    mock, recorder, agent = mocked.processes
+    assert mock.parameters == {'task': 'rover_target', 'robot': 'rover', 'seed': 0}
+    assert recorder.parameters == {'folder': str(mocked.folder / 'episodes'), 'contract': 'rover'}
+    assert (mocked.folder / 'robot.yaml').read_text().count('name: rover')
 
 
 @pytest.mark.parametrize('namespace', ['/my robot', '/my-robot', '/2', '/a//b', 'a', '', '/a__b'])

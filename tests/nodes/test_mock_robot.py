@@ -1,4 +1,4 @@
-"""The stand-in for hardware, as a robot agent meets it: the contract's topics in real time, and nothing else."""
+"""The mock robot, as a robot agent meets it: the contract's topics in real time, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.nodes.mock_robot import Hardware
+from dreamer_ros.nodes.mock_robot import MockRobot
 from dreamer_ros.paths import share
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.robot.contract import load_contract
@@ -95,7 +95,7 @@ def test_a_twist_drives_the_rover(start, peer, tmp_path):
     ]
     # The agent's own contract has the wheels' speeds to look at; the robot only knows topics.
     reading = altered(tmp_path, 'rover', vector=joints)
-    folder = tmp_path / 'hardware'
+    folder = tmp_path / 'mock_robot'
     folder.mkdir()
     everything = altered(
         folder,
@@ -176,7 +176,7 @@ def test_the_quadruped_falls_and_is_set_up_again(start, peer):
 @pytest.mark.parametrize(
     'parameters, changes, reason',
     [
-        ({'robot': 'rover', 'task': ''}, {}, '/mock_robot: parameter task: expected one, got none'),
+        ({'robot': 'rover', 'task': ''}, {}, "parameters of /mock_robot: task: expected a task, got ''"),
         ({'task': 'cartpole_swingup'}, {}, r'axes\[0\].name: expected slide, as for cartpole_swingup, got left_wheel'),
         (
             {},
@@ -199,13 +199,13 @@ def test_what_it_cannot_imitate(ros_domain, tmp_path, parameters, changes, reaso
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=ros_domain)
     node = Node(
-        'hardware',
+        'mock_robot',
         context=context,
         parameter_overrides=[Parameter(name, value=value) for name, value in values.items()],
     )
     try:
         with pytest.raises(InputError, match=reason):
-            Hardware(node, threading.Event())
+            MockRobot(node, threading.Event())
     finally:
         node.destroy_node()
         rclpy.shutdown(context=context)

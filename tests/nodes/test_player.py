@@ -160,7 +160,7 @@ def test_what_a_player_refuses(start, peer, made, tmp_path):
     clock = qos.publisher(peer.node, topics.CLOCK)
     cases = [
         (start('player', bag=tmp_path / 'nowhere'), 'nowhere'),
-        (start('player', bag=bag, rate=0.0), 'parameter rate'),
+        (start('player', bag=bag, rate=0.0), 'rate: expected a number from 0.001 to 1000, got 0.0'),
         (start('player', bag=bag, policy=tmp_path / 'p.onnx'), 'expected a policy for cartpole_swingup'),
         (start('player', bag=bag, rate=0.02), 'topic /clock: expected no other publisher'),
     ]

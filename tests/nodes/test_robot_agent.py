@@ -324,7 +324,7 @@ def test_refusals(ros_domain, tmp_path):
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
         return done.stderr.splitlines()[-1]
 
-    assert run() == 'error: /agent: parameter robot: expected a contract, got none'
+    assert run() == 'error: parameters of /agent: robot (a robot contract) is missing'
     assert run(f'robot:={contract.source}', f'policy:={tmp_path}/other.onnx') == (
         f'error: {contract.source}: rate: expected 50, as for tiny, got 20'
     )

@@ -224,8 +224,8 @@ def test_a_disk_that_is_nearly_full_ends_it_cleanly(start, tmp_path, contract):
     'parameters, complaint',
     [
         (dict(contract='/nowhere.yaml', folder='x'), '/nowhere.yaml: expected a text file'),
-        (dict(contract='rover', folder='x', episodes=3), 'parameter episodes: expected none with a contract'),
-        (dict(contract='rover'), 'parameter folder: expected a folder'),
+        (dict(contract='rover', folder='x', episodes=3), 'episodes: expected none with a contract, got 3'),
+        (dict(contract='rover'), 'parameters of /sim0/recorder: folder (a folder) is missing'),
     ],
 )
 def test_parameters_that_do_not_fit(start, parameters, complaint):

@@ -214,9 +214,9 @@ def test_real_time(start, peer):
 @pytest.mark.parametrize(
     'parameters, says',
     [
-        ({'tusk': 'walker'}, 'parameter tusk'),
+        ({'tusk': 'walker'}, 'parameters of /sim0/simulator: unknown key tusk; did you mean task?'),
         ({'action_repeat': 0}, 'from 1 to 100'),
-        ({'image_size': '[64]'}, '2 values'),
+        ({'image_size': '[64]'}, 'expected a list of 2'),
         ({'task': 'walker_wlak'}, 'walker_walk'),
     ],
 )

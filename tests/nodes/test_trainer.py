@@ -260,8 +260,8 @@ def test_bad_parameters_are_one_sentence(nodes, tmp_path):
     cases = {
         'preset': ({'preset': 'dreamerv9'}, "unknown preset 'dreamerv9'"),
         'override': ({'overrides': ['rssm.depth=3']}, 'unknown key rssm.depth'),
-        'robots': ({'robots': ['sim0', 'sim0']}, 'parameter robots: expected different names'),
-        'unknown': ({'stepps': 3}, 'parameter stepps: expected one of'),
+        'robots': ({'robots': ['sim0', 'sim0']}, 'robots: expected different names'),
+        'unknown': ({'stepps': 3}, 'unknown key stepps; did you mean steps'),
     }
     run = tmp_path / 'run'
     started = {

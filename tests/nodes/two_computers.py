@@ -137,7 +137,7 @@ class Trial:
             domain,
             'robot',
             robot=robot,
-            hardware='true',
+            mock='true',
             task='rover_target',
             address=address,
             port=ports[0],

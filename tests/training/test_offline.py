@@ -253,21 +253,21 @@ def test_the_scenario_starts_one_process(tmp_path, preset):
     [process] = description.processes
     assert process.leads and description.folder == tmp_path / 'run' and description.then is None
     assert process.parameters == {
-        'bags': [f'{tmp_path}/a:2'],
-        'preset': preset,
         'logdir': str(tmp_path / 'run'),
         'updates': 7,
-        'validation': 0.25,
-        'robot': '',
         'device': 'auto',
         'learners': 1,
         'seed': 0,
-        'overrides': ['schedule.batch=2'],
     }
+    # The node goes on with the plan of the launcher.
+    planned = plan([], logdir=str(tmp_path / 'run'), updates=7)
+    assert planned.config.replay.bags == (f'{tmp_path}/a:2',) and planned.config.replay.validation == 0.25
+    assert planned.config.schedule.batch == 2 and planned.folder == tmp_path / 'run'
+    arguments['logdir'] = str(tmp_path / 'other')
     for wrong, words in (
         ({'bags': f'{tmp_path}/none'}, 'found none'),
         ({'validation': '1'}, 'from 0 to 0.9'),
-        ({'updates': '0'}, 'from 1'),
+        ({'updates': '0'}, 'updates: expected a whole number from 1'),
         ({'robot': 'nobody'}, 'expected a contract'),
     ):
         with pytest.raises(InputError, match=words):
