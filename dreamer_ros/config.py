@@ -1,115 +1,130 @@
 """Presets: YAML files in `models/`, layered by `extends`, resolved and validated into one Config.
 
-A preset names a system and a size; every number that shapes learning lives here and nowhere else.
+A preset names a system and a size. Every number that shapes learning lives here and nowhere else. Each system has a
+Config of its own, so that nobody can write a key that the system does not read.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import math
-import typing
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BeforeValidator, Field, model_validator
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.paths import share
+from dreamer_ros.schema import Count, Expected, Mismatch, Model, check, load_yaml
 
-# Sections and keys that not every system reads, which are refused as overrides elsewhere; presets may hold them, for
-# those that extend them. A key's own entry counts before that of its section.
-_READ_BY = {
-    **dict.fromkeys(
-        (
-            'actor',
-            'critic',
-            'imagination',
-            'mlp.actor_layers',
-            'mlp.critic_layers',
-            'optimizer.actor_lr',
-            'optimizer.critic_lr',
-        ),
-        ('dreamer',),
-    ),
-    **dict.fromkeys(
-        ('rssm', 'loss', 'imagination.discount', 'mlp.continue_layers', 'optimizer.model_lr'), ('dreamer', 'planet')
-    ),
-    **dict.fromkeys(('loss.reward', 'loss.reward_scale', 'loss.image_scale'), ('dreamer', 'planet', 'world_models')),
-    'planner': ('planet',),
-    **dict.fromkeys(('vae', 'memory', 'controller', 'optimizer.vae_lr', 'optimizer.memory_lr'), ('world_models',)),
-}
+Activation = Literal['relu', 'elu', 'silu']
+Norm = Literal['none', 'layer', 'rms']
+
+_SIDES = (32, 256)  # pixels of an image
+_HALVINGS = 16  # the encoder halves an image four times
 
 
-def _choice(*names: str, default: str):
-    return field(default=default, metadata={'choices': names})
+def _pair(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
 
 
-def _number(default, low=None, high=None):
-    return field(default=default, metadata={'low': low, 'high': high})
+def _names(value: Any) -> Any:
+    names = (value,) if isinstance(value, (str, int)) else value
+    if isinstance(names, tuple) and all(isinstance(name, (str, int)) and not isinstance(name, bool) for name in names):
+        return tuple(map(str, names))
+    return value
 
 
-@dataclass
-class EnvConfig:
+Names = Annotated[tuple[str, ...], BeforeValidator(_names), Expected('a list of names')]
+
+
+class EnvConfig(Model):
     """What the agent sees and how often it acts."""
 
-    # vector: positions and velocities of the joints
-    inputs: str = _choice('image', 'vector', 'both', default='image')
-    image_size: tuple[int, int] = (64, 64)  # height, width in pixels
-    cameras: tuple[str, ...] = ()  # of the simulated robot, by name or number; empty: the task's own
-    # env steps per action; keys are dm_control domains or whole task names, `default` for the rest
-    action_repeat: dict[str, int] = field(default_factory=lambda: {'default': 2})
+    inputs: Literal['image', 'vector', 'both'] = Field(
+        'image', description='what the agent perceives; vector: positions and velocities of the joints'
+    )
+    image_size: Annotated[tuple[int, int], BeforeValidator(_pair), Expected('[height, width] in pixels')] = Field(
+        (64, 64), description='height and width in pixels, multiples of 16'
+    )
+    cameras: Names = Field((), description="names or numbers of the simulated robot's cameras; none: the task's own")
+    action_repeat: dict[str, Count] = Field(
+        {'default': 2},
+        description='env steps per action, by dm_control domain or whole task name; `default` for the rest',
+    )
+
+    @model_validator(mode='after')
+    def _fits(self) -> EnvConfig:
+        low, high = _SIDES
+        height, width = self.image_size
+        if any(side % _HALVINGS or not low <= side <= high for side in self.image_size):
+            raise Mismatch(
+                'image_size',
+                f'multiples of {_HALVINGS} from {low} to {high}, as the encoder halves the image four times',
+                f'{height}x{width}',
+            )
+        if 'default' not in self.action_repeat:
+            raise Mismatch('action_repeat', 'an entry `default`', self.action_repeat)
+        if self.inputs == 'vector' and self.cameras:
+            raise Mismatch('cameras', 'none, as env.inputs is vector', ', '.join(self.cameras))
+        return self
 
 
-@dataclass
-class ScheduleConfig:
+class ScheduleConfig(Model):
     """How much to collect, how much to train, and how often to publish."""
 
-    steps: int = _number(1_000_000, 1)  # env steps of a run
-    prefill: int = _number(1000, 1)  # agent steps of random actions before the first update
-    batch: int = _number(16, 1)
-    length: int = _number(64, 2)  # agent steps per training sequence
-    replay_ratio: float = _number(256.0, 0.001)  # agent steps trained on per agent step collected
-    overlap: bool = False  # actor and critic train on a second thread, one batch behind the world model
-    publish_every: int = _number(50, 1)  # updates between two published policies
-    log_every: int = _number(50, 1)  # updates between two lines of metrics
-    checkpoint_every: float = _number(300.0, 1.0)  # seconds
+    steps: int = Field(1_000_000, ge=1, description='env steps of a run')
+    prefill: int = Field(1000, ge=1, description='agent steps of random actions before the first update')
+    batch: int = Field(16, ge=1, description='sequences per update')
+    length: int = Field(64, ge=2, description='agent steps per sequence')
+    replay_ratio: float = Field(256.0, ge=0.001, description='agent steps trained on per agent step collected')
+    overlap: bool = Field(
+        False,
+        description='train actor and critic on a second thread, one batch behind the world model; system dreamer only',
+    )
+    publish_every: int = Field(50, ge=1, description='updates between two published policies')
+    log_every: int = Field(50, ge=1, description='updates between two lines of metrics')
+    checkpoint_every: float = Field(300.0, ge=1, description='seconds between two checkpoints')
 
 
-@dataclass
-class ReplayConfig:
+class ReplayConfig(Model):
     """What sequences are sampled from: the newest steps of the run, and of other folders of bags.
 
-    The limits hold for each folder. A sequence comes from a folder with a probability proportional to its weight;
-    that of the run's own episodes is 1.
+    The limits hold for each folder. A sequence comes from a folder with a probability proportional to its weight.
+    The weight of the run's own episodes is 1.
     """
 
-    capacity: int = _number(1_000_000, 100)  # agent steps
-    disk_gb: float = _number(0.0, 0.0)  # 10^9 bytes of decoded steps, see replay/cache.py; 0: no limit
-    bags: tuple[str, ...] = ()  # folders to learn from as well: DIR, or DIR:WEIGHT
-    validation: float = _number(0.1, 0.0, 0.9)  # share of the episodes in `bags` that is held out
+    capacity: int = Field(1_000_000, ge=100, description='agent steps kept, of each folder')
+    disk_gb: float = Field(0.0, ge=0, description='10^9 bytes of decoded steps, of each folder; 0: no limit')
+    bags: Names = Field((), description='folders to learn from as well: DIR, or DIR:WEIGHT')
+    validation: float = Field(0.1, ge=0, le=0.9, description='share of the episodes in `bags` that is held out')
 
 
-@dataclass
-class RssmConfig:
+class RssmConfig(Model):
     """Recurrent state-space model: deterministic path, stochastic latent, and the cell between them."""
 
-    deter: int = _number(512, 1)
-    hidden: int = _number(64, 1)
-    stoch: int = _number(32, 1)  # latent variables
-    classes: int = _number(4, 0)  # classes per variable; 0 makes the latent Gaussian
-    cell: str = _choice('gru', 'layernorm_gru', 'block_gru', default='block_gru')
-    blocks: int = _number(8, 1)  # of the block_gru
-    prior_layers: int = _number(2, 1)
-    posterior_layers: int = _number(1, 1)
-    unimix: float = _number(0.01, 0.0, 1.0)  # uniform share of every categorical
-    min_std: float = _number(0.1, 0.0)  # of a Gaussian latent
-    activation: str = _choice('relu', 'elu', 'silu', default='silu')
-    norm: str = _choice('none', 'layer', 'rms', default='rms')
+    deter: int = Field(512, ge=1, description='width of the deterministic state')
+    hidden: int = Field(64, ge=1, description='width of the hidden layers')
+    stoch: int = Field(32, ge=1, description='latent variables')
+    classes: int = Field(4, ge=0, description='classes per latent variable; 0 makes the latent Gaussian')
+    cell: Literal['gru', 'layernorm_gru', 'block_gru'] = Field('block_gru', description='recurrent cell')
+    blocks: int = Field(8, ge=1, description='blocks of the block_gru')
+    prior_layers: int = Field(2, ge=1, description='hidden layers of the prior')
+    posterior_layers: int = Field(1, ge=1, description='hidden layers of the posterior')
+    unimix: float = Field(0.01, ge=0, le=1, description='uniform share of every categorical')
+    min_std: float = Field(0.1, ge=0, description='least standard deviation of a Gaussian latent')
+    activation: Activation = Field('silu', description='between layers')
+    norm: Norm = Field('rms', description='of every layer')
+
+    @model_validator(mode='after')
+    def _fits(self) -> RssmConfig:
+        if self.cell == 'block_gru' and self.deter % self.blocks:
+            raise Mismatch('deter', f'a number divisible by rssm.blocks ({self.blocks})', self.deter)
+        return self
 
 
-@dataclass
-class ConvConfig:
+class ConvConfig(Model):
     """Image encoder and decoder.
 
     valid: 4x4 convolutions of stride 2 without padding, for 64x64 only (World Models to DreamerV2).
@@ -118,29 +133,41 @@ class ConvConfig:
     pool: 5x5 convolutions with 2x2 max-pooling, mirrored by nearest upsampling (DreamerV3).
     """
 
-    kind: str = _choice('valid', 'stride', 'patch', 'pool', default='pool')
-    depth: int = _number(4, 1)
-    bits: int = _number(8, 1, 8)  # kept per colour; below 8 with uniform noise over each level in training (PlaNet: 5)
-    activation: str = _choice('relu', 'elu', 'silu', default='silu')
-    norm: str = _choice('none', 'layer', 'rms', default='rms')
+    kind: Literal['valid', 'stride', 'patch', 'pool'] = Field('pool', description='how images are halved')
+    depth: int = Field(4, ge=1, description='channels of the first layer, doubled by each further one')
+    bits: int = Field(8, ge=1, le=8, description='kept per colour; below 8 with uniform noise in training (PlaNet: 5)')
+    activation: Activation = Field('silu', description='between layers')
+    norm: Norm = Field('rms', description='of every layer')
 
 
-@dataclass
-class MlpConfig:
-    """Heads: reward, continue, actor, critic."""
+class MlpConfig(Model):
+    """Heads: the reward and, by system, the continue flag, actor and critic."""
 
-    units: int = _number(64, 1)
-    reward_layers: int = _number(1, 1)
-    continue_layers: int = _number(1, 1)
-    actor_layers: int = _number(3, 1)
-    critic_layers: int = _number(3, 1)
-    activation: str = _choice('relu', 'elu', 'silu', default='silu')
-    norm: str = _choice('none', 'layer', 'rms', default='rms')
+    units: int = Field(64, ge=1, description='width of the hidden layers')
+    reward_layers: int = Field(1, ge=1, description='hidden layers of the reward head')
+    activation: Activation = Field('silu', description='between layers')
+    norm: Norm = Field('rms', description='of every layer')
 
 
-@dataclass
-class LossConfig:
-    """World-model loss.
+class PlanetMlpConfig(MlpConfig):
+    continue_layers: int = Field(1, ge=1, description='hidden layers of the continue head')
+
+
+class DreamerMlpConfig(PlanetMlpConfig):
+    actor_layers: int = Field(3, ge=1, description='hidden layers of the actor')
+    critic_layers: int = Field(3, ge=1, description='hidden layers of the critic')
+
+
+class LossConfig(Model):
+    """Loss of images and rewards."""
+
+    image_scale: float = Field(1.0, ge=0, description='weight of the image loss')
+    reward: Literal['normal', 'twohot'] = Field('twohot', description='distribution of the reward head')
+    reward_scale: float = Field(1.0, ge=0, description='weight of the reward loss')
+
+
+class WorldModelLossConfig(LossConfig):
+    """Loss of a world model of an RSSM.
 
     representation: what shapes the states besides reward and KL. `reconstruction` of the image; `contrastive`: states
         are told apart by their embedding (Dreamer); `reward`: nothing else; `redundancy`: states correlate with
@@ -151,175 +178,210 @@ class LossConfig:
     Equal dynamics and representation scales give the plain KL of V1; 0.8/0.2 is V2's balancing.
     """
 
-    representation: str = _choice(
-        'reconstruction', 'contrastive', 'reward', 'redundancy', 'thumbnail', default='reconstruction'
+    representation: Literal['reconstruction', 'contrastive', 'reward', 'redundancy', 'thumbnail'] = Field(
+        'reconstruction', description='what shapes the states besides reward and KL'
     )
-    image: str = _choice('normal', 'squared', default='squared')  # ½Σ(x−x̂)² with x−½, or Σ(x−x̂)² of a sigmoid
-    image_scale: float = _number(1.0, 0.0)
-    reward: str = _choice('normal', 'twohot', default='twohot')
-    reward_scale: float = _number(1.0, 0.0)
-    continue_head: bool = True
-    continue_scale: float = _number(1.0, 0.0)
-    dynamics_scale: float = _number(1.0, 0.0)
-    representation_scale: float = _number(0.1, 0.0)
-    free_nats: float = _number(1.0, 0.0)
-    kl_free: str = _choice('mean', 'step', 'planet', default='step')
-    overshooting: int = _number(0, 0)  # agent steps ahead that the prior is trained to predict (PlaNet); 0: off
+    image: Literal['normal', 'squared'] = Field(
+        'squared', description='½Σ(x−x̂)² with x−½, or Σ(x−x̂)² of a sigmoid, in pixels from 0 to 1'
+    )
+    continue_head: bool = Field(True, description='predict whether the episode goes on')
+    continue_scale: float = Field(1.0, ge=0, description='weight of the continue loss')
+    dynamics_scale: float = Field(1.0, ge=0, description='weight of the KL that trains the prior')
+    representation_scale: float = Field(0.1, ge=0, description='weight of the KL that trains the posterior')
+    free_nats: float = Field(1.0, ge=0, description='nats of KL that cost nothing')
+    kl_free: Literal['mean', 'step', 'planet'] = Field('step', description='what free_nats is compared with')
+    overshooting: int = Field(
+        0, ge=0, description='agent steps ahead that the prior is trained to predict (PlaNet); 0: off'
+    )
 
 
-@dataclass
-class ActorConfig:
+class ActorConfig(Model):
     """Policy distribution and the gradient that trains it.
 
     gradient `mixed` is mix · reinforce + (1 − mix) · dynamics; `auto` is reinforce for discrete actions and dynamics
     for continuous ones (V2).
     """
 
-    distribution: str = _choice('tanh_normal', 'truncated_normal', 'normal', default='normal')  # continuous actions'
-    unimix: float = _number(0.01, 0.0, 1.0)  # uniform share of the probabilities of discrete actions
-    gradient: str = _choice('dynamics', 'reinforce', 'mixed', 'auto', default='reinforce')
-    mix: float = _number(0.9, 0.0, 1.0)
-    entropy: float = _number(3e-4, 0.0)
-    exploration_noise: float = _number(0.0, 0.0)  # std of Gaussian noise added while collecting (V1: 0.3)
-    normalise_returns: bool = True  # advantage over max(1, EMA of the 5th to 95th percentile range)
+    distribution: Literal['tanh_normal', 'truncated_normal', 'normal'] = Field(
+        'normal', description='of continuous actions'
+    )
+    unimix: float = Field(0.01, ge=0, le=1, description='uniform share of the probabilities of discrete actions')
+    gradient: Literal['dynamics', 'reinforce', 'mixed', 'auto'] = Field(
+        'reinforce', description='through the dynamics, by REINFORCE, or both'
+    )
+    mix: float = Field(0.9, ge=0, le=1, description='share of reinforce in the mixed gradient')
+    entropy: float = Field(3e-4, ge=0, description="weight of the policy's entropy")
+    exploration_noise: float = Field(
+        0.0, ge=0, description='standard deviation of Gaussian noise added while collecting, in actions (V1: 0.3)'
+    )
+    normalise_returns: bool = Field(
+        True, description='divide advantages by max(1, EMA of the range from the 5th to the 95th percentile)'
+    )
 
 
-@dataclass
-class CriticConfig:
+class CriticConfig(Model):
     """Value head and its slow copy.
 
     slow `none`: no copy; `target`: hard copy every `slow_every` updates computes the returns (V2);
     `regularise`: exponential average with `slow_rate`, pulled towards by a second loss (V3).
     """
 
-    distribution: str = _choice('normal', 'twohot', default='twohot')
-    slow: str = _choice('none', 'target', 'regularise', default='regularise')
-    slow_every: int = _number(100, 1)
-    slow_rate: float = _number(0.02, 0.0, 1.0)
-    replay_scale: float = _number(0.3, 0.0)  # loss of the value on replayed states; 0 leaves it out
+    distribution: Literal['normal', 'twohot'] = Field('twohot', description='of the value head')
+    slow: Literal['none', 'target', 'regularise'] = Field('regularise', description='what the slow copy is for')
+    slow_every: int = Field(100, ge=1, description='updates between two copies of `target`')
+    slow_rate: float = Field(0.02, ge=0, le=1, description='share of the critic per update in `regularise`')
+    replay_scale: float = Field(0.3, ge=0, description='weight of the loss of the value on replayed states; 0: off')
 
 
-@dataclass
-class ImaginationConfig:
-    """Dreamed trajectories."""
+class DiscountConfig(Model):
+    """What a future reward is worth."""
 
-    horizon: int = _number(15, 1)
-    starts: int = _number(0, 0)  # at most so many posterior states of a batch to dream from, drawn at random; 0: all
-    discount: float = _number(1.0 - 1.0 / 333.0, 0.0, 1.0)  # per agent step
-    lambda_: float = _number(0.95, 0.0, 1.0)
-    estimator: str = _choice('reward', 'n_step', 'lambda', default='lambda')  # V_R, V_N^k, V_lambda
-    n_steps: int = _number(15, 1)  # k of V_N^k, cut off at the horizon
-    include_start: bool = True  # the start state belongs to the targets (V2, V3) or not (V1)
+    discount: float = Field(1.0 - 1.0 / 333.0, ge=0, le=1, description='per agent step')
 
 
-@dataclass
-class PlannerConfig:
+class ImaginationConfig(DiscountConfig):
+    """Dreamed trajectories and their returns."""
+
+    horizon: int = Field(15, ge=1, description='agent steps of a dream')
+    starts: int = Field(
+        0, ge=0, description='at most so many posterior states of a batch to dream from, drawn at random; 0: all'
+    )
+    lambda_: float = Field(0.95, ge=0, le=1, description='of the lambda returns')
+    estimator: Literal['reward', 'n_step', 'lambda'] = Field('lambda', description='V_R, V_N^k or V_lambda')
+    n_steps: int = Field(15, ge=1, description='k of V_N^k in agent steps, cut off at the horizon')
+    include_start: bool = Field(True, description='the start state belongs to the targets (V2, V3) or not (V1)')
+
+    @model_validator(mode='after')
+    def _fits(self) -> ImaginationConfig:
+        if not self.include_start and self.horizon < 2:
+            raise Mismatch('horizon', 'at least 2 when imagination.include_start is false', self.horizon)
+        return self
+
+
+class PlannerConfig(Model):
     """Planning by the cross-entropy method, where no actor is learned (PlaNet)."""
 
-    horizon: int = _number(12, 1)  # agent steps
-    candidates: int = _number(1000, 2)  # action sequences per iteration
-    iterations: int = _number(10, 1)
-    elites: int = _number(100, 2)  # best candidates that the next iteration's normal is fitted to
-    exploration_noise: float = _number(0.3, 0.0)  # std of Gaussian noise added while collecting
+    horizon: int = Field(12, ge=1, description='agent steps of a plan')
+    candidates: int = Field(1000, ge=2, description='action sequences per iteration')
+    iterations: int = Field(10, ge=1, description='of the search, per action')
+    elites: int = Field(100, ge=2, description="best candidates, which the next iteration's normal is fitted to")
+    exploration_noise: float = Field(
+        0.3, ge=0, description='standard deviation of Gaussian noise added while collecting, in actions'
+    )
+
+    @model_validator(mode='after')
+    def _fits(self) -> PlannerConfig:
+        if self.elites > self.candidates:
+            raise Mismatch('elites', f'at most planner.candidates {self.candidates}', self.elites)
+        return self
 
 
-@dataclass
-class VaeConfig:
+class VaeConfig(Model):
     """V of World Models: a variational autoencoder of single images."""
 
-    latent: int = _number(32, 1)
-    free_nats: float = _number(0.5, 0.0)  # per latent dimension; below it the KL costs nothing more
-    target: str = _choice('image', 'thumbnail', default='image')  # what z must predict; see nets/vae.py
-    images: int = _number(100, 0)  # of a batch that V trains on, drawn at random; 0 takes all
-    updates: int = _number(0, 0)  # after which V stays as it is, so that M and C have a fixed world; 0: it never does
+    latent: int = Field(32, ge=1, description='dimensions of z')
+    free_nats: float = Field(0.5, ge=0, description='nats per latent dimension, below which the KL costs nothing more')
+    target: Literal['image', 'thumbnail'] = Field(
+        'image', description='what z must predict: the image, or a small blurred and standardised one'
+    )
+    images: int = Field(100, ge=0, description='images of a batch that V trains on, drawn at random; 0: all')
+    updates: int = Field(
+        0, ge=0, description='after which V stays as it is, so that M and C have a fixed world; 0: it never does'
+    )
 
 
-@dataclass
-class MemoryConfig:
+class MemoryConfig(Model):
     """M of World Models: an LSTM whose output is a mixture of Gaussians per latent dimension."""
 
-    units: int = _number(256, 1)
-    mixtures: int = _number(5, 1)
-    temperature: float = _number(1.0, 0.01)  # of dreams; above 1 they are more random than the robot
-    done: bool = False  # predict the end of episodes, and end dreams with it
+    units: int = Field(256, ge=1, description='width of the LSTM')
+    mixtures: int = Field(5, ge=1, description='Gaussians per latent dimension')
+    temperature: float = Field(1.0, ge=0.01, description='of dreams; above 1 they are more random than the robot')
+    done: bool = Field(False, description='predict the end of episodes, and end dreams with it')
 
 
-@dataclass
-class ControllerConfig:
+class ControllerConfig(Model):
     """C of World Models: a linear controller, evolved by CMA-ES on returns of dreams."""
 
-    population: int = _number(64, 2)
-    rollouts: int = _number(16, 1)  # whose mean return is the fitness
-    sigma: float = _number(0.1, 1e-6)  # initial standard deviation of weights
-    decay: float = _number(0.01, 0.0)  # times the mean squared weight, taken off the fitness
-    horizon: int = _number(500, 1)  # agent steps of a dream
-    first: float = _number(1.0, 0.0, 1.0)  # share of dreams that begin as episodes do; the others at replayed states
-    begin: int = _number(0, 0)  # updates before the first generation: until M is worth dreaming in
-    every: int = _number(1, 0)  # updates between two generations; 0 leaves evolution to `dreamer evolve`
-    exploration_noise: float = _number(0.0, 0.0)  # std of Gaussian noise added while collecting
+    population: int = Field(64, ge=2, description='controllers per generation')
+    rollouts: int = Field(16, ge=1, description='dreams whose mean return is the fitness')
+    sigma: float = Field(0.1, ge=1e-6, description='initial standard deviation of weights')
+    decay: float = Field(0.01, ge=0, description='times the mean squared weight, taken off the fitness')
+    horizon: int = Field(500, ge=1, description='agent steps of a dream')
+    first: float = Field(
+        1.0, ge=0, le=1, description='share of dreams that begin as episodes do; the others begin at replayed states'
+    )
+    begin: int = Field(0, ge=0, description='updates before the first generation: until M is worth dreaming in')
+    every: int = Field(1, ge=0, description='updates between two generations; 0 leaves evolution to `dreamer evolve`')
+    exploration_noise: float = Field(
+        0.0, ge=0, description='standard deviation of Gaussian noise added while collecting, in actions'
+    )
 
 
-@dataclass
-class OptimizerConfig:
-    """Per-group learning rates; `laprop` clips adaptively per tensor (V3), `adam` as `clip_kind` says: by the
-    group's global norm (Dreamer V1, V2, PlaNet) or every element by itself (World Models).
+class OptimizerConfig(Model):
+    """`laprop` clips adaptively per tensor (V3), `adam` as `clip_kind` says: by the group's global norm (Dreamer V1,
+    V2, PlaNet) or every element by itself (World Models).
     """
 
-    kind: str = _choice('adam', 'laprop', default='laprop')
-    model_lr: float = _number(4e-5, 0.0)
-    actor_lr: float = _number(4e-5, 0.0)
-    critic_lr: float = _number(4e-5, 0.0)
-    vae_lr: float = _number(1e-4, 0.0)
-    memory_lr: float = _number(1e-3, 0.0)
-    eps: float = _number(1e-20, 0.0)
-    clip: float = _number(0.3, 0.0)
-    clip_kind: str = _choice('norm', 'element', default='norm')
-    warmup: int = _number(1000, 0)  # updates of linear learning-rate warm-up
-    weight_decay: float = _number(0.0, 0.0)  # share of every parameter taken off per update, whatever the rate (V2)
+    kind: Literal['adam', 'laprop'] = Field('laprop', description='of every group of parameters')
+    eps: float = Field(1e-20, ge=0, description='added to the denominator')
+    clip: float = Field(0.3, ge=0, description='bound of the gradient; of laprop relative to the weights')
+    clip_kind: Literal['norm', 'element'] = Field('norm', description='what adam clips')
+    warmup: int = Field(1000, ge=0, description='updates of linear learning-rate warm-up')
+    weight_decay: float = Field(
+        0.0, ge=0, description='share of every parameter taken off per update, whatever the rate (V2)'
+    )
 
 
-@dataclass
-class Config:
-    """One training run, resolved."""
+class PlanetOptimizerConfig(OptimizerConfig):
+    model_lr: float = Field(4e-5, ge=0, description='learning rate of the world model')
 
-    preset: str = ''
-    system: str = _choice('dreamer', 'planet', 'world_models', default='dreamer')
-    # of matrix products and convolutions; with schedule.overlap, of the behaviour's only
-    precision: str = _choice('float32', 'bfloat16', default='float32')
-    env: EnvConfig = field(default_factory=EnvConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    replay: ReplayConfig = field(default_factory=ReplayConfig)
-    rssm: RssmConfig = field(default_factory=RssmConfig)
-    conv: ConvConfig = field(default_factory=ConvConfig)
-    mlp: MlpConfig = field(default_factory=MlpConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    actor: ActorConfig = field(default_factory=ActorConfig)
-    critic: CriticConfig = field(default_factory=CriticConfig)
-    imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
-    planner: PlannerConfig = field(default_factory=PlannerConfig)
-    vae: VaeConfig = field(default_factory=VaeConfig)
-    memory: MemoryConfig = field(default_factory=MemoryConfig)
-    controller: ControllerConfig = field(default_factory=ControllerConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+class DreamerOptimizerConfig(PlanetOptimizerConfig):
+    actor_lr: float = Field(4e-5, ge=0, description='learning rate of the actor')
+    critic_lr: float = Field(4e-5, ge=0, description='learning rate of the critic')
+
+
+class WorldModelsOptimizerConfig(OptimizerConfig):
+    vae_lr: float = Field(1e-4, ge=0, description='learning rate of V')
+    memory_lr: float = Field(1e-3, ge=0, description='learning rate of M')
+
+
+class _Config(Model):
+    """What every system reads."""
+
+    preset: str = Field('', description='name of the preset that this was resolved from')
+    system: str
+    precision: Literal['float32', 'bfloat16'] = Field(
+        'float32', description="of matrix products and convolutions; with schedule.overlap of the behaviour's only"
+    )
+    env: EnvConfig = EnvConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    replay: ReplayConfig = ReplayConfig()
+    conv: ConvConfig = ConvConfig()
+    mlp: MlpConfig = MlpConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    @model_validator(mode='after')
+    def _conv_fits(self):
+        if self.conv.kind == 'valid' and self.env.image_size != (64, 64):
+            height, width = self.env.image_size
+            raise ValueError(
+                f'conv.kind valid needs env.image_size 64x64, got {height}x{width}; take conv.kind=stride'
+            )
+        return self
+
+    @model_validator(mode='after')
+    def _overlap_fits(self):
+        if self.schedule.overlap and self.system != 'dreamer':
+            raise Mismatch(
+                'schedule.overlap', f'false for system {self.system}: only system dreamer learns an actor', True
+            )
+        return self
 
     def to_dict(self) -> dict:
         """Plain values, as a preset file would hold them."""
-        data = dataclasses.asdict(self)
-        data['env']['image_size'] = list(self.env.image_size)
-        data['env']['cameras'] = list(self.env.cameras)
-        data['replay']['bags'] = list(self.replay.bags)
-        return data
-
-    @classmethod
-    def from_dict(cls, data: dict, where: str) -> Config:
-        """What `to_dict` gave, checked; `where` names its source in errors.
-
-        Raises:
-            InputError: unknown key, or a value that does not fit.
-        """
-        config = _build(cls, data, where, '')
-        _check(config, where)
-        return config
+        return self.model_dump(mode='json')
 
     def to_yaml(self) -> str:
         """The whole resolved config as YAML; `load_preset` reads it back."""
@@ -334,6 +396,106 @@ class Config:
         return table[max(domains, key=len)] if domains else table['default']
 
 
+class PlanetConfig(_Config):
+    """PlaNet: a world model, and a planner that searches in it."""
+
+    system: Literal['planet'] = Field('planet', description='what learns')
+    mlp: PlanetMlpConfig = PlanetMlpConfig()
+    loss: WorldModelLossConfig = WorldModelLossConfig()
+    optimizer: PlanetOptimizerConfig = PlanetOptimizerConfig()
+    rssm: RssmConfig = RssmConfig()
+    imagination: DiscountConfig = DiscountConfig()
+    planner: PlannerConfig = PlannerConfig()
+
+    @model_validator(mode='after')
+    def _world_model_fits(self):
+        return _world_model_fits(self)
+
+
+class DreamerConfig(_Config):
+    """Dreamer V1 to V3 and R2-Dreamer: a world model, and an actor and a critic that learn in its dreams."""
+
+    system: Literal['dreamer'] = Field('dreamer', description='what learns')
+    mlp: DreamerMlpConfig = DreamerMlpConfig()
+    loss: WorldModelLossConfig = WorldModelLossConfig()
+    optimizer: DreamerOptimizerConfig = DreamerOptimizerConfig()
+    rssm: RssmConfig = RssmConfig()
+    imagination: ImaginationConfig = ImaginationConfig()
+    actor: ActorConfig = ActorConfig()
+    critic: CriticConfig = CriticConfig()
+
+    @model_validator(mode='after')
+    def _world_model_fits(self):
+        return _world_model_fits(self)
+
+    @model_validator(mode='after')
+    def _behaviour_fits(self):
+        if self.critic.replay_scale and self.imagination.starts:
+            raise Mismatch(
+                'imagination.starts',
+                '0, as critic.replay_scale bootstraps from a dream of every replayed state',
+                self.imagination.starts,
+            )
+        if self.critic.replay_scale and self.schedule.overlap:
+            raise Mismatch('schedule.overlap', 'false, as critic.replay_scale shapes the world model', True)
+        if self.actor.gradient != 'dynamics' and not self.imagination.include_start:
+            raise Mismatch('imagination.include_start', f'true for actor.gradient {self.actor.gradient}', False)
+        return self
+
+
+def _world_model_fits(config: PlanetConfig | DreamerConfig) -> PlanetConfig | DreamerConfig:
+    loss, schedule = config.loss, config.schedule
+    if loss.overshooting >= schedule.length:
+        raise Mismatch('loss.overshooting', f'less than schedule.length {schedule.length}', loss.overshooting)
+    if config.conv.kind == 'pool' and (config.rssm.deter % 8 or config.conv.depth % 2):
+        raise ValueError(
+            'conv.kind pool needs rssm.deter divisible by 8 and an even conv.depth, got '
+            f'{config.rssm.deter} and {config.conv.depth}'
+        )
+    if config.env.inputs == 'vector' and loss.representation == 'thumbnail':
+        raise ValueError(
+            'loss.representation thumbnail learns from images, so env.inputs must be image or both, '
+            'got vector; take loss.representation=reconstruction'
+        )
+    return config
+
+
+class WorldModelsConfig(_Config):
+    """World Models of 2018: V sees, M dreams, C evolves in dreams."""
+
+    system: Literal['world_models'] = Field('world_models', description='what learns')
+    conv: ConvConfig = ConvConfig(kind='stride')
+    optimizer: WorldModelsOptimizerConfig = WorldModelsOptimizerConfig()
+    vae: VaeConfig = VaeConfig()
+    memory: MemoryConfig = MemoryConfig()
+    controller: ControllerConfig = ControllerConfig()
+
+    @model_validator(mode='after')
+    def _vision_fits(self):
+        if self.env.inputs != 'image':
+            raise Mismatch('env.inputs', 'image, all that system world_models sees', self.env.inputs)
+        if self.conv.kind == 'pool':
+            raise Mismatch('conv.kind', 'valid, stride or patch for system world_models', 'pool')
+        return self
+
+
+Config = DreamerConfig | PlanetConfig | WorldModelsConfig
+_TAGGED = Annotated[Config, Field(discriminator='system')]
+SYSTEMS: dict[str, type[Config]] = {
+    'dreamer': DreamerConfig,
+    'planet': PlanetConfig,
+    'world_models': WorldModelsConfig,
+}
+
+
+def default_values() -> dict:
+    """What every key of every system is by default, with system dreamer's where they differ."""
+    values = {}
+    for kind in reversed(SYSTEMS.values()):
+        values = _merge(values, kind().to_dict())
+    return values
+
+
 def preset_names() -> list[str]:
     """Names of the shipped presets (`models/<name>.yaml`)."""
     return sorted(path.stem for path in share('models').glob('*.yaml') if not path.stem.startswith('_'))
@@ -346,32 +508,44 @@ def load_preset(name: str, overrides: tuple[str, ...] = ()) -> Config:
         InputError: unknown preset, key or value, or one that the system does not read, naming the file or override.
     """
     path, data = _read_layers(str(name), [])
+    system = data.get('system', 'dreamer')
     for override in overrides:
-        key, equals, text = override.partition('=')
-        if not equals:
-            raise InputError(f'override {override!r}: expected section.key=value')
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f'override {override!r}: {text!r} is not a YAML value') from error
-        target = data
-        *sections, leaf = key.split('.')
-        for section in sections:
-            target = target.setdefault(section, {})
-            if not isinstance(target, dict):
-                raise InputError(f'override {override!r}: {section} is a value, not a section')
-        target[leaf] = value
+        _apply(override, data)
+    if data.get('system', 'dreamer') != system:
+        raise InputError(f'overrides: expected system {system}, as of preset {name}, got {data["system"]}')
     data.setdefault('preset', path.stem)
-    config = Config.from_dict(data, f'preset {name}')
     for override in overrides:
-        key = override.partition('=')[0]
-        readers = _READ_BY.get(key) or _READ_BY.get(key.split('.')[0], (config.system,))
-        if config.system not in readers:
-            raise InputError(
-                f'override {override!r}: system {config.system} of preset {name} does not read {key}, '
-                f'which is for system {" and ".join(readers)}'
-            )
-    return config
+        _check_read(data, f'override {override!r} of preset {name}', only=override.partition('=')[0])
+    return _build(data, f'preset {name}')
+
+
+def stored_config(data: Any, where: str) -> Config:
+    """The config that a run or a checkpoint holds, of this version or an earlier one.
+
+    Earlier versions also stored the sections of other systems, which mean nothing.
+
+    Raises:
+        InputError: unknown key, or a value that does not fit.
+    """
+    return _build(_without_foreign(_sections(data, where)), where)
+
+
+def _build(data: dict, where: str) -> Config:
+    _check_read(data, where)
+    return check(_TAGGED, {'system': 'dreamer', **data}, where)
+
+
+def _apply(override: str, data: dict) -> None:
+    key, equals, text = override.partition('=')
+    if not equals:
+        raise InputError(f'override {override!r}: expected section.key=value')
+    target = data
+    *sections, leaf = key.split('.')
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise InputError(f'override {override!r}: {section} is a value, not a section')
+    target[leaf] = load_yaml(text, f'override {override!r}')
 
 
 def _read_layers(name: str, seen: list[str]) -> tuple[Path, dict]:
@@ -384,21 +558,26 @@ def _read_layers(name: str, seen: list[str]) -> tuple[Path, dict]:
         path = share('models', f'{name}.yaml')
     if str(path) in seen:
         raise InputError(f'preset {path}: extends itself through {" -> ".join(seen)}')
-    try:
-        data = yaml.safe_load(path.read_text()) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = ' '.join(str(error).split())
-        raise InputError(f'preset {path}: cannot be read ({reason})') from error
-    if not isinstance(data, dict):
-        raise InputError(f'preset {path}: expected sections with keys, got {type(data).__name__}')
+    data = _sections(load_yaml(path, f'preset {path}') or {}, f'preset {path}')
+    if 'preset' in data:  # a resolved config, stored by a run
+        data = _without_foreign(data)
     base = data.pop('extends', None)
     if base is not None:
         base = str(base)
         if base.endswith(('.yaml', '.yml')):  # a file beside the one that names it
             base = str(path.parent / base)
         _, below = _read_layers(base, seen + [str(path)])
+        system = below.get('system', 'dreamer')
+        if data.get('system', system) != system:
+            raise InputError(f'preset {path}: expected system {system}, as of {base}, got {data["system"]}')
         data = _merge(below, data)
     return path, data
+
+
+def _sections(data: Any, where: str) -> dict:
+    if not isinstance(data, dict):
+        raise InputError(f'{where}: expected sections with keys, got {type(data).__name__}')
+    return data
 
 
 def _merge(below: dict, above: dict) -> dict:
@@ -409,127 +588,53 @@ def _merge(below: dict, above: dict) -> dict:
     return merged
 
 
-def _build(kind, data, where: str, prefix: str):
-    if not isinstance(data, dict):
-        raise InputError(f'{where}: {prefix.rstrip(".") or "the file"} must be a section, got {data!r}')
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
-    values = {}
+# Keys of other systems
+
+
+def _readers(key: str) -> list[str]:
+    """The systems that read a dotted key."""
+    found = []
+    for system, kind in SYSTEMS.items():
+        for part in key.split('.'):
+            if not (isinstance(kind, type) and issubclass(kind, Model)):
+                break  # names within a value
+            field = kind.model_fields.get(part)
+            kind = field and field.annotation
+        if kind is not None:
+            found.append(system)
+    return found
+
+
+def _foreign(data: dict, system: str, prefix: str = '') -> Iterator[str]:
+    """The dotted keys in the data that other systems read, but this one does not; none for an unknown system."""
+    if system not in SYSTEMS:
+        return
     for key, value in data.items():
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, 3) or sorted(fields)
-            raise InputError(f'{where}: unknown key {prefix}{key}; did you mean {", ".join(near)}?')
-        if dataclasses.is_dataclass(hints[key]):
-            values[key] = _build(hints[key], value, where, f'{prefix}{key}.')
-        else:
-            values[key] = _value(hints[key], value, fields[key].metadata, f'{where}: {prefix}{key}')
-    return kind(**values)
+        readers = _readers(f'{prefix}{key}')
+        if readers and system not in readers:
+            yield f'{prefix}{key}'
+        elif readers and isinstance(value, dict):
+            yield from _foreign(value, system, f'{prefix}{key}.')
 
 
-def _value(hint, value, metadata, where: str):
-    origin = typing.get_origin(hint)
-    if origin is dict:
-        if not isinstance(value, dict) or not all(isinstance(v, int) and v > 0 for v in value.values()):
-            raise InputError(f'{where}: expected names with positive integers, got {value!r}')
-        return dict(value)
-    if hint == tuple[str, ...]:
-        names = [value] if isinstance(value, (str, int)) else value
-        if not isinstance(names, (list, tuple)) or not all(
-            isinstance(name, (str, int)) and not isinstance(name, bool) for name in names
-        ):
-            raise InputError(f'{where}: expected a list of names, got {value!r}')
-        return tuple(str(name) for name in names)
-    if origin is tuple:
-        pair = [value, value] if isinstance(value, int) else value
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(v, int) for v in pair):
-            raise InputError(f'{where}: expected [height, width] in pixels, got {value!r}')
-        return tuple(pair)
-    if hint in (int, float) and isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-4 and 2e5 as strings
-            value = float(value)
-        except ValueError:
-            pass
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if hint is int and isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise InputError(f'{where}: expected {hint.__name__}, got {value!r}')
-    if hint is float and not math.isfinite(value):
-        raise InputError(f'{where}: expected a finite number, got {value!r}')
-    if 'choices' in metadata and value not in metadata['choices']:
-        raise InputError(f'{where}: expected one of {", ".join(metadata["choices"])}, got {value!r}')
-    low, high = metadata.get('low'), metadata.get('high')
-    if (low is not None and value < low) or (high is not None and value > high):
-        bounds = f'at least {low}' if high is None else f'between {low} and {high}'
-        raise InputError(f'{where}: expected {bounds}, got {value!r}')
-    return value
+def _check_read(data: dict, where: str, only: str = '') -> None:
+    """Refuse keys of other systems; `only` those at or below a dotted key, if one is given."""
+    system = str(data.get('system', 'dreamer'))
+    for key in _foreign(data, system):
+        if not only or f'{key}.'.startswith(f'{only}.') or f'{only}.'.startswith(f'{key}.'):
+            raise InputError(
+                f'{where}: system {system} does not read {key}, which is for system {" and ".join(_readers(key))}'
+            )
 
 
-def _check(config: Config, where: str) -> None:
-    height, width = config.env.image_size
-    multiple = 16
-    if height % multiple or width % multiple or not (min(height, width) >= 32 and max(height, width) <= 256):
-        raise InputError(
-            f'{where}: env.image_size {height}x{width} does not fit the encoder, which halves the image four '
-            f'times: height and width must be multiples of {multiple} from 32 to 256'
-        )
-    if config.conv.kind == 'valid' and (height, width) != (64, 64):
-        raise InputError(
-            f'{where}: conv.kind valid needs env.image_size 64x64, got {height}x{width}; take conv.kind=stride'
-        )
-    if config.schedule.overlap and config.system != 'dreamer':
-        raise InputError(
-            f'{where}: schedule.overlap is for system dreamer, which learns an actor; expected false '
-            f'for system {config.system}, got true'
-        )
-    if config.loss.overshooting >= config.schedule.length:
-        raise InputError(
-            f'{where}: loss.overshooting predicts within sequences of schedule.length {config.schedule.length}, so it '
-            f'must be less, got {config.loss.overshooting}'
-        )
-    if config.critic.replay_scale and config.imagination.starts:
-        raise InputError(
-            f'{where}: critic.replay_scale bootstraps from a dream of every replayed state, so '
-            f'imagination.starts must be 0, got {config.imagination.starts}'
-        )
-    if config.critic.replay_scale and config.schedule.overlap:
-        raise InputError(f'{where}: critic.replay_scale shapes the world model, so schedule.overlap must be false')
-    if config.actor.gradient != 'dynamics' and not config.imagination.include_start:
-        raise InputError(f'{where}: actor.gradient {config.actor.gradient} needs imagination.include_start true')
-    if not config.imagination.include_start and config.imagination.horizon < 2:
-        raise InputError(
-            f'{where}: imagination.horizon must be at least 2 when imagination.include_start is false, got '
-            f'{config.imagination.horizon}'
-        )
-    if config.conv.kind == 'pool' and (config.rssm.deter % 8 or config.conv.depth % 2):
-        raise InputError(
-            f'{where}: conv.kind pool needs rssm.deter divisible by 8 and an even conv.depth, got '
-            f'{config.rssm.deter} and {config.conv.depth}'
-        )
-    if config.planner.elites > config.planner.candidates:
-        raise InputError(
-            f'{where}: planner.elites are the best of planner.candidates {config.planner.candidates}, so at most as '
-            f'many, got {config.planner.elites}'
-        )
-    if config.env.inputs != 'image' and config.system == 'world_models':
-        raise InputError(
-            f'{where}: system world_models sees images alone, so env.inputs must be image, got {config.env.inputs}'
-        )
-    if config.env.inputs == 'vector' and config.env.cameras:
-        raise InputError(
-            f'{where}: env.inputs vector needs no cameras, got env.cameras {", ".join(config.env.cameras)}'
-        )
-    if config.env.inputs == 'vector' and config.loss.representation == 'thumbnail':
-        raise InputError(
-            f'{where}: loss.representation thumbnail learns from images, so env.inputs must be image or both, '
-            'got vector; take loss.representation=reconstruction'
-        )
-    if config.system == 'world_models' and config.conv.kind == 'pool':
-        raise InputError(f'{where}: system world_models needs conv.kind valid, stride or patch, got pool')
-    if 'default' not in config.env.action_repeat:
-        raise InputError(f'{where}: env.action_repeat needs a `default` entry')
-    if config.rssm.cell == 'block_gru' and config.rssm.deter % config.rssm.blocks:
-        raise InputError(
-            f'{where}: rssm.deter {config.rssm.deter} is not divisible by rssm.blocks {config.rssm.blocks}'
-        )
+def _without_foreign(data: dict) -> dict:
+    foreign = set(_foreign(data, str(data.get('system', 'dreamer'))))
+
+    def kept(section: dict, prefix: str) -> dict:
+        return {
+            key: kept(value, f'{prefix}{key}.') if isinstance(value, dict) else value
+            for key, value in section.items()
+            if f'{prefix}{key}' not in foreign
+        }
+
+    return kept(data, '')

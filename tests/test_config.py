@@ -3,9 +3,12 @@
 import math
 
 import pytest
+import yaml
 
-from dreamer_ros.config import Config, load_preset, preset_names
+from dreamer_ros.config import SYSTEMS, DreamerConfig, EnvConfig, load_preset, preset_names, stored_config
 from dreamer_ros.errors import InputError
+from dreamer_ros.schema import describe, reference
+from tests.test_schema import BOMB, BRACKETS
 
 
 def refusal(name, *overrides):
@@ -164,21 +167,21 @@ def test_unknown_names_are_named_with_a_guess():
 @pytest.mark.parametrize(
     'override, names',
     [
-        ('schedule.batch=zero', ('schedule.batch', 'int', 'zero')),
+        ('schedule.batch=zero', ('schedule.batch', 'whole number', 'zero')),
         ('schedule.batch=0', ('schedule.batch', 'at least 1', '0')),
-        ('schedule.batch=2.5', ('schedule.batch', 'int', '2.5')),
-        ('schedule.batch=1e-3', ('schedule.batch', 'int', '0.001')),
-        ('schedule.batch=.inf', ('schedule.batch', 'int', 'inf')),
-        ('schedule.batch=.nan', ('schedule.batch', 'int', 'nan')),
-        ('schedule.batch=true', ('schedule.batch', 'int', 'True')),
+        ('schedule.batch=2.5', ('schedule.batch', 'whole number', '2.5')),
+        ('schedule.batch=1e-3', ('schedule.batch', 'whole number', '0.001')),
+        ('schedule.batch=.inf', ('schedule.batch', 'whole number', 'inf')),
+        ('schedule.batch=.nan', ('schedule.batch', 'whole number', 'nan')),
+        ('schedule.batch=true', ('schedule.batch', 'whole number', 'True')),
         ('schedule.batch=', ('schedule.batch', 'None')),
-        ('imagination.discount=1.5', ('imagination.discount', 'between 0.0 and 1.0', '1.5')),
+        ('imagination.discount=1.5', ('imagination.discount', 'from 0 to 1', '1.5')),
         ('imagination.discount=.nan', ('imagination.discount', 'finite', 'nan')),
         ('loss.image_scale=.inf', ('loss.image_scale', 'finite', 'inf')),
-        ('loss.image_scale=big', ('loss.image_scale', 'float', 'big')),
-        ('loss.continue_head=1', ('loss.continue_head', 'bool', '1')),
+        ('loss.image_scale=big', ('loss.image_scale', 'a number', 'big')),
+        ('loss.continue_head=1', ('loss.continue_head', 'true or false', '1')),
         ('rssm.cell=lstm', ('rssm.cell', 'block_gru', 'lstm')),
-        ('rssm=5', ('rssm', 'section', '5')),
+        ('rssm=5', ('rssm', 'mapping', '5')),
         ('rssm.deter.size=5', ('rssm.deter.size', 'deter is a value')),
         ('rssm.deter', ('rssm.deter', 'section.key=value')),
         ('rssm.deter=[1', ('rssm.deter', 'YAML')),
@@ -190,7 +193,7 @@ def test_unknown_names_are_named_with_a_guess():
         ('env.cameras={front: 1}', ('env.cameras', 'list of names', 'front')),
         ('env.cameras=[true]', ('env.cameras', 'list of names', 'True')),
         ('env.action_repeat={walker: 2}', ('env.action_repeat',)),
-        ('env.action_repeat.walker=0', ('env.action_repeat', 'positive')),
+        ('env.action_repeat.walker=0', ('env.action_repeat.walker', 'at least 1')),
     ],
 )
 def test_bad_values_are_refused_by_name(override, names):
@@ -205,11 +208,11 @@ def test_bad_values_are_refused_by_name(override, names):
         ('dreamerv3_1m', ('imagination.starts=8',), ('replay_scale', 'imagination.starts', '8')),
         ('dreamerv3_1m', ('imagination.include_start=false',), ('reinforce', 'include_start')),
         ('dreamer', ('actor.gradient=mixed',), ('actor.gradient mixed', 'include_start')),
-        ('dreamer', ('env.inputs=vector', 'env.cameras=front'), ('env.inputs vector', 'front')),
+        ('dreamer', ('env.inputs=vector', 'env.cameras=front'), ('env.inputs is vector', 'front')),
         ('cpu', ('env.inputs=vector',), ('thumbnail', 'env.inputs', 'reconstruction')),
         ('world_models', ('env.inputs=both',), ('world_models', 'env.inputs', 'both')),
         ('dreamer', ('imagination.horizon=1',), ('imagination.horizon', '1')),
-        ('dreamerv3_1m', ('rssm.deter=100',), ('rssm.deter', '100', 'divisible by 8')),
+        ('dreamerv3_1m', ('rssm.deter=100',), ('rssm.deter', '100', 'divisible by rssm.blocks (8)')),
         ('dreamerv3_1m', ('rssm.deter=100', 'rssm.blocks=4'), ('rssm.deter', '100', 'pool')),
         ('dreamerv3_1m', ('conv.depth=3',), ('conv.depth', '3')),
         ('world_models_cpu', ('schedule.overlap=true',), ('schedule.overlap', 'system dreamer', 'world_models')),
@@ -248,18 +251,55 @@ def test_a_small_batch_dreams_from_what_it_has_and_overshoots_to_its_end():
     load_preset('planet', ('loss.overshooting=49',))
 
 
-def test_the_overrides_of_another_system_follow_it():
-    words = ('system=planet', 'planner.horizon=5', 'schedule.overlap=false')
-    assert load_preset('cpu', words).planner.horizon == 5
+def test_a_preset_keeps_its_system(tmp_path):
+    assert 'expected system dreamer, as of preset cpu, got planet' in refusal('cpu', 'system=planet')
+    (tmp_path / 'mine.yaml').write_text('extends: cpu\nsystem: planet\n')
+    assert 'mine.yaml: expected system dreamer, as of cpu, got planet' in refusal(str(tmp_path / 'mine.yaml'))
+
+
+@pytest.mark.parametrize('system', list(SYSTEMS))
+def test_a_file_holds_no_key_of_another_system(system, tmp_path):
+    foreign = {'dreamer': 'planner: {horizon: 5}', 'planet': 'critic: {slow: none}', 'world_models': 'rssm: {deter: 8}'}
+    (tmp_path / 'mine.yaml').write_text(f'system: {system}\n{foreign[system]}\n')
+    text = refusal(str(tmp_path / 'mine.yaml'))
+    assert f'mine.yaml: system {system} does not read {foreign[system].partition(":")[0]}, which is for system' in text
+
+
+def test_what_earlier_versions_stored_of_other_systems_is_left_out(tmp_path):
+    stored = {**load_preset('planet_cpu').to_dict(), 'critic': {'slow': 'none'}, 'vae': {'latent': 5}}
+    stored['mlp'].update(actor_layers=7)
+    stored['optimizer'].update(vae_lr=3)
+    (tmp_path / 'config.yaml').write_text(yaml.safe_dump(stored))
+    assert stored_config(stored, 'run') == load_preset('planet_cpu')
+    assert load_preset(str(tmp_path / 'config.yaml')) == load_preset('planet_cpu')
+    assert 'critic.slow' in refusal(str(tmp_path / 'config.yaml'), 'critic.slow=none')
+    with pytest.raises(InputError, match='run: unknown key rssm.detr; did you mean deter'):
+        stored_config({'rssm': {'detr': 3}}, 'run')
+    with pytest.raises(InputError, match='run: expected sections with keys, got list'):
+        stored_config([], 'run')
+
+
+def test_every_key_is_described():
+    for kind in SYSTEMS.values():
+        for row in describe(kind):
+            assert row.help and (row.default is not None), row
+        assert '| `schedule.batch` | whole number | of at least 1 | `16` |' in reference(kind)
+
+
+def test_bombs_are_refused(tmp_path):
+    for number, text in enumerate((BRACKETS, BOMB)):
+        (tmp_path / f'{number}.yaml').write_text(text)
+        assert 'expected YAML' in refusal(str(tmp_path / f'{number}.yaml'))
+    assert 'expected YAML' in refusal('cpu', f'env.cameras={BRACKETS}')
 
 
 @pytest.mark.parametrize(
     'content, names',
     [
-        (b'rssm: {deter: [', 'cannot be read'),
-        (b'\xff\xfe\x00broken', 'cannot be read'),
+        (b'rssm: {deter: [', 'expected YAML'),
+        (b'\xff\xfe\x00broken', 'mine.yaml: expected a text file'),
         (b'- 1\n- 2\n', 'list'),
-        (b'rssm: 3\n', 'rssm must be a section'),
+        (b'rssm: 3\n', 'rssm: expected a mapping'),
         (b'extends: nowhere\n', 'nowhere'),
         (b'extends: nowhere.yaml\n', 'nowhere.yaml'),
     ],
@@ -275,8 +315,8 @@ def test_missing_file(tmp_path):
 
 
 def test_action_repeat_by_task_domain_or_default():
-    config = Config()
-    config.env.action_repeat = {'default': 2, 'cartpole': 8, 'cartpole_balance': 4, 'ball': 3, 'ball_in_cup': 6}
+    table = {'default': 2, 'cartpole': 8, 'cartpole_balance': 4, 'ball': 3, 'ball_in_cup': 6}
+    config = DreamerConfig(env=EnvConfig(action_repeat=table))
     repeats = {
         task: config.action_repeat_for(task)
         for task in (

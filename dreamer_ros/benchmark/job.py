@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dreamer_ros.benchmark.baselines import BASELINES, UNTRAINED, baseline_config, train_baseline
 from dreamer_ros.benchmark.results import Outcome, Protocol, Run, config_hash, machine
-from dreamer_ros.config import Config, load_preset
+from dreamer_ros.config import Config, default_values, load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.launcher import end_with_parent
 from dreamer_ros.training import process
@@ -60,7 +60,7 @@ class Job:
 
     def config_hash(self) -> str:
         """Equal for runs that can be compared as one system's."""
-        config, defaults = self.config().to_dict(), Config().to_dict()
+        config, defaults = self.config().to_dict(), default_values()
         if self.preset in BASELINES:
             config = {'preset': self.preset, 'env': config['env']}
         return config_hash(config, defaults)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dreamer_ros.agents.system import Batch, make_agent
-from dreamer_ros.config import Config
+from dreamer_ros.config import Config, stored_config
 from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.checkpoint import read_checkpoint, write_checkpoint
@@ -227,7 +227,7 @@ class Learner:
         source = f'checkpoint {folder}'
         if 'config' not in state:
             raise InputError(f'{source}: expected the config of its run in it, but an earlier version wrote it')
-        config = Config.from_dict(state['config'], source)
+        config = stored_config(state['config'], source)
         learner = cls(config, RobotSpec.from_json(json.dumps(state['spec']), source), device)
         learner.restore(tensors, state, source)
         return learner

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import yaml
 
-from dreamer_ros.config import Config
+from dreamer_ros.config import Config, stored_config
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import DISK_RESERVE, Locked, free_megabytes, lock_file, nearest_existing, read_text, write_file
 from dreamer_ros.policy.manifest import Manifest
+from dreamer_ros.schema import load_yaml
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.checkpoint import LATEST, is_complete, newest_first
 
@@ -258,11 +258,11 @@ def _check(path: Path, spec: RobotSpec | None, config: Config | None) -> None:
                 f'{stored.difference(spec)}; choose another log directory'
             )
     if config is not None and config_file.exists():
-        stored = _read_config(config_file)
-        changed = sorted(_differences(stored, config.to_dict()))
+        stored = stored_config(load_yaml(config_file, f'run {path}: config.yaml'), f'run {path}: config.yaml')
+        changed = sorted(_differences(stored.to_dict(), config.to_dict()))
         if changed:
             raise InputError(
-                f'run {path}: expected the preset {stored.get("preset")} it was started with, but '
+                f'run {path}: expected the preset {stored.preset} it was started with, but '
                 f'{"; ".join(changed[:4])}{" …" * (len(changed) > 4)}; choose another log directory'
             )
 
@@ -275,16 +275,6 @@ def _lock(path: Path) -> int:
         raise InputError(f'run {path}: expected to be its only trainer, but process {error} trains in it') from error
 
 
-def _read_config(path: Path) -> dict:
-    try:
-        stored = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise InputError(f'{path}: expected YAML ({" ".join(str(error).split())})') from error
-    if not isinstance(stored, dict):
-        raise InputError(f'{path}: expected sections with keys, got {type(stored).__name__}')
-    return stored
-
-
 def _differences(stored: dict, wanted: dict, prefix: str = '') -> Iterator[str]:
     """`key is new instead of old`, for all that shapes the model; budget and pace may change on resuming."""
     for key in {**stored, **wanted}:
@@ -293,9 +283,6 @@ def _differences(stored: dict, wanted: dict, prefix: str = '') -> Iterator[str]:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             yield from _differences(old, new, f'{prefix}{key}.')
-        elif _plain(old) != _plain(new):
+        elif old != new:
             yield f'{prefix}{key} is {new} instead of {old}'
 
-
-def _plain(value):
-    return list(value) if isinstance(value, tuple) else value

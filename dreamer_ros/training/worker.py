@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from dreamer_ros.config import Config
+from dreamer_ros.config import stored_config
 from dreamer_ros.launcher import end_with_parent
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training import process
@@ -66,7 +66,7 @@ def _make_learner(order: dict, team: Team) -> Learner:
     process.configure_learner(order['threads'], overlap=False)
     from dreamer_ros.training.learner import Learner
 
-    config = Config.from_dict(order['state']['config'], 'rank 0')
+    config = stored_config(order['state']['config'], 'rank 0')
     spec = RobotSpec.from_json(json.dumps(order['state']['spec']), 'rank 0')
     return Learner(config, spec, team.device(order['device']))
 

@@ -185,20 +185,20 @@ def test_equal_scales_have_the_gradient_of_the_plain_kl(seed):
 @pytest.mark.parametrize('kl_free', ['mean', 'step'])
 def test_kl_under_the_free_nats_gives_no_gradient(kl_free, seed):
     made = kl_only('v3', 1.0, 0.1, f'loss.kl_free={kl_free}', seed=seed)
-    made.model.config.free_nats = 1e3
+    made.model.config = made.model.config.model_copy(update={'free_nats': 1e3})
     made.model.loss(batch())[0].backward()
     assert touched(made.model) == set()
 
 
 def test_free_nats_per_step_spare_only_the_small_steps():
     made = kl_only('v3', 1.0, 0.1, 'loss.kl_free=step', seed=0)
-    made.model.config.free_nats = 1.0
+    made.model.config = made.model.config.model_copy(update={'free_nats': 1.0})
     kl = torch.tensor([[0.2, 3.0], [1.5, 0.9]], requires_grad=True)
     clipped = made.model.free_nats(kl)
     clipped.backward()
     assert clipped.item() == pytest.approx((1.0 + 3.0 + 1.5 + 1.0) / 4)
     assert kl.grad.tolist() == [[0.0, 0.25], [0.25, 0.0]]
-    made.model.config.kl_free = 'mean'
+    made.model.config = made.model.config.model_copy(update={'kl_free': 'mean'})
     assert made.model.free_nats(kl).item() == pytest.approx(1.4)  # 5.6 / 4 is above one nat
 
 
@@ -255,7 +255,7 @@ def test_open_loop_prediction_uses_no_image_after_the_context(seed):
 
 def test_free_nats_of_planet_count_only_the_excess(rng):
     made = kl_only('v1', 1.0, 1.0, 'loss.kl_free=planet', seed=0)
-    made.model.config.free_nats = 3.0
+    made.model.config = made.model.config.model_copy(update={'free_nats': 3.0})
     kl = torch.tensor(rng.uniform(0, 8, (4, 5)), requires_grad=True)
     excess = made.model.free_nats(kl)
     excess.backward()

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer_ros.config import OptimizerConfig
+from dreamer_ros.config import DreamerOptimizerConfig
 from dreamer_ros.training.optimizers import LaProp, Optimizer
 
 SHAPES = {'model': [(3, 4), (4,)], 'actor': [(2, 2)], 'critic': [(5,), (1, 3)]}
 
 
 def config(**values):
-    return OptimizerConfig(**{'model_lr': 1e-2, 'actor_lr': 3e-3, 'critic_lr': 5e-3, **values})
+    return DreamerOptimizerConfig(**{'model_lr': 1e-2, 'actor_lr': 3e-3, 'critic_lr': 5e-3, **values})
 
 
 def parameters(rng, dtype=np.float64):

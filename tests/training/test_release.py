@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from dreamer_ros.config import Config
+from dreamer_ros.config import DreamerConfig, stored_config
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import sha256
 from dreamer_ros.paths import share
@@ -33,7 +33,7 @@ def test_a_released_policy_keeps_its_cards_promise(name):
     card = yaml.safe_load(path.with_suffix('.yaml').read_text())
     assert card['task'] == name and card['sha256'] == sha256(path)
     assert card['return']['episodes'] >= 10 and card['date'] and card['env_steps'] > 0
-    config = Config.from_dict(card['config'], str(path))
+    config = stored_config(card['config'], str(path))
     runner = PolicyRunner(path)
     assert (config.preset, config.system) == (card['preset'], card['system']) and runner.spec.hash == card['spec_hash']
     player = Player(name, config.env, runner.spec.action_repeat, evaluation_seed(7))
@@ -57,7 +57,7 @@ def evaluated(run, version, episodes):
 
 
 def test_only_what_was_evaluated_is_released(tmp_path):
-    run, robot = RunDirectory(tmp_path / 'run', Config(), spec()), spec()
+    run, robot = RunDirectory(tmp_path / 'run', DreamerConfig(), spec()), spec()
     from dreamer_ros.policy.export import export
 
     metadata = {'version': 3, 'preset': 'cpu', 'system': 'dreamer', 'step': 100, 'updates': 7}
@@ -73,7 +73,7 @@ def test_only_what_was_evaluated_is_released(tmp_path):
     card = yaml.safe_load(release(run.path, tmp_path / 'released').read_text())
     assert card['return'] == {'mean': 12.3, 'standard_deviation': 1.0, 'episodes': 10}
     assert (card['env_steps'], card['updates'], card['preset']) == (100, 7, 'cpu')
-    assert Config.from_dict(card['config'], 'card') == Config()
+    assert stored_config(card['config'], 'card') == DreamerConfig()
     assert card['sha256'] == sha256(tmp_path / 'released' / f'{robot.name}.onnx')
     assert 'content_sha256' in PolicyRunner(tmp_path / 'released' / f'{robot.name}.onnx').metadata
     better = tmp_path / 'released' / f'{robot.name}.yaml'
