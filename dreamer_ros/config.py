@@ -150,10 +150,14 @@ class MlpConfig(Model):
 
 
 class PlanetMlpConfig(MlpConfig):
+    """Heads of a world model of an RSSM."""
+
     continue_layers: int = Field(1, ge=1, description='hidden layers of the continue head')
 
 
 class DreamerMlpConfig(PlanetMlpConfig):
+    """Heads of Dreamer."""
+
     actor_layers: int = Field(3, ge=1, description='hidden layers of the actor')
     critic_layers: int = Field(3, ge=1, description='hidden layers of the critic')
 
@@ -333,15 +337,21 @@ class OptimizerConfig(Model):
 
 
 class PlanetOptimizerConfig(OptimizerConfig):
+    """The optimizer of a world model of an RSSM."""
+
     model_lr: float = Field(4e-5, ge=0, description='learning rate of the world model')
 
 
 class DreamerOptimizerConfig(PlanetOptimizerConfig):
+    """The optimizer of Dreamer."""
+
     actor_lr: float = Field(4e-5, ge=0, description='learning rate of the actor')
     critic_lr: float = Field(4e-5, ge=0, description='learning rate of the critic')
 
 
 class WorldModelsOptimizerConfig(OptimizerConfig):
+    """The optimizer of World Models."""
+
     vae_lr: float = Field(1e-4, ge=0, description='learning rate of V')
     memory_lr: float = Field(1e-3, ge=0, description='learning rate of M')
 
@@ -366,9 +376,7 @@ class _Config(Model):
     def _conv_fits(self):
         if self.conv.kind == 'valid' and self.env.image_size != (64, 64):
             height, width = self.env.image_size
-            raise ValueError(
-                f'conv.kind valid needs env.image_size 64x64, got {height}x{width}; take conv.kind=stride'
-            )
+            raise ValueError(f'conv.kind valid needs env.image_size 64x64, got {height}x{width}; take conv.kind=stride')
         return self
 
     @model_validator(mode='after')
@@ -481,11 +489,7 @@ class WorldModelsConfig(_Config):
 
 Config = DreamerConfig | PlanetConfig | WorldModelsConfig
 _TAGGED = Annotated[Config, Field(discriminator='system')]
-SYSTEMS: dict[str, type[Config]] = {
-    'dreamer': DreamerConfig,
-    'planet': PlanetConfig,
-    'world_models': WorldModelsConfig,
-}
+SYSTEMS: dict[str, type[Config]] = {'dreamer': DreamerConfig, 'planet': PlanetConfig, 'world_models': WorldModelsConfig}
 
 
 def default_values() -> dict:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-
 from dreamer_ros.config import Config, stored_config
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import DISK_RESERVE, Locked, free_megabytes, lock_file, nearest_existing, read_text, write_file
@@ -285,4 +284,3 @@ def _differences(stored: dict, wanted: dict, prefix: str = '') -> Iterator[str]:
             yield from _differences(old, new, f'{prefix}{key}.')
         elif old != new:
             yield f'{prefix}{key} is {new} instead of {old}'
-
