@@ -12,11 +12,10 @@ from dreamer_ros.episodes.assemble import Row, Rows, Unusable, recorded_action
 from dreamer_ros.episodes.bag_reader import Recording, load_recording
 from dreamer_ros.episodes.episode import Episode, embedded_contract
 from dreamer_ros.episodes.labels import Labels
-from dreamer_ros.episodes.mcap_scan import RawMessage, Store
+from dreamer_ros.episodes.mcap_scan import RawMessage
 from dreamer_ros.episodes.report import Problem, left_out
 from dreamer_ros.episodes.robot_bag import robot_episodes
 from dreamer_ros.errors import InputError
-from dreamer_ros.formats.npz import ARRAYS, read_arrays
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.codecs import ENCODINGS, header_stamp, join_images, read_step, read_vector
@@ -28,7 +27,7 @@ from dreamer_ros.wire.topics import ACTION, JOINT_STATES, SPEC, STEP, camera_inf
 def read_episodes(
     path: Path, spec: RobotSpec, contract: RobotContract | None = None, labels: Labels | None = None
 ) -> tuple[list[Episode], list[Problem]]:
-    """Read a bag directory, a single MCAP or sqlite3 file, or an .npz file of arrays.
+    """Read a bag directory, or a single MCAP or sqlite3 file.
 
     A bag that was recorded from a robot contract holds it and is read by it. Episodes are split where one begins
     or ends, and wherever a step is missing, so that neighbours in an episode were neighbours in the world.
@@ -44,34 +43,35 @@ def read_episodes(
     path = Path(path)
     problems: list[Problem] = []
     try:
-        if path.suffix == ARRAYS:
-            return wire_episodes(path, _arrays(path, spec, problems), spec, problems), problems
         recording = load_recording(path, problems)
-        contract = bag_contract(recording.custom_data, contract)
-        if contract is not None:
-            contract.check(spec)
-            episodes = robot_episodes(path, recording, contract, labels, problems)
-        else:
-            check_spec(recording.custom_data, spec)
-            episodes = wire_episodes(path, recording, spec, problems)
+        return recorded_episodes(path, recording, spec, problems, contract, labels), problems
     except InputError as error:
         return [], [*problems, Problem(path, str(error))]
     except OSError as error:
         return [], [*problems, Problem(path, f'it can not be read ({error.strerror or error})')]
-    return sorted(episodes, key=lambda episode: int(episode.stamp[0])), problems
 
 
-def _arrays(path: Path, spec: RobotSpec, problems: list[Problem]) -> Recording:
-    """An episode in arrays as a bag of our own topics."""
-    robot, meta, rows = read_arrays(path, spec.control_period, problems)
-    difference = spec.difference(robot)
-    if difference:
-        raise InputError(f'recorded from another robot: {difference}')
-    topics, messages = {}, []
-    for topic, (name, cdr, stamp) in rows:
-        topics[name] = topic.type
-        messages.append(RawMessage(name, stamp, stamp, Store(memoryview(cdr)), 0, len(cdr)))
-    return Recording(messages, topics, meta)
+def recorded_episodes(
+    path: Path,
+    recording: Recording,
+    spec: RobotSpec,
+    problems: list[Problem],
+    contract: RobotContract | None = None,
+    labels: Labels | None = None,
+) -> list[Episode]:
+    """The episodes of a bag whose messages are read already; see `read_episodes`.
+
+    Raises:
+        InputError: the bag is of no use at all.
+    """
+    contract = bag_contract(recording.custom_data, contract)
+    if contract is not None:
+        contract.check(spec)
+        episodes = robot_episodes(path, recording, contract, labels, problems)
+    else:
+        check_spec(recording.custom_data, spec)
+        episodes = wire_episodes(path, recording, spec, problems)
+    return sorted(episodes, key=lambda episode: int(episode.stamp[0]))
 
 
 def read_longest(path: Path, spec: RobotSpec) -> Episode:

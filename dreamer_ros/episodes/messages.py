@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from dreamer_ros.episodes.episode import Episode
+from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.wire.codecs import STEP_NAMES, Mode, fill_stamp
+from dreamer_ros.wire.codecs import STEP_NAMES, Mode, fill_stamp, parse_mode
 from dreamer_ros.wire.definitions import blank_message, encode
 from dreamer_ros.wire.topics import ACTION, JOINT_STATES, STEP, Topic, images
 
@@ -20,32 +21,33 @@ Sent = tuple[Topic, tuple[str, bytes, int]]
 _QUANTITIES = ('position', 'velocity')
 
 
-def episode_data(episode: Episode, mode: Mode) -> dict[str, str]:
-    """What custom_data says of an episode, and when it `begins`."""
-    return {
-        **episode.meta,
-        'length': str(len(episode)),
-        'return': repr(episode.total_reward),
-        'begins': str(int(episode.stamp[0])),
-        'mode': mode.kind,
-        'policy_version': '' if mode.version is None else str(mode.version),
-    }
+def recorded_mode(meta: Mapping[str, Any]) -> Mode | None:
+    """Who chose an episode's actions, as its custom_data says; None if it does not."""
+    kind = meta.get('mode')
+    try:
+        return parse_mode(kind if kind in ('random', 'human') else f'policy/{meta.get("policy_version")}/{kind}')
+    except InputError:
+        return None
 
 
-def episode_messages(episode: Episode, spec: RobotSpec, mode: Mode) -> Iterator[Sent]:
-    """The messages of every step, in order of time.
+def mode_data(mode: Mode | None) -> dict[str, str]:
+    """The same for custom_data."""
+    if mode is None:
+        return {}
+    return {'mode': mode.kind, 'policy_version': '' if mode.version is None else str(mode.version)}
 
-    Args:
-        mode: who acted.
-    """
+
+def episode_messages(episode: Episode, spec: RobotSpec) -> Iterator[Sent]:
+    """The messages of every step, in order of time."""
+    mode = recorded_mode(episode.meta)
     for k, stamp in enumerate(episode.stamp.tolist()):
-        for topic, message in _step(episode, spec, mode, k):
+        for topic, message in _step(episode, spec, '' if mode is None else str(mode), k):
             fill_stamp(message.header.stamp, stamp)
             topic = topic.within('')
             yield topic, (topic.name, encode(message, topic.type), stamp)
 
 
-def _step(episode: Episode, spec: RobotSpec, mode: Mode, k: int) -> Iterator[tuple[Topic, Any]]:
+def _step(episode: Episode, spec: RobotSpec, mode: str, k: int) -> Iterator[tuple[Topic, Any]]:
     """The messages of one step, without their stamp."""
     for number, topic in enumerate(images(spec.cameras)):
         message = blank_message(topic.type)
@@ -67,7 +69,7 @@ def _step(episode: Episode, spec: RobotSpec, mode: Mode, k: int) -> Iterator[tup
     message.name, message.position = list(STEP_NAMES), np.array([episode.reward[k], *flags], np.float64)
     yield STEP, message
     message = blank_message(ACTION.type)
-    message.header.frame_id = str(mode)
+    message.header.frame_id = mode
     message.axes = episode.action[k].astype(np.float32)
     yield ACTION, message
 

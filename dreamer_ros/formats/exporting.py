@@ -1,4 +1,4 @@
-"""Episode bags to files of other tools: what `dreamer bag export` does."""
+"""Episode bags to files of other tools; the work of `dreamer bag export`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,40 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dreamer_ros.episodes.bag_reader import bag_name, load_recording
-from dreamer_ros.episodes.episode_reader import read_episodes
+from dreamer_ros.episodes.episode import Episode
+from dreamer_ros.episodes.episode_reader import recorded_episodes
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
 from dreamer_ros.formats.importing import recorded_spec
 from dreamer_ros.formats.npz import ARRAYS, write_arrays
+from dreamer_ros.spec import RobotSpec
+
+
+def read_bag(bag: Path, folder: Path) -> tuple[RobotSpec, list[Episode], list[Problem]]:
+    """The robot of a bag, its episodes, and what could not be used.
+
+    Args:
+        folder: of bags that tell the robot if this one does not.
+
+    Raises:
+        InputError: nobody tells the robot, or nothing in the bag can be read.
+    """
+    problems: list[Problem] = []
+    try:
+        recording = load_recording(bag, problems)
+        spec = recorded_spec(recording, folder)
+    except InputError as error:
+        raise InputError(f'{bag}: {error}') from error
+    except OSError as error:
+        raise InputError(f'{bag}: it can not be read ({error.strerror or error})') from error
+    try:
+        return spec, recorded_episodes(bag, recording, spec, problems), problems
+    except InputError as error:
+        return spec, [], [*problems, Problem(bag, str(error))]
 
 
 def export_arrays(bag: Path, folder: Path) -> Iterator[tuple[Path, int, list[Problem]]]:
-    """Write every episode of a bag as an .npz file, see `arrays`.
+    """Write every episode of a bag as an .npz file, see `npz`.
 
     Yields:
         The file, its steps, and what of the bag could not be used.
@@ -22,8 +47,7 @@ def export_arrays(bag: Path, folder: Path) -> Iterator[tuple[Path, int, list[Pro
     Raises:
         InputError: the bag holds no episode, or a file can't be written.
     """
-    spec = recorded_spec(bag, load_recording(bag, []), folder)
-    episodes, problems = read_episodes(bag, spec)
+    spec, episodes, problems = read_bag(bag, folder)
     if not episodes:
         raise InputError(f'{bag}: expected an episode, but {problems[-1].reason if problems else "it is empty"}')
     try:
@@ -31,8 +55,8 @@ def export_arrays(bag: Path, folder: Path) -> Iterator[tuple[Path, int, list[Pro
     except OSError as error:
         raise InputError(f'{folder}: expected a folder that can be written ({error.strerror})') from error
     for number, episode in enumerate(episodes):
-        name = bag_name(bag)
-        path = folder / (f'{name}{ARRAYS}' if len(episodes) == 1 else f'{name}-{number:03d}{ARRAYS}')
+        name = bag_name(bag) if len(episodes) == 1 else f'{bag_name(bag)}-{number:03d}'
+        path = folder / f'{name}{ARRAYS}'
         write_arrays(path, episode, spec)
         yield path, len(episode), problems
         problems = []

@@ -1,4 +1,4 @@
-"""Recordings of any origin to episode bags, one per episode: what `dreamer bag import` does."""
+"""Recordings of any origin to episode bags, one per episode; the work of `dreamer bag import`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import numpy as np
 from dreamer_ros.episodes.assemble import Actors, Row, return_data
 from dreamer_ros.episodes.bag_reader import SUFFIXES, Recording, is_bag, load_recording, read_metadata
 from dreamer_ros.episodes.bag_writer import BagExists, EpisodeWriter, episode_name
-from dreamer_ros.episodes.episode import contract_data
+from dreamer_ros.episodes.episode import Episode, contract_data
 from dreamer_ros.episodes.episode_reader import WireRobot, bag_contract, check_spec, wire_rows
 from dreamer_ros.episodes.labels import Labels
 from dreamer_ros.episodes.mcap_scan import RawMessage
+from dreamer_ros.episodes.messages import episode_messages
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.episodes.robot_bag import RobotTracks, Track, robot_rows
 from dreamer_ros.errors import InputError
@@ -104,15 +105,14 @@ def import_source(
     result = Imported(source)
     try:
         if source.suffix == ARRAYS:
-            spec, meta, messages = read_arrays(source, period, result.problems)
-            _write(result, folder, source.stem, 0, spec, meta, {}, messages)
+            _write_episode(result, folder, source.stem, *read_arrays(source, period, result.problems))
             return result
         if is_lerobot(source):
             from dreamer_ros.formats.lerobot_reader import read_lerobot  # its libraries are an extra
 
             robot = source.resolve().name
-            for number, spec, meta, messages in read_lerobot(source, contract, labels, image_size, result.problems):
-                _write(result, folder, robot, number, spec, meta, {}, messages)
+            for spec, episode, rewarded in read_lerobot(source, contract, labels, image_size, result.problems):
+                _write_episode(result, folder, robot, spec, episode, rewarded)
             return result
         recording = load_recording(source, result.problems)
         contract = bag_contract(recording.custom_data, contract)
@@ -137,16 +137,9 @@ def _import_robot(
         result.problems += rows.problems()
         robot = tracks.namespace.strip('/') or contract.name
         for number, run in enumerate(rows.runs):
-            _write(
-                result,
-                folder,
-                robot,
-                number,
-                contract.spec,
-                _summary(run, None if labels else contract),
-                contract_data(contract),
-                _robot_messages(tracks, run, contract),
-            )
+            data = {**_summary(run, None if labels else contract), **contract_data(contract)}
+            begins, messages = run[0].step.stamp, _robot_messages(tracks, run, contract)
+            _write(result, folder, robot, number, begins, contract.spec, data, messages)
 
 
 def _robot_messages(tracks: RobotTracks, run: list[Row], contract: RobotContract) -> Iterator[tuple[Topic, Message]]:
@@ -194,23 +187,16 @@ def _action(row: Row) -> Any:
 
 
 def _import_wire(result: Imported, folder: Path, recording: Recording) -> None:
-    spec = recorded_spec(result.source, recording, folder)
+    spec = recorded_spec(recording, folder)
     check_spec(recording.custom_data, spec)
     for robot, rows in wire_rows(result.source, recording, spec, result.problems):
         result.problems += rows.problems()
         infos = _by_stamp(recording, robot, camera_infos(spec.cameras))
         kept = {key: recording.custom_data[key] for key in ('task', 'seed') if key in recording.custom_data}
         for number, run in enumerate(rows.runs):
-            _write(
-                result,
-                folder,
-                robot.namespace.strip('/') or spec.name,
-                number,
-                spec,
-                _summary(run),
-                kept,
-                _wire_messages(robot, run, recording, infos),
-            )
+            name, data = robot.namespace.strip('/') or spec.name, {**_summary(run), **kept}
+            begins, messages = run[0].step.stamp, _wire_messages(robot, run, recording, infos)
+            _write(result, folder, name, number, begins, spec, data, messages)
 
 
 def _wire_messages(
@@ -239,7 +225,7 @@ def _by_stamp(recording: Recording, robot: WireRobot, topics: tuple[Topic, ...])
     return {stamp: list(messages.values()) for stamp, messages in found.items()}
 
 
-def recorded_spec(source: Path, recording: Recording, folder: Path) -> RobotSpec:
+def recorded_spec(recording: Recording, folder: Path) -> RobotSpec:
     """Who the robot of a bag is: as the bag says, else as the bags do that are in a folder already.
 
     Raises:
@@ -264,16 +250,26 @@ def recorded_spec(source: Path, recording: Recording, folder: Path) -> RobotSpec
 
 
 def _summary(run: list[Row], contract: RobotContract | None = None) -> dict[str, str]:
-    """Of steps whose rewards are the contract's, or somebody's who gave them."""
+    """What custom_data says of steps whose rewards are the contract's, or somebody's who gave them."""
     total = float(sum(row.step.reward for row in run))
     acted = Actors.named(row.frame_id for row in run)
     return {
         'length': str(len(run)),
         **return_data(total, contract),
         'policy_version': '',
-        'begins': str(run[0].step.stamp),
         **(acted.data() if acted.modes else {}),
     }
+
+
+def _write_episode(
+    result: Imported, folder: Path, robot: str, spec: RobotSpec, episode: Episode, rewarded: bool = True
+) -> None:
+    """Write an episode that was not recorded as messages."""
+    data = {**episode.meta, 'length': str(len(episode))}
+    if rewarded:
+        data['return'] = repr(episode.total_reward)
+    begins = int(episode.stamp[0])
+    _write(result, folder, robot, episode.number, begins, spec, data, episode_messages(episode, spec))
 
 
 def _write(
@@ -281,24 +277,27 @@ def _write(
     folder: Path,
     robot: str,
     number: int,
+    begins: int,
     spec: RobotSpec,
-    summary: Mapping[str, str],
-    custom_data: Mapping[str, str],
+    data: Mapping[str, str],
     messages: Iterator[tuple[Topic, Message]],
 ) -> None:
-    """Write a bag, its messages in order of time."""
+    """Write a bag, its messages in order of time.
+
+    Args:
+        begins: stamp of the first step, ns.
+        data: for custom_data.
+    """
     rows = list(messages)
     rows.sort(key=lambda entry: entry[1][2])
-    topics = list({topic.name: topic for topic, _ in rows}.values())
-    begins = datetime.datetime.fromtimestamp(int(summary['begins']) / 1e9, datetime.timezone.utc)
-    data = {key: value for key, value in summary.items() if key != 'begins'}
+    topics = {topic.name: topic for topic, _ in rows}
+    now = datetime.datetime.fromtimestamp(begins / 1e9, datetime.timezone.utc)
     content = hashlib.blake2b(digest_size=16)
     for _, (_, message, _) in rows:
         content.update(_bytes(message))
     known = {
-        **data,
         'task': spec.name,
-        **custom_data,
+        **data,
         'robot': robot,
         'spec': spec.to_json(),
         'spec_hash': spec.hash,
@@ -306,9 +305,9 @@ def _write(
         'source_content': content.hexdigest(),
     }
     while True:
-        name = episode_name(robot, number, begins)
+        name = episode_name(robot, number, now)
         try:
-            writer = EpisodeWriter(folder, name, topics, known)
+            writer = EpisodeWriter(folder, name, topics.values(), known)
             break
         except BagExists:
             if _content(folder / name) == content.hexdigest():

@@ -12,19 +12,17 @@ Imports pyarrow only where a table is read, so that `is_lerobot` needs nothing.
 
 from __future__ import annotations
 
-import itertools
-import json
 import re
-import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
-from dreamer_ros.sections import Section
+from dreamer_ros.schema import Count, Expected, Model, Name, Positive, check, load_json
 
 INFO = Path('meta') / 'info.json'
 STATS = Path('meta') / 'stats.json'
@@ -35,27 +33,44 @@ STATE = 'observation.state'
 OBSERVATION, IMAGES = 'observation.', 'observation.images.'
 # What every frame has, and nobody declares.
 BOOKKEEPING = ('timestamp', 'frame_index', 'episode_index', 'index', 'task_index')
-NUMBERS = re.compile(r'float(16|32|64)|u?int(8|16|32|64)|bool')
 
-_VERSION = re.compile(r'v?([23])\.\d+')
-_FORMAT = re.compile(r'(0?\d{1,2})?d?')
+_NUMBERS = re.compile(r'float(16|32|64)|u?int(8|16|32|64)|bool')
+_FIELD = re.compile(r'\{(\w+)(?::0?(\d{0,2})d?)?\}')
+# What the templates of paths may hold, by major version.
 _FIELDS = {2: {'episode_chunk', 'episode_index', 'video_key'}, 3: {'chunk_index', 'file_index', 'video_key'}}
 
+Index = Annotated[int, Field(ge=0)]
 
-class Feature(NamedTuple):
+
+def _flat(names: Any) -> tuple[str, ...]:
+    """Names of elements from what people write: a list, a list in a list, or {'motors': a list}."""
+    if isinstance(names, (dict, list, tuple)):
+        return tuple(name for part in (names.values() if isinstance(names, dict) else names) for name in _flat(part))
+    return () if names is None else (str(names),)
+
+
+class Feature(Model):
     """A column of the dataset.
 
     Attributes:
         dtype: `image`, `video`, or of numbers.
         names: of its elements; empty if it does not tell.
-        is_depth: of an image that holds distances.
     """
 
+    model_config = ConfigDict(extra='ignore')
+
     key: str
-    dtype: str
-    shape: tuple[int, ...]
-    names: tuple[str, ...]
-    is_depth: bool
+    dtype: Name
+    shape: tuple[Count, ...]
+    names: Annotated[tuple[str, ...], BeforeValidator(_flat)] = ()
+    info: Any = None
+    video_info: Any = None
+
+    @property
+    def is_depth(self) -> bool:
+        """Whether it is an image that holds distances."""
+        about = [part for part in (self.info, self.video_info) if isinstance(part, dict)]
+        return any(part.get(name) is True for part in about for name in ('is_depth_map', 'video.is_depth_map'))
 
     @property
     def is_camera(self) -> bool:
@@ -64,7 +79,22 @@ class Feature(NamedTuple):
     @property
     def is_vector(self) -> bool:
         """Whether it holds numbers in a row."""
-        return bool(NUMBERS.fullmatch(self.dtype)) and len(self.shape) == 1
+        return bool(_NUMBERS.fullmatch(self.dtype)) and len(self.shape) == 1
+
+
+class _Info(Model):
+    """meta/info.json."""
+
+    model_config = ConfigDict(extra='ignore')
+
+    codebase_version: Annotated[str, Field(pattern=r'^v?[23]\.\d+'), Expected('v2.0, v2.1 or v3.0')]
+    fps: Positive
+    # Their names become parts of paths.
+    features: dict[Annotated[str, Field(pattern='^[^/]*[^/.][^/]*$')], Feature]
+    total_episodes: Index | None = None
+    chunks_size: Count = 1000
+    data_path: Name
+    video_path: str | None = None
 
 
 class Film(NamedTuple):
@@ -96,7 +126,7 @@ def is_lerobot(path: Path) -> bool:
     return (path / INFO).is_file()
 
 
-class Layout:
+class Metadata:
     """The metadata of a dataset.
 
     Attributes:
@@ -111,26 +141,21 @@ class Layout:
 
     def __init__(self, root: Path):
         self.root = root
-        content = _json(root / INFO, INFO)
-        info = Section(str(INFO), '', content)
-        version = info.text('codebase_version')
-        known = _VERSION.match(version)
-        if not known:
-            info.fail('codebase_version', 'v2.0, v2.1 or v3.0', version)
-        self._major = int(known[1])
-        self.fps = info.positive('fps')
-        self.features = {
-            key: _feature(key, section, content['features'][key])
-            for key, section in info.sections('features').items()
-            if key not in BOOKKEEPING
-        }
-        self.total = info.count('total_episodes', least=0, default=None)
-        self._chunk = info.count('chunks_size', default=1000)
-        self._data = _template(info, 'data_path', self._major)
-        films = [feature.key for feature in self.features.values() if feature.dtype == 'video']
-        self._video = _template(info, 'video_path', self._major) if films else ''
-        found = self._entries_2(films) if self._major == 2 else self._entries_3(films)
-        self.entries = sorted(found, key=lambda entry: entry.index)
+        content = _json(root, INFO)
+        if isinstance(content, dict) and isinstance(features := content.get('features'), dict):
+            content['features'] = {
+                key: {**feature, 'key': key} if isinstance(feature, dict) else feature
+                for key, feature in features.items()
+                if key not in BOOKKEEPING
+            }
+        self._info = info = check(_Info, content, str(INFO))
+        self.fps, self.features, self.total = info.fps, info.features, info.total_episodes
+        self._films = [key for key, feature in info.features.items() if feature.dtype == 'video']
+        major = int(info.codebase_version.lstrip('v')[0])
+        for key, template in {'data_path': info.data_path, 'video_path': info.video_path}.items():
+            if key == 'data_path' or self._films:
+                _check_template(key, template, _FIELDS[major])
+        self.entries = sorted(self._entries_2() if major == 2 else self._entries_3(), key=lambda entry: entry.index)
         for entry, next_one in zip(self.entries, self.entries[1:]):
             if entry.index == next_one.index:
                 raise InputError(f'meta: expected one episode {entry.index}, got several')
@@ -141,11 +166,11 @@ class Layout:
         Raises:
             InputError: they do not.
         """
-        each = Path('meta') / 'episodes_stats.jsonl'
+        where = Path('meta') / 'episodes_stats.jsonl'
         if (self.root / STATS).exists():
-            where, found = STATS, [_json(self.root / STATS, STATS)]
-        elif (self.root / each).exists():
-            where, found = each, [line.get('stats') for line in _lines(self.root / each, each)]
+            where, found = STATS, [_json(self.root, STATS)]
+        elif (self.root / where).exists():
+            found = [line.get('stats') for _, line in _lines(self.root, where)]
         else:
             raise InputError(
                 f'{STATS}: expected the smallest and the largest actions there, or a robot contract with '
@@ -162,21 +187,14 @@ class Layout:
             raise InputError(f'{where}: expected the smallest and the largest {ACTION}, got {error!r}') from error
         return low, high
 
-    def _entries_2(self, films: Sequence[str]) -> Iterator[Entry]:
-        name = Path('meta') / 'episodes.jsonl'
-        for number, line in enumerate(_lines(self.root / name, name)):
-            entry = Section(f'{name} line {number + 1}', '', line)
-            index, length = entry.count('episode_index', least=0), entry.count('length')
-            place = {'episode_chunk': index // self._chunk, 'episode_index': index}
-            yield Entry(
-                index,
-                length,
-                self._data.format(**place),
-                {key: Film(self._video.format(**place, video_key=key), 0) for key in films},
-                _tasks(line),
-            )
+    def _entries_2(self) -> Iterator[Entry]:
+        for where, line in _lines(self.root, Path('meta') / 'episodes.jsonl'):
+            index = _value(Index, line, 'episode_index', where)
+            place = {'episode_chunk': index // self._info.chunks_size, 'episode_index': index}
+            films = {key: Film(_fill(self._info.video_path, **place, video_key=key), 0) for key in self._films}
+            yield self._entry(where, line, place, films)
 
-    def _entries_3(self, films: Sequence[str]) -> Iterator[Entry]:
+    def _entries_3(self) -> Iterator[Entry]:
         folder = Path('meta') / 'episodes'
         files = sorted((self.root / folder).glob('*/*.parquet'))
         if not files:
@@ -184,31 +202,35 @@ class Layout:
         for file in files:
             name = file.relative_to(self.root)
             table = read_table(file, name, lambda key: not key.startswith('stats/'))
-            for number, line in enumerate(table.to_pylist()):
-                entry = Section(f'{name} row {number + 1}', '', line)
-                index, length = entry.count('episode_index', least=0), entry.count('length')
-                yield Entry(
-                    index,
-                    length,
-                    self._data.format(**_place(entry, 'data')),
-                    {key: self._film(entry, key, length) for key in films},
-                    _tasks(line),
-                )
+            for number, line in enumerate(table.to_pylist(), start=1):
+                where = f'{name} row {number}'
+                films = {key: self._film(where, line, key) for key in self._films}
+                yield self._entry(where, line, _place(where, line, 'data'), films)
 
-    def _film(self, entry: Section, key: str, length: int) -> Film:
-        path = self._video.format(**_place(entry, f'videos/{key}'), video_key=key)
-        begin, end = (entry.number(f'videos/{key}/{name}') for name in ('from_timestamp', 'to_timestamp'))
+    def _entry(self, where: str, line: Mapping[str, Any], place: Mapping[str, int], films: dict[str, Film]) -> Entry:
+        tasks = line.get('tasks')
+        return Entry(
+            _value(Index, line, 'episode_index', where),
+            _value(Count, line, 'length', where),
+            _fill(self._info.data_path, **place),
+            films,
+            tuple(map(str, tasks)) if isinstance(tasks, list) else (),
+        )
+
+    def _film(self, where: str, line: Mapping[str, Any], key: str) -> Film:
+        path = _fill(self._info.video_path, **_place(where, line, f'videos/{key}'), video_key=key)
+        begin, end = (_value(float, line, f'videos/{key}/{name}_timestamp', where) for name in ('from', 'to'))
+        length = _value(Count, line, 'length', where)
         if begin < 0 or abs((end - begin) * self.fps - length) > 0.5:
-            entry.fail(
-                f'videos/{key}/to_timestamp',
-                f'{length} frames at {self.fps:g} per second after from_timestamp ({begin:g})',
-                end,
+            raise InputError(
+                f'{where}: videos/{key}/to_timestamp: expected {length} frames at {self.fps:g} per second after '
+                f'from_timestamp ({begin:g}), got {end:g}'
             )
         return Film(path, round(begin * self.fps))
 
 
-def read_table(path: Path, name: Path, wanted=None) -> Any:
-    """A pyarrow Table of a parquet file, or those of its columns whose name is `wanted`.
+def read_table(path: Path, name: Path, wanted: Callable[[str], bool]) -> Any:
+    """A pyarrow Table of those columns of a parquet file whose name is `wanted`.
 
     Raises:
         InputError: it is missing or damaged.
@@ -218,92 +240,54 @@ def read_table(path: Path, name: Path, wanted=None) -> Any:
 
     try:
         with parquet.ParquetFile(path) as file:
-            columns = None if wanted is None else [key for key in file.schema_arrow.names if wanted(key)]
-            return file.read(columns)
+            return file.read([key for key in file.schema_arrow.names if wanted(key)])
     except FileNotFoundError as error:
         raise InputError(f'{name}: expected a parquet file, but it does not exist') from error
     except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f'{name}: expected a parquet file that can be read ({_first_line(error)})') from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f'{name}: expected a parquet file that can be read ({reason})') from error
 
 
-def element_names(names: Any) -> tuple[str, ...]:
-    """Names of elements from what people write: a list, a list in a list, or {'motors': a list}."""
-    if isinstance(names, dict):
-        names = list(names.values())
-    if isinstance(names, list):
-        return tuple(itertools.chain.from_iterable(map(element_names, names)))
-    return () if names is None else (str(names),)
-
-
-def _feature(key: str, section: Section, content: Mapping[str, Any]) -> Feature:
-    if '/' in key or key == '..':  # it becomes part of paths
-        section.fail('', 'a feature without / in its name', key)
-    dtype = section.text('dtype')
-    shape = section.numbers('shape')
-    if not all(size >= 1 and size.is_integer() for size in shape):
-        section.fail('shape', 'sizes', list(shape))
-    about = [content[name] for name in ('info', 'video_info') if isinstance(content.get(name), dict)]
-    is_depth = any(part.get(name) is True for part in about for name in ('is_depth_map', 'video.is_depth_map'))
-    return Feature(key, dtype, tuple(map(int, shape)), element_names(content.get('names')), is_depth)
-
-
-def _template(info: Section, key: str, major: int) -> str:
-    """A template that names nothing but a file below the dataset."""
-    template = info.text(key)
-    try:
-        parts = list(string.Formatter().parse(template))
-        sound = all(
-            field is None
-            or field in _FIELDS[major]
-            and conversion is None
-            and (not spec if field == 'video_key' else _FORMAT.fullmatch(spec))
-            for _, field, spec, conversion in parts
+def _check_template(key: str, template: Any, fields: set[str]) -> None:
+    """Refuse a template that names anything but a file below the dataset."""
+    place = PurePosixPath(template or '')
+    rest = _FIELD.sub('', template or '')
+    known = all(match[1] in fields for match in _FIELD.finditer(template or ''))
+    if not template or not known or set('{}') & set(rest) or place.is_absolute() or '..' in place.parts:
+        raise InputError(
+            f'{INFO}: {key}: expected a path below the dataset, with {", ".join(sorted(fields))} in braces, '
+            f'got {template!r}'
         )
-    except ValueError:
-        sound = False
-    place = PurePosixPath(template)
-    if not sound or place.is_absolute() or '..' in place.parts:
-        info.fail(key, f'a path below the dataset, with {", ".join(sorted(_FIELDS[major]))} in braces', template)
-    return template
 
 
-def _place(entry: Section, what: str) -> dict[str, int]:
-    return {name: entry.count(f'{what}/{name}', least=0) for name in ('chunk_index', 'file_index')}
+def _fill(template: str, **values: Any) -> str:
+    return _FIELD.sub(lambda match: str(values[match[1]]).zfill(int(match[2] or 0)), template)
 
 
-def _tasks(line: Mapping[str, Any]) -> tuple[str, ...]:
-    tasks = line.get('tasks')
-    return tuple(map(str, tasks)) if isinstance(tasks, list) else ()
+def _place(where: str, line: Mapping[str, Any], what: str) -> dict[str, int]:
+    return {name: _value(Index, line, f'{what}/{name}', where) for name in ('chunk_index', 'file_index')}
 
 
-def _json(path: Path, name: Path) -> Any:
-    return _parse(_text(path, name), str(name))
+def _value(kind: Any, line: Mapping[str, Any], key: str, where: str) -> Any:
+    return check(kind, line.get(key), f'{where}: {key}')
 
 
-def _lines(path: Path, name: Path) -> list[Any]:
-    lines = [
-        _parse(line, f'{name} line {number + 1}')
-        for number, line in enumerate(_text(path, name).splitlines())
-        if line.strip()
-    ]
-    for number, line in enumerate(lines):
-        if not isinstance(line, dict):
-            raise InputError(f'{name} line {number + 1}: expected a mapping of names to values, got {line!r}')
-    return lines
+def _json(root: Path, name: Path) -> Any:
+    return load_json(_text(root, name), str(name))
 
 
-def _text(path: Path, name: Path) -> str:
-    if not path.is_file():
+def _lines(root: Path, name: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each line is, and what it says."""
+    for number, text in enumerate(_text(root, name).splitlines(), start=1):
+        where = f'{name} line {number}'
+        if text.strip():
+            line = load_json(text, where)
+            if not isinstance(line, dict):
+                raise InputError(f'{where}: expected a mapping of names to values, got {line!r}')
+            yield where, line
+
+
+def _text(root: Path, name: Path) -> str:
+    if not (root / name).is_file():
         raise InputError(f'{name}: expected a file of that name, but it does not exist')
-    return read_text(path)
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f'{where}: expected JSON ({error})') from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return read_text(root / name)

@@ -18,12 +18,12 @@ import pyarrow
 from PIL import Image
 from pyarrow import parquet
 
-from dreamer_ros.episodes.bag_reader import load_recording, partial_path
+from dreamer_ros.episodes.bag_reader import partial_path
 from dreamer_ros.episodes.episode import Episode
-from dreamer_ros.episodes.episode_reader import read_episodes
+from dreamer_ros.episodes.messages import recorded_mode
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
-from dreamer_ros.formats.importing import recorded_spec
+from dreamer_ros.formats.exporting import read_bag
 from dreamer_ros.formats.lerobot_metadata import (
     ACTION,
     BOOKKEEPING,
@@ -37,7 +37,6 @@ from dreamer_ros.formats.lerobot_metadata import (
     TRUNCATED,
 )
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.wire.codecs import Mode, parse_mode
 
 # What LeRobot fills one file of a table with, and how many files a folder.
 FILE_MB, FILES = 100, 1000
@@ -66,14 +65,13 @@ def export_lerobot(bags: Iterable[Path], folder: Path) -> Iterator[tuple[Path, i
         partial.mkdir(parents=True)
         dataset: _Dataset | None = None
         for bag in bags:
-            spec = recorded_spec(bag, load_recording(bag, []), bag.parent)
+            spec, episodes, problems = read_bag(bag, bag.parent)
             if dataset is None:
                 dataset = _Dataset(partial, spec)
             elif dataset.spec.hash != spec.hash:
                 raise InputError(
                     f'{bag}: expected the robot of the bags before it, but {dataset.spec.difference(spec)}'
                 )
-            episodes, problems = read_episodes(bag, spec)
             frames = 0
             for episode in episodes:
                 if len(episode) < 2:
@@ -145,7 +143,8 @@ class _Dataset:
             }
         )
         self._frames += length
-        self._origin.append({'begins': int(episode.stamp[0]), 'actor': _actor(episode.meta)})
+        # Who acted, as actions say it.
+        self._origin.append({'begins': int(episode.stamp[0]), 'actor': str(recorded_mode(episode.meta) or '')})
 
     def finish(self) -> None:
         """Write what is known only at the end."""
@@ -191,10 +190,9 @@ class _Dataset:
         columns = {IMAGES + name: episode.image[:-1, ..., 3 * k : 3 * k + 3] for k, name in enumerate(spec.cameras)}
         if spec.vector:
             columns[STATE] = episode.vector[:-1]
-        action = episode.action[:-1].astype(np.float64)
-        low, high = np.array(spec.action_low), np.array(spec.action_high)
+        action = episode.action[:-1]
         numbers = {
-            ACTION: action.argmax(1) if spec.discrete else low + (action + 1) / 2 * (high - low),
+            ACTION: action.argmax(1) if spec.discrete else spec.limits.to_units(action),
             REWARD: episode.reward[1:],
             DONE: episode.is_last[1:],
             TRUNCATED: episode.is_last[1:] & ~episode.is_terminal[1:],
@@ -306,15 +304,6 @@ def _task_table(tasks: dict[str, int]) -> pyarrow.Table:
         'creator': {'library': 'pyarrow', 'version': pyarrow.__version__},
     }
     return table.replace_schema_metadata({'pandas': json.dumps(about)})
-
-
-def _actor(meta: dict[str, str]) -> str:
-    """Who acted, as actions say it."""
-    version = meta.get('policy_version')
-    try:
-        return str(parse_mode(str(Mode(meta['mode'], int(version) if version else None))))
-    except (InputError, KeyError, ValueError):
-        return str(Mode('human'))
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -18,25 +18,39 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dreamer_ros.episodes.assemble import GAP_PERIODS
 from dreamer_ros.episodes.episode import Episode
-from dreamer_ros.episodes.messages import EPOCH, Sent, episode_data, episode_messages
+from dreamer_ros.episodes.messages import EPOCH, mode_data, recorded_mode
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
-from dreamer_ros.spec import RobotSpec
-from dreamer_ros.wire.codecs import Mode, parse_mode
+from dreamer_ros.spec import ActionLimits, RobotSpec
 
 ARRAYS = '.npz'
 MOST_CHOICES = 1000
+LARGEST_MB = 1000  # of 10^6 bytes, in memory
+LAST_STAMP = 2**31 * 10**9  # ns; ROS counts seconds in 31 bits
 # What `Env.step` calls the flags.
 STEP_FLAGS = {'terminations': 'terminated', 'truncations': 'truncated'}
 # Names that do not say which of the two they mean, or that data sets of many episodes in a file have.
 OTHER_FLAGS = ('done', 'dones', 'terminals', 'timeouts')
+# What damaged zip files and headers of arrays provoke.
+DAMAGE = (
+    OSError,
+    ValueError,  # UnicodeDecodeError, too
+    EOFError,
+    KeyError,
+    zipfile.BadZipFile,
+    MemoryError,
+    SyntaxError,
+    RuntimeError,  # NotImplementedError, too
+    TypeError,
+    OverflowError,
+)
 
 
 def write_arrays(path: Path, episode: Episode, spec: RobotSpec) -> None:
@@ -65,97 +79,124 @@ def write_arrays(path: Path, episode: Episode, spec: RobotSpec) -> None:
         raise InputError(f'{path}: can not be written ({error.strerror})') from error
 
 
-def read_arrays(
-    path: Path, period: float | None, problems: list[Problem]
-) -> tuple[RobotSpec, dict[str, str], Iterator[Sent]]:
-    """An episode as messages of our own topics.
+def read_arrays(path: Path, period: float | None, problems: list[Problem]) -> tuple[RobotSpec, Episode]:
+    """The robot and the episode of a file.
 
     Args:
         period: s between two steps, for files without `spec`.
         problems: gets what is left out.
 
-    Returns:
-        The robot, what custom_data says, and the messages: topic, and (name, CDR bytes, stamp).
-
     Raises:
         InputError: the file can't be read, or arrays do not fit.
     """
-    arrays = _load(path)
-    image, vector = _observations(arrays)
-    actions, rewards = (_take(arrays, key) for key in ('actions', 'rewards'))
-    length = len(image if image is not None else vector)
-    if not len(actions) == len(rewards) == length - 1 or length < 2:
-        raise InputError(
-            f'expected one action and one reward less than observations, got {len(actions)} actions, '
-            f'{len(rewards)} rewards and {length} observations'
-        )
-    if rewards.ndim != 1:
-        raise InputError(f'rewards: expected [T], got {list(rewards.shape)}')
-    if not finite(rewards):
-        raise InputError('rewards: expected finite numbers, as float32, got others')
-    ends = [_flags(arrays, key, len(rewards)) for key in STEP_FLAGS]
-    if all(flags is None for flags in ends):
-        problems.append(Problem(path, 'expected terminations or truncations, got none: the episode counts as cut'))
-    terminations, truncations = (np.zeros(len(rewards), bool) if flags is None else flags for flags in ends)
-    if (terminations | truncations)[:-1].any():
-        raise InputError('terminations, truncations: expected one episode in a file, but it ends before the last step')
-    mode = _mode(arrays)
-    in_units = 'action_low' in arrays or 'action_high' in arrays
-    spec = _spec(path, arrays, image, vector, actions, period)
-    actions = _actions(spec, actions, in_units)
-    stamps = _stamps(arrays, length, spec)
-    unknown = sorted(arrays)
-    if unknown:
-        problems.append(Problem(path, f'not used: {", ".join(unknown)}'))
-    episode = Episode.of_transitions(
-        image, vector, actions, rewards, stamps, bool(terminations[-1] or truncations[-1]), bool(terminations[-1])
-    )
-    return spec, episode_data(episode, mode), episode_messages(episode, spec, mode)
+    with _Arrays(path) as arrays:
+        image, vector = _observations(arrays)
+        actions, rewards = (arrays.numbers(key) for key in ('actions', 'rewards'))
+        length = len(image if image is not None else vector)
+        if not len(actions) == len(rewards) == length - 1 or length < 2:
+            raise InputError(
+                f'expected one action and one reward less than observations, got {len(actions)} actions, '
+                f'{len(rewards)} rewards and {length} observations'
+            )
+        if rewards.ndim != 1:
+            raise InputError(f'rewards: expected [T], got {list(rewards.shape)}')
+        _check_finite('rewards', rewards)
+        ends = [_flags(arrays, key, len(rewards)) for key in STEP_FLAGS]
+        if all(flags is None for flags in ends):
+            problems.append(Problem(path, 'expected terminations or truncations, got none: the episode counts as cut'))
+        terminations, truncations = (np.zeros(len(rewards), bool) if flags is None else flags for flags in ends)
+        if (terminations | truncations)[:-1].any():
+            raise InputError(
+                'terminations, truncations: expected one episode in a file, but it ends before the last step'
+            )
+        limits = {key: arrays.numbers(key) for key in ('action_low', 'action_high') if key in arrays}
+        if 'spec' in arrays:
+            if limits:
+                raise InputError('expected spec or action_low and action_high, got both')
+            spec = _stored_spec(arrays.text('spec'), image, vector)
+        else:
+            spec = _made_spec(path, image, vector, actions, limits, period)
+        actions = _actions(spec, actions, bool(limits))
+        stamps = _stamps(arrays, length, spec)
+        meta = _meta(arrays)
+        if arrays.names:
+            problems.append(Problem(path, f'not used: {", ".join(sorted(arrays.names))}'))
+    end = bool(terminations[-1])
+    episode = Episode.of_transitions(image, vector, actions, rewards, stamps, end or bool(truncations[-1]), end)
+    episode.meta, episode.path = meta, path
+    return spec, episode
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
-    """All arrays; for one of Python objects a single None, so that it is refused only where it is needed."""
-    arrays = {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            for name in file.files:
-                try:
-                    arrays[name] = file[name]
-                except ValueError as error:
-                    if 'allow_pickle' not in str(error):
-                        raise
-                    arrays[name] = np.array(None)
-    # What damaged zip files and headers of arrays provoke.
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        zipfile.BadZipFile,
-        NotImplementedError,
-        MemoryError,
-        SyntaxError,
-        RuntimeError,
-        TypeError,
-        OverflowError,
-        UnicodeDecodeError,
-    ) as error:
-        raise InputError(f'it is no NumPy file that can be read ({error})') from error
-    return arrays
+class _Arrays:
+    """The arrays of a file, each loaded when it is taken.
+
+    Attributes:
+        names: of those not taken so far.
+
+    Raises:
+        InputError: the file can't be read, or takes too much memory.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                size = sum(entry.file_size for entry in archive.infolist()) / 1e6
+            if size > LARGEST_MB:
+                raise InputError(f'expected arrays of {LARGEST_MB} MB at most, got {size:.0f} MB')
+            self._file = np.load(path, allow_pickle=False)
+        except DAMAGE as error:
+            raise (error if isinstance(error, InputError) else _unreadable(error)) from error
+        self.names = set(self._file.files)
+
+    def __enter__(self) -> _Arrays:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.names
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        self.names.remove(key)
+        try:
+            return self._file[key]
+        except DAMAGE as error:
+            if 'allow_pickle' in str(error):
+                raise InputError(
+                    f'{key}: expected an array of numbers, got one of Python objects, which are never loaded'
+                ) from error
+            raise _unreadable(error) from error
+
+    def numbers(self, key: str) -> np.ndarray:
+        """An array of numbers with at least one axis."""
+        if key not in self:
+            raise InputError(f'{key}: expected an array of that name, got none')
+        array = self[key]
+        if array.dtype.kind not in 'iufb' or array.ndim == 0:
+            raise InputError(f'{key}: expected an array of numbers, got {array.dtype} {list(array.shape)}')
+        return array
+
+    def text(self, key: str) -> str:
+        return str(self[key])
 
 
-def _take(arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
-    if key not in arrays:
-        raise InputError(f'{key}: expected an array of that name, got none')
-    array = arrays.pop(key)
-    if array.dtype.kind == 'O':
-        raise InputError(f'{key}: expected an array of numbers, got one of Python objects, which are never loaded')
-    if array.dtype.kind not in 'iufb' or array.ndim == 0:
-        raise InputError(f'{key}: expected an array of numbers, got {array.dtype} {list(array.shape)}')
-    return array
+def _unreadable(error: BaseException) -> InputError:
+    return InputError(f'it is no NumPy file that can be read ({error})')
 
 
-def _flags(arrays: dict[str, np.ndarray], key: str, length: int) -> np.ndarray | None:
+def _check_finite(key: str, array: np.ndarray) -> None:
+    if not finite(array):
+        raise InputError(f'{key}: expected finite numbers, as float32, got others')
+
+
+def finite(array: np.ndarray) -> bool:
+    """Whether all numbers are, as float32, which episodes are made of."""
+    with np.errstate(over='ignore'):
+        return bool(np.isfinite(array.astype(np.float32)).all())
+
+
+def _flags(arrays: _Arrays, key: str, length: int) -> np.ndarray | None:
     """Bool [T], or None without such an array."""
     names = [name for name in (key, STEP_FLAGS[key]) if name in arrays]
     if len(names) > 1:
@@ -167,37 +208,34 @@ def _flags(arrays: dict[str, np.ndarray], key: str, length: int) -> np.ndarray |
                 f'{others[0]}: expected terminations and truncations, which tell an end for good from one by time'
             )
         return None
-    flags = _take(arrays, names[0])
+    flags = arrays.numbers(names[0])
     if flags.shape != (length,) or not np.isin(flags, (0, 1)).all():
         raise InputError(f'{names[0]}: expected {length} flags, got {list(flags.shape)} of {flags.dtype}')
     return flags.astype(bool)
 
 
-def finite(array: np.ndarray) -> bool:
-    """Whether all numbers are, as float32, which episodes are made of."""
-    with np.errstate(over='ignore'):
-        return bool(np.isfinite(array.astype(np.float32)).all())
-
-
-def _mode(arrays: dict[str, np.ndarray]) -> Mode:
-    """Who acted, as our own files say; an episode of another origin counts as a human's."""
+def _meta(arrays: _Arrays) -> dict[str, str]:
+    """Who acted, if the file says it."""
     try:
-        meta = json.loads(str(arrays.pop('meta', '{}')))
-        version = meta.get('policy_version')
-        return parse_mode(str(Mode(meta['mode'], int(version) if version else None)))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return Mode('human')
+        meta = json.loads(arrays.text('meta')) if 'meta' in arrays else {}
+    except (InputError, ValueError, RecursionError):
+        return {}
+    return mode_data(recorded_mode(meta)) if isinstance(meta, dict) else {}
 
 
-def _observations(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _observations(arrays: _Arrays) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Images uint8 [T+1, H, W, C] and vectors float [T+1, N], or None each."""
-    image_key, vector_key = 'observations/image', 'observations/vector'
+    keys = ('observations/image', 'observations/vector')
+    found = {key: (key, arrays.numbers(key)) for key in keys if key in arrays}
     if 'observations' in arrays:
-        hidden = image_key if arrays['observations'].ndim == 4 else vector_key
-        if hidden in arrays:
-            raise InputError(f'expected observations or {hidden}, got both')
-        image_key, vector_key = ('observations', vector_key) if hidden == image_key else (image_key, 'observations')
-    image, vector = (_take(arrays, key) if key in arrays else None for key in (image_key, vector_key))
+        single = arrays.numbers('observations')
+        meant = keys[0] if single.ndim == 4 else keys[1]
+        if meant in found:
+            raise InputError(f'expected observations or {meant}, got both')
+        found[meant] = 'observations', single
+    if not found:
+        raise InputError(f'expected observations, {" or ".join(keys)}, got {", ".join(sorted(arrays.names)) or "none"}')
+    (image_key, image), (vector_key, vector) = (found.get(key, (key, None)) for key in keys)
     if image is not None:
         if image.ndim == 4 and image.shape[1] in (3, 6, 9) and image.shape[3] not in (3, 6, 9):
             image = image.transpose(0, 2, 3, 1)
@@ -205,43 +243,35 @@ def _observations(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray | None, np.
             raise InputError(
                 f'{image_key}: expected uint8 [T+1, H, W, 3] from 0 to 255, got {image.dtype} {list(image.shape)}'
             )
-    if vector is not None and vector.ndim != 2:
-        raise InputError(f'{vector_key}: expected [T+1, N], got {list(vector.shape)}')
-    if vector is not None and not finite(vector):
-        raise InputError(f'{vector_key}: expected finite numbers, as float32, got others')
-    if image is None and vector is None:
-        raise InputError(
-            'expected observations, observations/image or observations/vector, got '
-            f'{", ".join(sorted(arrays)) or "none"}'
-        )
-    if image is not None and vector is not None and len(image) != len(vector):
+    if vector is not None:
+        if vector.ndim != 2:
+            raise InputError(f'{vector_key}: expected [T+1, N], got {list(vector.shape)}')
+        _check_finite(vector_key, vector)
+    if len(found) == 2 and len(image) != len(vector):
         raise InputError(
             f'expected as many images as vectors, got {len(image)} in {image_key} and {len(vector)} in {vector_key}'
         )
     return image, vector
 
 
-def _spec(
+def _stored_spec(text: str, image: np.ndarray | None, vector: np.ndarray | None) -> RobotSpec:
+    """The robot as the file says."""
+    spec = RobotSpec.from_json(text, 'spec')
+    shape, size = (0, 0, 0) if image is None else image.shape[1:], 0 if vector is None else vector.shape[1]
+    if shape != spec.image_shape or size != len(spec.vector):
+        raise InputError(f'the observations are others than those of spec: images {list(shape)} and {size} numbers')
+    return spec
+
+
+def _made_spec(
     path: Path,
-    arrays: dict[str, np.ndarray],
     image: np.ndarray | None,
     vector: np.ndarray | None,
     actions: np.ndarray,
+    limits: dict[str, np.ndarray],
     period: float | None,
 ) -> RobotSpec:
-    """The robot as the file says, else as the arrays look."""
-    limits = {key: _take(arrays, key) for key in ('action_low', 'action_high') if key in arrays}
-    if 'spec' in arrays:
-        spec = RobotSpec.from_json(str(arrays.pop('spec')), 'spec')
-        if limits:
-            raise InputError('expected spec or action_low and action_high, got both')
-        shape = (0, 0, 0) if image is None else image.shape[1:]
-        if shape != spec.image_shape or (0 if vector is None else vector.shape[1]) != len(spec.vector):
-            raise InputError(
-                f'the observations are others than those of spec: images {list(shape)} and '
-                f'{0 if vector is None else vector.shape[1]} numbers'
-            )
-        return spec
+    """The robot as the arrays look."""
     if period is None:
         raise InputError('it does not tell the time between two steps: expected --period')
     discrete = actions.ndim == 1 and actions.dtype.kind in 'iu'
@@ -250,13 +280,10 @@ def _spec(
     if not discrete and (actions.ndim != 2 or not actions.size):
         raise InputError(f'actions: expected [T, A] or whole numbers [T], got {actions.dtype} {list(actions.shape)}')
     size = max(2, int(actions.max()) + 1) if discrete else actions.shape[1]
-    low, high = (
-        limits.get(key, np.full(size, default))
-        for key, default in (('action_low', 0.0 if discrete else -1.0), ('action_high', 1.0))
-    )
+    low = limits.get('action_low', np.full(size, 0.0 if discrete else -1.0))
+    high = limits.get('action_high', np.ones(size))
     if low.shape != (size,) or high.shape != (size,) or not (low < high).all():
         raise InputError(f'action_low, action_high: expected {size} limits each, the low ones below the high ones')
-    cameras = () if image is None else ('camera', *(f'camera{k}' for k in range(1, image.shape[3] // 3)))
     return RobotSpec(
         name=path.parent.name or path.stem,
         image_size=(0, 0) if image is None else image.shape[1:3],
@@ -266,39 +293,53 @@ def _spec(
         action_high=high,
         control_period=period,
         action_repeat=1,
-        cameras=cameras,
+        cameras=() if image is None else ('camera', *(f'camera{k}' for k in range(1, image.shape[3] // 3))),
         discrete=discrete,
     )
+
+
+def one_hot(choices: np.ndarray, size: int, key: str) -> np.ndarray:
+    """Actions float32 [T, A] of choices [T], which `key` names in errors.
+
+    Raises:
+        InputError: there is none of that number.
+    """
+    if (choices != np.round(choices)).any() or choices.min() < 0 or choices.max() >= size:
+        raise InputError(
+            f'{key}: expected whole numbers from 0 to {size - 1}, got {choices.dtype} from '
+            f'{choices.min():g} to {choices.max():g}'
+        )
+    return np.eye(size, dtype=np.float32)[choices.astype(int)]
 
 
 def _actions(spec: RobotSpec, actions: np.ndarray, in_units: bool) -> np.ndarray:
     """float32 [T, A] in [-1, 1], of actions that are so already or between the limits."""
     size = len(spec.action)
     if spec.discrete and actions.ndim == 1:
-        if actions.dtype.kind not in 'iu' or actions.min() < 0 or actions.max() >= size:
-            raise InputError(
-                f'actions: expected whole numbers from 0 to {size - 1}, got {actions.dtype} from '
-                f'{actions.min():g} to {actions.max():g}'
-            )
-        return np.eye(size, dtype=np.float32)[actions.astype(int)]
+        return one_hot(actions, size, 'actions')
     if actions.shape[1:] != (size,) or not np.isfinite(actions).all():
         raise InputError(f'actions: expected finite [T, {size}], got {list(actions.shape)}')
-    scaled = actions
-    if in_units:
-        low, high = np.array(spec.action_low), np.array(spec.action_high)
-        scaled = (actions - low) / (high - low) * 2 - 1
-    if np.abs(scaled).max() > 1 + 1e-6:
+    limits = spec.limits if in_units else ActionLimits([-1] * size, [1] * size)
+    if not limits.within(actions, 5e-7).all():
         raise InputError(
             'actions: expected numbers in [-1, 1], or action_low and action_high that they lie between, '
             f'got {actions.min():g} to {actions.max():g}'
         )
-    return np.clip(scaled, -1, 1).astype(np.float32)
+    return limits.from_units(actions) if in_units else np.clip(actions, -1, 1).astype(np.float32)
 
 
-def _stamps(arrays: dict[str, np.ndarray], length: int, spec: RobotSpec) -> np.ndarray:
+def _stamps(arrays: _Arrays, length: int, spec: RobotSpec) -> np.ndarray:
+    """int64 [T+1], ns."""
     if 'stamps' not in arrays:
         return EPOCH + (np.arange(length) * round(spec.control_period * 1e9)).astype(np.int64)
-    stamps = _take(arrays, 'stamps')
-    if stamps.shape != (length,) or stamps.dtype.kind not in 'iu' or stamps[0] < 0 or not (np.diff(stamps) > 0).all():
-        raise InputError(f'stamps: expected {length} growing whole numbers, got {stamps.dtype} {list(stamps.shape)}')
+    stamps = arrays.numbers('stamps')
+    if stamps.shape != (length,) or stamps.dtype.kind not in 'iu':
+        raise InputError(f'stamps: expected {length} whole numbers, got {stamps.dtype} {list(stamps.shape)}')
+    if stamps.min() < 0 or stamps.max() >= LAST_STAMP:
+        raise InputError(f'stamps: expected times in ns from 0 to 2^31 s, got {stamps.min()} to {stamps.max()}')
+    stamps = stamps.astype(np.int64)
+    steps = np.diff(stamps) / 1e9
+    if steps.min() <= 0 or steps.max() > GAP_PERIODS * spec.control_period:
+        wrong = steps.min() if steps.min() <= 0 else steps.max()
+        raise InputError(f'stamps: expected {spec.control_period:g} s from one to the next, got {wrong:g} s')
     return stamps

@@ -22,7 +22,7 @@ from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.episodes.recovery import recover
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
-from dreamer_ros.formats.npz import ARRAYS
+from dreamer_ros.formats.npz import ARRAYS, read_arrays
 from dreamer_ros.replay.buffer import ReplayBuffer, row_type
 from dreamer_ros.replay.cache import KEEP, CachedBag, EpisodeCache
 from dreamer_ros.robot.contract import RobotContract
@@ -406,10 +406,24 @@ class _Folder:
 
     def _read(self, path: Path) -> tuple[list[Episode], list[Problem]]:
         try:
+            if path.suffix == ARRAYS:
+                return _read_arrays(path, self._spec)
             return read_episodes(path, self._spec, self._contract)
         # Whatever a damaged bag provokes in the readers, it must not end the training.
         except Exception as error:  # noqa: BLE001
             return [], [Problem(path, f'it can not be read ({type(error).__name__}: {error})')]
+
+
+def _read_arrays(path: Path, spec: RobotSpec) -> tuple[list[Episode], list[Problem]]:
+    problems: list[Problem] = []
+    try:
+        found, episode = read_arrays(path, spec.control_period, problems)
+    except InputError as error:
+        return [], [*problems, Problem(path, str(error))]
+    difference = spec.difference(found)
+    if difference:
+        return [], [*problems, Problem(path, f'recorded from another robot: {difference}')]
+    return [episode], problems
 
 
 def _is_settled(bag: Path) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import re
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -21,8 +22,10 @@ from dreamer_ros.episodes.inspect import bags_in, read_contents
 from dreamer_ros.episodes.labels import Labels
 from dreamer_ros.episodes.recovery import recover_all
 from dreamer_ros.errors import InputError
+from dreamer_ros.formats import npz
 from dreamer_ros.formats.exporting import export_arrays
 from dreamer_ros.formats.importing import find_sources, import_source
+from dreamer_ros.formats.npz import read_arrays, write_arrays
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.definitions import blank_message, encode, typestore
@@ -296,6 +299,10 @@ def as_observations(image):
         ({'actions': PYTHON}, 'actions: expected an array of numbers, got one of Python objects'),
         (as_observations(PYTHON), 'observations: expected an array of numbers, got one of Python objects'),
         ({'spec': np.array('{')}, 'spec: robot spec: expected JSON'),
+        ({'stamps': np.arange(10) * 50_000_000 + 2**31 * 10**9}, r'stamps: expected times in ns from 0 to 2\^31 s'),
+        ({'stamps': np.arange(10)[::-1] * 50_000_000}, 'stamps: expected 0.05 s from one to the next, got -0.05 s'),
+        ({'stamps': np.arange(10) * 50_000_000 + 10**9 * (np.arange(10) > 4)}, 'stamps: .* to the next, got 1.05 s'),
+        ({'stamps': np.arange(9)}, r'stamps: expected 10 whole numbers, got int64 \[9\]'),
     ],
 )
 def test_arrays_that_do_not_fit(tmp_path, rng, capsys, changes, complaint):
@@ -305,6 +312,30 @@ def test_arrays_that_do_not_fit(tmp_path, rng, capsys, changes, complaint):
     [sentence] = capsys.readouterr().err.splitlines()
     assert re.match(f'  one.npz: .*{complaint}', sentence)
     assert not (tmp_path / 'episodes').exists()
+
+
+def test_a_small_file_of_large_arrays_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, 'LARGEST_MB', 10)
+    with (tmp_path / 'one.npz').open('wb') as file:
+        np.savez_compressed(file, **{'observations/image': np.zeros((400, 100, 100, 3), np.uint8)})
+    assert (tmp_path / 'one.npz').stat().st_size < 1e5
+    tracemalloc.start()
+    result = import_source(tmp_path / 'one.npz', tmp_path / 'episodes', period=0.05)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+    assert reasons(result) == 'expected arrays of 10 MB at most, got 12 MB'
+
+
+def test_arrays_are_read_without_a_bag(tmp_path, rng):
+    episode = random_episode(rng, 12)
+    episode.reward[0], episode.action[-1] = 0, 0
+    write_arrays(tmp_path / 'one.npz', episode, SPEC)
+    spec, read = read_arrays(tmp_path / 'one.npz', None, problems := [])
+    assert spec == SPEC and not problems
+    assert_equal(read, episode)
+    [bag] = import_source(tmp_path / 'one.npz', tmp_path / 'episodes').bags
+    [again], _ = read_episodes(bag, SPEC)
+    assert_equal(again, read)
 
 
 def test_other_names_of_flags_and_arrays_that_nobody_needs(tmp_path, rng):
@@ -344,7 +375,7 @@ def test_choices_that_the_robot_of_the_file_does_not_have(tmp_path, rng, wrong):
         ({'mode': 'evaluate', 'policy_version': '7'}, 'evaluate', '7'),
         ({'mode': 'random', 'policy_version': ''}, 'random', ''),
         ({'mode': 'human', 'policy_version': '7'}, 'human', ''),
-        ({'mode': 'nobody'}, 'human', ''),
+        ({'mode': 'nobody'}, None, None),
     ],
 )
 def test_who_acted_goes_out_and_comes_in_again(tmp_path, rng, custom, mode, version):
@@ -352,8 +383,9 @@ def test_who_acted_goes_out_and_comes_in_again(tmp_path, rng, custom, mode, vers
     [(path, _, _)] = export_arrays(tmp_path / 'bags' / 'bag', tmp_path / 'arrays')
     [bag] = import_source(path, tmp_path / 'again').bags
     data = read_metadata(bag)['custom_data']
-    assert (data['mode'], data['policy_version']) == (mode, version)
-    assert read_contents(bag).episodes[0].actors == {f'policy/{version}/{mode}' if version else mode: 11}
+    assert (data.get('mode'), data.get('policy_version')) == (mode, version)
+    who = f'policy/{version}/{mode}' if version else mode or 'unknown'
+    assert read_contents(bag).episodes[0].actors == {who: 11}
 
 
 def test_sources_and_what_is_none(tmp_path, rng):
