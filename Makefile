@@ -1,4 +1,4 @@
-# make train | test | bench | clean: each sets up all it needs in .venv first (Python 3.10 to 3.13).
+# make train | test | lint | bench | clean: each sets up all it needs in .venv first (Python 3.10 to 3.13).
 #
 #   make train TASK=walker_walk PRESET=cpu ARGS="seed:=1 simulators:=2"
 #
@@ -34,7 +34,7 @@ endif
 INSTALLED := $(VENV)/installed-with-ros-$(ROS)
 RENDERS := $(VENV)/renders-with-$(MUJOCO_GL)
 
-.PHONY: train test bench clean
+.PHONY: train test lint bench clean
 
 train: $(RENDERS)
 	exec $(BIN)/dreamer launch sim_train $(if $(TASK),task:=$(TASK)) $(if $(PRESET),preset:=$(PRESET)) $(ARGS)
@@ -42,11 +42,15 @@ train: $(RENDERS)
 test: $(RENDERS)
 	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
+lint: $(VENV)/linters
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
 bench: $(RENDERS)
 	for file in benchmarks/bench_*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) $(ARGS); done
 
 clean:
-	rm -rf $(VENV) build install log *.egg-info .pytest_cache
+	rm -rf $(VENV) build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call system_packages,names): installs Debian packages where we may, else says which are missing.
@@ -58,7 +62,7 @@ define system_packages
 	DEBIAN_FRONTEND=noninteractive $$admin apt-get install -y -qq $(1)
 endef
 
-$(INSTALLED): setup.py setup.cfg $(CONSTRAINTS)
+$(INSTALLED): pyproject.toml setup.py setup.cfg $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 13) or sys.exit("error: Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d; another one: make PYTHON=python3.12" % v)'
 	echo "setting up $(VENV) (once, a few minutes)"
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call system_packages,python3-venv); }
@@ -67,6 +71,11 @@ $(INSTALLED): setup.py setup.cfg $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
 	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c $(CONSTRAINTS) dm_control; fi
+	touch $@
+
+# The type checker reads the types of the installed libraries.
+$(VENV)/linters: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c $(CONSTRAINTS) -e '.[lint]'
 	touch $@
 
 # Rendering without a display needs OpenGL from the system.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -88,8 +89,10 @@ def test_only_nodes_import_rclpy():
 
 def test_one_version():
     manifest = ElementTree.parse(ROOT / 'package.xml').getroot()
-    [declared] = re.findall(r"version='([^']+)'", (ROOT / 'setup.py').read_text())
-    assert manifest.find('version').text == declared
+    version = manifest.find('version').text
+    assert 'dynamic = ["version"' in (ROOT / 'pyproject.toml').read_text()
+    assert f'\nversion: {version}\n' in (ROOT / 'CITATION.cff').read_text()
+    assert f'\n## [{version}]' in (ROOT / 'CHANGELOG.md').read_text()
     assert manifest.find('name').text == 'dreamer_ros'
     assert manifest.find('license').text == 'Apache-2.0'
     assert 'Apache License' in (ROOT / manifest.find('license').get('file')).read_text()
@@ -110,7 +113,7 @@ def source(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('source')
     for name in ('dreamer_ros', 'resource', *DATA):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('setup.py', 'setup.cfg', 'package.xml', 'LICENSE', 'MANIFEST.in'):
+    for name in ('pyproject.toml', 'setup.py', 'setup.cfg', 'package.xml', 'LICENSE', 'README.md', 'MANIFEST.in'):
         shutil.copy(ROOT / name, folder)
     return folder
 
@@ -141,6 +144,19 @@ def test_a_wheel_holds_the_data_and_puts_only_dreamer_on_the_path(source, tmp_pa
         if path.is_file() and path.suffix != '.pyc'
     }
     assert python <= set(names), python - set(names)
+
+
+def test_colcon_can_read_the_setup(source):
+    """It prints what setuptools knows of the package and reads that back as literals."""
+    code = (
+        'from distutils.core import run_setup; package = run_setup("setup.py", stop_after="config"); '
+        'print(repr([package.python_requires, package.install_requires, package.extras_require, package.entry_points]))'
+    )
+    command = [sys.executable, '-W', 'ignore', '-c', f'import setuptools; {code}']
+    result = subprocess.run(command, cwd=source, stdout=subprocess.PIPE, text=True, check=True)
+    python, needs, extras, scripts = ast.literal_eval(result.stdout)
+    assert python == '>=3.10' and any(name.startswith('onnxruntime') for name in needs)
+    assert {'train', 'sim', 'ros', 'test'} <= set(extras) and len(scripts['console_scripts']) == len(NODES) + 1
 
 
 def test_an_ament_install_has_executables_and_finds_its_data(source, tmp_path):
