@@ -11,6 +11,7 @@ import numpy as np
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.wire.codecs import parse_mode
 
 
 @dataclasses.dataclass
@@ -88,6 +89,16 @@ class Episode:
     def total_reward(self) -> float:
         """Sum of rewards, in float64."""
         return float(self.reward.sum(dtype=np.float64))
+
+    @property
+    def actor(self) -> str:
+        """Who chose the actions, as header.frame_id of `action` says it; '' if nobody tells."""
+        mode = self.meta.get('mode', '')
+        text = mode if mode in ('random', 'human') else f'policy/{self.meta.get("policy_version")}/{mode}'
+        try:
+            return str(parse_mode(text))
+        except InputError:
+            return ''
 
     @property
     def complete(self) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import datetime
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,6 @@ from dreamer_ros.episodes.episode import Episode, contract_data
 from dreamer_ros.episodes.episode_reader import WireRobot, bag_contract, check_spec, wire_rows
 from dreamer_ros.episodes.labels import Labels
 from dreamer_ros.episodes.mcap_scan import RawMessage
-from dreamer_ros.episodes.messages import episode_messages
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.episodes.robot_bag import RobotTracks, Track, robot_rows
 from dreamer_ros.errors import InputError
@@ -26,12 +27,13 @@ from dreamer_ros.formats.lerobot_metadata import is_lerobot
 from dreamer_ros.formats.npz import ARRAYS, read_arrays
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.wire.codecs import AGE_PREFIX, STEP_NAMES, fill_stamp, header_stamp
+from dreamer_ros.wire.codecs import AGE_PREFIX, Step, fill_action, fill_image, fill_joint_state, fill_step, header_stamp
 from dreamer_ros.wire.definitions import blank_message, decode, encode
-from dreamer_ros.wire.topics import ACTION, SENSOR, SPEC, STEP, Topic, camera_infos
+from dreamer_ros.wire.topics import ACTION, JOINT_STATES, SENSOR, SPEC, STEP, Topic, camera_infos, images
 
 # A message for a bag: topic, CDR bytes or where they are, log time (ns).
-Message = tuple[str, bytes | RawMessage, int]
+Message = tuple[Topic, bytes | RawMessage, int]
+QUANTITIES = ('position', 'velocity')
 
 
 @dataclasses.dataclass
@@ -39,12 +41,14 @@ class Imported:
     """What came of one source.
 
     Attributes:
+        folder: of the new bags.
         bags: that were written.
         steps: in them.
         problems: what could not be used.
     """
 
     source: Path
+    folder: Path
     bags: list[Path] = dataclasses.field(default_factory=list)
     steps: int = 0
     problems: list[Problem] = dataclasses.field(default_factory=list)
@@ -102,24 +106,24 @@ def import_source(
     Raises:
         InputError: the folder can't be written.
     """
-    result = Imported(source)
+    result = Imported(source, folder)
     try:
         if source.suffix == ARRAYS:
-            _write_episode(result, folder, source.stem, *read_arrays(source, period, result.problems))
+            _import_episode(result, source.stem, *read_arrays(source, period, result.problems))
             return result
         if is_lerobot(source):
             from dreamer_ros.formats.lerobot_reader import read_lerobot  # its libraries are an extra
 
             robot = source.resolve().name
             for spec, episode, rewarded in read_lerobot(source, contract, labels, image_size, result.problems):
-                _write_episode(result, folder, robot, spec, episode, rewarded)
+                _import_episode(result, robot, spec, episode, rewarded)
             return result
         recording = load_recording(source, result.problems)
         contract = bag_contract(recording.custom_data, contract)
         if contract is not None:
-            _import_robot(result, folder, recording, contract, labels)
+            _import_robot(result, recording, contract, labels)
         else:
-            _import_wire(result, folder, recording)
+            _import_wire(result, recording)
     except InputError as error:
         result.problems.append(Problem(source, str(error)))
     except OSError as error:
@@ -130,64 +134,42 @@ def import_source(
 # A robot's own topics
 
 
-def _import_robot(
-    result: Imported, folder: Path, recording: Recording, contract: RobotContract, labels: Labels | None
-) -> None:
+def _import_robot(result: Imported, recording: Recording, contract: RobotContract, labels: Labels | None) -> None:
     for tracks, rows in robot_rows(result.source, recording, contract, labels, result.problems):
         result.problems += rows.problems()
         robot = tracks.namespace.strip('/') or contract.name
         for number, run in enumerate(rows.runs):
             data = {**_summary(run, None if labels else contract), **contract_data(contract)}
-            begins, messages = run[0].step.stamp, _robot_messages(tracks, run, contract)
-            _write(result, folder, robot, number, begins, contract.spec, data, messages)
+            _write(result, robot, number, contract.spec, data, _robot_messages(tracks, run, contract))
 
 
-def _robot_messages(tracks: RobotTracks, run: list[Row], contract: RobotContract) -> Iterator[tuple[Topic, Message]]:
+def _robot_messages(tracks: RobotTracks, run: list[Row], contract: RobotContract) -> Iterator[Message]:
     """The robot's messages from the first one that was used to the last step, and the steps."""
     for topic in contract.topics:
         track = tracks.observed.get(topic.name)
         used = [row.step.stamp - row.ages[topic.name] for row in run if topic.name in row.ages]
         if track and used:
-            yield from _between(track, min(used), max(used), dataclasses.replace(topic, name=track.name))
-    begin, end = run[0].step.stamp, run[-1].step.stamp + contract.period_ns
+            yield from _between(track, min(used), max(used), topic)
     if tracks.command:
-        yield from _between(
-            tracks.command, begin, end, dataclasses.replace(contract.command_topic, name=tracks.command.name)
-        )
-    step, action = (topic.within(tracks.namespace) for topic in (STEP, ACTION))
+        end = run[-1].step.stamp + contract.period_ns
+        yield from _between(tracks.command, run[0].step.stamp, end, contract.command_topic)
     for row in run:
-        stamp = row.step.stamp
-        yield step, (step.name, encode(_step(row), STEP.type), stamp)
-        yield action, (action.name, encode(_action(row), ACTION.type), stamp)
+        yield _step(row.step, tracks.namespace, row.ages)
+        yield _action(row.step.stamp, row.action, row.frame_id, tracks.namespace)
 
 
-def _between(track: Track, first: int, last: int, topic: Topic) -> Iterator[tuple[Topic, Message]]:
+def _between(track: Track, first: int, last: int, topic: Topic) -> Iterator[Message]:
+    topic = dataclasses.replace(topic, name=track.name)
     for message in track.messages[track.before(first) : track.before(last + 1)]:
         # The time of publication is the stamp of what has no other.
-        yield topic, (topic.name, message, message.published)
-
-
-def _step(row: Row) -> Any:
-    message = blank_message(STEP.type)
-    fill_stamp(message.header.stamp, row.step.stamp)
-    message.name = [*STEP_NAMES, *(AGE_PREFIX + topic for topic in row.ages)]
-    message.position = np.array([row.step.reward, *row.step[2:], *row.ages.values()], np.float64)
-    return message
-
-
-def _action(row: Row) -> Any:
-    message = blank_message(ACTION.type)
-    fill_stamp(message.header.stamp, row.step.stamp)
-    message.header.frame_id = row.frame_id
-    message.axes = row.action
-    return message
+        yield topic, message, message.published
 
 
 # Our own topics
 
 
-def _import_wire(result: Imported, folder: Path, recording: Recording) -> None:
-    spec = recorded_spec(recording, folder)
+def _import_wire(result: Imported, recording: Recording) -> None:
+    spec = recorded_spec(recording, result.folder)
     check_spec(recording.custom_data, spec)
     for robot, rows in wire_rows(result.source, recording, spec, result.problems):
         result.problems += rows.problems()
@@ -195,33 +177,26 @@ def _import_wire(result: Imported, folder: Path, recording: Recording) -> None:
         kept = {key: recording.custom_data[key] for key in ('task', 'seed') if key in recording.custom_data}
         for number, run in enumerate(rows.runs):
             name, data = robot.namespace.strip('/') or spec.name, {**_summary(run), **kept}
-            begins, messages = run[0].step.stamp, _wire_messages(robot, run, recording, infos)
-            _write(result, folder, name, number, begins, spec, data, messages)
+            _write(result, name, number, spec, data, _wire_messages(robot, run, recording, infos))
 
 
 def _wire_messages(
-    robot: WireRobot, run: list[Row], recording: Recording, infos: Mapping[int, list[Message]]
-) -> Iterator[tuple[Topic, Message]]:
+    robot: WireRobot, run: list[Row], recording: Recording, infos: Mapping[int, list[RawMessage]]
+) -> Iterator[Message]:
     for row in run:
         stamp = row.step.stamp
-        for message in robot.at(stamp):
-            yield (Topic(message.topic, recording.types[message.topic], SENSOR), (message.topic, message, stamp))
-        for info in infos.get(stamp, ()):
-            yield Topic(info[0], recording.types[info[0]], SENSOR), info
+        for message in [*robot.at(stamp), *infos.get(stamp, ())]:
+            yield Topic(message.topic, recording.types[message.topic], SENSOR), message, stamp
 
 
-def _by_stamp(recording: Recording, robot: WireRobot, topics: tuple[Topic, ...]) -> dict[int, list[Message]]:
+def _by_stamp(recording: Recording, robot: WireRobot, topics: tuple[Topic, ...]) -> dict[int, list[RawMessage]]:
     """Messages that no step needs but that belong to one."""
-    names = {
-        robot.namespace + topic.name
-        for topic in topics
-        if recording.types.get(robot.namespace + topic.name) == topic.type
-    }
-    found: dict[int, dict[str, Message]] = {}
+    types = {robot.namespace + topic.name: topic.type for topic in topics}
+    found: dict[int, dict[str, RawMessage]] = {}
     for message in recording.messages:
-        if message.topic in names and len(message.data) >= 12:
-            stamp = header_stamp(message.data)
-            found.setdefault(stamp, {}).setdefault(message.topic, (message.topic, message, stamp))
+        name = message.topic
+        if name in types and recording.types[name] == types[name] and len(message.data) >= 12:
+            found.setdefault(header_stamp(message.data), {}).setdefault(name, message)
     return {stamp: list(messages.values()) for stamp, messages in found.items()}
 
 
@@ -246,7 +221,67 @@ def recorded_spec(recording: Recording, folder: Path) -> RobotSpec:
     )
 
 
+# Episodes that were not recorded as messages
+
+
+def _import_episode(result: Imported, robot: str, spec: RobotSpec, episode: Episode, rewarded: bool = True) -> None:
+    acted = Actors.named([episode.actor])
+    data = {key: value for key, value in episode.meta.items() if key not in acted.data()}
+    data |= {'length': str(len(episode)), **(acted.data() if acted.modes else {})}
+    if rewarded:
+        data['return'] = repr(episode.total_reward)
+    _write(result, robot, episode.number, spec, data, _episode_messages(episode, spec))
+
+
+def _episode_messages(episode: Episode, spec: RobotSpec) -> Iterator[Message]:
+    """An episode as messages of our own topics, in order of time."""
+    joints = list(dict.fromkeys(map(_joint, spec.vector)))
+    for k, stamp in enumerate(episode.stamp.tolist()):
+        for number, topic in enumerate(images(spec.cameras)):
+            message = blank_message(topic.type)
+            fill_image(message, episode.image[k, :, :, 3 * number : 3 * number + 3], stamp)
+            yield _encoded(topic.within(''), message, stamp)
+        if spec.vector:
+            message, values = blank_message(JOINT_STATES.type), dict(zip(spec.vector, episode.vector[k].tolist()))
+            position, velocity = (
+                np.array([values.get(f'{joint}/{quantity}', values.get(joint, 0.0)) for joint in joints])
+                for quantity in QUANTITIES
+            )
+            fill_joint_state(message, joints, position, velocity, stamp)
+            yield _encoded(JOINT_STATES.within(''), message, stamp)
+        flags = episode.is_first[k], episode.is_last[k], episode.is_terminal[k]
+        yield _step(Step(stamp, float(episode.reward[k]), *flags))
+        yield _action(stamp, episode.action[k], episode.actor)
+
+
+def _joint(name: str) -> str:
+    """The joint that a scalar input is of; a number that is not of a joint stands by its own name."""
+    joint, _, quantity = name.rpartition('/')
+    return joint if joint and quantity in QUANTITIES else name
+
+
 # Writing
+
+
+def _step(step: Step, namespace: str = '', ages: Mapping[str, int] = MappingProxyType({})) -> Message:
+    message = blank_message(STEP.type)
+    fill_step(message, step)
+    message.name += [AGE_PREFIX + name for name in ages]
+    message.position.extend(ages.values())
+    return _encoded(STEP.within(namespace), message, step.stamp)
+
+
+def _action(stamp: int, action: np.ndarray, actor: str, namespace: str = '') -> Message:
+    message = blank_message(ACTION.type)
+    fill_action(message, action, stamp, actor)
+    return _encoded(ACTION.within(namespace), message, stamp)
+
+
+def _encoded(topic: Topic, message: Any, stamp: int) -> Message:
+    for name, value in vars(message).items():
+        if isinstance(value, array.array):  # as rclpy wants it
+            setattr(message, name, np.asarray(value))
+    return topic, encode(message, topic.type), stamp
 
 
 def _summary(run: list[Row], contract: RobotContract | None = None) -> dict[str, str]:
@@ -261,39 +296,16 @@ def _summary(run: list[Row], contract: RobotContract | None = None) -> dict[str,
     }
 
 
-def _write_episode(
-    result: Imported, folder: Path, robot: str, spec: RobotSpec, episode: Episode, rewarded: bool = True
-) -> None:
-    """Write an episode that was not recorded as messages."""
-    data = {**episode.meta, 'length': str(len(episode))}
-    if rewarded:
-        data['return'] = repr(episode.total_reward)
-    begins = int(episode.stamp[0])
-    _write(result, folder, robot, episode.number, begins, spec, data, episode_messages(episode, spec))
-
-
 def _write(
-    result: Imported,
-    folder: Path,
-    robot: str,
-    number: int,
-    begins: int,
-    spec: RobotSpec,
-    data: Mapping[str, str],
-    messages: Iterator[tuple[Topic, Message]],
+    result: Imported, robot: str, number: int, spec: RobotSpec, data: Mapping[str, str], messages: Iterator[Message]
 ) -> None:
-    """Write a bag, its messages in order of time.
-
-    Args:
-        begins: stamp of the first step, ns.
-        data: for custom_data.
-    """
-    rows = list(messages)
-    rows.sort(key=lambda entry: entry[1][2])
-    topics = {topic.name: topic for topic, _ in rows}
+    """Write a bag, its messages in order of time; `data` is for custom_data."""
+    rows = sorted(messages, key=lambda row: row[2])
+    topics = {topic.name: topic for topic, _, _ in rows}
+    begins = next(stamp for topic, _, stamp in rows if topic.name.rpartition('/')[2] == STEP.name)
     now = datetime.datetime.fromtimestamp(begins / 1e9, datetime.timezone.utc)
     content = hashlib.blake2b(digest_size=16)
-    for _, (_, message, _) in rows:
+    for _, message, _ in rows:
         content.update(_bytes(message))
     known = {
         'task': spec.name,
@@ -307,16 +319,16 @@ def _write(
     while True:
         name = episode_name(robot, number, now)
         try:
-            writer = EpisodeWriter(folder, name, topics.values(), known)
+            writer = EpisodeWriter(result.folder, name, topics.values(), known)
             break
         except BagExists:
-            if _content(folder / name) == content.hexdigest():
+            if _content(result.folder / name) == content.hexdigest():
                 result.problems.append(Problem(result.source, f'{name} is there already, so that it is left as it is'))
                 return
             number += 1  # another one that began at the same time
     try:
-        for _, (topic, message, stamp) in rows:
-            writer.write(topic, _bytes(message), stamp)
+        for topic, message, stamp in rows:
+            writer.write(topic.name, _bytes(message), stamp)
     except BaseException:
         writer.abort()
         raise

@@ -16,19 +16,18 @@ import numpy as np
 import pyarrow
 from pyarrow import compute
 
+from dreamer_ros.episodes.assemble import Actors
 from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.episodes.labels import Label, Labels
-from dreamer_ros.episodes.messages import EPOCH, mode_data
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
 from dreamer_ros.formats.lerobot_metadata import ACTION, DONE, ORIGIN, REWARD, TRUNCATED, Entry, Metadata, read_table
 from dreamer_ros.formats.lerobot_robot import contract_robot, exported_robot, observed_robot
-from dreamer_ros.formats.npz import finite
+from dreamer_ros.formats.npz import EPOCH, finite
 from dreamer_ros.formats.video_reader import FilmReader
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.schema import load_json
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.wire.codecs import parse_mode
 from dreamer_ros.wire.images import fit_image, open_image
 
 TIME_TOLERANCE = 0.1  # by how much of it the time between two frames may differ from what fps says
@@ -231,7 +230,7 @@ def _origin(path: Path) -> tuple[RobotSpec, dict[int, tuple[int, dict[str, str]]
     content = load_json(path, str(ORIGIN))
     try:
         known = {
-            number: (int(entry['begins']), mode_data(parse_mode(entry['actor']) if entry['actor'] else None))
+            number: (int(entry['begins']), Actors.named([entry['actor']]).data() if entry['actor'] else {})
             for number, entry in enumerate(content['episodes'])
         }
         return RobotSpec.from_json(json.dumps(content['spec']), str(ORIGIN)), known

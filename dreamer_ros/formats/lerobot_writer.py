@@ -20,7 +20,6 @@ from pyarrow import parquet
 
 from dreamer_ros.episodes.bag_reader import partial_path
 from dreamer_ros.episodes.episode import Episode
-from dreamer_ros.episodes.messages import recorded_mode
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
 from dreamer_ros.formats.exporting import read_bag
@@ -143,8 +142,7 @@ class _Dataset:
             }
         )
         self._frames += length
-        # Who acted, as actions say it.
-        self._origin.append({'begins': int(episode.stamp[0]), 'actor': str(recorded_mode(episode.meta) or '')})
+        self._origin.append({'begins': int(episode.stamp[0]), 'actor': episode.actor})
 
     def finish(self) -> None:
         """Write what is known only at the end."""

@@ -25,7 +25,6 @@ import numpy as np
 
 from dreamer_ros.episodes.assemble import GAP_PERIODS
 from dreamer_ros.episodes.episode import Episode
-from dreamer_ros.episodes.messages import EPOCH, mode_data, recorded_mode
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
 from dreamer_ros.spec import ActionLimits, RobotSpec
@@ -33,6 +32,8 @@ from dreamer_ros.spec import ActionLimits, RobotSpec
 ARRAYS = '.npz'
 MOST_CHOICES = 1000
 LARGEST_MB = 1000  # of 10^6 bytes, in memory
+# Stamps of what has none count from 2000-01-01, in ns: the same file gives the same bag.
+EPOCH = 946_684_800_000_000_000
 LAST_STAMP = 2**31 * 10**9  # ns; ROS counts seconds in 31 bits
 # What `Env.step` calls the flags.
 STEP_FLAGS = {'terminations': 'terminated', 'truncations': 'truncated'}
@@ -113,7 +114,7 @@ def read_arrays(path: Path, period: float | None, problems: list[Problem]) -> tu
         if 'spec' in arrays:
             if limits:
                 raise InputError('expected spec or action_low and action_high, got both')
-            spec = _stored_spec(arrays.text('spec'), image, vector)
+            spec = _stored_spec(str(arrays['spec']), image, vector)
         else:
             spec = _made_spec(path, image, vector, actions, limits, period)
         actions = _actions(spec, actions, bool(limits))
@@ -177,9 +178,6 @@ class _Arrays:
             raise InputError(f'{key}: expected an array of numbers, got {array.dtype} {list(array.shape)}')
         return array
 
-    def text(self, key: str) -> str:
-        return str(self[key])
-
 
 def _unreadable(error: BaseException) -> InputError:
     return InputError(f'it is no NumPy file that can be read ({error})')
@@ -217,10 +215,10 @@ def _flags(arrays: _Arrays, key: str, length: int) -> np.ndarray | None:
 def _meta(arrays: _Arrays) -> dict[str, str]:
     """Who acted, if the file says it."""
     try:
-        meta = json.loads(arrays.text('meta')) if 'meta' in arrays else {}
-    except (InputError, ValueError, RecursionError):
+        meta = json.loads(str(arrays['meta'])) if 'meta' in arrays else {}
+        return {key: str(meta[key]) for key in ('mode', 'policy_version') if key in meta}
+    except (ValueError, TypeError, RecursionError):
         return {}
-    return mode_data(recorded_mode(meta)) if isinstance(meta, dict) else {}
 
 
 def _observations(arrays: _Arrays) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -230,7 +230,7 @@ def parse_mode(text: str) -> Mode:
     raise InputError(f'action: expected frame_id random, human or policy/<version>/<explore|evaluate>, got {text!r}')
 
 
-def fill_action(msg: Any, action: np.ndarray, stamp: int, mode: Mode) -> None:
+def fill_action(msg: Any, action: np.ndarray, stamp: int, mode: Mode | str) -> None:
     """Fill a sensor_msgs/Joy with an action float [A] in [-1, 1], the answer to that stamp's observation."""
     fill_stamp(msg.header.stamp, stamp)
     msg.header.frame_id = str(mode)
