@@ -1,6 +1,8 @@
-"""Statistics of a batch that several learners share equally. One learner alone gets its input back."""
+"""What learners that share every batch compute together. One learner alone gets its input back."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, distributed
@@ -20,6 +22,24 @@ def average(x: Tensor) -> Tensor:
     return _Average.apply(x) if learners() > 1 else x
 
 
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace every gradient by its mean over all learners."""
+    if learners() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    means = _mean_(torch.cat([x.flatten() for x in gradients])).split([x.numel() for x in gradients])
+    torch._foreach_copy_(gradients, [mean.view_as(x) for mean, x in zip(means, gradients)])
+
+
+def average_metrics(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The means of scalar metrics over all learners."""
+    if learners() == 1:
+        return metrics
+    device = next(iter(metrics.values())).device
+    values = torch.stack([value.detach().float().to(device) for value in metrics.values()])
+    return dict(zip(metrics, _mean_(values).unbind(0)))
+
+
 def gather(x: Tensor) -> Tensor:
     """X [N, ...] of all learners one after the other, without gradients."""
     if learners() == 1:
@@ -32,14 +52,13 @@ def gather(x: Tensor) -> Tensor:
 class _Average(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        return _mean(x)
+        return _mean_(x.detach().clone(memory_format=torch.contiguous_format))
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        return _mean(gradient)
+        return _mean_(gradient.clone(memory_format=torch.contiguous_format))
 
 
-def _mean(x: Tensor) -> Tensor:
-    total = x.detach().clone(memory_format=torch.contiguous_format)
-    distributed.all_reduce(total)
-    return total.div_(learners())
+def _mean_(x: Tensor) -> Tensor:
+    distributed.all_reduce(x)
+    return x.div_(learners())

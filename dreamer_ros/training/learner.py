@@ -12,12 +12,12 @@ import torch
 from dreamer_ros.agents.system import Batch, make_agent
 from dreamer_ros.config import Config, stored_config
 from dreamer_ros.errors import InputError
+from dreamer_ros.nets.collective import average_gradients, average_metrics
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.checkpoint import read_checkpoint, write_checkpoint
 from dreamer_ros.training.cuda_graph import Gradients, Recording
 from dreamer_ros.training.optimizers import Optimizer
 from dreamer_ros.training.overlap import Overlap
-from dreamer_ros.training.parallel import average_gradients, average_metrics
 
 if TYPE_CHECKING:
     from dreamer_ros.training.parallel import Team
@@ -68,30 +68,20 @@ class Learner:
             torch.set_float32_matmul_precision('high')  # TF32: its rounding is below that of a sampled gradient
             if self.agent.steady and not config.schedule.overlap and team is None:
                 self.gradients = Recording(self.compute_gradients, list(self.agent.parameters()))
-        self.overlap = Overlap(self) if config.schedule.overlap else None
+        self.overlap = Overlap(self.agent, self.optimizer, self.autocast) if config.schedule.overlap else None
         self.updates = 0
-        if team is not None:
-            team.synchronise(self)
+        self._synchronise()
 
     def to_batch(self, samples: dict[str, np.ndarray]) -> Batch:
         """Replay samples as device tensors; actions shift from 'taken at' to 'taken before' the observation."""
-        tensors = {
-            key: torch.from_numpy(samples[key])
-            for key in ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')
-        }
+        keys = ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')  # in the order of Batch
+        tensors = [torch.from_numpy(samples[key]) for key in keys]
         if self.device.type == 'cuda':
-            tensors = {key: value.pin_memory().to(self.device, non_blocking=True) for key, value in tensors.items()}
-        previous = torch.zeros_like(tensors['action'])
-        previous[:, 1:] = tensors['action'][:, :-1]
-        return Batch(
-            tensors['image'],
-            tensors['vector'],
-            previous,
-            tensors['reward'],
-            tensors['is_first'],
-            tensors['is_last'],
-            tensors['is_terminal'],
-        )
+            tensors = [x.pin_memory().to(self.device, non_blocking=True) for x in tensors]
+        batch = Batch(*tensors)
+        previous = torch.zeros_like(batch.previous_action)
+        previous[:, 1:] = batch.previous_action[:, :-1]
+        return batch._replace(previous_action=previous)
 
     def update(self, samples: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         """One update on a batch of the replay store; metrics as scalar tensors (reading them synchronises)."""
@@ -106,13 +96,7 @@ class Learner:
             metrics.update(self.optimizer.step())
             metrics.update(self.agent.after_update(batch))
         else:
-            self.overlap.start()
-            # In float32 whatever the dream uses: autocast keeps one cache of weights for all threads, which two
-            # would clear for each other at times that change the rounding from run to run.
-            loss, states, metrics = self.agent.model.loss(batch)
-            loss.backward()
-            metrics.update(self.optimizer.step('model'))
-            metrics.update(self.overlap.finish(states))
+            metrics = self.overlap.update(batch)
         self.updates += 1
         return average_metrics(metrics)
 
@@ -151,7 +135,7 @@ class Learner:
         }
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict]:
-        """Parameters, optimiser, normaliser, slow critic and random states, and what is JSON-ready of it all."""
+        """Tensors (parameters, optimiser, normaliser, slow critic, random states), and the JSON-ready rest."""
         tensors = {f'agent.{name}': value for name, value in self.agent.state_dict().items()}
         tensors.update({f'optimizer.{name}': value for name, value in self.optimizer.state_tensors().items()})
         if self.overlap is not None:
@@ -172,8 +156,11 @@ class Learner:
         Raises:
             InputError: it is of another network or robot.
         """
-        own = self.agent.state_dict()
-        saved = {name[len('agent.') :]: value for name, value in tensors.items() if name.startswith('agent.')}
+
+        def part(prefix: str) -> dict[str, torch.Tensor]:
+            return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+
+        own, saved = self.agent.state_dict(), part('agent.')
         if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
             odd = sorted(
                 n for n in own.keys() | saved.keys() if n not in own or n not in saved or own[n].shape != saved[n].shape
@@ -183,20 +170,20 @@ class Learner:
                 f'preset {self.config.preset} for robot {self.spec.name} (first difference: {odd[0]})'
             )
         self.agent.load_state_dict(saved)
-        self.optimizer.load_state_tensors(
-            {name[len('optimizer.') :]: value for name, value in tensors.items() if name.startswith('optimizer.')}
-        )
+        self.optimizer.load_state_tensors(part('optimizer.'))
         if self.overlap is not None:
-            self.overlap.load_state_tensors(
-                {name[len('overlap.') :]: value for name, value in tensors.items() if name.startswith('overlap.')}
-            )
+            self.overlap.load_state_tensors(part('overlap.'))
         self.optimizer.steps = state['optimizer_steps']
         self.updates = state['updates']
         torch.set_rng_state(tensors['random.torch'])
         if self.device.type == 'cuda' and 'random.cuda' in tensors:
             torch.cuda.set_rng_state(tensors['random.cuda'], self.device)
+        self._synchronise()
+
+    def _synchronise(self) -> None:
+        """Give the team, if there is one, what this learner holds."""
         if self._team is not None:
-            self._team.synchronise(self)
+            self._team.synchronise(*self.state(), self.device.type)
 
     def save(self, folder: Path, extra: dict | None = None) -> None:
         """Write a checkpoint, whole or not at all.

@@ -1,72 +1,76 @@
-"""Two cores, one update: the behaviour dreams on one while the world model trains on the other.
+"""Two cores, one update: actor and critic dream on one while the world model trains on the other.
 
-The behaviour of update k starts from the posterior states of batch k − 1 and dreams in a copy of the world model
-as update k − 1 left it, so nothing is shared while both run and the result does not depend on timing. The price is
-that actor and critic see each batch one update later. On a small model this beats giving both cores to every
-operator, which are too short to be split.
+The dreams of update k start from the posterior states of batch k − 1, in a copy of the world model as update k − 1
+left it. So nothing is shared while both run, and the result does not depend on timing. The price is that actor and
+critic see each batch one update later. On a small model this beats giving both cores to every operator, which are too
+short to be split.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import copy
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
+from dreamer_ros.agents.actor_critic import DreamNoise
+from dreamer_ros.agents.dreamer import Dreamer
+from dreamer_ros.agents.system import Batch
 from dreamer_ros.nets.rssm import State
-
-if TYPE_CHECKING:
-    from dreamer_ros.training.learner import Learner
+from dreamer_ros.training.optimizers import Optimizer
 
 
 class Overlap:
-    """The behaviour's half of an update, on a worker thread between `start` and `finish`."""
+    """Makes updates whose two halves run at the same time.
 
-    def __init__(self, learner: Learner):
-        self.learner = learner
-        self.model = copy.deepcopy(learner.agent.model).requires_grad_(False)
-        self.worker = concurrent.futures.ThreadPoolExecutor(
-            1, 'behaviour', initializer=torch.set_flush_denormal, initargs=(True,)
+    Args:
+        agent, optimizer: what is trained.
+        autocast: the precision of the dreams, for the thread that enters it.
+    """
+
+    def __init__(self, agent: Dreamer, optimizer: Optimizer, autocast: Callable[[], AbstractContextManager]):
+        self._agent, self._optimizer, self._autocast = agent, optimizer, autocast
+        self._model = copy.deepcopy(agent.model).requires_grad_(False)
+        self._worker = concurrent.futures.ThreadPoolExecutor(
+            1, 'actor_critic', initializer=torch.set_flush_denormal, initargs=(True,)
         )
-        self.states: State | None = None
-        self.running: concurrent.futures.Future | None = None
+        self._states: State | None = None  # [B, T, ...], what the next dream starts from
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Train the world model on this batch, actor and critic on the one before, if there was one; metrics."""
+        dreaming = None if self._states is None else self._start(self._states)
+        # In float32 whatever the dream uses: autocast keeps one cache of weights for all threads, which two
+        # would clear for each other at times that change the rounding from run to run.
+        loss, states, metrics = self._agent.model.loss(batch)
+        loss.backward()
+        metrics.update(self._optimizer.step('model'))
+        self._states = State(*(x.detach() for x in states))
+        return metrics if dreaming is None else {**metrics, **dreaming.result()}
 
     @torch.no_grad()
-    def start(self) -> None:
-        """Begin to train actor and critic on the previous batch, if there was one."""
-        if self.states is None:
-            return
-        torch._foreach_copy_(list(self.model.parameters()), list(self.learner.agent.model.parameters()))
+    def _start(self, states: State) -> concurrent.futures.Future[dict[str, Tensor]]:
+        torch._foreach_copy_(list(self._model.parameters()), list(self._agent.model.parameters()))
         # Noise is drawn here: the generator is one for all threads.
-        noise = self.learner.agent.behaviour.draw(
-            self.model, self.states.deter[..., 0].numel(), self.states.deter.device
-        )
-        self.running = self.worker.submit(self._train, self.states, noise)
+        noise = self._agent.behaviour.draw(self._model, states.deter[..., 0].numel(), states.deter.device)
+        return self._worker.submit(self._train, states, noise)
 
-    def _train(self, states: State, noise) -> dict[str, Tensor]:
-        behaviour = self.learner.agent.behaviour
-        with self.learner.autocast():
-            loss, metrics = behaviour.loss(self.model, states, noise=noise)
+    def _train(self, states: State, noise: DreamNoise) -> dict[str, Tensor]:
+        behaviour = self._agent.behaviour
+        with self._autocast():
+            loss, metrics = behaviour.loss(self._model, states, noise=noise)
         loss.backward()
-        metrics.update(self.learner.optimizer.step('actor', 'critic'))
+        metrics.update(self._optimizer.step('actor', 'critic'))
         behaviour.update_slow_critic()
-        return metrics
-
-    def finish(self, states: State) -> dict[str, Tensor]:
-        """Wait for the behaviour; its metrics. `states` [B, T, ...] are what the next dream starts from."""
-        self.states = State(states.deter.detach(), states.stoch.detach())
-        if self.running is None:
-            return {}
-        metrics, self.running = self.running.result(), None
         return metrics
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The states the next dream starts from, for a checkpoint."""
-        return {} if self.states is None else self.states._asdict()
+        return {} if self._states is None else self._states._asdict()
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `state_tensors` gave."""
-        device = self.learner.device
-        self.states = State(**{name: value.to(device) for name, value in tensors.items()}) if tensors else None
+        device = next(self._model.parameters()).device
+        self._states = State(**{name: value.to(device) for name, value in tensors.items()}) if tensors else None

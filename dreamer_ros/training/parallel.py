@@ -1,16 +1,13 @@
 """Data parallelism: several learner processes, each with an equal share of every batch.
 
-Rank 0 is the trainer. It owns robots, replay, checkpoints and policies, samples each batch and hands out its
-shares; the other ranks do as they are told. Each computes the gradients of its share and takes the same step
-with their average, so parameters, optimisers and slow copies stay equal bit for bit. N learners make the
-update that one would make of the whole batch, up to rounding and to the noise, which is each rank's own: most
-losses are means over the batch, whose gradients average, and statistics that enter losses otherwise are those
-of the whole batch (nets/collective.py). One loss sees its share only: the contrastive one has its negatives
-in there.
+Rank 0 is the trainer. It owns robots, replay, checkpoints and policies, samples each batch and hands out its shares.
+The other ranks follow (worker.py). Each computes the gradients of its share and takes the same step with their average,
+so parameters, optimisers and slow copies stay equal bit for bit. N learners make the update that one would make of the
+whole batch, up to rounding and to the noise, which is each rank's own. Most losses are means over the batch, whose
+gradients average. Statistics that enter losses otherwise are those of the whole batch (nets/collective.py). One loss
+sees its share only: the contrastive one, which has its negatives in there.
 
-CPU tensors travel by gloo, those on GPUs by NCCL. Gradients are reduced in buckets, one on its way while the
-next is packed, after the backward pass: beside it they would have to be hooked into a graph that freezes and
-unfreezes modules, to hide little.
+CPU tensors travel by gloo, those on GPUs by NCCL.
 """
 
 from __future__ import annotations
@@ -22,31 +19,24 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed
 
 from dreamer_ros.agents.system import Batch
 from dreamer_ros.errors import InputError
-from dreamer_ros.launcher import end_with_parent
-from dreamer_ros.nets.collective import learners
 from dreamer_ros.training import process
 
-if TYPE_CHECKING:
-    from dreamer_ros.training.learner import Learner
-
-BUCKET = 1 << 22  # elements that are reduced at once
 FOREVER = datetime.timedelta(days=3650)  # a rank may wait for robots that are switched off
 PATIENCE = 10.0  # seconds for the other ranks to end
+CPU = torch.device('cpu')
 
 
 def form(size: int, threads: int) -> AbstractContextManager[Team | None]:
     """Rank 0's team: what torchrun has started, else `size` processes on this machine; None for one alone."""
     if process.torchrun_rank() is not None:
-        end_with_parent(signal.SIGTERM)
+        process.end_with_parent(signal.SIGTERM)
         return Team(threads)
     return Team.start(size, threads) if size > 1 else contextlib.nullcontext()
 
@@ -99,11 +89,10 @@ class Team:
         torch.cuda.set_device(self._local_rank)
         return f'cuda:{self._local_rank}'
 
-    def synchronise(self, learner: Learner) -> None:
-        """Rank 0: give all ranks this learner's config and state."""
-        tensors, state = learner.state()
+    def synchronise(self, tensors: dict[str, Tensor], state: dict, device: str) -> None:
+        """Rank 0: give all ranks a learner's tensors and state, and the type of its device."""
         shapes = {name: (tuple(x.shape), x.dtype) for name, x in tensors.items()}
-        self._send({'state': state, 'shapes': shapes, 'device': learner.device.type, 'threads': self._threads})
+        self._send({'state': state, 'shapes': shapes, 'device': device, 'threads': self._threads})
         for name in shapes:
             _broadcast(tensors[name].detach().cpu().contiguous())
 
@@ -112,12 +101,12 @@ class Team:
         # From the learner's own stream, so that a resumed run draws the same noise on all ranks.
         seed = int(torch.randint(2**62, ()))
         self._send({'seed': seed, 'batch': [(tuple(x.shape), x.dtype) for x in batch]})
-        return Batch(*(self._scatter(x.new_empty(self._shape(x.shape)), x) for x in batch))
+        return Batch(*(self._scatter(x.shape, x.dtype, x.device, x) for x in batch))
 
     def receive(self) -> dict | None:
         """Other ranks: what rank 0 does next: a state (`state`), an update (`seed`), or nothing more."""
         orders = [None]
-        distributed.broadcast_object_list(orders, 0, device=torch.device('cpu'))
+        distributed.broadcast_object_list(orders, 0, device=CPU)
         return orders[0]
 
     def receive_tensors(self, order: dict) -> dict[str, Tensor]:
@@ -127,25 +116,20 @@ class Team:
 
     def receive_share(self, order: dict, device: torch.device) -> Batch:
         """Other ranks: their share of the batch of an update."""
-        return Batch(
-            *(
-                self._scatter(torch.empty(self._shape(shape), dtype=dtype, device=device))
-                for shape, dtype in order['batch']
-            )
-        )
+        return Batch(*(self._scatter(shape, dtype, device) for shape, dtype in order['batch']))
 
-    def _shape(self, shape: Iterable[int]) -> tuple:
-        rows, *rest = shape
-        return (rows // self.size, *rest)
-
-    def _scatter(self, part: Tensor, whole: Tensor | None = None) -> Tensor:
+    def _scatter(
+        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, whole: Tensor | None = None
+    ) -> Tensor:
+        """This rank's rows of a tensor of that shape, which rank 0 has as a whole."""
+        part = torch.empty(shape[0] // self.size, *shape[1:], dtype=dtype, device=device)
         if part.numel():
             parts = None if whole is None else [x.view(torch.uint8) for x in whole.contiguous().chunk(self.size)]
             distributed.scatter(part.view(torch.uint8), parts)
         return part
 
     def _send(self, order: dict | None) -> None:
-        distributed.broadcast_object_list([order], 0, device=torch.device('cpu'))
+        distributed.broadcast_object_list([order], 0, device=CPU)
 
     def __enter__(self) -> Team:
         return self
@@ -180,40 +164,3 @@ def _broadcast(x: Tensor) -> Tensor:
     if x.numel():
         distributed.broadcast(x, 0)
     return x
-
-
-def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace every gradient by its mean over all learners."""
-    if learners() == 1:
-        return
-    underway = []
-    for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
-        flat = torch.cat([gradient.flatten() for gradient in bucket])
-        underway.append((distributed.all_reduce(flat, async_op=True), flat, bucket))
-    for work, flat, bucket in underway:
-        work.wait()
-        parts = flat.div_(learners()).split([gradient.numel() for gradient in bucket])
-        torch._foreach_copy_(bucket, [part.view_as(gradient) for part, gradient in zip(parts, bucket)])
-
-
-def _buckets(tensors: list[Tensor]) -> Iterable[list[Tensor]]:
-    """Neighbours of together at least BUCKET elements; the same on every rank."""
-    bucket, size = [], 0
-    for tensor in tensors:
-        bucket.append(tensor)
-        size += tensor.numel()
-        if size >= BUCKET:
-            yield bucket
-            bucket, size = [], 0
-    if bucket:
-        yield bucket
-
-
-def average_metrics(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The means of scalar metrics over all learners."""
-    if learners() == 1:
-        return metrics
-    device = next(iter(metrics.values())).device
-    values = torch.stack([value.detach().float().to(device) for value in metrics.values()])
-    distributed.all_reduce(values)
-    return dict(zip(metrics, values.div_(learners()).unbind(0)))

@@ -1,4 +1,4 @@
-"""A learner process beside the trainer's: by torchrun, or `… -m dreamer_ros.training.worker PORT RANK SIZE`."""
+"""A learner process beside the trainer's, by torchrun, or `… -m dreamer_ros.training.worker PORT RANK SIZE`."""
 
 from __future__ import annotations
 

@@ -96,6 +96,27 @@ def test_a_checkpoint_brings_all_ranks_back(ranks):
         assert torch.equal(again[name], value), name
 
 
+STARTED_HERE = """
+from dreamer_ros.training.learner import Learner
+from dreamer_ros.training.parallel import form
+from tests.training import parallel_update as script
+with form(2, 1) as team:
+    learner = Learner(script.config('cpu'), script.small.robot(), 'cpu', 0, team)
+    for number in range(2):
+        metrics = learner.update(script.samples(learner.config, number))
+    print(all(bool(value.isfinite()) for value in metrics.values()), learner.updates)
+print([child.returncode for child in team._children])
+"""
+
+
+def test_two_learners_without_torchrun():
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
+    result = subprocess.run(
+        [sys.executable, '-c', STARTED_HERE], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.stdout.splitlines() == ['True 2', '[0]'], result.stderr
+
+
 @pytest.mark.parametrize(
     'preset, overrides, count, sentence',
     [
