@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import platform
 import sys
@@ -46,28 +44,6 @@ class Protocol:
     def out_of_time(self, seconds: float) -> bool:
         """Whether so much training is all there may be."""
         return self.minutes is not None and seconds >= 60 * self.minutes
-
-
-class Marks:
-    """Where the next point of a learning curve is due.
-
-    Attributes:
-        next: in env steps; infinite after the last one.
-    """
-
-    def __init__(self, protocol: Protocol):
-        self._left = collections.deque(protocol.marks())
-
-    @property
-    def next(self) -> float:
-        return self._left[0] if self._left else math.inf
-
-    def reach(self, env_steps: int) -> bool:
-        """Whether a point is due after so many env steps; one point stands for all that were passed."""
-        due = env_steps >= self.next
-        while env_steps >= self.next:
-            self._left.popleft()
-        return due
 
 
 @dataclasses.dataclass

@@ -24,7 +24,7 @@ from stable_baselines3.sac.policies import CnnPolicy
 from torch import Tensor, nn
 
 from dreamer_ros import simulation
-from dreamer_ros.benchmark.results import Marks, Outcome, Protocol
+from dreamer_ros.benchmark.results import Outcome, Protocol
 from dreamer_ros.seeds import evaluation_seed
 
 FRAMES = 3  # of an observation, so that it shows velocities
@@ -42,7 +42,7 @@ def train_sac(
     protocol: Protocol,
     report: Callable[[Outcome], None],
 ) -> Outcome:
-    """Train and score; one update of 128 observations per agent step. Arguments as of `train_in_process`."""
+    """Train and score; one update of 128 observations per agent step. Arguments as of `systems.train`."""
     environment = PixelTask(task, image_size, action_repeat, seed)
     evaluation = PixelTask(task, image_size, action_repeat, evaluation_seed(seed))
     budget = math.ceil(protocol.steps / action_repeat)
@@ -160,7 +160,7 @@ class _Watch(BaseCallback):
         self.outcome = Outcome()
         self._evaluation, self._protocol = evaluation, protocol
         self._repeat, self._report = action_repeat, report
-        self._marks = Marks(protocol)
+        self._marks = protocol.marks()
         self._began = time.monotonic()
 
     def _on_step(self) -> bool:
@@ -168,7 +168,8 @@ class _Watch(BaseCallback):
         outcome.env_steps = self.num_timesteps * self._repeat
         outcome.updates = self.model._n_updates
         outcome.seconds = time.monotonic() - self._began
-        if self._marks.reach(outcome.env_steps):
+        if self._marks and outcome.env_steps >= self._marks[0]:
+            self._marks = [mark for mark in self._marks if mark > outcome.env_steps]
             returns = self.evaluate(self._protocol.curve_episodes)
             self._began = time.monotonic() - outcome.seconds  # evaluations do not count
             outcome.curve.append((outcome.env_steps, outcome.seconds, float(np.mean(returns)), len(returns)))

@@ -59,7 +59,8 @@ def add(commands) -> None:
 
 def _train(arguments) -> int:
     from dreamer_ros.training import process
-    from dreamer_ros.training.offline import plan, train
+    from dreamer_ros.training.offline import plan
+    from dreamer_ros.training.session import train_from_bags
 
     if process.torchrun_rank():
         from dreamer_ros.training import worker
@@ -90,5 +91,5 @@ def _train(arguments) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    train(run, arguments.device, process.learners(arguments.learners), arguments.seed, stop)
+    train_from_bags(run, arguments.device, process.learners(arguments.learners), arguments.seed, stop)
     return 0

@@ -12,7 +12,8 @@ from dreamer_ros.options import Options
 from dreamer_ros.ros.parameters import read_parameters
 from dreamer_ros.ros.runtime import run_node
 from dreamer_ros.training import process
-from dreamer_ros.training.offline import plan, train
+from dreamer_ros.training.offline import plan
+from dreamer_ros.training.session import train_from_bags
 
 
 class OfflineTrainerParameters(Options):
@@ -42,7 +43,7 @@ def body(node: Node, stop: threading.Event) -> None:
         parameters.validation,
         parameters.overrides,
     )
-    train(run, parameters.device, process.learners(parameters.learners), parameters.seed, stop)
+    train_from_bags(run, parameters.device, process.learners(parameters.learners), parameters.seed, stop)
     node.get_logger().info(f'{"stopped" if stop.is_set() else "finished"}; everything is in {run.folder}')
 
 

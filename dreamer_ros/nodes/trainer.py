@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import math
 import sys
@@ -39,6 +40,8 @@ from dreamer_ros.training import process
 from dreamer_ros.training.progress import Progress
 from dreamer_ros.training.robots import Robots
 from dreamer_ros.training.run_directory import RunDirectory, new_logdir, preset_of
+from dreamer_ros.training.schedule import Schedule
+from dreamer_ros.training.session import prepare_learners
 from dreamer_ros.wire import codecs, topics
 
 if TYPE_CHECKING:
@@ -232,6 +235,9 @@ class RosRobots(Robots):
         if self._thread.is_alive():
             self._thread.join()
 
+    def moving(self) -> bool:
+        return not self._robots or self.live_steps() > 0
+
     def live_steps(self) -> int:
         return sum(len(robot.live) for robot in self._robots.values())
 
@@ -324,7 +330,7 @@ def _report(trainer: Trainer) -> diagnostics.Report:
         'env steps': status.step,
         'updates': status.updates,
         'episodes': status.episodes,
-        'replay steps': trainer.replay_steps,
+        'replay steps': status.replay_steps,
         'updates/s': f'{updates:.2f}',
         'frames/s': f'{frames:.1f}',
         'last return': status.last_return,
@@ -357,13 +363,8 @@ def body(node: Node, stop: threading.Event) -> None:
     names = () if parameters.contract else parameters.robots
     robots = RosRobots(node, names, parameters.policies_url)
     # Only now: robots need not wait for the seconds that torch takes to load, nor does a person whose
-    # arguments were wrong; and OpenMP reads what `prepare` sets when it is loaded.
-    process.prepare()
-    from dreamer_ros.training.parallel import form
-
-    threads = parameters.threads or process.pick_threads(len(names), learners)
-    process.configure_learner(threads, config.schedule.overlap)
-    with form(learners, threads) as team:
+    # arguments were wrong.
+    with prepare_learners(config, len(names), learners, parameters.threads) as team:
         _train(node, parameters, config, robots, team, stop)
 
 
@@ -376,37 +377,37 @@ def _train(
     stop: threading.Event,
 ) -> None:
     from dreamer_ros.training.loop import Trainer
+    from dreamer_ros.training.run_replay import BagReplay
 
     contract = load_contract(parameters.contract) if parameters.contract else None
     spec = contract.spec if contract else robots.wait_for_spec(stop)
     if spec is None:
         return
-    run = RunDirectory(
-        parameters.logdir or new_logdir(spec.name, config.preset), config, spec, _signature(parameters.signing_key)
-    )
-    try:
+    logdir = parameters.logdir or new_logdir(spec.name, config.preset)
+    with contextlib.closing(RunDirectory(logdir, config, spec, _signature(parameters.signing_key))) as run:
         trainer = Trainer(
             config,
             spec,
             run,
             robots,
-            env_steps=parameters.steps or config.schedule.steps,
-            free_running=parameters.free_running,
+            BagReplay(run.episodes, config, spec, parameters.seed, contract),
+            Schedule.make(config.schedule, parameters.steps or config.schedule.steps, spec.action_repeat),
             device=parameters.device,
             seed=parameters.seed,
             stop=stop,
             progress=Progress(),
+            free_running=parameters.free_running,
             team=team,
             contract=contract,
             begin=Path(parameters.begin) if parameters.begin else None,
         )
         robots.start(trainer, spec.name)
-        trainer.train()
+        try:
+            trainer.train()
+        finally:
+            robots.close()
         how = 'stopped' if stop.is_set() else 'finished'
         node.get_logger().info(f'{how}; everything is in {run.path}')
-    finally:
-        robots.close()
-        run.close()
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import Exporter
 from dreamer_ros.training.checkpoint import find_checkpoint
 from dreamer_ros.training.learner import Learner
-from dreamer_ros.training.progress import CountBar
+from dreamer_ros.training.progress import count_bar
 from dreamer_ros.training.rollout import Player, play_side_by_side
 from dreamer_ros.training.run_directory import RunDirectory
 
@@ -104,25 +105,27 @@ def evolve(run: Path, place: str, temperature: float | None, generations: int, s
     try:
         torch.manual_seed(seed)
         agent.evolution.reset()
-        simulators, reached = None, ''
+        simulators = None
         if place == 'simulator':
             simulators = Simulators(learner, min(settings.rollouts, len(os.sched_getaffinity(0))), seed)
         population = agent.evolution.population
-        bar = CountBar(generations * population, 'candidates')
+        bar = count_bar(generations * population, 'candidates')
         try:
             for _ in range(generations):
                 if simulators is None:
                     values = agent.evolve(None, temperature)
                     reached = _reached(agent, values['dream_fitness'], values['best_dream_fitness'])
-                    bar.advance(reached, population)
+                    bar.set_postfix_str(reached, refresh=False)
+                    bar.update(population)
                 else:
-                    fitness = simulated_generation(learner, simulators, lambda: bar.advance(reached))
+                    fitness = simulated_generation(learner, simulators, bar.update)
                     reached = _reached(agent, fitness.mean(), fitness.max())
+                    bar.set_postfix_str(reached)
         except KeyboardInterrupt:
             if not agent.evolution.generation:
                 raise
             agent.controller.set(agent.evolution.mean.float())  # a candidate may have been playing
-            bar.note(f'stopped after {int(agent.evolution.generation)} of {generations} generations')
+            bar.write(f'stopped after {int(agent.evolution.generation)} of {generations} generations', file=sys.stderr)
         finally:
             bar.close()
             if simulators is not None:

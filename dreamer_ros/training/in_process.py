@@ -1,170 +1,130 @@
-"""Training with simulators in the same process: no ROS and no bags, for comparing systems."""
+"""Training with simulators in the same process: no ROS and no bags."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
-import numpy as np
-
-from dreamer_ros.benchmark.results import Marks, Outcome, Protocol
 from dreamer_ros.config import Config
-from dreamer_ros.policy.export import Exporter
-from dreamer_ros.replay.buffer import ReplayBuffer
+from dreamer_ros.episodes.episode import EpisodeInfo
+from dreamer_ros.errors import InputError
+from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.seeds import collector_seed, evaluation_seed
-from dreamer_ros.training.learner import Learner
-from dreamer_ros.training.metrics import Losses, Metrics, check_finite
+from dreamer_ros.training.loop import Trainer
+from dreamer_ros.training.progress import Progress
+from dreamer_ros.training.robots import Robots
 from dreamer_ros.training.rollout import Player, play_side_by_side
 from dreamer_ros.training.run_directory import RunDirectory
+from dreamer_ros.training.run_replay import MemoryReplay
 from dreamer_ros.training.schedule import Schedule
 
 EVALUATION_PLAYERS = 5  # play at the same time; a fixed number, or scores would depend on the machine's cores
 
 
-def train_in_process(
-    config: Config,
-    task: str,
-    seed: int,
-    protocol: Protocol,
-    folder: Path,
-    report: Callable[[Outcome], None],
-    simulators: int = 1,
-) -> Outcome:
-    """Train one system on one task into a run directory, which other `dreamer` commands can read.
+class InProcessRobots(Robots):
+    """Simulators that act with the newest policy, each on a thread of its own, while the learner learns.
 
-    While the learner makes the updates that are due, the simulators collect the steps of the next ones; both
-    wait for each other, so that equal seeds give equal runs however fast the machine is.
+    They advance in rounds: `grant` begins one, `wait` ends it. Its steps count from the end of the round on, so
+    that what the learner sees does not depend on how fast the machine is.
 
     Args:
-        folder: run directory to create.
-        report: is called often, from this thread.
-        simulators: that collect side by side.
-
-    Raises:
-        InputError: the task, the folder or the budget do not fit, or the losses are not finite.
+        players: collect.
+        evaluators: score the policy.
+        replay: gets the episodes.
+        schedule: of the run; a round is an update's worth of steps.
+        marks: agent steps after which the policy is scored, increasing.
+        episodes: of each evaluation.
     """
-    with contextlib.ExitStack() as open_now:
-        return _Training(config, task, seed, protocol, folder, report, simulators, open_now).run()
 
-
-class _Training:
     def __init__(
         self,
-        config: Config,
-        task: str,
-        seed: int,
-        protocol: Protocol,
-        folder: Path,
-        report: Callable[[Outcome], None],
-        simulators: int,
-        open_now: contextlib.ExitStack,
+        players: Sequence[Player],
+        evaluators: Sequence[Player],
+        replay: MemoryReplay,
+        schedule: Schedule,
+        marks: Sequence[int],
+        episodes: int,
     ):
-        repeat = config.action_repeat_for(task)
-        self._schedule = Schedule.make(config.schedule, protocol.steps, repeat)
-        self._config, self._task, self._protocol, self._report = config, task, protocol, report
+        self._players, self._evaluators, self._replay = players, evaluators, replay
+        self._schedule, self._marks, self._episodes = schedule, list(marks), episodes
+        self._policy: Path | None = None
+        self._round: list[Future] = []
+        self._steps = 0  # of each player in the round
+        self._collected = self._stored = 0
+
+    def live_steps(self) -> int:
+        return self._collected - self._stored
+
+    def stored(self, info: EpisodeInfo) -> None:
+        self._stored += info.steps - 1
+
+    def publish(self, manifest: Manifest) -> None:
+        self._policy = Path(manifest.uri)
+
+    def grant(self, steps: int) -> None:
+        if self._round or not steps:
+            return
+        missing = self._schedule.prefill - self._collected
+        steps = min(steps, missing if missing > 0 else self._schedule.steps_per_update)
+        if self._marks:
+            steps = min(steps, self._marks[0] - self._collected)
+        self._steps = math.ceil(steps / len(self._players))
+        policy = None if missing > 0 else self._policy
+        self._round = [player.collect(self._steps, policy) for player in self._players]
+
+    def wait(self, seconds: float) -> None:
+        if not self._round:
+            raise InputError(
+                f'steps: expected enough of them for each simulator to end an episode of '
+                f'{self._players[0].episode_steps} agent steps, got {self._collected} for {len(self._players)}'
+            )
+        episodes = [episode for future in self._round for episode in future.result()]
+        self._collected += self._steps * len(self._players)
+        self._round = []
+        for episode in episodes:
+            self._replay.add(episode)
+
+    def evaluation_due(self) -> bool:
+        return bool(self._marks) and self._collected >= self._marks[0] and not self._round
+
+    def evaluate(self) -> list[float]:
+        while self._marks and self._collected >= self._marks[0]:  # one evaluation stands for all that were passed
+            self._marks.pop(0)
+        return play_side_by_side(self._evaluators, self._episodes, self._policy)
+
+
+def train_in_process(
+    task: str,
+    config: Config,
+    logdir: Path,
+    steps: int,
+    seed: int,
+    simulators: int,
+    device: str,
+    evaluations: int,
+    episodes: int,
+    stop: threading.Event,
+    progress: Progress,
+) -> None:
+    """See `session.train_in_process`."""
+    repeat = config.action_repeat_for(task)
+    schedule = Schedule.make(config.schedule, steps, repeat)
+    marks = [math.ceil(steps * k / evaluations / repeat) for k in range(1, evaluations + 1)]
+    with contextlib.ExitStack() as open_now:
 
         def player(its_seed: int) -> Player:
             return open_now.enter_context(contextlib.closing(Player(task, config.env, repeat, its_seed)))
 
-        self._collectors = [player(collector_seed(seed, n)) for n in range(simulators)]
-        self._evaluators = [
-            player(evaluation_seed(seed, n)) for n in range(min(EVALUATION_PLAYERS, protocol.curve_episodes))
-        ]
-        spec = self._collectors[0].spec
-        self._repeat = spec.action_repeat
-        self._learner = Learner(config, spec, 'auto', seed)
-        self._exporter = Exporter(self._learner.policy, spec)
-        capacity = min(config.replay.capacity, 2 * self._schedule.budget + 10_000)
-        self._replay = ReplayBuffer(capacity, spec.image_shape, len(spec.vector), len(spec.action), seed)
-        self._run = open_now.enter_context(contextlib.closing(RunDirectory(folder, config, spec)))
-        self._metrics = open_now.enter_context(contextlib.closing(Metrics(self._run.path)))
-        self._losses = Losses()
-        self._outcome = Outcome()
-        self._collected = 0  # agent steps
-        self._version = 0
-        self._policy: Path | None = None  # what the collectors act with
-
-    def run(self) -> Outcome:
-        self._train()
-        self._outcome.returns = self._evaluate(self._protocol.episodes)
-        self._run.save_checkpoint(self._learner.updates, self._learner.save, {})
-        return self._outcome
-
-    def _train(self) -> None:
-        marks = Marks(self._protocol)
-        began, apart = time.monotonic(), 0.0  # seconds spent on evaluations
-        while self._collected < self._schedule.budget and not self._protocol.out_of_time(self._outcome.seconds):
-            steps = self._round(marks.next)
-            collecting = [player.collect(steps, self._policy) for player in self._collectors]
-            try:
-                self._learn()
-            finally:
-                episodes = [episode for future in collecting for episode in future.result()]
-            self._collected += steps * len(self._collectors)
-            self._add(episodes)
-            outcome = self._outcome
-            outcome.env_steps, outcome.updates = self._collected * self._repeat, self._learner.updates
-            outcome.seconds = time.monotonic() - began - apart
-            if marks.reach(outcome.env_steps):
-                before = time.monotonic()
-                self._note_evaluation(self._evaluate(self._protocol.curve_episodes))
-                apart += time.monotonic() - before
-            self._report(outcome)
-        self._learn()
-        self._outcome.updates = self._learner.updates
-
-    def _round(self, mark: float) -> int:
-        """Agent steps that each simulator makes until the next update or evaluation is due."""
-        missing = self._schedule.prefill - self._collected
-        steps = missing if missing > 0 else self._schedule.steps_per_update
-        steps = min(steps, mark / self._repeat - self._collected)
-        return max(1, math.ceil(steps / len(self._collectors)))
-
-    def _learn(self) -> None:
-        """All updates that are due by now."""
-        schedule, learner = self._config.schedule, self._learner
-        if self._replay.steps < schedule.length:
-            return
-        for _ in range(learner.updates, self._schedule.updates_due(self._collected)):
-            self._losses.add(learner.update(self._replay.sample(schedule.batch, schedule.length)))
-            if learner.updates % schedule.publish_every == 0:
-                self._policy = self._publish()
-            if learner.updates % schedule.log_every == 0:
-                self._log_losses()
-
-    def _publish(self) -> Path:
-        self._version += 1
-        metadata = self._learner.policy_metadata(self._version, step=self._collected * self._repeat)
-        manifest = self._run.write_policy(self._version, lambda path: self._exporter.write(path, metadata))
-        return Path(manifest.uri)
-
-    def _evaluate(self, episodes: int) -> list[float]:
-        """Returns of deterministic episodes with the policy as it is now."""
-        return play_side_by_side(self._evaluators, episodes, self._publish())
-
-    def _note_evaluation(self, returns: list[float]) -> None:
-        outcome, mean = self._outcome, float(np.mean(returns))
-        outcome.curve.append((outcome.env_steps, outcome.seconds, mean, len(returns)))
-        self._write(return_evaluate=mean)
-
-    def _add(self, episodes: list) -> None:
-        for episode in episodes:
-            self._replay.add(episode)
-            self._write(**{f'return_{episode.meta["mode"]}': episode.total_reward})
-
-    def _log_losses(self) -> None:
-        means = self._losses.take_means()
-        self._write(**means)
-        check_finite(means, f'{self._config.preset} on {self._task}: update {self._learner.updates}')
-
-    def _write(self, **values: float) -> None:
-        self._metrics.write(
-            step=self._collected * self._repeat,
-            agent_steps=self._collected,
-            updates=self._learner.updates,
-            time=self._outcome.seconds,
-            **values,
-        )
+        players = [player(collector_seed(seed, n)) for n in range(simulators)]
+        evaluators = [player(evaluation_seed(seed, n)) for n in range(min(EVALUATION_PLAYERS, episodes))]
+        spec = players[0].spec
+        run = open_now.enter_context(contextlib.closing(RunDirectory(logdir, config, spec)))
+        replay = MemoryReplay(config.replay.capacity, config.schedule, spec, seed)
+        robots = InProcessRobots(players, evaluators, replay, schedule, marks, episodes)
+        Trainer(
+            config, spec, run, robots, replay, schedule, device=device, seed=seed, stop=stop, progress=progress
+        ).train()

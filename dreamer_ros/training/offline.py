@@ -1,10 +1,9 @@
-"""Learning from bags alone: which robot they are of, what learns from them, and the session itself."""
+"""Learning from bags alone: which robot they are of, and what learns from them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,8 +15,7 @@ from dreamer_ros.files import read_text
 from dreamer_ros.replay.dataset import bag_folder, check_distinct
 from dreamer_ros.robot.contract import RobotContract, load_contract
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.training import process
-from dreamer_ros.training.run_directory import RunDirectory, check_run, new_logdir, preset_of
+from dreamer_ros.training.run_directory import check_run, new_logdir, preset_of
 from dreamer_ros.training.schedule import Schedule
 
 
@@ -126,41 +124,3 @@ def senses(spec: RobotSpec) -> Iterator[str]:
         yield f'env.image_size={json.dumps(spec.image_size)}'
         yield f'env.cameras={json.dumps([] if spec.cameras == ("camera",) else spec.cameras)}'
     yield f'env.action_repeat={{"default": {spec.action_repeat}}}'
-
-
-def train(run: OfflineRun, device: str, learners: int, seed: int, stop: threading.Event) -> None:
-    """Learn until the updates are made or the event is set.
-
-    Raises:
-        InputError: the folder, the device or the bags do not fit.
-    """
-    process.check_learners(run.config, learners)
-    process.prepare()
-    from dreamer_ros.training.parallel import form
-
-    threads = process.pick_threads(robots=0, learners=learners)
-    process.configure_learner(threads, run.config.schedule.overlap)
-    with form(learners, threads) as team:
-        from dreamer_ros.training.loop import Trainer
-        from dreamer_ros.training.progress import Progress
-        from dreamer_ros.training.robots import Robots
-
-        directory = RunDirectory(run.folder, run.config, run.spec)
-        try:
-            Trainer(
-                run.config,
-                run.spec,
-                directory,
-                Robots(),
-                env_steps=None,
-                free_running=False,
-                device=device,
-                seed=seed,
-                stop=stop,
-                progress=Progress(),
-                team=team,
-                updates=run.updates,
-                contract=run.contract,
-            ).train()
-        finally:
-            directory.close()

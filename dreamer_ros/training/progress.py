@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from tqdm import tqdm
@@ -26,7 +27,9 @@ class Status:
     budget: int
     frames: int  # agent steps
     updates: int
+    seconds: float = 0.0  # of training, over all sessions
     episodes: int = 0
+    replay_steps: int = 0
     last_return: float | None = None
     evaluation_return: float | None = None
     validation_error: float | None = None  # of predicted images, held out
@@ -91,7 +94,6 @@ class Rate:
 
     def __init__(self) -> None:
         self._growths: collections.deque[tuple[float, float]] = collections.deque()  # when the count became what
-        self._now = 0.0
         self.per_second = 0.0
 
     def note(self, now: float, count: float) -> None:
@@ -103,62 +105,23 @@ class Rate:
             growths.append((now, count))
         while len(growths) > GROWTHS + 1 and growths[1][0] < now - RATE_WINDOW:
             growths.popleft()
-        self._now = now
+        (began, before), (ended, after) = growths[0], growths[-1]
+        usual = (ended - began) / max(1, len(growths) - 1)
         # What has not grown for longer than usual has become slower.
-        seconds = growths[-1][0] - growths[0][0] + max(0.0, now - growths[-1][0] - self._interval())
-        self.per_second = (growths[-1][1] - growths[0][1]) / seconds if seconds > 0 else 0.0
-
-    def left(self, goal: float) -> float | None:
-        """Seconds until the count reaches the goal, as of the last note; None while it does not grow."""
-        if not self.per_second:
-            return None
-        when, count = self._growths[-1]
-        # The episode that is going on counts as far as it should have come.
-        return max(0.0, (goal - count) / self.per_second - min(self._now - when, self._interval()))
-
-    def _interval(self) -> float:
-        """Seconds between two growths."""
-        return (self._growths[-1][0] - self._growths[0][0]) / max(1, len(self._growths) - 1)
-
-
-class CountBar(Bar):
-    """The bar of work that is so many of one thing.
-
-    Args:
-        total: how many.
-        unit: what they are, in the plural.
-    """
-
-    def __init__(self, total: int, unit: str, stream: TextIO | None = None):
-        super().__init__(stream)
-        self._total, self._unit = total, unit
-        self._done, self._rate = 0, Rate()
-        self._rate.note(time.monotonic(), 0)
-
-    def advance(self, note: str, count: int = 1) -> None:
-        """So many more are done; `note` says what has come of it."""
-        self._done += count
-        self._rate.note(time.monotonic(), self._done)
-        if self.due() or self._done == self._total:
-            left = self._rate.left(self._total)
-            self.show(
-                self._done / self._total,
-                ', '.join(
-                    [
-                        f'{self._done}/{self._total} {self._unit}',
-                        *([note] if note else []),
-                        f'{self._rate.per_second:.2g} {self._unit}/s',
-                        *([] if left is None else [f'{duration(left)} left']),
-                    ]
-                ),
-            )
+        seconds = ended - began + max(0.0, now - ended - usual)
+        self.per_second = (after - before) / seconds if seconds > 0 else 0.0
 
 
 class Progress(Bar):
-    """The bar of one run, with its rates."""
+    """The bar of one run, with its rates.
 
-    def __init__(self, stream: TextIO | None = None):
+    Args:
+        report: gets every status instead of a person.
+    """
+
+    def __init__(self, stream: TextIO | None = None, report: Callable[[Status], None] | None = None):
         super().__init__(stream)
+        self._report = report
         self._steps, self._frames, self._updates = Rate(), Rate(), Rate()
 
     def update(self, status: Status) -> None:
@@ -167,16 +130,22 @@ class Progress(Bar):
         self._steps.note(now, status.step)
         self._frames.note(now, status.frames)
         self._updates.note(now, status.updates)
-        if self.due():
+        if self._report is not None:
+            self._report(status)
+        elif self.due():
             self.show(status.done, self._describe(status))
+
+    def note(self, text: str) -> None:
+        if self._report is None:
+            super().note(text)
 
     def rates(self) -> tuple[float, float, float]:
         """Env steps, frames and updates per second of late; see Rate."""
         return self._steps.per_second, self._frames.per_second, self._updates.per_second
 
     def _describe(self, status: Status) -> str:
-        _, frames, updates = self.rates()
-        done, unit = (status.updates, 'updates') if status.offline else (status.step, 'env steps')
+        steps, frames, updates = self.rates()
+        done, unit, rate = (status.updates, 'updates', updates) if status.offline else (status.step, 'env steps', steps)
         parts = [f'{done}/{status.budget} {unit}', f'{status.episodes} episodes']
         if status.last_return is not None:
             parts.append(f'return {status.last_return:.1f}')
@@ -185,16 +154,19 @@ class Progress(Bar):
         if status.validation_error is not None:
             parts.append(f'held-out error {status.validation_error:.2g}')
         parts += [f'{updates:.2f} updates/s', *([] if status.offline else [f'{frames:.1f} frames/s'])]
-        left = (self._updates if status.offline else self._steps).left(status.budget)
-        if left is not None:
-            parts.append(f'{duration(left)} left')
+        if rate:
+            parts.append(f'{duration(max(0, status.budget - done) / rate)} left')
         if status.waiting:
             parts.append(f'waiting for {status.waiting}')
         return ', '.join(parts)
 
 
+def count_bar(total: int, unit: str) -> tqdm:
+    """The bar of work that is so many of one thing."""
+    form = '{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{unit}{postfix}, {rate_noinv_fmt}, {remaining} left'
+    return tqdm(total=total, unit=f' {unit}', bar_format=form, dynamic_ncols=True)
+
+
 def duration(seconds: float) -> str:
-    """1:02:03 or 2:03."""
-    minutes, seconds = divmod(int(max(0.0, seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours}:{minutes:02d}:{seconds:02d}' if hours else f'{minutes}:{seconds:02d}'
+    """1:02:03 or 02:03."""
+    return tqdm.format_interval(seconds)

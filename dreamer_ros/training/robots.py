@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from dreamer_ros.episodes.episode import EpisodeInfo
@@ -10,6 +12,14 @@ from dreamer_ros.policy.manifest import Manifest
 
 class Robots:
     """Nobody, as for learning from bags alone; a subclass brings the robots of its world."""
+
+    def moving(self) -> bool:
+        """Whether the clock of the run goes: its time counts from the first step."""
+        return True
+
+    def wait(self, seconds: float) -> None:
+        """Wait for new steps, so long at most where robots move by themselves."""
+        time.sleep(seconds)
 
     def live_steps(self) -> int:
         """Agent steps seen that are in no bag of the store yet."""
@@ -27,6 +37,14 @@ class Robots:
 
     def publish(self, manifest: Manifest) -> None:
         """Tell agents about a new policy."""
+
+    def evaluation_due(self) -> bool:
+        """Whether the trainer should publish the policy as it is and have it scored."""
+        return False
+
+    def evaluate(self) -> list[float]:
+        """Returns of deterministic episodes of the newest policy; asked for when an evaluation is due."""
+        return []
 
     def wants_dream(self) -> bool:
         """Whether somebody watches dreams."""

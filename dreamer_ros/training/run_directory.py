@@ -119,7 +119,8 @@ class RunDirectory:
         try:
             _check(self.path, spec, config)
             write_description(self.path, config, spec)
-            for leftover in [*self.policies.glob('.*.partial'), *self.checkpoints.glob('.*.partial')]:
+            folders = (self.path, self.policies, self.checkpoints)
+            for leftover in itertools.chain(*(folder.glob('.*.partial') for folder in folders)):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         except BaseException as error:
             self.close()

@@ -1,13 +1,25 @@
-"""A whole session of training in this process: simulators, policy and learner side by side, without ROS."""
+"""A session of training from its arguments: with simulators in this process, or from bags alone. Needs no ROS."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dreamer_ros.config import Config
-from dreamer_ros.training.progress import Status
+from dreamer_ros.errors import InputError
+from dreamer_ros.training import process
+from dreamer_ros.training.offline import OfflineRun
+from dreamer_ros.training.progress import Progress, Status
+from dreamer_ros.training.robots import Robots
+from dreamer_ros.training.run_directory import RunDirectory, new_logdir
+from dreamer_ros.training.schedule import OfflineSchedule
+
+if TYPE_CHECKING:
+    from dreamer_ros.training.parallel import Team
 
 
 def train_in_process(
@@ -49,22 +61,74 @@ def train_in_process(
         InputError: the task, the budget or the device do not fit, the folder holds a run already, or the losses are
             not finite.
     """
-    import numpy as np
+    from dreamer_ros.simulation import task_name
 
-    from dreamer_ros.benchmark.results import Outcome, Protocol
-    from dreamer_ros.training import in_process
-    from dreamer_ros.training.run_directory import new_logdir
+    folder = Path(logdir) if logdir else new_logdir(task_name(task), config.preset)
+    if (folder / 'config.yaml').exists():
+        raise InputError(
+            f'run {folder}: expected a folder without a run, since training in one process keeps its episodes in '
+            'memory and can not go on later; choose another log directory'
+        )
+    with prepare_learners(config, robots=simulators):
+        from dreamer_ros.training import in_process
 
-    folder = Path(logdir) if logdir else new_logdir(task, config.preset)
-    budget = config.schedule.steps if steps is None else steps
-    protocol = Protocol(budget, None, evaluations, evaluation_episodes, evaluation_episodes)
-
-    def tell(outcome: Outcome) -> None:
-        if report is not None:
-            last = float(np.mean([point[2] for point in outcome.curve[-1:]])) if outcome.curve else None
-            report(Status(outcome.env_steps, budget, outcome.env_steps, outcome.updates, evaluation_return=last))
-        if stop is not None and stop.is_set():
-            raise KeyboardInterrupt
-
-    in_process.train_in_process(config, task, seed, protocol, folder, tell, simulators)
+        in_process.train_in_process(
+            task,
+            config,
+            folder,
+            config.schedule.steps if steps is None else steps,
+            seed,
+            simulators,
+            device,
+            evaluations,
+            evaluation_episodes,
+            stop or threading.Event(),
+            Progress(report=report),
+        )
     return folder
+
+
+def train_from_bags(run: OfflineRun, device: str, learners: int, seed: int, stop: threading.Event) -> None:
+    """Learn from bags alone until the updates are made or the event is set.
+
+    Raises:
+        InputError: the folder, the device or the bags do not fit.
+    """
+    process.check_learners(run.config, learners)
+    with prepare_learners(run.config, robots=0, learners=learners) as team:
+        from dreamer_ros.training.loop import Trainer
+        from dreamer_ros.training.run_replay import BagReplay
+
+        with contextlib.closing(RunDirectory(run.folder, run.config, run.spec)) as directory:
+            Trainer(
+                run.config,
+                run.spec,
+                directory,
+                Robots(),
+                BagReplay(directory.episodes, run.config, run.spec, seed, run.contract),
+                OfflineSchedule(run.updates),
+                device=device,
+                seed=seed,
+                stop=stop,
+                progress=Progress(),
+                team=team,
+                contract=run.contract,
+            ).train()
+
+
+def prepare_learners(
+    config: Config, robots: int, learners: int = 1, threads: int = 0
+) -> AbstractContextManager[Team | None]:
+    """Tune this process for learning, before torch is imported, and form the team of learners if there are several.
+
+    Args:
+        robots: simulators and agents on this machine, which need cores too.
+        learners: processes that share every update.
+        threads: of each learner on a CPU; 0 picks.
+    """
+    process.prepare()
+    from dreamer_ros.training.parallel import form
+
+    threads = threads or process.pick_threads(robots, learners)
+    process.configure_learner(threads, config.schedule.overlap)
+    return form(learners, threads)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 
 from dreamer_ros.files import write_file
 from dreamer_ros.training.evolution import Simulators, open_world_models
-from dreamer_ros.training.progress import CountBar
+from dreamer_ros.training.progress import count_bar
 from dreamer_ros.viewing.figures import new_figure, save_figure
 
 FILE, PICTURE = 'temperature.json', 'temperature.png'
@@ -45,7 +46,7 @@ def measure(run: Path, values: Sequence[float], generations: int, episodes: int,
     learner = open_world_models(run)
     agent, rows = learner.agent, []
     simulators = Simulators(learner, min(episodes, len(os.sched_getaffinity(0))), seed)
-    bar = CountBar(len(values) * generations, 'generations')
+    bar = count_bar(len(values) * generations, 'generations')
     try:
         random = _score(simulators.play_random(episodes))
         for temperature in values:
@@ -53,7 +54,8 @@ def measure(run: Path, values: Sequence[float], generations: int, episodes: int,
             agent.evolution.reset()
             for _ in range(generations):
                 agent.evolve(None, temperature)
-                bar.advance(f'temperature {temperature:g}')
+                bar.set_postfix_str(f'temperature {temperature:g}', refresh=False)
+                bar.update()
             noise = agent.dream_noise(episodes, simulators.episode_steps)
             controller = agent.evolution.mean.float()[None]
             dreamed = agent.dream(controller, agent.starts(None, episodes), temperature, noise)[0]
@@ -64,7 +66,7 @@ def measure(run: Path, values: Sequence[float], generations: int, episodes: int,
                     'simulator': _score(simulators.play(episodes)),
                 }
             )
-            bar.note(_line(rows[-1]))
+            bar.write(_line(rows[-1]), file=sys.stderr)
     finally:
         bar.close()
         simulators.close()

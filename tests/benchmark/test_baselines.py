@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from dreamer_ros import simulation
-from dreamer_ros.benchmark.baselines import baseline_config, train_baseline
 from dreamer_ros.benchmark.results import Protocol
 from dreamer_ros.benchmark.sac_pixels import FRAMES, SHIFT, PixelTask, shift, train_sac
+from dreamer_ros.benchmark.systems import config_of, train
 from dreamer_ros.errors import InputError
 
 
 @pytest.mark.parametrize('name', ['random', 'still'])
-def test_untrained_ones(name):
+def test_untrained_ones(name, tmp_path):
     protocol = Protocol(steps=100, episodes=2)
-    outcome = train_baseline(name, 'cartpole_balance', 3, protocol, lambda outcome: None)
+    outcome = train(name, 'cartpole_balance', 3, protocol, tmp_path, lambda outcome: None)
     # The same actions and initial states, by hand
     rng = np.random.default_rng(1_000_003)
-    repeat = baseline_config().action_repeat_for('cartpole_balance')
+    repeat = config_of(name).action_repeat_for('cartpole_balance')
     environment = simulation.make('cartpole_balance', image_size=(48, 48), action_repeat=repeat, seed=1_000_003)
     returns = []
     for _ in range(2):
@@ -104,9 +104,9 @@ def test_sac_trains_its_encoder_by_the_critic_alone(monkeypatch):
 def test_the_missing_library_is_named():
     code = (
         "import sys; sys.modules['stable_baselines3'] = None\n"
-        'from dreamer_ros.benchmark.baselines import train_baseline\n'
         'from dreamer_ros.benchmark.results import Protocol\n'
-        "train_baseline('sac_pixels', 'cartpole_balance', 0, Protocol(steps=100), print)"
+        'from dreamer_ros.benchmark.systems import train\n'
+        "train('sac_pixels', 'cartpole_balance', 0, Protocol(steps=100), None, print)"
     )
     result = subprocess.run([sys.executable, '-c', code], stderr=subprocess.PIPE, text=True)
     assert "pip install 'dreamer_ros[baselines]'" in result.stderr

@@ -94,25 +94,6 @@ def test_a_benchmark_runs_and_goes_on_after_an_interruption(tiny, tmp_path, monk
         sweep.run_benchmark(plan(tiny, output, protocol=dataclasses.replace(PROTOCOL, steps=1500)))
 
 
-def test_equal_seeds_give_equal_runs_with_several_simulators(tiny, tmp_path):
-    """Although simulators and learner work side by side."""
-    from dreamer_ros.config import load_preset
-    from dreamer_ros.training.in_process import train_in_process
-
-    protocol = Protocol(steps=2400, evaluations=1, curve_episodes=1, episodes=1)
-    outcomes = [
-        train_in_process(
-            load_preset(tiny), 'cartpole_balance', 3, protocol, tmp_path / str(n), lambda outcome: None, simulators=2
-        )
-        for n in range(2)
-    ]
-    for outcome in outcomes:
-        outcome.seconds = 0.0
-        outcome.curve = [(steps, value) for steps, _, value, _ in outcome.curve]
-    assert outcomes[0] == outcomes[1]
-    assert outcomes[0].updates == 10  # (300 - 130) steps, one update each 2 x 8 of them
-
-
 def test_two_systems_of_one_name_are_refused(tiny, tmp_path):
     with pytest.raises(InputError, match='got random and other/random.yaml'):
         sweep.run_benchmark(plan(tiny, tmp_path / 'out', systems=['random', tiny, 'random', 'other/random.yaml']))

@@ -71,8 +71,7 @@ def test_evolved_controller_becomes_a_policy_of_the_run(place, tmp_path, spec, c
     assert main([*command, '--temperature', '0.4']) == 0
     printed, shown = capsys.readouterr()
     assert str(latest_policy(run)) in printed
-    last = [line for line in shown.splitlines() if line.startswith('100%')]
-    assert len(last) == 2 and all('18/18 candidates, generation ' in line and 'fitness' in line for line in last)
+    assert shown.count('18/18 candidates, generation 3: fitness') >= 2
     runners = [PolicyRunner(run / 'policies' / f'policy_{n:06d}.onnx', spec) for n in (1, 2)]
     assert [runner.version for runner in runners] == [1, 2]
     where = 'simulator' if place == 'simulator' else 'dream at temperature 1.15'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -22,6 +23,8 @@ from dreamer_ros.training.metrics import read_metrics
 from dreamer_ros.training.progress import Progress
 from dreamer_ros.training.robots import Robots
 from dreamer_ros.training.run_directory import RunDirectory, latest_policy
+from dreamer_ros.training.run_replay import BagReplay
+from dreamer_ros.training.schedule import Schedule
 from tests.episodes import bags
 
 STEPS = 20  # agent steps of an episode
@@ -61,25 +64,28 @@ def write_bags(folder: Path, numbers, mode='explore'):
 
 def train(path: Path, episodes: int, stop=None, robots=None, begin=None):
     """Train on a budget of so many episodes; returns (trainer, its output)."""
-    run, output = RunDirectory(path, CONFIG, ROBOT), io.StringIO()
-    try:
-        trainer = Trainer(
-            CONFIG,
-            ROBOT,
-            run,
-            robots or Robots(),
-            env_steps=episodes * STEPS * ROBOT.action_repeat,
-            free_running=False,
-            device='cpu',
-            seed=0,
-            stop=stop or threading.Event(),
-            progress=Progress(output),
-            begin=begin,
-        )
+    output = io.StringIO()
+    with contextlib.closing(RunDirectory(path, CONFIG, ROBOT)) as run:
+        trainer = make_trainer(run, robots or Robots(), episodes, stop=stop, progress=Progress(output), begin=begin)
         trainer.train()
-    finally:
-        run.close()
     return trainer, output.getvalue()
+
+
+def make_trainer(run, robots, episodes, config=CONFIG, stop=None, progress=None, begin=None):
+    """A trainer on bags of ROBOT with a budget of so many episodes."""
+    return Trainer(
+        config,
+        ROBOT,
+        run,
+        robots,
+        BagReplay(run.episodes, config, ROBOT, 0),
+        Schedule.make(config.schedule, episodes * STEPS * ROBOT.action_repeat, ROBOT.action_repeat),
+        device='cpu',
+        seed=0,
+        stop=stop or threading.Event(),
+        progress=progress or Progress(io.StringIO()),
+        begin=begin,
+    )
 
 
 def due(episodes):
@@ -107,7 +113,7 @@ def test_learns_from_bags_to_the_budget_and_continues(tmp_path):
     trainer, output = train(tmp_path, 6)
     assert 'resuming at 320 env steps, 30 updates, 84 steps in the replay' in output
     assert trainer.status.updates == due(6) == 50
-    assert trainer.replay_steps == 6 * (STEPS + 1)  # nothing loaded twice
+    assert trainer.status.replay_steps == 6 * (STEPS + 1)  # nothing loaded twice
     returns = [line for line in read_metrics(tmp_path) if 'episode' in line]
     assert len({line['episode'] for line in returns}) == len(returns) == 6
     second = PolicyRunner(latest_policy(tmp_path), ROBOT)
@@ -186,7 +192,7 @@ def test_stopped_halfway_everything_is_saved_and_the_ratio_stays_exact(tmp_path)
 
 def test_checkpoint_on_request(tmp_path):
     write_bags(tmp_path / 'episodes', range(4))
-    stop, answer = threading.Event(), []
+    answer = []
 
     class Asking(Robots):
         def publish(self, manifest):
@@ -194,12 +200,9 @@ def test_checkpoint_on_request(tmp_path):
                 thread = threading.Thread(target=lambda: answer.append(trainer.request_checkpoint()))
                 thread.start()
 
-    run = RunDirectory(tmp_path, CONFIG, ROBOT)
-    try:
-        trainer = Trainer(CONFIG, ROBOT, run, Asking(), 320, False, 'cpu', 0, stop, Progress(io.StringIO()))
+    with contextlib.closing(RunDirectory(tmp_path, CONFIG, ROBOT)) as run:
+        trainer = make_trainer(run, Asking(), 4)
         trainer.train()
-    finally:
-        run.close()
     assert answer and answer[0].name == '000000010'
 
 
@@ -214,7 +217,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path):
 import pathlib, sys
 from dreamer_ros.errors import run_main
 from dreamer_ros.training.run_directory import latest_policy
-from tests.training import test_trainer as t
+from tests.training import test_loop as t
 path = pathlib.Path({str(disk)!r})
 t.write_bags(path / 'episodes', range(3))
 t.train(path, 3)
@@ -241,18 +244,13 @@ sys.exit(code)
 
 def test_losses_that_are_not_finite_end_the_run_with_a_sentence(tmp_path):
     write_bags(tmp_path / 'episodes', range(4))
-    run = RunDirectory(tmp_path, CONFIG, ROBOT)
-    try:
-        trainer = Trainer(
-            CONFIG, ROBOT, run, Robots(), 320, False, 'cpu', 0, threading.Event(), Progress(io.StringIO())
-        )
+    with contextlib.closing(RunDirectory(tmp_path, CONFIG, ROBOT)) as run:
+        trainer = make_trainer(run, Robots(), 4)
         with np.errstate(all='ignore'):
             for parameter in trainer._learner.agent.parameters():
                 parameter.data.fill_(float('nan'))
         with pytest.raises(InputError, match='update 5: expected finite losses, got'):
             trainer.train()
-    finally:
-        run.close()
     assert not (tmp_path / 'checkpoints' / 'latest').exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -22,7 +23,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.launching import scenario
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.training import loop as trainer_module
-from dreamer_ros.training import offline
+from dreamer_ros.training import session
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.loop import Trainer
 from dreamer_ros.training.metrics import read_metrics
@@ -31,32 +32,30 @@ from dreamer_ros.training.plots import plot_run
 from dreamer_ros.training.progress import Progress
 from dreamer_ros.training.robots import Robots
 from dreamer_ros.training.run_directory import RunDirectory, latest_policy
-from dreamer_ros.training.schedule import Schedule
+from dreamer_ros.training.run_replay import BagReplay
+from dreamer_ros.training.schedule import OfflineSchedule, Schedule
 from dreamer_ros.training.validation import CONTEXT, held_out_errors
 from tests.episodes import bags
-from tests.training.test_loop import ROBOT, STEPS, Walking, write_bags
+from tests.training.test_loop import ROBOT, STEPS, Walking, make_trainer, write_bags
 
 
 def learn(run, stop=None):
-    directory, output = RunDirectory(run.folder, run.config, run.spec), io.StringIO()
-    try:
+    output = io.StringIO()
+    with contextlib.closing(RunDirectory(run.folder, run.config, run.spec)) as directory:
         trainer = Trainer(
             run.config,
             run.spec,
             directory,
             Robots(),
-            env_steps=None,
-            free_running=False,
+            BagReplay(directory.episodes, run.config, run.spec, 0, run.contract),
+            OfflineSchedule(run.updates),
             device='cpu',
             seed=0,
             stop=stop or threading.Event(),
             progress=Progress(output),
-            updates=run.updates,
             contract=run.contract,
         )
         trainer.train()
-    finally:
-        directory.close()
     return trainer, output.getvalue()
 
 
@@ -143,33 +142,20 @@ def test_learns_from_bags_and_goes_on_with_a_robot(tmp_path, preset):
     assert again.config.replay == run.config.replay and again.spec == ROBOT
     trainer, output = learn(again)
     assert '13 updates' in output and trainer.status.updates == 20
-    held_out = trainer._store.held_out_episodes
-    assert 0 < held_out < 25 and trainer._store.episodes == 25 - held_out
+    held_out = trainer._replay.held_out_episodes
+    assert 0 < held_out < 25 and trainer._replay.episodes == 25 - held_out
 
     # with a robot: its steps alone count for the schedule, and the folders stay in the replay
     config = load_preset(str(run.folder / 'config.yaml'), ('schedule.prefill=20',))
-    directory, output = RunDirectory(run.folder, config, ROBOT), io.StringIO()
-    robot = Walking(directory.episodes)
-    try:
-        trainer = Trainer(
-            config,
-            ROBOT,
-            directory,
-            robot,
-            4 * STEPS * ROBOT.action_repeat,
-            False,
-            'cpu',
-            0,
-            threading.Event(),
-            Progress(output),
-        )
+    output = io.StringIO()
+    with contextlib.closing(RunDirectory(run.folder, config, ROBOT)) as directory:
+        robot = Walking(directory.episodes)
+        trainer = make_trainer(directory, robot, 4, config, progress=Progress(output))
         trainer.train()
-    finally:
-        directory.close()
     assert 'resuming at 0 env steps, 20 updates' in output.getvalue()
     assert robot.walked == 4 * STEPS and trainer.status.step == 4 * STEPS * ROBOT.action_repeat
     assert trainer.status.updates == 20 + (4 * STEPS - 20) * 16 // 32
-    assert trainer._store.episodes == 25 - held_out + 4 and trainer._store.held_out_episodes == held_out
+    assert trainer._replay.episodes == 25 - held_out + 4 and trainer._replay.held_out_episodes == held_out
     lines = read_metrics(run.folder)
     assert [line['step'] for line in lines if 'return_explore' in line] == [80, 160, 240, 320]
     assert plot_run(run.folder).stat().st_size
@@ -333,7 +319,7 @@ def test_the_command_interrupted_twice_ends_at_once_and_is_continued(tmp_path, p
         code=128 + signal.SIGTERM,
     )
     assert 'Ctrl-C again ends at once' in output and not (run / 'dream.mp4').exists()
-    (run / '.dream.partial.mp4').touch()  # as if it had come in the middle
+    (run / '.dream.mp4.0a1b2c3d.partial').touch()  # as if it had come in the middle
     trainer, _ = learn(plan([], logdir=str(run), updates=7))
     assert trainer.status.updates >= 7 and not list(run.glob('.*.partial*')) and (run / 'dream.mp4').exists()
 
@@ -350,7 +336,7 @@ def test_one_ctrl_c_that_torchrun_repeats_is_one(tmp_path, preset, monkeypatch, 
     for name, value in {'WORLD_SIZE': '2', **environment}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, '_exit', ends.append)
-    monkeypatch.setattr(offline, 'train', interrupted)
+    monkeypatch.setattr(session, 'train_from_bags', interrupted)
     write_bags(tmp_path / 'a', [0])
     try:
         main(['train', '--bags', str(tmp_path / 'a'), '--preset', preset, '--logdir', str(tmp_path / 'run')])
