@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from dreamer_ros.benchmark.systems import BASELINES
 from dreamer_ros.benchmark.results import Protocol
+from dreamer_ros.benchmark.systems import BASELINES
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.simulation import VISUAL_TASKS
