@@ -249,10 +249,10 @@ def train(
     if steps is not None and bags or updates is not None and task:
         raise InputError('train: expected steps with a task, or updates with bags')
     changes = tuple(f'{key}={json.dumps(value)}' for key, value in (overrides or {}).items())
+    from dreamer_ros.training.session import train_from_bags, train_in_process
+
     try:
         if task:
-            from dreamer_ros.training.session import train_in_process
-
             config = load_preset(preset or 'cpu', changes)
             folder = train_in_process(
                 task, config, logdir, steps=steps, seed=seed, device=device, evaluations=evaluations, stop=stop
@@ -260,13 +260,13 @@ def train(
             return open_run(folder)
         import threading
 
-        from dreamer_ros.training import offline
+        from dreamer_ros.training.offline import plan
 
-        plan = offline.plan(
+        run = plan(
             [str(folder) for folder in bags], preset=preset, logdir=str(logdir), updates=updates, overrides=changes
         )
-        offline.train(plan, device, learners=1, seed=seed, stop=stop or threading.Event())
-        return open_run(plan.folder)
+        train_from_bags(run, device, learners=1, seed=seed, stop=stop or threading.Event())
+        return open_run(run.folder)
     except ModuleNotFoundError as error:
         raise missing_package(error) from error
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from dreamer_ros.config import Config, ScheduleConfig
-from dreamer_ros.episodes.episode import Episode, EpisodeInfo, Problem
+from dreamer_ros.episodes.episode import Episode, EpisodeInfo
+from dreamer_ros.episodes.report import Problem
 from dreamer_ros.replay.buffer import ReplayBuffer
 from dreamer_ros.replay.dataset import open_replay
 from dreamer_ros.replay.prefetch import Prefetcher

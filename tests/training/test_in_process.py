@@ -90,7 +90,7 @@ def test_stopped_early_everything_is_saved(tmp_path):
             stop.set()
 
     train_in_process(TASK, CONFIG, tmp_path, steps=24_000, device='cpu', stop=stop, report=report)
-    assert find_checkpoint(tmp_path).parent.name == '000000003'
+    assert find_checkpoint(tmp_path).name == '000000003'
     assert PolicyRunner(latest_policy(tmp_path)).metadata['updates'] == '3'
 
 
