@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +36,14 @@ LARGEST_MB = 1000  # of 10^6 bytes, in memory
 # Stamps of what has none count from 2000-01-01, in ns: the same file gives the same bag.
 EPOCH = 946_684_800_000_000_000
 LAST_STAMP = 2**31 * 10**9  # ns; ROS counts seconds in 31 bits
+IMAGE, VECTOR, SINGLE = 'observations/image', 'observations/vector', 'observations'
 # What `Env.step` calls the flags.
 STEP_FLAGS = {'terminations': 'terminated', 'truncations': 'truncated'}
 # Names that do not say which of the two they mean, or that data sets of many episodes in a file have.
-OTHER_FLAGS = ('done', 'dones', 'terminals', 'timeouts')
-# What damaged zip files and headers of arrays provoke.
-DAMAGE = (
-    OSError,
-    ValueError,  # UnicodeDecodeError, too
-    EOFError,
-    KeyError,
-    zipfile.BadZipFile,
-    MemoryError,
-    SyntaxError,
-    RuntimeError,  # NotImplementedError, too
-    TypeError,
-    OverflowError,
-)
+OTHER_FLAGS = {'done', 'dones', 'terminals', 'timeouts'}
+NUMBERS = {IMAGE, VECTOR, SINGLE, 'actions', 'rewards', 'action_low', 'action_high', 'stamps'}
+NUMBERS |= {*STEP_FLAGS, *STEP_FLAGS.values()}
+TEXTS = {'spec', 'meta'}
 
 
 def write_arrays(path: Path, episode: Episode, spec: RobotSpec) -> None:
@@ -70,9 +62,9 @@ def write_arrays(path: Path, episode: Episode, spec: RobotSpec) -> None:
         'meta': np.array(json.dumps(episode.meta)),
     }
     if spec.cameras:
-        arrays['observations/image'] = episode.image
+        arrays[IMAGE] = episode.image
     if spec.vector:
-        arrays['observations/vector'] = episode.vector
+        arrays[VECTOR] = episode.vector
     try:
         with path.open('xb') as file:
             np.savez_compressed(file, **arrays)
@@ -90,97 +82,76 @@ def read_arrays(path: Path, period: float | None, problems: list[Problem]) -> tu
     Raises:
         InputError: the file can't be read, or arrays do not fit.
     """
-    with _Arrays(path) as arrays:
-        image, vector = _observations(arrays)
-        actions, rewards = (arrays.numbers(key) for key in ('actions', 'rewards'))
-        length = len(image if image is not None else vector)
-        if not len(actions) == len(rewards) == length - 1 or length < 2:
-            raise InputError(
-                f'expected one action and one reward less than observations, got {len(actions)} actions, '
-                f'{len(rewards)} rewards and {length} observations'
-            )
-        if rewards.ndim != 1:
-            raise InputError(f'rewards: expected [T], got {list(rewards.shape)}')
-        _check_finite('rewards', rewards)
-        ends = [_flags(arrays, key, len(rewards)) for key in STEP_FLAGS]
-        if all(flags is None for flags in ends):
-            problems.append(Problem(path, 'expected terminations or truncations, got none: the episode counts as cut'))
-        terminations, truncations = (np.zeros(len(rewards), bool) if flags is None else flags for flags in ends)
-        if (terminations | truncations)[:-1].any():
-            raise InputError(
-                'terminations, truncations: expected one episode in a file, but it ends before the last step'
-            )
-        limits = {key: arrays.numbers(key) for key in ('action_low', 'action_high') if key in arrays}
-        if 'spec' in arrays:
-            if limits:
-                raise InputError('expected spec or action_low and action_high, got both')
-            spec = _stored_spec(str(arrays['spec']), image, vector)
-        else:
-            spec = _made_spec(path, image, vector, actions, limits, period)
-        actions = _actions(spec, actions, bool(limits))
-        stamps = _stamps(arrays, length, spec)
-        meta = _meta(arrays)
-        if arrays.names:
-            problems.append(Problem(path, f'not used: {", ".join(sorted(arrays.names))}'))
-    end = bool(terminations[-1])
-    episode = Episode.of_transitions(image, vector, actions, rewards, stamps, end or bool(truncations[-1]), end)
-    episode.meta, episode.path = meta, path
+    arrays, unused = _load(path)
+    image, vector = _observations(arrays, unused)
+    for key in ('actions', 'rewards'):
+        if key not in arrays:
+            raise InputError(f'{key}: expected an array of that name, got none')
+    actions, rewards = arrays['actions'], arrays['rewards']
+    length = len(image if image is not None else vector)
+    if not len(actions) == len(rewards) == length - 1 or length < 2:
+        raise InputError(
+            f'expected one action and one reward less than observations, got {len(actions)} actions, '
+            f'{len(rewards)} rewards and {length} observations'
+        )
+    if rewards.ndim != 1:
+        raise InputError(f'rewards: expected [T], got {list(rewards.shape)}')
+    _check_finite('rewards', rewards)
+    ends = [_flags(arrays, unused, key, len(rewards)) for key in STEP_FLAGS]
+    if all(flags is None for flags in ends):
+        problems.append(Problem(path, 'expected terminations or truncations, got none: the episode counts as cut'))
+    terminations, truncations = (np.zeros(len(rewards), bool) if flags is None else flags for flags in ends)
+    if (terminations | truncations)[:-1].any():
+        raise InputError('terminations, truncations: expected one episode in a file, but it ends before the last step')
+    in_units = 'action_low' in arrays or 'action_high' in arrays
+    if 'spec' in arrays and in_units:
+        raise InputError('expected spec or action_low and action_high, got both')
+    spec = (
+        _stored_spec(str(arrays['spec']), image, vector)
+        if 'spec' in arrays
+        else _made_spec(path, arrays, image, vector, period)
+    )
+    if unused:
+        problems.append(Problem(path, f'not used: {", ".join(sorted(unused))}'))
+    end, cut = bool(terminations[-1]), bool(truncations[-1])
+    stamps = _stamps(arrays.get('stamps'), length, spec)
+    episode = Episode.of_transitions(image, vector, _actions(spec, actions, in_units), rewards, stamps, end or cut, end)
+    episode.meta, episode.path = _meta(str(arrays.get('meta', '{}'))), path
     return spec, episode
 
 
-class _Arrays:
-    """The arrays of a file, each loaded when it is taken.
-
-    Attributes:
-        names: of those not taken so far.
-
-    Raises:
-        InputError: the file can't be read, or takes too much memory.
-    """
-
-    def __init__(self, path: Path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                size = sum(entry.file_size for entry in archive.infolist()) / 1e6
-            if size > LARGEST_MB:
-                raise InputError(f'expected arrays of {LARGEST_MB} MB at most, got {size:.0f} MB')
-            self._file = np.load(path, allow_pickle=False)
-        except DAMAGE as error:
-            raise (error if isinstance(error, InputError) else _unreadable(error)) from error
-        self.names = set(self._file.files)
-
-    def __enter__(self) -> _Arrays:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.names
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        self.names.remove(key)
-        try:
-            return self._file[key]
-        except DAMAGE as error:
-            if 'allow_pickle' in str(error):
-                raise InputError(
-                    f'{key}: expected an array of numbers, got one of Python objects, which are never loaded'
-                ) from error
-            raise _unreadable(error) from error
-
-    def numbers(self, key: str) -> np.ndarray:
-        """An array of numbers with at least one axis."""
-        if key not in self:
-            raise InputError(f'{key}: expected an array of that name, got none')
-        array = self[key]
-        if array.dtype.kind not in 'iufb' or array.ndim == 0:
-            raise InputError(f'{key}: expected an array of numbers, got {array.dtype} {list(array.shape)}')
-        return array
+def _load(path: Path) -> tuple[dict[str, np.ndarray], set[str]]:
+    """The arrays whose names are known, and the names of the others, which are not loaded."""
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist()) / 1e6
+        if size > LARGEST_MB:
+            raise InputError(f'expected arrays of {LARGEST_MB} MB at most, got {size:.0f} MB')
+        with np.load(path, allow_pickle=False) as file:
+            names = set(file.files)
+            for name in names & (NUMBERS | TEXTS):
+                arrays[name] = _array(file, name)
+    except InputError:
+        raise
+    except Exception as error:  # whatever damaged zip files and headers of arrays provoke
+        raise InputError(f'it is no NumPy file that can be read ({error})') from error
+    return arrays, names - set(arrays)
 
 
-def _unreadable(error: BaseException) -> InputError:
-    return InputError(f'it is no NumPy file that can be read ({error})')
+def _array(file: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    try:
+        array = file[name]
+    except ValueError as error:
+        if 'allow_pickle' not in str(error):
+            raise
+        array = np.array(None)
+    if name in NUMBERS and (array.dtype.kind not in 'iufb' or array.ndim == 0):
+        got = f'{array.dtype} {list(array.shape)}'
+        if array.dtype.kind == 'O':
+            got = 'one of Python objects, which are never loaded'
+        raise InputError(f'{name}: expected an array of numbers, got {got}')
+    return array
 
 
 def _check_finite(key: str, array: np.ndarray) -> None:
@@ -194,46 +165,45 @@ def finite(array: np.ndarray) -> bool:
         return bool(np.isfinite(array.astype(np.float32)).all())
 
 
-def _flags(arrays: _Arrays, key: str, length: int) -> np.ndarray | None:
+def _flags(arrays: dict[str, np.ndarray], unused: set[str], key: str, length: int) -> np.ndarray | None:
     """Bool [T], or None without such an array."""
     names = [name for name in (key, STEP_FLAGS[key]) if name in arrays]
     if len(names) > 1:
         raise InputError(f'expected {key} or {STEP_FLAGS[key]}, got both')
     if not names:
-        others = [name for name in OTHER_FLAGS if name in arrays]
-        if others:
+        for other in sorted(unused & OTHER_FLAGS):
             raise InputError(
-                f'{others[0]}: expected terminations and truncations, which tell an end for good from one by time'
+                f'{other}: expected terminations and truncations, which tell an end for good from one by time'
             )
         return None
-    flags = arrays.numbers(names[0])
+    flags = arrays[names[0]]
     if flags.shape != (length,) or not np.isin(flags, (0, 1)).all():
         raise InputError(f'{names[0]}: expected {length} flags, got {list(flags.shape)} of {flags.dtype}')
     return flags.astype(bool)
 
 
-def _meta(arrays: _Arrays) -> dict[str, str]:
+def _meta(text: str) -> dict[str, str]:
     """Who acted, if the file says it."""
     try:
-        meta = json.loads(str(arrays['meta'])) if 'meta' in arrays else {}
+        meta = json.loads(text)
         return {key: str(meta[key]) for key in ('mode', 'policy_version') if key in meta}
     except (ValueError, TypeError, RecursionError):
         return {}
 
 
-def _observations(arrays: _Arrays) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _observations(arrays: dict[str, np.ndarray], unused: set[str]) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Images uint8 [T+1, H, W, C] and vectors float [T+1, N], or None each."""
-    keys = ('observations/image', 'observations/vector')
-    found = {key: (key, arrays.numbers(key)) for key in keys if key in arrays}
-    if 'observations' in arrays:
-        single = arrays.numbers('observations')
-        meant = keys[0] if single.ndim == 4 else keys[1]
+    found = {key: (key, arrays[key]) for key in (IMAGE, VECTOR) if key in arrays}
+    if SINGLE in arrays:
+        meant = IMAGE if arrays[SINGLE].ndim == 4 else VECTOR
         if meant in found:
-            raise InputError(f'expected observations or {meant}, got both')
-        found[meant] = 'observations', single
+            raise InputError(f'expected {SINGLE} or {meant}, got both')
+        found[meant] = SINGLE, arrays[SINGLE]
     if not found:
-        raise InputError(f'expected observations, {" or ".join(keys)}, got {", ".join(sorted(arrays.names)) or "none"}')
-    (image_key, image), (vector_key, vector) = (found.get(key, (key, None)) for key in keys)
+        raise InputError(
+            f'expected {SINGLE}, {IMAGE} or {VECTOR}, got {", ".join(sorted({*arrays, *unused})) or "none"}'
+        )
+    (image_key, image), (vector_key, vector) = (found.get(key, (key, None)) for key in (IMAGE, VECTOR))
     if image is not None:
         if image.ndim == 4 and image.shape[1] in (3, 6, 9) and image.shape[3] not in (3, 6, 9):
             image = image.transpose(0, 2, 3, 1)
@@ -262,14 +232,10 @@ def _stored_spec(text: str, image: np.ndarray | None, vector: np.ndarray | None)
 
 
 def _made_spec(
-    path: Path,
-    image: np.ndarray | None,
-    vector: np.ndarray | None,
-    actions: np.ndarray,
-    limits: dict[str, np.ndarray],
-    period: float | None,
+    path: Path, arrays: dict[str, np.ndarray], image: np.ndarray | None, vector: np.ndarray | None, period: float | None
 ) -> RobotSpec:
     """The robot as the arrays look."""
+    actions = arrays['actions']
     if period is None:
         raise InputError('it does not tell the time between two steps: expected --period')
     discrete = actions.ndim == 1 and actions.dtype.kind in 'iu'
@@ -278,8 +244,8 @@ def _made_spec(
     if not discrete and (actions.ndim != 2 or not actions.size):
         raise InputError(f'actions: expected [T, A] or whole numbers [T], got {actions.dtype} {list(actions.shape)}')
     size = max(2, int(actions.max()) + 1) if discrete else actions.shape[1]
-    low = limits.get('action_low', np.full(size, 0.0 if discrete else -1.0))
-    high = limits.get('action_high', np.ones(size))
+    low = arrays.get('action_low', np.full(size, 0.0 if discrete else -1.0))
+    high = arrays.get('action_high', np.ones(size))
     if low.shape != (size,) or high.shape != (size,) or not (low < high).all():
         raise InputError(f'action_low, action_high: expected {size} limits each, the low ones below the high ones')
     return RobotSpec(
@@ -326,11 +292,10 @@ def _actions(spec: RobotSpec, actions: np.ndarray, in_units: bool) -> np.ndarray
     return limits.from_units(actions) if in_units else np.clip(actions, -1, 1).astype(np.float32)
 
 
-def _stamps(arrays: _Arrays, length: int, spec: RobotSpec) -> np.ndarray:
+def _stamps(stamps: np.ndarray | None, length: int, spec: RobotSpec) -> np.ndarray:
     """int64 [T+1], ns."""
-    if 'stamps' not in arrays:
+    if stamps is None:
         return EPOCH + (np.arange(length) * round(spec.control_period * 1e9)).astype(np.int64)
-    stamps = arrays.numbers('stamps')
     if stamps.shape != (length,) or stamps.dtype.kind not in 'iu':
         raise InputError(f'stamps: expected {length} whole numbers, got {stamps.dtype} {list(stamps.shape)}')
     if stamps.min() < 0 or stamps.max() >= LAST_STAMP:
