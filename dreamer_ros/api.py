@@ -16,7 +16,7 @@ from dreamer_ros.episodes.episode_reader import read_episodes as read_bag
 from dreamer_ros.episodes.inspect import bags_in
 from dreamer_ros.errors import InputError, missing_package
 from dreamer_ros.files import read_text
-from dreamer_ros.policy.loader import find_manifest, load, policy_path
+from dreamer_ros.policy.loader import load, policy_path
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.metrics import read_metrics
@@ -128,7 +128,7 @@ def load_policy(path: str | Path, *, seed: int | None = None) -> Policy:
     """
     folder = Path(path).expanduser()
     file = latest_policy(folder) if folder.is_dir() else policy_path(str(path))
-    return Policy(load(find_manifest(file), seed=seed))
+    return Policy(load(file, seed=seed))
 
 
 def read_episodes(path: str | Path) -> Iterator[Episode]:

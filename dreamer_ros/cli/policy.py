@@ -91,12 +91,11 @@ def _keygen(arguments) -> None:
 
 def _sign(arguments) -> None:
     from dreamer_ros.files import write_file
-    from dreamer_ros.policy.loader import find_manifest, load, manifest_path
+    from dreamer_ros.policy.loader import load, manifest_path
     from dreamer_ros.policy.signing import load_key, public_key, sign
 
     key = load_key(arguments.key)
-    manifest = find_manifest(arguments.policy)
-    load(manifest)  # nobody should sign what does not work
+    manifest = load(arguments.policy).manifest()  # nobody should sign what does not work
     path = Path(manifest.uri)
     write_file(manifest_path(path), sign(manifest.at(path.name), key).to_json() + '\n')
     print(f'{manifest_path(path)}: signed by {public_key(key)}')
@@ -137,14 +136,15 @@ def _episodes(bags: Path, policy: Path):
 
 def _verify(arguments) -> None:
     from dreamer_ros.policy.digest import KEY
-    from dreamer_ros.policy.loader import find_manifest, load, stored_manifest
+    from dreamer_ros.policy.loader import load, stored_manifest
     from dreamer_ros.policy.signing import verify
 
-    manifest = find_manifest(arguments.policy)
+    stored = stored_manifest(arguments.policy)
+    runner = load(stored or arguments.policy)
+    manifest = stored or runner.manifest()
     if arguments.key:
         verify(manifest, arguments.key)
-    runner = load(manifest)
     signed = f', signed by {arguments.key}' if arguments.key else ''
     print(f'{manifest.uri}: version {runner.version} for {runner.spec.name} (spec {runner.spec.hash}){signed}')
-    if KEY not in runner.metadata and stored_manifest(arguments.policy) is None:
+    if KEY not in runner.metadata and stored is None:
         print(f'it is without {KEY} and without a manifest: only what it computes was checked, not every byte')

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import sha256, write_file
-from dreamer_ros.policy.loader import PolicyLoader, find_manifest, load, stored_manifest
+from dreamer_ros.policy.loader import PolicyLoader, load, stored_manifest
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.robot.contract import RobotContract
@@ -25,7 +25,7 @@ def kept_policy(folder: Path, warn: Callable[[str], None]) -> Manifest | None:
     if not (folder / KEPT).exists():
         return None
     try:
-        manifest = find_manifest(folder / KEPT)
+        manifest = stored_manifest(folder / KEPT)
         if sha256(Path(manifest.uri)) == manifest.sha256:
             return manifest
         warn(f'{manifest.uri}: the policy that was kept is damaged; going on without it')
@@ -95,11 +95,9 @@ class Policies:
                     f'policy {policy}: expected a signature by the key {self._contract.public_key}, but '
                     'it has no manifest; `dreamer policy sign` makes one'
                 )
-            runner = PolicyRunner(policy, seed=self._seed)
-            self._contract.check(runner.spec)
-            return runner
-        self._authenticate(manifest)
-        return load(manifest, self._contract.spec, self._seed, self._contract.check, self._keep)
+        else:
+            self._authenticate(manifest)
+        return load(manifest or policy, self._contract.spec, self._seed, self._contract.check, self._keep)
 
     def offer(self, manifest: Manifest) -> None:
         """Load this one in the background and play it when it is ready; `poll` tells.

@@ -14,7 +14,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
 from dreamer_ros.launching.processes import Process, Scenario, check_namespace, load_named_contract, recorder
 from dreamer_ros.options import Options
-from dreamer_ros.policy.loader import find_manifest, load, policy_path
+from dreamer_ros.policy.loader import load, policy_path
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.run_directory import new_logdir
@@ -60,7 +60,7 @@ def deploy(options: Deploy) -> Scenario:
     if not options.policy and not options.robot:
         raise InputError('deploy: expected policy:=<ONNX file>, robot:=<contract>, or both')
     path = policy_path(options.policy) if options.policy else None
-    spec = load(find_manifest(path)).spec if path else None
+    spec = load(path).spec if path else None
     source = ''
     if options.robot:
         contract, source = load_named_contract(options.robot)

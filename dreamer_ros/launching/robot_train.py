@@ -18,7 +18,7 @@ from dreamer_ros.files import read_text
 from dreamer_ros.launching.deploy import mock_robot, robot_agent
 from dreamer_ros.launching.processes import Process, Scenario, learner, load_named_contract, recorder
 from dreamer_ros.options import Options
-from dreamer_ros.policy.loader import find_manifest, load, policy_path
+from dreamer_ros.policy.loader import load, policy_path
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.offline import senses
@@ -103,7 +103,7 @@ def _robot_side(options: RobotTrain, contract: RobotContract, source: str, folde
     alone = options.role == 'robot'  # else the trainer owns the terminal, and says how it goes
     path = policy_path(options.policy) if options.policy else None
     if path:
-        contract.check(load(find_manifest(path)).spec)
+        contract.check(load(path).spec)
     if options.mock and not options.task:
         raise InputError('robot_train: expected task:=<what the mock robot simulates>')
     if options.task and not options.mock:

@@ -19,7 +19,7 @@ from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
 from dreamer_ros.options import Options
 from dreamer_ros.policy.actions import random_action
-from dreamer_ros.policy.loader import PolicyLoader
+from dreamer_ros.policy.loader import PolicyLoader, load
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.ros import diagnostics, qos
@@ -114,7 +114,7 @@ class Agent:
         self._loader = PolicyLoader(spec, self._seed)
         try:
             if self._policy_file:
-                self._runner = PolicyRunner(self._policy_file, spec, seed=self._seed)
+                self._runner = load(self._policy_file, spec, self._seed)
                 self._log.info(f'policy version {self._runner.version} from {self._policy_file}')
             elif not self._await_policy():
                 return
@@ -156,7 +156,7 @@ class Agent:
                 return spec
             if time.monotonic() - began > SPEC_PATIENCE:
                 if names_robot:
-                    spec = PolicyRunner(self._policy_file).spec
+                    spec = load(self._policy_file).spec
                     self._log.info(
                         f'nobody is on {self._announcements.topic}: expecting the robot of '
                         f'{self._policy_file}, {spec.name}'

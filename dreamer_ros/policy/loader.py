@@ -1,26 +1,32 @@
-"""Fetch policies by their manifests, and load new versions beside the running one."""
+"""Fetch policies by their manifests, and load new versions beside the running one.
+
+A policy is checked three times, and opened once: its bytes by their SHA-256, what it computes by its golden vector,
+and, where the robot demands it, who made it by a signature (signing.py).
+"""
 
 from __future__ import annotations
 
-import http.client
+import tempfile
 import threading
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import read_text, sha256
+from dreamer_ros.files import read_text
 from dreamer_ros.paths import share
 from dreamer_ros.policy.manifest import Manifest
-from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.policy.runner import Cancellation, PolicyRunner
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.transfer.client import SLOWEST, Client, Failed
 
-DOWNLOAD_TIMEOUT = 10.0  # seconds without a byte
-DOWNLOAD_LIMIT = 1 << 30  # bytes; no policy is that large
+LARGEST = 1 << 30  # bytes; no policy is that large
+DOWNLOAD_TIME = 600.0  # seconds that a download may take; a slower one is begun again where it stopped
+LOAD_TIME = 60.0  # seconds that onnxruntime may take to open a policy and to compute its golden vector
+GIVE_UP_TIME = 1.0  # seconds to end in after that
 RETRIES = (1.0, 2.0, 4.0, 8.0, 15.0)  # seconds between attempts; the last one again and again
-BLOCK = 1 << 16
 
 Check = Callable[[RobotSpec], None]
 Keep = Callable[[Manifest, bytes], None]
@@ -59,7 +65,7 @@ class PolicyLoader:
         self._ready: PolicyRunner | None = None
         self._problem: str | None = None
         self._seen: str | None = None
-        self._closed = False
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name='policy-loader', daemon=True)
         self._thread.start()
 
@@ -86,47 +92,47 @@ class PolicyLoader:
 
     def close(self) -> None:
         """Stop the thread; a load that has begun is not waited for."""
+        self._closed.set()
         with self._condition:
-            self._closed = True
             self._condition.notify()
         self._thread.join(timeout=1.0)
 
     def _work(self) -> None:
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._pending or self._closed)
-                if self._closed:
+                self._condition.wait_for(lambda: self._pending or self._closed.is_set())
+                if self._closed.is_set():
                     return
                 manifest, self._pending = self._pending, None
-            self._load(manifest)
+            with tempfile.TemporaryFile() as begun:  # what came so far, for the next attempt
+                self._load(manifest, begun)
 
-    def _load(self, manifest: Manifest) -> None:
+    def _load(self, manifest: Manifest, begun: BinaryIO) -> None:
         """Load one policy, however often it takes; give up when it is wrong, or when a newer one came."""
         attempts = 0
         while True:
             try:
-                self._done(manifest, load(manifest, self._spec, self._seed, self._check, self._keep), None)
+                runner = load(manifest, self._spec, self._seed, self._check, self._keep, self._closed, begun)
+                with self._condition:
+                    self._ready = runner
                 return
             except Unreachable as error:
                 with self._condition:
                     if not attempts:
                         self._problem = f'{error}; trying again until it can be had'
                     patience = RETRIES[min(attempts, len(RETRIES) - 1)]
-                    if self._condition.wait_for(lambda: self._pending or self._closed, patience):
+                    if self._condition.wait_for(lambda: self._pending or self._closed.is_set(), patience):
                         return
                 attempts += 1
             except InputError as error:
-                self._done(manifest, None, str(error))
+                self._refuse(manifest, str(error))
                 return
             except Exception as error:  # a thread that died here would freeze the policy silently
-                self._done(manifest, None, f'policy {manifest.uri}: {type(error).__name__}: {error}')
+                self._refuse(manifest, f'policy {manifest.uri}: {type(error).__name__}: {error}')
                 return
 
-    def _done(self, manifest: Manifest, runner: PolicyRunner | None, problem: str | None) -> None:
+    def _refuse(self, manifest: Manifest, problem: str) -> None:
         with self._condition:
-            if runner:
-                self._ready = runner
-                return
             self._problem = problem
             # The same manifest may come again once its cause is mended.
             if self._seen == manifest.sha256:
@@ -134,41 +140,50 @@ class PolicyLoader:
 
 
 def load(
-    manifest: Manifest,
+    policy: str | Path | Manifest,
     spec: RobotSpec | None = None,
     seed: int | None = None,
     check: Check | None = None,
     keep: Keep | None = None,
+    stop: threading.Event | None = None,
+    begun: BinaryIO | None = None,
 ) -> PolicyRunner:
-    """Fetch, verify and warm up the policy a manifest names.
+    """Fetch, verify and warm up a policy.
 
     Args:
+        policy: its manifest, or the path of its file or of its manifest, see `stored_manifest`.
         spec: of the robot; a policy made for another spec is refused.
         check: where policies of several specs suit a robot: raises InputError for one that does not; `spec`
             then only names the robot.
         keep: gets the manifest and the file's bytes once all is verified.
+        stop: ends a download.
+        begun: a file with what came of a download before; the rest is written there.
 
     Raises:
-        InputError: it is not what the manifest says, or not for this robot.
+        InputError: it is not what the manifest says, not for this robot, or takes longer than LOAD_TIME to answer.
         Unreachable: it cannot be had now.
     """
-    if spec is not None and check is None and manifest.spec_hash != spec.hash:
-        raise InputError(
-            f'policy {manifest.uri}: expected one for {spec.name} (spec {spec.hash}), '
-            f'got one for spec {manifest.spec_hash}'
-        )
-    data = _fetch(manifest.uri, manifest.size)
-    runner = PolicyRunner(manifest.uri, None if check else spec, manifest.sha256, seed, data)
+    manifest = policy if isinstance(policy, Manifest) else stored_manifest(policy)
+    if manifest is None:
+        path, digest = str(policy), None
+        data = _read(path, LARGEST)
+    else:
+        path, digest = manifest.uri, manifest.sha256
+        if spec is not None and check is None and manifest.spec_hash != spec.hash:
+            raise InputError(
+                f'policy {path}: expected one for {spec.name} (spec {spec.hash}), got one for spec {manifest.spec_hash}'
+            )
+        data = _fetch(manifest, stop, begun)
+    runner = _open_in_time(path, None if check else spec, digest, seed, data)
     if check:
         check(runner.spec)
-    for name, said, found in (
-        ('version', manifest.version, runner.version),
-        ('spec_hash', manifest.spec_hash, runner.spec.hash),
-    ):
-        if said != found:
-            raise InputError(f'policy {manifest.uri}: expected {name} {said} as its manifest says, got {found}')
-    if keep:
-        keep(manifest, data)
+    if manifest is not None:
+        if manifest.version != runner.version:
+            raise InputError(
+                f'policy {path}: expected version {manifest.version} as its manifest says, got {runner.version}'
+            )
+        if keep:
+            keep(manifest, data)
     return runner
 
 
@@ -196,38 +211,30 @@ def policy_file(policy: str) -> Path:
     Raises:
         InputError: there is none.
     """
-    return Path(find_manifest(policy_path(policy)).uri).absolute()
+    path = policy_path(policy)
+    manifest = stored_manifest(path)
+    file = path if manifest is None else Path(manifest.uri).absolute()
+    if not file.is_file():
+        raise InputError(f'policy {file}: expected a readable file, found none')
+    return file
 
 
 def find_manifest(path: str | Path) -> Manifest:
-    """The manifest of a policy that a person names.
-
-    Args:
-        path: an ONNX file, or a manifest such as `policies/latest.json` of a run. The manifest of an ONNX file is
-            `<name>.manifest.json` beside it, if there is one (`dreamer policy sign` writes it); else it is made
-            of what the file says about itself.
+    """The manifest of a policy that a person names, see `stored_manifest`. For an ONNX file without one it is made of
+    what the file says about itself, after opening and verifying it.
 
     Raises:
-        InputError: neither, or the file is no policy of ours.
+        InputError: it cannot be read, or is no policy of ours.
     """
-    manifest = stored_manifest(path)
-    if manifest is not None:
-        return manifest
-    path = Path(path).expanduser().absolute()
-    runner = PolicyRunner(path)
-    return Manifest(
-        runner.version,
-        str(path),
-        sha256(path),
-        path.stat().st_size,
-        runner.spec.hash,
-        runner.spec.control_period,
-        runner.golden,
-    )
+    return stored_manifest(path) or load(path).manifest()
 
 
 def stored_manifest(path: str | Path) -> Manifest | None:
-    """The same, but None for an ONNX file without a manifest.
+    """The manifest of a policy, None for an ONNX file without one.
+
+    Args:
+        path: a manifest such as `policies/latest.json` of a run, or an ONNX file, whose manifest is
+            `<name>.manifest.json` beside it (`dreamer policy sign` writes it).
 
     Raises:
         InputError: it cannot be read.
@@ -247,59 +254,74 @@ def manifest_path(policy: Path) -> Path:
     return policy.with_name(f'{policy.stem}.manifest.json')
 
 
-def _fetch(uri: str, size: int) -> bytes:
-    if not 0 < size <= DOWNLOAD_LIMIT:
-        raise InputError(f'policy {uri}: expected a size of 1 to {DOWNLOAD_LIMIT} bytes, got {size}')
+def _open_in_time(path: str, spec: RobotSpec | None, digest: str | None, seed: int | None, data: bytes) -> PolicyRunner:
+    """A runner, made on a thread that is given up when it takes too long: a policy may hold an endless loop."""
+    cancellation, outcome = Cancellation(), []
+
+    def work() -> None:
+        try:
+            outcome.append(PolicyRunner(path, spec, digest, seed, data, cancellation))
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=work, name='policy', daemon=True)
+    thread.start()
+    thread.join(LOAD_TIME)
+    if not outcome:
+        cancellation.cancel()
+        thread.join(GIVE_UP_TIME)
+        raise InputError(f'policy {path}: expected its first actions within {LOAD_TIME:g} s, gave it up')
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _fetch(manifest: Manifest, stop: threading.Event | None, begun: BinaryIO | None) -> bytes:
+    uri, size = manifest.uri, manifest.size
+    if not 0 < size <= LARGEST:
+        raise InputError(f'policy {uri}: expected a size of 1 to {LARGEST} bytes, got {size}')
     try:
         parts = urllib.parse.urlsplit(uri)
         if parts.scheme in ('http', 'https'):
-            data = _download(uri, size)
+            with tempfile.TemporaryFile() as file:
+                data = _download(uri, size, stop, begun or file)
         elif parts.scheme == 'file':
-            data = _read(Path(urllib.request.url2pathname(parts.path)), size)
+            data = _read(urllib.request.url2pathname(parts.path), size)
         elif not parts.scheme:
-            data = _read(Path(uri), size)
+            data = _read(uri, size)
         else:
             raise InputError(f'policy {uri}: expected a path, file://, http:// or https://')
     except InputError:
         raise
-    except (ValueError, http.client.InvalidURL) as error:
+    except ValueError as error:
         raise InputError(f'policy {uri!r}: expected a path or an address ({error})') from error
     except OSError as error:
-        reason = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error
-        raise InputError(f'policy {uri}: expected a file that can be read ({reason})') from error
+        raise InputError(f'policy {uri}: cannot be stored while it is downloaded ({error.strerror})') from error
     if len(data) != size:
         got = len(data) if len(data) < size else 'more'
         raise InputError(f'policy {uri}: expected {size} bytes, got {got}')
     return data
 
 
-def _read(path: Path, size: int) -> bytes:
-    with open(path, 'rb') as file:
-        return file.read(size + 1)
-
-
-def _download(uri: str, size: int) -> bytes:
-    """At most size + 1 bytes.
-
-    Raises:
-        Unreachable: no server, or it fell silent.
-        OSError: the server answers that there is no such file.
-    """
-    data = bytearray()
+def _read(path: str, limit: int) -> bytes:
+    """At most limit + 1 bytes of a file."""
     try:
-        with urllib.request.urlopen(uri, timeout=DOWNLOAD_TIMEOUT) as response:
-            while len(data) <= size and (block := response.read1(min(BLOCK, size + 1 - len(data)))):
-                data += block
-            promised = response.headers.get('Content-Length', '')
-    except http.client.InvalidURL:
-        raise
-    except urllib.error.HTTPError as error:
-        if error.code < 500:
-            raise
-        raise Unreachable(f'policy {uri}: its server answers {error.code} {error.reason}') from error
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, 'reason', None) or ' '.join(str(error).split()) or type(error).__name__
-        raise Unreachable(f'policy {uri}: its server does not answer ({reason})') from error
-    if promised.isdecimal() and len(data) < min(size, int(promised)):
-        raise Unreachable(f'policy {uri}: the connection ended after {len(data)} of {promised} bytes')
-    return bytes(data)
+        with open(Path(path).expanduser(), 'rb') as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        raise InputError(f'policy {path}: expected a readable file ({error.strerror})') from error
+
+
+def _download(uri: str, size: int, stop: threading.Event | None, file: BinaryIO) -> bytes:
+    """At most size + 1 bytes; what came stays in the file."""
+    client = Client(stop)
+    try:
+        client.download(uri, file, size, max(SLOWEST, size / DOWNLOAD_TIME))
+    except Failed as error:
+        if 400 <= error.status < 500:
+            raise InputError(f'policy {uri}: expected a file that can be read ({error.reason})') from error
+        raise Unreachable(f'policy {error}') from error
+    finally:
+        client.close()
+    file.seek(0)
+    return file.read(size + 1)

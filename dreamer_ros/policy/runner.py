@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnxruntime
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.digest import check_digest
-from dreamer_ros.policy.manifest import GOLDEN_STEPS, Golden, golden_difference, golden_inputs
+from dreamer_ros.policy.manifest import GOLDEN_STEPS, Golden, Manifest, golden_difference, golden_inputs
 from dreamer_ros.spec import RobotSpec
 
 ONNX_TYPES = {
@@ -23,6 +24,23 @@ ONNX_TYPES = {
     'action': ('tensor(float)', np.float32),
     'next_state': ('tensor(float)', np.float32),
 }
+
+LARGEST = 10**7  # numbers of an input or output; a policy that declares more is refused before they are allocated
+_BLOCK = 1 << 18  # bytes searched at a time
+
+
+class Cancellation:
+    """Ends what onnxruntime does with a policy, from another thread. Not every operation can be interrupted."""
+
+    def __init__(self):
+        self.load_options = onnxruntime.SessionOptions()
+        self.run_options = onnxruntime.RunOptions()
+
+    def cancel(self) -> None:
+        """Let whoever loads or runs the policy get an InputError."""
+        self.run_options.terminate = True
+        if hasattr(self.load_options, 'set_load_cancellation_flag'):  # onnxruntime 1.21
+            self.load_options.set_load_cancellation_flag(True)
 
 
 class PolicyRunner:
@@ -36,6 +54,7 @@ class PolicyRunner:
         sha256: expected hex digest of the file; None for the one in the file, if there is one.
         seed: of the exploration noise; None takes entropy from the system.
         data: the file's bytes where they were read already (a download).
+        cancellation: ends a load that takes too long, and `act`.
 
     Raises:
         InputError: the file is missing, damaged, no policy of ours, made for another robot, or computes
@@ -56,15 +75,20 @@ class PolicyRunner:
         sha256: str | None = None,
         seed: int | None = None,
         data: bytes | None = None,
+        cancellation: Cancellation | None = None,
     ):
         self.path = str(path)
         if data is None:
             data = _read(self.path)
+        self._size, self._digest = len(data), hashlib.sha256(data).hexdigest()
         if sha256 is None:
             check_digest(data, self.path)
-        elif (digest := hashlib.sha256(data).hexdigest()) != sha256.lower():
-            raise InputError(f'policy {self.path}: expected sha256 {sha256.lower()}, got {digest}')
-        self._session = _open_session(self.path, data)
+        elif self._digest != sha256.lower():
+            raise InputError(f'policy {self.path}: expected sha256 {sha256.lower()}, got {self._digest}')
+        if _holds(data, b'location'):
+            raise InputError(f'policy {self.path}: expected all weights within the file, got weights in other files')
+        self._cancellation = cancellation or Cancellation()
+        self._session = _open_session(self.path, data, self._cancellation.load_options)
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         self.spec, self.version, self.golden, self._evaluation_noise, self._action_in_state = self._read_metadata()
         if spec is not None and spec.hash != self.spec.hash:
@@ -127,6 +151,18 @@ class PolicyRunner:
         if place.size:
             place[:] = action
 
+    def manifest(self) -> Manifest:
+        """What the file says about itself, and where it lies."""
+        return Manifest(
+            self.version,
+            str(Path(self.path).expanduser().absolute()),
+            self._digest,
+            self._size,
+            self.spec.hash,
+            self.spec.control_period,
+            self.golden,
+        )
+
     def reset(self) -> None:
         """Forget the running episode."""
         self._inputs['state'].fill(0.0)
@@ -146,7 +182,11 @@ class PolicyRunner:
             self.reset()
 
     def _step(self) -> None:
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding, self._cancellation.run_options)
+        except Exception as error:  # onnxruntime's exception classes share no public base
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f'policy {self.path}: expected an action, but onnxruntime said: {reason}') from error
         np.copyto(self._inputs['state'], self._outputs['next_state'])
 
     def _read_metadata(self):
@@ -180,6 +220,10 @@ class PolicyRunner:
             if not all(isinstance(size, int) for size in shape):
                 raise InputError(
                     f'policy {self.path}: expected fixed sizes after the batch axis, got {node.name}{node.shape}'
+                )
+            if math.prod(shape) > LARGEST:
+                raise InputError(
+                    f'policy {self.path}: expected at most {LARGEST} numbers each, got {node.name}{node.shape}'
                 )
             dtype = ONNX_TYPES[node.name][1]
             arrays[node.name] = array = np.zeros(shape, dtype)
@@ -219,8 +263,14 @@ def _read(path: str) -> bytes:
         raise InputError(f'policy {path}: expected a readable file ({error.strerror})') from error
 
 
-def _open_session(path: str, data: bytes) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
+def _holds(data: bytes, word: bytes) -> bool:
+    """Whether a file holds a word. Only a tensor that lies in another file names its `location`."""
+    # Block by block: a search holds the interpreter, which a robot's control loop needs in the meantime.
+    overlap = len(word) - 1
+    return any(data.find(word, start, start + _BLOCK + overlap) >= 0 for start in range(0, len(data), _BLOCK))
+
+
+def _open_session(path: str, data: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     # One thread that sleeps when idle: onnxruntime's pools otherwise starve control loop and simulator.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -9,6 +9,7 @@ import numpy as np
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.spec import ActionLimits
 from dreamer_ros.wire.codecs import fill_stamp
 from dreamer_ros.wire.definitions import blank_message, encode
 from dreamer_ros.wire.fields import Field, has_header
@@ -27,7 +28,7 @@ class Commands:
         command = contract.command
         self._contract = contract
         self._type = command.type
-        self._low, self._high = np.array([axis.limits for axis in command.axes]).T
+        self._limits = ActionLimits(*zip(*(axis.limits for axis in command.axes)))
         self._choices = np.array(list(command.choices.values()))
         self._size = len(contract.spec.action)
         self._matrix = command.matrix
@@ -40,23 +41,20 @@ class Commands:
 
     def values(self, action: np.ndarray) -> np.ndarray:
         """f64[axes] that an action stands for."""
-        action = np.asarray(action, np.float64)
         if len(self._choices):
-            return self._choices[action.argmax()]
-        return self._low + (action + 1) / 2 * (self._high - self._low)
+            return self._choices[np.argmax(action)]
+        return self._limits.to_units(action)
 
     def action(self, values: np.ndarray) -> np.ndarray:
         """f32[A] that comes closest to values; of a robot with choices the nearest one, as a one-hot vector."""
-        width = self._high - self._low
         if len(self._choices):
-            distance = np.square((self._choices - values) / width).sum(-1)
+            distance = np.square((self._choices - values) / (self._limits.high - self._limits.low)).sum(-1)
             return np.eye(self._size, dtype=np.float32)[distance.argmin()]
-        return np.clip((values - self._low) / width * 2 - 1, -1, 1).astype(np.float32)
+        return self._limits.from_units(values)
 
     def within_limits(self, values: np.ndarray) -> bool:
         """Whether no axis is commanded beyond its limits, but for rounding."""
-        slack = 1e-5 * (self._high - self._low)
-        return bool(((self._low - slack <= values) & (values <= self._high + slack)).all())
+        return bool(self._limits.within(values))
 
     def encode(self, values: np.ndarray, stamp_ns: int) -> bytes:
         """The serialised command message (CDR), for rclpy to publish or a bag to hold. Thread-safe.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import http.client
 import json
 import os
 import shutil
@@ -15,22 +13,13 @@ from typing import NamedTuple
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import sha256, sync
+from dreamer_ros.transfer.client import Client, Failed
 from dreamer_ros.transfer.serving import NAME
 
 PERIOD = 1.0  # seconds between two looks
 RETRIES = (1.0, 2.0, 4.0, 8.0)  # after failures; the last one again and again
-TIMEOUT = 10.0  # seconds without a byte
 DOCUMENT_LIMIT = 64 << 20  # bytes
-BLOCK = 1 << 16
 RESERVE = 10**9  # bytes that stay free on the disk
-
-
-class Failed(Exception):
-    """One sentence about what went wrong; the next attempt may succeed."""
-
-
-class _Gone(Failed):
-    """It is not served any more."""
 
 
 class _File(NamedTuple):
@@ -69,9 +58,7 @@ class Puller:
             raise InputError(f'{source}: expected http://<host>:<port> of a robot that serves its bags')
         self.source = source.rstrip('/')
         self._folder, self._stop = folder, stop
-        kind = http.client.HTTPSConnection if parts.scheme == 'https' else http.client.HTTPConnection
-        self._connection = kind(parts.hostname, parts.port, timeout=TIMEOUT)
-        self._base = parts.path.rstrip('/')
+        self._client = Client(stop)
         self._index: list[str] = []
         self._tag = ''
         self.bags = self.bytes = self.missing = 0
@@ -91,40 +78,41 @@ class Puller:
             wanted = [name for name in self._index if name not in present]
             self.missing = len(wanted)
             for name in wanted:
-                with contextlib.suppress(_Gone):
+                try:
                     if not self._fetch(name):
                         break
                     came.append(name)
                     self.bags += 1
+                except Failed as error:
+                    if error.status != 404:  # else it is not served any more
+                        raise
                 self.missing -= 1
-        except Failed:
-            self._connection.close()
-            raise
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
-            raise Failed(f'{self.source}: {reason}') from error
+        except Failed as error:
+            if error.status or not error.url.startswith(self.source):
+                raise
+            # The same trouble has the same words, whatever was asked for.
+            raise Failed(self.source, error.reason) from error
+        except OSError as error:
+            raise Failed(self.source, error.strerror or type(error).__name__) from error
         return came
 
     def close(self) -> None:
         """Give up the connection."""
-        self._connection.close()
+        self._client.close()
 
     def _read_index(self) -> None:
-        response = self._request('/bags', {'If-None-Match': self._tag} if self._tag else {})
-        if response.status == 304:
-            response.read()
+        found = self._client.document(f'{self.source}/bags', DOCUMENT_LIMIT, self._tag)
+        if found is None:
             return
-        content = self._document(response, '/bags')
-        names = content.get('bags')
+        names = self._json(found[0], '/bags').get('bags')
         if not isinstance(names, list) or not all(isinstance(name, str) and NAME.fullmatch(name) for name in names):
-            raise Failed(f'{self.source}/bags: expected names of bags, got {str(names)[:80]}')
-        self._index, self._tag = names, response.headers.get('ETag', '')
+            raise self._strange('/bags', f'expected names of bags, got {str(names)[:80]}')
+        self._index, self._tag = names, found[1]
 
     def _fetch(self, name: str) -> bool:
         """One bag; False when asked to stop, or when somebody else fetches it."""
         path = f'/bags/{name}'
-        files = self._files(self._document(self._request(path), path), path)
+        files = self._files(self._json(self._client.document(self.source + path, DOCUMENT_LIMIT)[0], path), path)
         partial = self._folder / f'.{name}.incoming'
         partial.mkdir(exist_ok=True)
         lock = os.open(partial, os.O_RDONLY)
@@ -147,79 +135,49 @@ class Puller:
 
     def _fetch_file(self, path: str, target: Path, file: _File) -> bool:
         """The rest of a file; False when asked to stop."""
-        have = target.stat().st_size if target.exists() else 0
-        if have > file.size:
+        if target.exists() and target.stat().st_size > file.size:
             target.unlink()
-            have = 0
-        free = shutil.disk_usage(self._folder).free
-        if free - (file.size - have) < RESERVE:
-            raise Failed(f'{self._folder}: {free // 10**6} MB are free, too little for {file.name}')
-        if have < file.size or file.size == 0:
-            response = self._request(path, {'Range': f'bytes={have}-'} if have else {})
-            if response.status == 206 and not response.headers.get('Content-Range', '').startswith(f'bytes {have}-'):
-                raise Failed(
-                    f'{self.source}{path}: expected the bytes from {have} on, got '
-                    f'{response.headers.get("Content-Range")}'
-                )
-            with target.open('ab' if response.status == 206 else 'wb') as stream:
-                while block := response.read1(min(BLOCK, file.size + 1 - stream.tell())):
-                    stream.write(block)
-                    self.bytes += len(block)
-                    if self._stop.is_set() or stream.tell() > file.size:
-                        self._connection.close()
-                        break
-                response.close()
-                stream.flush()
-                os.fsync(stream.fileno())
-                have = stream.tell()
-            if self._stop.is_set():
-                return False
+        with target.open('ab') as stream:
+            have, free = stream.tell(), shutil.disk_usage(self._folder).free
+            if free - (file.size - have) < RESERVE:
+                raise Failed(str(self._folder), f'{free // 10**6} MB are free, too little for {file.name}')
+            if have < file.size:
+                try:
+                    self.bytes += self._client.download(self.source + path, stream, file.size)
+                finally:
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            have = stream.tell()
+        if self._stop.is_set():
+            return False
         if have < file.size:
-            raise Failed(f'{self.source}{path}: the connection ended after {have} of {file.size} bytes')
+            raise self._strange(path, f'the connection ended after {have} of {file.size} bytes')
         if have > file.size or sha256(target) != file.sha256:
             target.unlink()
-            raise Failed(f'{self.source}{path}: what came is not what was promised (SHA-256); fetching it again')
+            raise self._strange(path, 'what came is not what was promised (SHA-256); fetching it again')
         return True
 
     def _files(self, content: dict, path: str) -> list[_File]:
         try:
             files = [_File(str(entry['name']), int(entry['size']), str(entry['sha256'])) for entry in content['files']]
         except (KeyError, TypeError, ValueError) as error:
-            raise Failed(
-                f'{self.source}{path}: expected files with name, size and sha256, got {str(content)[:80]}'
-            ) from error
+            raise self._strange(path, f'expected files with name, size and sha256, got {str(content)[:80]}') from error
         if not files or not all(NAME.fullmatch(file.name) and file.size >= 0 for file in files):
-            raise Failed(f'{self.source}{path}: expected names and sizes of files, got {str(files)[:80]}')
+            raise self._strange(path, f'expected names and sizes of files, got {str(files)[:80]}')
         return files
 
-    def _request(self, path: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
-        try:
-            self._connection.request('GET', self._base + path, headers=headers or {})
-            response = self._connection.getresponse()
-        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
-            # The server gives up connections that rest for a while.
-            self._connection.close()
-            self._connection.request('GET', self._base + path, headers=headers or {})
-            response = self._connection.getresponse()
-        if response.status in (200, 206, 304):
-            return response
-        response.read()
-        if response.status == 404 and path.count('/') > 1:
-            raise _Gone(f'{self.source}{path} is gone')
-        raise Failed(
-            f'{self.source}{path}: expected bags of a robot, but the server answers {response.status} {response.reason}'
-        )
-
-    def _document(self, response: http.client.HTTPResponse, path: str) -> dict:
-        data = response.read(DOCUMENT_LIMIT + 1)
+    def _json(self, data: bytes, path: str) -> dict:
         try:
             content = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None
-        if not isinstance(content, dict) or len(data) > DOCUMENT_LIMIT:
-            self._connection.close()
-            raise Failed(f'{self.source}{path}: expected a JSON object, got {data[:80]!r}')
+        if not isinstance(content, dict):
+            raise self._strange(path, f'expected a JSON object, got {data[:80]!r}')
         return content
+
+    def _strange(self, path: str, reason: str) -> Failed:
+        """The robot answers, but not as one should."""
+        return Failed(self.source + path, reason, 200)
 
     def _tidy(self, present: set) -> None:
         """Throw away beginnings of bags that came whole from elsewhere."""

@@ -14,11 +14,12 @@ import contextlib
 import hashlib
 import http.server
 import json
+import math
 import os
 import re
-import shutil
 import socket
 import threading
+import time
 import urllib.parse
 from pathlib import Path
 
@@ -27,8 +28,9 @@ from dreamer_ros.files import sha256
 
 NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9._+-]*')  # of bags and their files: no path, nothing hidden
 POLICY = re.compile(r'policy_\d+\.onnx')
-CONNECTIONS = 16  # at a time
-IDLE_TIME = 30.0  # seconds that a silent connection is kept
+CONNECTIONS = 16  # at a time; for one more, the one that has rested longest is closed
+IDLE_TIME = 30.0  # seconds that a silent connection is kept, and that 64 KiB may take to be sent
+BLOCK = 1 << 16
 CLOSE_TIME = 0.1  # seconds that `close` may take
 NICE = 10
 _RANGE = re.compile(r'bytes=(\d+)-(\d*)')
@@ -157,25 +159,38 @@ class _Server(http.server.ThreadingHTTPServer):
     requests = 0
 
     def __init__(self, *arguments):
-        self._open: set[socket.socket] = set()
+        # Connections, and since when each rests in monotonic seconds; infinity while it is answered.
+        self._open: dict[socket.socket, float] = {}
         super().__init__(*arguments)
 
     def process_request(self, request, client_address):
         if len(self._open) >= CONNECTIONS:
-            self.shutdown_request(request)
-            return
-        self._open.add(request)
+            longest, since = min(self._open.items(), key=lambda entry: entry[1])
+            if since == math.inf:
+                self.shutdown_request(request)
+                return
+            self._end(longest)
+        self._open[request] = time.monotonic()
         super().process_request(request, client_address)
+
+    def rests(self, request: socket.socket, since: float) -> None:
+        """Note since when a connection rests."""
+        if request in self._open:
+            self._open[request] = since
 
     def shutdown_request(self, request):
         super().shutdown_request(request)
-        self._open.discard(request)
+        self._open.pop(request, None)
 
     def server_close(self):
         super().server_close()
         for request in list(self._open):
-            with contextlib.suppress(OSError):
-                request.shutdown(socket.SHUT_RDWR)
+            self._end(request)
+
+    def _end(self, request: socket.socket) -> None:
+        self._open.pop(request, None)
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)  # its thread notices
 
     def handle_error(self, request, client_address):
         """A client that is gone is no error of ours."""
@@ -189,6 +204,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
         self.server.requests += 1
+        self.server.rests(self.request, math.inf)
+        try:
+            self._answer()
+        finally:
+            self.server.rests(self.request, time.monotonic())
+
+    def _answer(self) -> None:
         try:
             path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path, errors='strict')
             found = self.server.shelf.find(path)
@@ -240,10 +262,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header('Content-Length', str(last + 1 - first))
             self.end_headers()
             stream.seek(first)
-            if last == size - 1:
-                shutil.copyfileobj(stream, self.wfile, 1 << 16)
-            else:
-                self.wfile.write(stream.read(last + 1 - first))
+            left = last + 1 - first
+            while left and (block := stream.read(min(BLOCK, left))):
+                self.wfile.write(block)
+                left -= len(block)
 
     def log_message(self, *_) -> None:
         """The node reports, not every request."""

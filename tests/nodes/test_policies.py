@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import http.server
 import signal
 import subprocess
 import sys
 import threading
+import time
 
+import numpy as np
 import pytest
 from torch import nn
 from torch.nn import functional as F
 
 from dreamer_ros.deploy.policies import Policies, kept_policy
 from tests.nodes.robot import write_contract, write_policy
-from tests.policy.tiny import TinyPolicy
+from tests.policy.tiny import TinyPolicy, make_endless
 
 SWAPS = 6
 # A robot that gets version after version, in a process without torch. Prints its megabytes after the first and
@@ -83,6 +86,23 @@ def test_a_policy_that_cannot_be_kept_is_played(robot, tmp_path):
     policies.load(manifests[0], threading.Event())
     policies.close()
     assert policies.current.version == 1 and 'policy version 1 plays, but could not be kept in' in said[0]
+
+
+def test_a_robot_plays_on_while_the_next_policy_never_answers(robot, tmp_path, monkeypatch):
+    monkeypatch.setattr('dreamer_ros.policy.loader.LOAD_TIME', 0.5)
+    contract, manifests = robot
+    policies = Policies(contract, 0, None, print)
+    policies.load(manifests[0], threading.Event())
+    make_endless(tmp_path / '2.onnx')
+    data = (tmp_path / '2.onnx').read_bytes()
+    policies.offer(dataclasses.replace(manifests[1], sha256=hashlib.sha256(data).hexdigest(), size=len(data)))
+    end = time.monotonic() + 20
+    while not policies.poll():
+        assert time.monotonic() < end
+        image, vector = np.zeros((32, 32, 3), np.uint8), np.zeros(1, np.float32)
+        assert np.isfinite(policies.current.act(image, vector, True, False)).all()
+    policies.close()
+    assert policies.current.version == 1 and 'gave it up' in policies.problem
 
 
 class Trickle(http.server.BaseHTTPRequestHandler):

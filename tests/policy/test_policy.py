@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import http.server
 import json
 import socket
@@ -17,13 +18,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import OPSET, Exporter, export
-from dreamer_ros.policy.loader import PolicyLoader, Unreachable, load
+from dreamer_ros.policy.loader import PolicyLoader, Unreachable, find_manifest, load
 from dreamer_ros.policy.manifest import Golden, Manifest
 from dreamer_ros.policy.runner import PolicyRunner
-from tests.policy.tiny import TinyPolicy, spec, tiny_policy
+from tests.policy.tiny import TinyPolicy, make_endless, spec, tiny_policy
 
 METADATA = {'version': 3, 'system': 'tiny', 'preset': 'test', 'step': 7}
 
@@ -369,6 +371,58 @@ def test_a_check_decides_instead_of_the_hash(tmp_path):
         load(manifest, other, check=refuse)
     with pytest.raises(InputError, match='expected version 9 as its manifest says, got 3'):
         load(dataclasses.replace(manifest, version=9), robot)
+
+
+def test_a_policy_that_never_answers_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr('dreamer_ros.policy.loader.LOAD_TIME', 0.5)
+    robot = spec()
+    manifest = export(tiny_policy(robot), robot, tmp_path / 'p.onnx', METADATA)
+    make_endless(tmp_path / 'p.onnx')
+    with pytest.raises(InputError, match='p.onnx: expected its first actions within 0.5 s, gave it up'):
+        load(tmp_path / 'p.onnx', robot)
+    wait_for(lambda: not any(thread.name == 'policy' for thread in threading.enumerate()))
+    data = (tmp_path / 'p.onnx').read_bytes()
+    loader = PolicyLoader(robot)
+    try:
+        digest = hashlib.sha256(data).hexdigest()
+        loader.submit(dataclasses.replace(manifest, sha256=digest, size=len(data)))
+        assert 'gave it up' in wait_for(loader.poll_problem)
+        export(tiny_policy(robot), robot, tmp_path / 'q.onnx', METADATA)
+        loader.submit(find_manifest(tmp_path / 'q.onnx'))
+        assert wait_for(loader.poll).version == 3, 'the next one is loaded'
+    finally:
+        loader.close()
+
+
+def test_a_policy_that_would_not_fit_is_refused_before_it_is_allocated(tmp_path):
+    export(tiny_policy(spec()), spec(), tmp_path / 'p.onnx', METADATA)
+    model = onnx.load(str(tmp_path / 'p.onnx'))
+    del model.metadata_props[-1]
+    for name in ('state', 'noise'):
+        huge = onnx.ModelProto.FromString(model.SerializeToString())
+        [found] = [each for each in huge.graph.input if each.name == name]
+        size = found.type.tensor_type.shape.dim[1]
+        for part, number in (('first', 0), ('end', size.dim_value), ('axis', 1)):
+            huge.graph.initializer.append(onnx.helper.make_tensor(part, TensorProto.INT64, [1], [number]))
+        size.dim_value = 10**10
+        for node in huge.graph.node:
+            node.input[:] = ['used' if each == name else each for each in node.input]
+        huge.graph.node.insert(0, onnx.helper.make_node('Slice', [name, 'first', 'end', 'axis'], ['used']))
+        onnx.save(huge, str(tmp_path / 'huge.onnx'))
+        before = resident_bytes()
+        with pytest.raises(InputError, match=f'huge.onnx: expected at most 10000000 numbers each, got {name}'):
+            load(tmp_path / 'huge.onnx')
+        assert resident_bytes() - before < 100e6
+
+
+def test_weights_in_other_files_are_refused(tmp_path, monkeypatch):
+    export(tiny_policy(spec()), spec(), tmp_path / 'p.onnx', METADATA)
+    model = onnx.load(str(tmp_path / 'p.onnx'))
+    del model.metadata_props[-1]
+    monkeypatch.chdir(tmp_path)
+    onnx.save(model, 'split.onnx', save_as_external_data=True, location='weights', size_threshold=16)
+    with pytest.raises(InputError, match='split.onnx: expected all weights within the file'):
+        load(tmp_path / 'split.onnx')
 
 
 def test_robot_side_imports_no_torch():

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+
+import onnx
 import torch
+from onnx import TensorProto
 from torch import nn
 from torch.nn import functional as F
 
@@ -75,3 +80,24 @@ class TinyPolicy(nn.Module):
 def tiny_policy(robot: RobotSpec, seed: int = 0) -> TinyPolicy:
     torch.manual_seed(seed)
     return TinyPolicy(robot).eval()
+
+
+def make_endless(path: Path) -> None:
+    """Make a policy of ours count to a million million before it acts, as somebody else's file might."""
+    model = onnx.load(str(path))
+    del model.metadata_props[-1]  # content_sha256
+    for node in model.graph.node:
+        node.output[:] = ['acted' if name == 'action' else name for name in node.output]
+        node.input[:] = ['acted' if name == 'action' else name for name in node.input]
+    value = functools.partial(onnx.helper.make_tensor_value_info)
+    shape = [1, 2]
+    body = onnx.helper.make_graph(
+        [onnx.helper.make_node('Identity', ['go'], ['on']), onnx.helper.make_node('Neg', ['x'], ['y'])],
+        'body',
+        [value('k', TensorProto.INT64, []), value('go', TensorProto.BOOL, []), value('x', TensorProto.FLOAT, shape)],
+        [value('on', TensorProto.BOOL, []), value('y', TensorProto.FLOAT, shape)],
+    )
+    model.graph.initializer.append(onnx.helper.make_tensor('times', TensorProto.INT64, [], [10**12]))
+    model.graph.initializer.append(onnx.helper.make_tensor('begin', TensorProto.BOOL, [], [True]))
+    model.graph.node.append(onnx.helper.make_node('Loop', ['times', 'begin', 'acted'], ['action'], body=body))
+    onnx.save(model, str(path))

@@ -1,0 +1,198 @@
+"""A small HTTP client for machines that do not trust the network: everything it does is bounded.
+
+A library would bring more than a robot needs, and none of those at hand bounds how long the head of an answer takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO
+
+TIMEOUT = 10.0  # seconds without a byte
+HEAD_TIME = 20.0  # seconds that the head of an answer may take
+DOCUMENT_TIME = 60.0  # seconds that a document may take
+SLOWEST = 1000.0  # bytes per second that a file has to come with, after
+GRACE = 10.0  # seconds
+REDIRECTS = 5
+BLOCK = 1 << 16
+_REDIRECTED = (301, 302, 303, 307, 308)
+
+
+class Failed(Exception):
+    """The next attempt may succeed.
+
+    Attributes:
+        url: that was asked for.
+        reason: one sentence.
+        status: of the server's answer; 0 without one.
+    """
+
+    def __init__(self, url: str, reason: str, status: int = 0):
+        super().__init__(f'{url}: {reason}')
+        self.url, self.reason, self.status = url, reason, status
+
+
+class Client:
+    """Asks one server after another; the connection to the last one is kept. Not thread-safe.
+
+    Follows redirects to http and https alone. Errors with bodies are not read.
+
+    Args:
+        stop: ends a transfer between two blocks.
+    """
+
+    def __init__(self, stop: threading.Event | None = None):
+        self._stop = stop or threading.Event()
+        self._connection: http.client.HTTPConnection | None = None
+        self._server: tuple = ()
+
+    def close(self) -> None:
+        """Give up the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def document(self, url: str, limit: int, tag: str = '') -> tuple[bytes, str] | None:
+        """A small answer and its ETag; None if it still has this one.
+
+        Args:
+            limit: bytes that it may have.
+
+        Raises:
+            Failed: it cannot be had, or is larger.
+            ValueError: no such address can be.
+        """
+        with self._get(url, {'If-None-Match': tag} if tag else {}) as response:
+            data, ends = bytearray(), time.monotonic() + DOCUMENT_TIME
+            while block := response.read1(BLOCK):
+                data += block
+                if len(data) > limit or time.monotonic() > ends:
+                    reason = f'expected at most {limit} bytes within {DOCUMENT_TIME:.0f} s, got {len(data)} and more'
+                    raise Failed(url, reason, response.status)
+            return None if response.status == 304 else (bytes(data), response.headers.get('ETag', ''))
+
+    def download(self, url: str, file: BinaryIO, size: int, slowest: float = SLOWEST) -> int:
+        """Write a file from where its beginning ends.
+
+        Args:
+            file: open for writing at the end of what is there.
+            size: bytes that it should have; at most one more is written.
+            slowest: bytes per second.
+
+        Returns:
+            How many bytes came. A server may have fewer than `size`, or be asked to stop.
+
+        Raises:
+            Failed: it cannot be had, the connection ended early, or it is too slow. What came is in the file.
+            ValueError: no such address can be.
+            OSError: it cannot be written.
+        """
+        have = file.tell()
+        with self._get(url, {'Range': f'bytes={have}-'} if have else {}) as response:
+            if response.status == 206 and not response.headers.get('Content-Range', '').startswith(f'bytes {have}-'):
+                raise Failed(
+                    url, f'expected the bytes from {have} on, got {response.headers.get("Content-Range")}', 206
+                )
+            if response.status != 206 and have:
+                file.seek(0)
+                file.truncate()
+            begin = file.tell()
+            promised = response.headers.get('Content-Length', '')
+            end = min(size, begin + int(promised)) if promised.isdecimal() else 0
+            began = time.monotonic()
+            while not self._stop.is_set() and (block := response.read1(min(BLOCK, size + 1 - file.tell()))):
+                _write(file, block)
+                elapsed, came = time.monotonic() - began, file.tell() - begin
+                if elapsed > GRACE and came < elapsed * slowest:
+                    raise Failed(url, f'{came} bytes in {elapsed:.0f} s are too slow')
+            if file.tell() < end and not self._stop.is_set():
+                raise Failed(url, f'the connection ended after {file.tell()} of {end} bytes')
+            return file.tell() - begin
+
+    @contextlib.contextmanager
+    def _get(self, url: str, headers: Mapping[str, str]) -> Iterator[http.client.HTTPResponse]:
+        """The answer to a request: 200, 206 or 304."""
+        try:
+            response = self._follow(url, headers)
+            if response.status not in (200, 206, 304):
+                raise Failed(url, f'the server answers {response.status} {response.reason}', response.status)
+            yield response
+            if response.length:  # some of it was not read
+                self.close()
+            response.close()
+        except http.client.InvalidURL as error:
+            raise ValueError(str(error)) from error
+        except _WriteFailed as error:
+            self.close()
+            raise error.__cause__ from None
+        except (Failed, ValueError):
+            self.close()
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            reason = getattr(error, 'strerror', None) or ' '.join(str(error).split()) or type(error).__name__
+            raise Failed(url, f'its server does not answer ({reason})') from error
+
+    def _follow(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+        for _ in range(REDIRECTS + 1):
+            response = self._request(url, headers)
+            if response.status not in _REDIRECTED:
+                return response
+            self.close()
+            url = urllib.parse.urljoin(url, response.headers.get('Location', ''))
+            if urllib.parse.urlsplit(url).scheme not in ('http', 'https'):
+                raise Failed(url, 'the server sends us there, but only http and https are followed')
+        raise Failed(url, f'the server sends us on more than {REDIRECTS} times')
+
+    def _request(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+        parts = urllib.parse.urlsplit(url)
+        server = parts.scheme, parts.hostname, parts.port
+        target = urllib.parse.urlunsplit(('', '', parts.path or '/', parts.query, ''))
+        while True:
+            fresh = self._connection is None or self._server != server
+            if fresh:
+                self.close()
+                kind = http.client.HTTPSConnection if parts.scheme == 'https' else http.client.HTTPConnection
+                self._connection, self._server = kind(parts.hostname, parts.port, timeout=TIMEOUT), server
+            try:
+                # A byte now and then would keep us for ever.
+                late = threading.Event()
+                timer = threading.Timer(HEAD_TIME, self._cut, [self._connection, late])
+                timer.daemon = True
+                timer.start()
+                try:
+                    self._connection.request('GET', target, headers=headers)
+                    response = self._connection.getresponse()
+                finally:
+                    timer.cancel()
+                if late.is_set():
+                    raise TimeoutError(f'no whole head of an answer within {HEAD_TIME:g} s')
+                return response
+            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+                # A server gives up connections that rest for a while. That of a new one is another matter.
+                self.close()
+                if fresh:
+                    raise
+
+    @staticmethod
+    def _cut(connection: http.client.HTTPConnection, late: threading.Event) -> None:
+        late.set()
+        with contextlib.suppress(OSError, AttributeError):  # closed already; not connected yet
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+class _WriteFailed(Exception):
+    """The disk refused, which is no fault of the server."""
+
+
+def _write(file: BinaryIO, block: bytes) -> None:
+    try:
+        file.write(block)
+    except OSError as error:
+        raise _WriteFailed from error
