@@ -176,7 +176,7 @@ def test_newest_observation_wins(peer, policies, monkeypatch):
             assert go_on.wait(PATIENCE)
             return super().act(*arguments, **options)
 
-    monkeypatch.setattr(agent_module, 'PolicyRunner', Thinker)
+    monkeypatch.setattr('dreamer_ros.policy.loader.PolicyRunner', Thinker)
     node = Node(
         'agent',
         namespace=NAMESPACE,
