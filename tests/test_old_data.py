@@ -13,7 +13,7 @@ import pytest
 from dreamer_ros.cli.main import main
 from dreamer_ros.config import ReplayConfig
 from dreamer_ros.episodes.episode_reader import read_episodes
-from dreamer_ros.policy.loader import find_manifest, load
+from dreamer_ros.policy.loader import load
 from dreamer_ros.replay.dataset import open_replay
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.metrics import read_metrics
@@ -51,7 +51,7 @@ def test_a_bag_is_described(name, capsys):
 
 def test_the_policy_plays(capsys):
     path = latest_policy(DATA / 'dreamer')
-    runner = load(find_manifest(str(path)))  # checks what it computes against the golden vector
+    runner = load(path)  # checks what it computes against the golden vector
     spec = RobotSpec.from_json((DATA / 'dreamer' / 'spec.json').read_text(), 'spec.json')
     assert runner.version == 3 and runner.spec == spec
     [name, *_] = BAGS
@@ -85,4 +85,4 @@ def test_a_run_is_resumed(old, run, updates, more, capfd, monkeypatch):
     metrics = read_metrics(old / run)
     assert metrics[: len(before)] == before and metrics[-1]['updates'] == updates + 4
     assert (old / run / 'checkpoints' / 'latest').read_text().strip() == f'{updates + 4:09d}'
-    load(find_manifest(str(latest_policy(old / run))))
+    load(latest_policy(old / run))

@@ -219,16 +219,6 @@ def policy_file(policy: str) -> Path:
     return file
 
 
-def find_manifest(path: str | Path) -> Manifest:
-    """The manifest of a policy that a person names, see `stored_manifest`. For an ONNX file without one it is made of
-    what the file says about itself, after opening and verifying it.
-
-    Raises:
-        InputError: it cannot be read, or is no policy of ours.
-    """
-    return stored_manifest(path) or load(path).manifest()
-
-
 def stored_manifest(path: str | Path) -> Manifest | None:
     """The manifest of a policy, None for an ONNX file without one.
 

@@ -17,7 +17,7 @@ from dreamer_ros.launching.processes import RESTARTS_PER_MINUTE, ExitRules, Proc
 from dreamer_ros.options import as_arguments
 from dreamer_ros.paths import share
 from dreamer_ros.policy.export import export
-from dreamer_ros.policy.loader import find_manifest
+from dreamer_ros.policy.loader import load
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.run_directory import preset_of
 from tests.agents.small import config, robot
@@ -175,7 +175,7 @@ def test_sim_eval_needs_one_policy(tmp_path):
 
 def test_sim_eval_plays_released_policies_by_name_and_manifests(tmp_path):
     released = share('models', 'policies', 'cartpole_swingup.onnx')
-    (tmp_path / 'latest.json').write_text(find_manifest(released).at('p.onnx').to_json())
+    (tmp_path / 'latest.json').write_text(load(released).manifest().at('p.onnx').to_json())
     (tmp_path / 'p.onnx').write_bytes(released.read_bytes())
     for policy, file in (('cartpole_swingup', released), (tmp_path / 'latest.json', tmp_path / 'p.onnx')):
         run = scenario('sim_eval', {'policy': str(policy), 'output': str(tmp_path / 'x')})

@@ -27,13 +27,13 @@ SWAPPING = f"""
 import sys, threading, time
 from dreamer_ros.robot.contract import load_contract
 from dreamer_ros.deploy.policies import Policies
-from dreamer_ros.policy.loader import find_manifest
+from dreamer_ros.policy.loader import load
 
 def resident():
     lines = open('/proc/self/status').read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith('RssAnon')) / 1000
 policies = Policies(load_contract(sys.argv[1]), 0, None, print)
-manifest = find_manifest(sys.argv[2])
+manifest = load(sys.argv[2]).manifest()
 policies.load(manifest, threading.Event())
 sizes = [resident()]
 for _ in range({SWAPS}):

@@ -22,7 +22,7 @@ from onnx import TensorProto
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import OPSET, Exporter, export
-from dreamer_ros.policy.loader import PolicyLoader, Unreachable, find_manifest, load
+from dreamer_ros.policy.loader import PolicyLoader, Unreachable, load
 from dreamer_ros.policy.manifest import Golden, Manifest
 from dreamer_ros.policy.runner import PolicyRunner
 from tests.policy.tiny import TinyPolicy, make_endless, spec, tiny_policy
@@ -388,7 +388,7 @@ def test_a_policy_that_never_answers_is_given_up(tmp_path, monkeypatch):
         loader.submit(dataclasses.replace(manifest, sha256=digest, size=len(data)))
         assert 'gave it up' in wait_for(loader.poll_problem)
         export(tiny_policy(robot), robot, tmp_path / 'q.onnx', METADATA)
-        loader.submit(find_manifest(tmp_path / 'q.onnx'))
+        loader.submit(load(tmp_path / 'q.onnx').manifest())
         assert wait_for(loader.poll).version == 3, 'the next one is loaded'
     finally:
         loader.close()

@@ -9,7 +9,7 @@ import pytest
 
 from dreamer_ros.cli.main import main
 from dreamer_ros.errors import InputError
-from dreamer_ros.policy.loader import find_manifest, load
+from dreamer_ros.policy.loader import load, stored_manifest
 from dreamer_ros.policy.manifest import Golden, Manifest
 from tests.policy.tiny import spec, tiny_policy
 
@@ -86,8 +86,8 @@ def test_the_commands(tmp_path, capsys):
     assert main(['policy', 'sign', str(policy), '--key', str(tmp_path / 'key')]) == 0
     assert main(['policy', 'verify', str(policy), '--key', public]) == 0
     assert f'version 7 for tiny (spec {robot.hash}), signed by {public}' in capsys.readouterr().out
-    manifest = find_manifest(policy)
-    assert find_manifest(tmp_path / 'policy.manifest.json') == manifest and manifest.uri == str(policy)
+    manifest = stored_manifest(policy)
+    assert stored_manifest(tmp_path / 'policy.manifest.json') == manifest and manifest.uri == str(policy)
     policy.write_bytes(policy.read_bytes()[:-1] + b'x')
     signing.verify(manifest, public)  # the signature is about the manifest,
     with pytest.raises(InputError, match='expected sha256'):  # which is about the file
