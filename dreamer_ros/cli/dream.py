@@ -31,7 +31,7 @@ def add(commands) -> None:
 
 def _dream(arguments) -> int:
     prepare_torch()
-    from dreamer_ros.training.inspection import dream_bag, film_with_curves
+    from dreamer_ros.training.inspection import dream_bag, inspection_film
 
     bag = Path(arguments.bag)
     folder = Path(arguments.output) if arguments.output else Path('dreams') / bag.resolve().name
@@ -43,4 +43,4 @@ def _dream(arguments) -> int:
         raise InputError(f'--publish: expected a robot with a camera, that of {bag} has none')
     from dreamer_ros.nodes.dream_player import play
 
-    return play(film_with_curves(inspection), 1.0 / inspection.period)
+    return play(inspection_film(inspection), 1.0 / inspection.period)

@@ -76,7 +76,7 @@ def _print_contents(bags: Iterable[Path], as_json: bool) -> int:
 
 
 def _video(arguments) -> int:
-    from dreamer_ros.viewing.film import film_bag
+    from dreamer_ros.viewing.bag_plots import film_bag
     from dreamer_ros.viewing.look import look
 
     seen = look(Path(arguments.path))
@@ -85,7 +85,7 @@ def _video(arguments) -> int:
 
 
 def _plot(arguments) -> int:
-    from dreamer_ros.viewing.curves import plot_bag
+    from dreamer_ros.viewing.bag_plots import plot_bag
     from dreamer_ros.viewing.look import look
 
     seen = look(Path(arguments.path))

@@ -42,12 +42,12 @@ def _dream(node: Node, stop: threading.Event) -> None:
 
     process.prepare()
     process.configure_torch(process.pick_threads(robots=0))
-    from dreamer_ros.training.inspection import dream_bag, film_with_curves
+    from dreamer_ros.training.inspection import dream_bag, inspection_film
 
     inspection, paths = dream_bag(parameters.run, Path(parameters.bag), parameters.context, Path(parameters.output))
     print('\n'.join(str(path) for path in paths), flush=True)
     if inspection.film is not None:
-        _play(node, stop, film_with_curves(inspection), 1.0 / inspection.period)
+        _play(node, stop, inspection_film(inspection), 1.0 / inspection.period)
 
 
 def main() -> int:

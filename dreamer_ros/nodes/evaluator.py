@@ -179,7 +179,7 @@ class Evaluator:
         try:
             if not found:
                 raise InputError(f'{bags}: expected a bag to film, got none')
-            from dreamer_ros.viewing.run_video import episode_video
+            from dreamer_ros.viewing.film import episode_video
 
             episode_video(found[-1], self._spec, video)
         except (InputError, OSError, ModuleNotFoundError) as error:

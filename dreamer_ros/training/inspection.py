@@ -16,8 +16,8 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
 from dreamer_ros.training.checkpoint import find_checkpoint
 from dreamer_ros.training.learner import Learner
-from dreamer_ros.viewing.figures import WithCursor, new_figure, save_figure
-from dreamer_ros.viewing.video import HEIGHT, write_video
+from dreamer_ros.viewing.figures import new_figure, save_figure
+from dreamer_ros.viewing.film import HEIGHT, film_with_curves, write_video
 
 COLUMNS = ('truth', 'reconstruction', 'prediction')
 STRIP = 10  # moments in the picture's film strip
@@ -151,14 +151,14 @@ def write_inspection(inspection: EpisodeInspection, folder: Path, title: str, fa
         write_file(paths[0], json.dumps({**facts, **numbers}, indent=1) + '\n')
         save_figure(_picture(inspection, title), paths[1])
         if inspection.film is not None:
-            frames = film_with_curves(inspection)
+            frames = inspection_film(inspection)
             paths.append(write_video(folder / 'dream.mp4', frames, 1.0 / inspection.period))
     except OSError as error:
         raise InputError(f'{folder}: expected a folder that can be written ({error})') from error
     return paths
 
 
-def film_with_curves(inspection: EpisodeInspection) -> np.ndarray:
+def inspection_film(inspection: EpisodeInspection) -> np.ndarray:
     """The film enlarged, its curves below it with a cursor at the step shown; uint8 [T, H, W, 3], even sizes."""
     height, width = inspection.film.shape[1:3]
     scale = -(-HEIGHT // height)
@@ -169,14 +169,7 @@ def film_with_curves(inspection: EpisodeInspection) -> np.ndarray:
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     _draw(inspection, panels, axes)
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 25 / (PANEL * len(panels) + 30)))
-    curves = WithCursor(figure, axes)
-    frames = np.stack(
-        [
-            np.concatenate([frame.repeat(scale, 0).repeat(scale, 1), curves.at(t)])
-            for t, frame in enumerate(inspection.film)
-        ]
-    )
-    return frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+    return np.stack(list(film_with_curves(inspection.film, scale, figure, axes, range(len(inspection.film)))))
 
 
 # What is drawn: a panel's label, and its curves by their names in the numbers

@@ -26,7 +26,7 @@ from dreamer_ros.training.run_directory import RunDirectory
 from dreamer_ros.training.run_replay import BagReplay, MemoryReplay
 from dreamer_ros.training.schedule import OfflineSchedule, Schedule
 from dreamer_ros.training.validation import held_out_errors
-from dreamer_ros.viewing.run_video import dream_video, episode_video
+from dreamer_ros.viewing.film import dream_video, episode_video
 
 if TYPE_CHECKING:
     from dreamer_ros.training.parallel import Team

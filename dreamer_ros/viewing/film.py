@@ -1,81 +1,126 @@
-"""A bag as a film: what the cameras saw, and below it rewards and actions with a cursor at the moment shown."""
+"""Films as mp4 files: episodes, dreams, and images over curves with a cursor."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from dreamer_ros.episodes.episode import Episode
+from dreamer_ros.episodes.episode_reader import read_longest
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import replacing
 from dreamer_ros.frames import side_by_side
-from dreamer_ros.viewing.curves import draw, panels
-from dreamer_ros.viewing.figures import WithCursor, new_figure
-from dreamer_ros.viewing.look import Look
-from dreamer_ros.viewing.video import write_video
+from dreamer_ros.spec import RobotSpec
 
-IMAGE = 384  # pixels of height at least; smaller images are enlarged by a whole factor
-WIDTH = 720  # pixels at least
-PANEL = 120  # pixels of height per panel
-BAR = 20  # pixels of the line of text
-FASTEST = 60.0  # frames per second; faster robots are shown with fewer frames than steps
-SHOWN = 3  # panels: reward, return, action
+HEIGHT = 256  # pixels; smaller frames are enlarged by a whole factor
+DREAM_ROWS = 3
+BAR = 20  # pixels of height of a caption
+CURSOR = np.array([214, 39, 40], np.uint8)
 
 
-def film_bag(look: Look, path: Path) -> Path:
-    """Write an mp4 of all episodes of a bag, in real time; returns its path.
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
+    """Write an H.264 mp4, enlarged to about HEIGHT without smoothing the pixels.
+
+    Args:
+        frames: uint8 [H, W, 3] each; taken one at a time, so that a long film needs no memory.
 
     Raises:
-        InputError: the robot has no camera, or the file cannot be written.
+        InputError: no frames, or of another shape or type.
     """
-    if not look.spec.cameras:
-        raise InputError(f'bag {look.path}: expected images to film, but {look.spec.name} has no camera')
-    period = look.spec.control_period
-    every = max(1, round(1 / (FASTEST * period)))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return write_video(path, _frames(look, every), 1 / (period * every))
-    except OSError as error:
-        reason = str(error).partition('\n')[0]  # the rest is ffmpeg's command line
-        raise InputError(f'{path}: expected a file that can be written ({reason})') from error
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None or first.ndim != 3 or first.shape[-1] != 3 or first.dtype != np.uint8:
+        got = 'none' if first is None else f'{first.dtype}{list(first.shape)}'
+        raise InputError(f'video {path}: expected frames uint8[H, W, 3], got {got}')
+    height, width = first.shape[:2]
+    scale = max(1, math.ceil(HEIGHT / height))
+    scale += scale * height % 2 or scale * width % 2  # yuv420 wants even sizes
+    with replacing(path, durable=False) as partial:
+        writer = imageio_ffmpeg.write_frames(
+            str(partial),
+            (width * scale, height * scale),
+            fps=fps,
+            codec='libx264',
+            quality=7,
+            macro_block_size=1,
+            ffmpeg_log_level='error',
+            output_params=['-movflags', '+faststart', '-f', 'mp4'],
+        )
+        writer.send(None)
+        with contextlib.closing(writer):
+            for frame in itertools.chain([first], frames):
+                writer.send(np.ascontiguousarray(frame.repeat(scale, 0).repeat(scale, 1)))
+    return path
 
 
-def _frames(look: Look, every: int) -> Iterator[np.ndarray]:
-    height, width = side_by_side(look.episodes[0].image[0]).shape[:2]
-    scale = -(-IMAGE // height)
-    columns = max(WIDTH, width * scale) // 2 * 2
-    for number, episode in enumerate(look.episodes):
-        drawn = panels(look, number)[:SHOWN]
-        figure = new_figure(columns, (PANEL * len(drawn) + 30) // 2 * 2)
-        axes = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
-        seconds = (episode.stamp - episode.stamp[0]) / 1e9
-        draw(axes, drawn, seconds)
-        axes[-1].set_xlabel('time [s]', fontsize='small')
-        curves = WithCursor(figure, axes)
-        returns = np.cumsum(episode.reward, dtype=np.float64)
-        for k in range(0, len(episode), every):
-            image = side_by_side(episode.image[k]).repeat(scale, 0).repeat(scale, 1)
-            below = curves.at(seconds[k])
-            rows = BAR + image.shape[0] + image.shape[0] % 2
-            frame = np.zeros((rows + below.shape[0], columns, 3), np.uint8)
-            left = (columns - image.shape[1]) // 2
-            frame[BAR : BAR + image.shape[0], left : left + image.shape[1]] = image
-            frame[rows:, : below.shape[1]] = below[:, :columns]
-            frame[:BAR] = _line(_words(look, number, k, returns[k]), columns)
-            yield frame
+def episode_video(bag: Path, spec: RobotSpec, path: Path) -> Path:
+    """Film of the longest episode of a bag in real time.
+
+    Raises:
+        InputError: the bag holds no episode of this robot, or the robot has no camera.
+    """
+    check_filmable(bag, spec)
+    film = side_by_side(read_longest(bag, spec).image)
+    return write_video(path, film, 1.0 / spec.control_period)
 
 
-def _words(look: Look, number: int, k: int, total: float) -> str:
-    episode: Episode = look.episodes[number]
-    which = f'episode {number}  ' if len(look.episodes) > 1 else ''
-    actor = episode.meta.get('mode', '')
-    end = '' if not episode.is_last[k] else '  terminal' if episode.is_terminal[k] else '  last'
-    return (
-        f'{which}step {k}  {(episode.stamp[k] - episode.stamp[0]) / 1e9:.2f} s  reward {episode.reward[k]:.3f}  '
-        f'return {total:.2f}  {actor}{end}'
-    )
+def check_filmable(bag: Path, spec: RobotSpec) -> None:
+    """Refuse a robot without a camera."""
+    if not spec.cameras:
+        raise InputError(f'bag {bag}: expected images to film, but {spec.name} has no camera')
+
+
+def dream_video(dream: np.ndarray, spec: RobotSpec, path: Path) -> Path:
+    """Film of uint8 [B, T, H, 3 W, 3]: truth, reconstruction and prediction side by side, for some rows."""
+    rows = dream[:DREAM_ROWS]
+    return write_video(path, np.concatenate(list(rows), axis=1), 1.0 / spec.control_period)
+
+
+def film_with_curves(
+    images: Iterable[np.ndarray],
+    scale: int,
+    figure: Figure,
+    axes: Sequence[Axes],
+    positions: Iterable[float],
+    captions: Iterable[str] = (),
+) -> Iterator[np.ndarray]:
+    """Each image above a figure of curves, with a line in the figure where the image belongs.
+
+    Args:
+        images: uint8 [h, w, 3] each, enlarged by `scale`; the figure is at least as wide.
+        figure: drawn.
+        axes: of the figure, one below the other, with one x axis.
+        positions: of the line on the x axis, by image.
+        captions: a line of text above each image; none for no such line.
+
+    Returns:
+        Frames uint8 [H, W, 3] with even sides.
+    """
+    figure.canvas.draw()
+    drawn = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]  # of Agg, see new_figure
+    top, bottom = len(drawn) - round(axes[0].bbox.y1), len(drawn) - round(axes[-1].bbox.y0)
+    for image, position, caption in itertools.zip_longest(images, positions, captions):
+        large = image.repeat(scale, 0).repeat(scale, 1)
+        height, width = large.shape[:2]
+        bar = 0 if caption is None else BAR
+        frame = np.zeros((bar + height + len(drawn), drawn.shape[1], 3), np.uint8)
+        if caption is not None:
+            frame[:bar] = _line(caption, drawn.shape[1])
+        left = (drawn.shape[1] - width) // 2
+        frame[bar : bar + height, left : left + width] = large
+        below = frame[bar + height :]
+        below[:] = drawn
+        column = int(np.rint(axes[0].transData.transform((position, 0.0))[0]))
+        below[top:bottom, column : column + 2] = CURSOR
+        yield frame[: len(frame) // 2 * 2, : drawn.shape[1] // 2 * 2]
 
 
 def _line(text: str, width: int) -> np.ndarray:

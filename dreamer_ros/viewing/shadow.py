@@ -79,19 +79,17 @@ class Comparison:
         shadow - recorded (bias).
         """
         apart = self.shadow.astype(np.float64) - self.recorded
-        return (
-            {}
-            if not len(apart)
-            else {
-                name: {
-                    'mean': float(np.abs(column).mean()),
-                    'rms': float(np.sqrt(np.square(column).mean())),
-                    'max': float(np.abs(column).max()),
-                    'bias': float(column.mean()),
-                }
-                for name, column in zip(self.spec.action, apart.T)
+        if not len(apart):
+            return {}
+        return {
+            name: {
+                'mean': float(np.abs(column).mean()),
+                'rms': float(np.sqrt(np.square(column).mean())),
+                'max': float(np.abs(column).max()),
+                'bias': float(column.mean()),
             }
-        )
+            for name, column in zip(self.spec.action, apart.T)
+        }
 
     def agreement(self) -> float:
         """Of a robot with discrete actions: the part of the steps with the same choice."""
@@ -143,17 +141,10 @@ class Comparison:
         seconds = (self.stamps - self.stamps[0]) / 1e9 if len(self.stamps) else self.stamps
         axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
         for number, (axis, name) in enumerate(zip(axes, self.spec.action)):
-            axis.fill_between(
-                seconds,
-                self.recorded[:, number],
-                self.shadow[:, number],
-                step='post',
-                color='tab:orange',
-                alpha=0.3,
-                linewidth=0,
-            )
-            axis.step(seconds, self.recorded[:, number], where='post', color='black', linewidth=1, label='recorded')
-            axis.step(seconds, self.shadow[:, number], where='post', color='tab:orange', linewidth=1, label='policy')
+            recorded, shadow = self.recorded[:, number], self.shadow[:, number]
+            axis.fill_between(seconds, recorded, shadow, step='post', color='tab:orange', alpha=0.3, linewidth=0)
+            axis.step(seconds, recorded, where='post', color='black', linewidth=1, label='recorded')
+            axis.step(seconds, shadow, where='post', color='tab:orange', linewidth=1, label='policy')
             axis.set_ylabel(name, fontsize='small')
             axis.set_ylim(-1.1, 1.1)
             axis.grid(alpha=0.3)

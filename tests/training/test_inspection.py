@@ -17,7 +17,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.nets.rssm import State
 from dreamer_ros.training import process
 from dreamer_ros.training.checkpoint import find_checkpoint, read_checkpoint, write_checkpoint
-from dreamer_ros.training.inspection import discounted_returns, film_with_curves, inspect_episode, write_inspection
+from dreamer_ros.training.inspection import discounted_returns, inspect_episode, inspection_film, write_inspection
 from dreamer_ros.training.learner import Learner
 from tests.agents import small
 from tests.episodes import bags
@@ -134,7 +134,7 @@ def test_systems_without_a_value_leave_it_out(preset, rng, tmp_path):
 def test_film_shows_the_episode_over_curves_with_a_moving_cursor(rng, seed):
     spec = small.robot(cameras=('left', 'right'))
     learner, episode = made('v2', seed, spec), recorded(rng, spec, 12)
-    film = film_with_curves(inspect_episode(learner, episode))
+    film = inspection_film(inspect_episode(learner, episode))
     scale = 8
     assert film.dtype == np.uint8 and film.shape[0] == 12 and film.shape[1] % 2 == film.shape[2] % 2 == 0
     assert film.shape[2] == 3 * 2 * 32 * scale

@@ -19,8 +19,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.training.metrics import Metrics, read_metrics
 from dreamer_ros.training.plots import plot_comparison, plot_run
 from dreamer_ros.training.progress import Progress, Rate, Status
-from dreamer_ros.viewing.run_video import dream_video
-from dreamer_ros.viewing.video import write_video
+from dreamer_ros.viewing.film import dream_video, write_video
 from tests.policy.tiny import spec
 
 

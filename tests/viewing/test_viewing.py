@@ -14,7 +14,7 @@ import pytest
 from dreamer_ros.cli.main import main
 from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.errors import InputError
-from dreamer_ros.viewing.curves import panels
+from dreamer_ros.viewing.bag_plots import film_bag, panels
 from dreamer_ros.viewing.film import BAR
 from dreamer_ros.viewing.look import look
 from tests.episodes import robot_bags
@@ -120,8 +120,6 @@ def test_film(bag, tmp_path, capsys):
 
 
 def test_a_film_of_several_cameras(tmp_path, rng):
-    from dreamer_ros.viewing.film import film_bag
-
     bag = write_episode(tmp_path, 'a', random_episode(rng, 4, spec=TWO_CAMERAS), spec=TWO_CAMERAS)
     assert len(iio.imread(film_bag(look(bag), tmp_path / 'a.mp4'), plugin='FFMPEG')) == 4
 

@@ -1,15 +1,17 @@
-"""A bag's rewards, actions and senses over time, as a picture."""
+"""A bag's rewards, actions and senses over time: as a picture, and as a film below what the cameras saw."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from dreamer_ros.errors import InputError
 from dreamer_ros.frames import side_by_side
+from dreamer_ros.viewing import film
 from dreamer_ros.viewing.figures import new_figure, save_figure
 from dreamer_ros.viewing.look import Look
 
@@ -17,6 +19,11 @@ WIDTH = 1200
 PANEL = 190  # pixels of height per panel
 STRIP = 8  # images over the panels
 LEGEND = 12  # names at most; more curves than that have none
+FILM_IMAGE = 384  # pixels of height of a film's images at least
+FILM_WIDTH = 720  # pixels at least
+FILM_PANEL = 120  # pixels of height per panel
+FILMED = 3  # panels: reward, return, action
+FASTEST = 60.0  # frames per second; faster robots are shown with fewer frames than steps
 UNITS = {'position': 'position [rad, m]', 'velocity': 'velocity [rad/s, m/s]', 'input': 'inputs'}
 
 
@@ -92,3 +99,47 @@ def _draw_strip(look: Look, axis: Axes) -> None:
     )
     axis.set_yticks([])
     axis.tick_params(length=0, labelsize='small')
+
+
+def film_bag(look: Look, path: Path) -> Path:
+    """Write an mp4 of all episodes of a bag, in real time; returns its path.
+
+    Raises:
+        InputError: the robot has no camera, or the file cannot be written.
+    """
+    film.check_filmable(look.path, look.spec)
+    period = look.spec.control_period
+    every = max(1, round(1 / (FASTEST * period)))
+    frames = (frame for number in range(len(look.episodes)) for frame in _frames(look, number, every))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return film.write_video(path, frames, 1 / (period * every))
+    except OSError as error:
+        reason = str(error).partition('\n')[0]  # the rest is ffmpeg's command line
+        raise InputError(f'{path}: expected a file that can be written ({reason})') from error
+
+
+def _frames(look: Look, number: int, every: int) -> Iterator[np.ndarray]:
+    episode, drawn = look.episodes[number], panels(look, number)[:FILMED]
+    height, width = side_by_side(episode.image[0]).shape[:2]
+    scale = -(-FILM_IMAGE // height)
+    figure = new_figure(max(FILM_WIDTH, width * scale), FILM_PANEL * len(drawn) + 30)
+    axes = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
+    seconds = (episode.stamp - episode.stamp[0]) / 1e9
+    draw(axes, drawn, seconds)
+    axes[-1].set_xlabel('time [s]', fontsize='small')
+    steps = range(0, len(episode), every)
+    images = (side_by_side(episode.image[k]) for k in steps)
+    return film.film_with_curves(images, scale, figure, axes, seconds[::every], _captions(look, number, steps))
+
+
+def _captions(look: Look, number: int, steps: Sequence[int]) -> Iterator[str]:
+    episode = look.episodes[number]
+    returns = np.cumsum(episode.reward, dtype=np.float64)
+    which = f'episode {number}  ' if len(look.episodes) > 1 else ''
+    for k in steps:
+        end = '' if not episode.is_last[k] else '  terminal' if episode.is_terminal[k] else '  last'
+        yield (
+            f'{which}step {k}  {(episode.stamp[k] - episode.stamp[0]) / 1e9:.2f} s  reward {episode.reward[k]:.3f}  '
+            f'return {returns[k]:.2f}  {episode.meta.get("mode", "")}{end}'
+        )
