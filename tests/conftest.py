@@ -31,6 +31,17 @@ def pytest_configure(config):
         os.environ[MARK] = uuid.uuid4().hex  # its workers inherit it
 
 
+def pytest_collection_modifyitems(items):
+    """What is promised in fractions of a second can fail on a machine that stalls. Tests that say so by `races_clock` get
+    two more chances, and the summary names them. All others get none.
+    """
+    for item in items:
+        for mark in item.iter_markers('races_clock'):
+            if len(mark.args) != 1:
+                raise pytest.UsageError(f'{item.nodeid}: races_clock: expected what of it races the clock')
+            item.add_marker(pytest.mark.flaky(reruns=2))
+
+
 def _is_worker(config):
     return hasattr(config, 'workerinput')
 

@@ -22,17 +22,8 @@ from dreamer_ros.ros import qos
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.codecs import Mode, Step
 
-HERE = Path(__file__).parent
 NAMESPACE = '/sim0'
 PATIENCE = 60.0  # seconds; only a failing test waits that long
-
-
-def pytest_collection_modifyitems(items):
-    """On a machine that stalls for seconds, what is promised per control period can fail: such a test gets two more
-    chances, and the summary names it."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.flaky(reruns=2))
 
 
 class NodeProcess:

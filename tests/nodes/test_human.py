@@ -97,6 +97,7 @@ def whole_bags(folder):
     return sorted(folder.glob('bags/[!.]*'))
 
 
+@pytest.mark.races_clock('five commands in a row have to be in time')
 def test_a_person_takes_over_gives_back_and_is_recorded(robot):
     ears, joystick = robot.ears, robot.joystick
     actions = []

@@ -82,6 +82,7 @@ def altered(folder, robot, **changes):
     return path
 
 
+@pytest.mark.races_clock('wheels are at their speed after 1.2 s of commands, none of which may be 0.5 s late')
 def test_a_twist_drives_the_rover(start, peer, tmp_path):
     """Images at their rate with the system's time; it drives, and stops when commands stay away."""
     joints = [
@@ -132,6 +133,7 @@ def test_a_twist_drives_the_rover(start, peer, tmp_path):
     assert process.stop() == 0
 
 
+@pytest.mark.races_clock('the arm is there after 2 s of commands')
 def test_the_arm_follows_and_holds(start, peer):
     """Joint positions in rad; without commands it holds its pose: before the first one, and after the last."""
     start('mock_robot', robot='arm', task='arm_reach', seed=4)

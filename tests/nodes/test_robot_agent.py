@@ -58,6 +58,7 @@ def inject_and_check(robot, kinds):
     assert all(outcome.periods is not None and outcome.periods < PATIENCE for outcome in outcomes), outcomes
 
 
+@pytest.mark.races_clock('every stop has to come within six periods of 0.1 s')
 def test_what_stops_the_robot_while_the_agent_lives_on(robot):
     inject_and_check(robot, [kind for kind in FAULTS if kind not in ('SIGTERM', 'SIGINT', 'agent killed (SIGKILL)')])
     robot.ready()
@@ -77,11 +78,13 @@ def test_what_stops_the_robot_while_the_agent_lives_on(robot):
     assert 'stopped the robot and fell silent after' in robot.log.read_text()
 
 
+@pytest.mark.races_clock('the stop has to come within six periods of 0.2 s')
 def test_a_paused_clock_stops_the_robot(ros_domain, tmp_path):
     with scene(tmp_path, ros_domain, RATE / 2, clock=True) as robot:
         inject_and_check(robot, [CLOCK])
 
 
+@pytest.mark.races_clock('the stop has to come within six periods of 0.1 s')
 @pytest.mark.parametrize('kind', ['SIGTERM', 'agent killed (SIGKILL)'])
 def test_a_robot_whose_agent_ends_is_stopped(robot, kind):
     robot.ready()
@@ -103,6 +106,7 @@ agent.wait()
 """
 
 
+@pytest.mark.races_clock('the stop has to come within six periods of 0.1 s')
 def test_a_robot_is_stopped_when_the_launcher_of_its_agent_is_killed(ros_domain, tmp_path):
     """As by `kill -KILL` of `ros2 launch`, which then asks nobody to end."""
     with scene(tmp_path, ros_domain, RATE, starter=(sys.executable, '-c', LAUNCHER)) as robot:
@@ -185,6 +189,7 @@ def test_policies_of_a_trainer(robot):
     assert 'keeping version 1' in robot.log.read_text()
 
 
+@pytest.mark.races_clock('the emergency stop has to be heard within 0.2 s, and commands have to come within 0.5 s')
 def test_life(ros_domain, tmp_path):
     """By the services of its lifecycle; nothing is commanded unless it is active."""
     with scene(tmp_path, ros_domain, RATE, autostart=False) as robot:

@@ -198,6 +198,7 @@ def test_a_simulator_of_another_computer(start, peer):
     assert peer.play(step, 3).stamp == step.stamp + 3 * PERIOD, 'the older one goes on'
 
 
+@pytest.mark.races_clock('10 to 30 steps have to come in each second')
 def test_real_time(start, peer):
     start('simulator', task='cartpole_swingup', action_repeat=4, mode='realtime', episode_length=100)
     peer.next_step()

@@ -100,6 +100,7 @@ def test_a_stop_does_not_wait_for_a_command_that_hangs_in_the_middleware(contrac
         thread.join()
 
 
+@pytest.mark.races_clock('a command has to pass within 0.05 s')
 def test_watchdog_holds_repeats_and_releases(wire):
     deadline, beats = Deadline('too late'), []
     deadline.set(time.monotonic() + 0.05)
@@ -163,6 +164,7 @@ def watched(contract):
     os.close(reading)
 
 
+@pytest.mark.races_clock('heartbeats have to come within 0.1 s')
 def test_guard_stops_a_robot_whose_agent_freezes_or_dies(watched):
     beat, stops, close = watched
     for _ in range(20):
@@ -238,6 +240,7 @@ def test_metronome_keeps_its_rate_with_a_camera_of_another(rng):
     assert abs((metronome.next - 100.0) / (5000 * period) - 1) < 0.005
 
 
+@pytest.mark.races_clock('the second wait has to begin within 0.01 s')
 def test_metronome_leaves_out_what_it_missed():
     metronome = Metronome(0.01, time.monotonic())
     first = metronome.wait()
