@@ -32,8 +32,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """What is promised in fractions of a second can fail on a machine that stalls. Tests that say so by `races_clock` get
-    two more chances, and the summary names them. All others get none.
+    """What is promised in fractions of a second can fail on a machine that stalls.
+
+    Tests that say so by `races_clock` get two more chances, and the summary names them. All others get none.
     """
     for item in items:
         for mark in item.iter_markers('races_clock'):
