@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.paths import share
-from dreamer_ros.schema import Count, Expected, Mismatch, Model, check, load_yaml
+from dreamer_ros.schema import Count, Expected, Mismatch, Model, check, load_yaml, shown
 
 Activation = Literal['relu', 'elu', 'silu']
 Norm = Literal['none', 'layer', 'rms']
@@ -519,7 +519,7 @@ def load_preset(name: str, overrides: tuple[str, ...] = ()) -> Config:
         raise InputError(f'overrides: expected system {system}, as of preset {name}, got {data["system"]}')
     data.setdefault('preset', path.stem)
     for override in overrides:
-        _check_read(data, f'override {override!r} of preset {name}', only=override.partition('=')[0])
+        _check_read(data, f'override {shown(override)} of preset {name}', only=override.partition('=')[0])
     return _build(data, f'preset {name}')
 
 
@@ -542,14 +542,14 @@ def _build(data: dict, where: str) -> Config:
 def _apply(override: str, data: dict) -> None:
     key, equals, text = override.partition('=')
     if not equals:
-        raise InputError(f'override {override!r}: expected section.key=value')
+        raise InputError(f'override {shown(override)}: expected section.key=value')
     target = data
     *sections, leaf = key.split('.')
     for section in sections:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
-            raise InputError(f'override {override!r}: {section} is a value, not a section')
-    target[leaf] = load_yaml(text, f'override {override!r}')
+            raise InputError(f'override {shown(override)}: {section} is a value, not a section')
+    target[leaf] = load_yaml(text, f'override {shown(override)}')
 
 
 def _read_layers(name: str, seen: list[str]) -> tuple[Path, dict]:

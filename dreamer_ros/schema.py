@@ -23,7 +23,6 @@ from pydantic.fields import FieldInfo
 from yaml.composer import Composer, ComposerError
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import read_text
 
 MAX_BYTES = 32_000_000  # of a file or a message
 MAX_DEPTH = 50  # of brackets or indentation
@@ -58,7 +57,7 @@ class Mismatch(ValueError):
     """
 
     def __init__(self, key: str, expected: str, got: Any):
-        super().__init__(f'expected {expected}, got {_shown(got)}')
+        super().__init__(f'expected {expected}, got {shown(got)}')
         self.key = key
 
 
@@ -176,7 +175,7 @@ def _problem(kind: Any, error: Mapping[str, Any], data: Any) -> tuple[list[int],
         key = _dotted(key, cause.key)
     if got is _MISSING:
         return spot.position, f'{key} ({words}) is missing'
-    text = str(cause or '') or f'expected {words}, got {_shown(got)}'
+    text = str(cause or '') or f'expected {words}, got {shown(got)}'
     return spot.position, f'{key}: {text}' if key else text
 
 
@@ -194,7 +193,8 @@ def _unknown(key: Any, place: str, kind: type[Model]) -> str:
     return f'unknown key {place}; expected one of {", ".join(kind.model_fields)}'
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as errors show it: what people would write, cut where it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f'{text[:_SHOWN]}…'
 
@@ -458,7 +458,7 @@ def load_json(source: str | bytes | Path, where: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_distinct)
     except json.JSONDecodeError as error:
-        came = f'{_shown(text[:60])} ({error})' if text.strip() else 'nothing'
+        came = f'{shown(text[:60])} ({error})' if text.strip() else 'nothing'
         raise InputError(f'{where}: expected JSON, got {came}') from error
     except ValueError as error:  # a key twice, or an integer of thousands of digits
         raise InputError(f'{where}: expected JSON, got {error}') from error
@@ -470,12 +470,15 @@ def _text(source: str | bytes | Path, where: str) -> str:
     if size > MAX_BYTES:
         raise InputError(f'{where}: expected at most {MAX_BYTES / 1e6:g} MB, got {size / 1e6:.0f} MB')
     if is_path:
-        return read_text(source)
+        try:
+            return source.read_text(encoding='utf-8')
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f'{where}: expected a text file that can be read ({error})') from error
     if isinstance(source, bytes):
         try:
             return source.decode()
         except UnicodeDecodeError as error:
-            raise InputError(f'{where}: expected UTF-8 text, got {_shown(source[:30])}') from error
+            raise InputError(f'{where}: expected UTF-8 text, got {shown(source[:30])}') from error
     return source
 
 

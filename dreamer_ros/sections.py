@@ -6,25 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import yaml
-
 from dreamer_ros.errors import InputError
+from dreamer_ros.schema import load_yaml
 
 Range = tuple[float, float]
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which plain YAML silently takes the last."""
-
-    def compose_mapping_node(self, anchor):
-        node = super().compose_mapping_node(anchor)
-        names = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in names:
-                    raise yaml.composer.ComposerError(None, None, f'the key {key.value!r} twice', key.start_mark)
-                names.add(key.value)
-        return node
 
 
 def parse_yaml(text: str, source: str) -> Section:
@@ -33,12 +18,7 @@ def parse_yaml(text: str, source: str) -> Section:
     Raises:
         InputError: it is not YAML, has a key twice, or is no mapping.
     """
-    try:
-        content = yaml.load(text, _Loader)
-    # ValueError: a date that does not exist. RecursionError: brackets within brackets.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f'{source}: expected YAML, got {" ".join(str(error).split())}') from error
-    return Section(source, '', content)
+    return Section(source, '', load_yaml(text, source))
 
 
 class Section:

@@ -6,12 +6,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import yaml
-
 from dreamer_ros.benchmark.results import Protocol
 from dreamer_ros.benchmark.systems import BASELINES
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import read_text
+from dreamer_ros.schema import load_yaml
 from dreamer_ros.simulation import VISUAL_TASKS
 
 TASK_SETS = {'visual': VISUAL_TASKS}
@@ -93,10 +91,7 @@ class Plan:
 
 
 def _read(file: Path) -> dict:
-    try:
-        data = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
-        raise InputError(f'{file}: expected YAML ({" ".join(str(error).split())})') from error
+    data = load_yaml(file, str(file))
     unknown = [str(key) for key in data if key not in OPTIONS] if isinstance(data, dict) else [repr(data)]
     if unknown:
         raise InputError(f'{file}: expected the keys {", ".join(OPTIONS)}, got {", ".join(unknown)}')

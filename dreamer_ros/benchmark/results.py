@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import read_text, write_file
+from dreamer_ros.files import write_file
+from dreamer_ros.schema import load_json
 
 FILE = 'results.json'
 
@@ -147,7 +148,7 @@ class Results:
 
     def _read(self) -> Protocol:
         try:
-            data = json.loads(read_text(self.path))
+            data = load_json(self.path, str(self.path))
             for run in data['runs']:
                 outcome = Outcome(**run.pop('outcome'))
                 outcome.curve = [(int(s), float(t), float(value), int(n)) for s, t, value, n in outcome.curve]

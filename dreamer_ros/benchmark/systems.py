@@ -7,7 +7,6 @@ from pixels. They see the task as the `cpu` preset does, with its image size and
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ from dreamer_ros.config import Config, load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.policy.actions import random_action, still_action
+from dreamer_ros.schema import load_json
 from dreamer_ros.seeds import evaluation_seed
 from dreamer_ros.training import process
 from dreamer_ros.training.progress import Status
@@ -163,7 +163,7 @@ def _train_over_ros(
     paths = sorted(folder.glob('evaluation/*/result.json'), key=os.path.getmtime)
     if not paths:
         raise InputError(f'run {folder}: expected evaluation/<time>/result.json, found none')
-    outcome.returns = [float(episode['return']) for episode in json.loads(read_text(paths[-1]))['episodes']]
+    outcome.returns = [float(episode['return']) for episode in load_json(paths[-1], str(paths[-1]))['episodes']]
     return outcome
 
 

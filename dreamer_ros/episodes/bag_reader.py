@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 import zstandard
 
 from dreamer_ros.episodes.episode import embedded_contract
@@ -20,10 +19,10 @@ from dreamer_ros.episodes.mcap_scan import CDR, RawMessage, Store, scan_mcap
 from dreamer_ros.episodes.report import Problem, left_out
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.schema import load_yaml
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.topics import SENSOR, STEP, QoS, Topic
 
-_YamlLoader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 # Files of bags: MCAP and sqlite3, and either as rosbag2 compresses whole files.
 SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd')
 # Key of custom_data that tells what was lost when the bag was recovered.
@@ -49,12 +48,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
         InputError: metadata.yaml is missing or not what rosbag2 writes.
     """
     file = path / 'metadata.yaml'
-    try:
-        content = yaml.load(file.read_text(encoding='utf-8'), Loader=_YamlLoader)
-    except FileNotFoundError as error:
-        raise InputError(f'{path.name}: metadata.yaml is missing') from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f'{path.name}: metadata.yaml is damaged ({" ".join(str(error).split())})') from error
+    if not file.exists():
+        raise InputError(f'{path.name}: metadata.yaml is missing')
+    content = load_yaml(file, f'{path.name}: metadata.yaml is damaged', exponents=False)
     information = content.get('rosbag2_bagfile_information') if isinstance(content, dict) else None
     if (
         not isinstance(information, dict)
@@ -352,13 +348,13 @@ class OpenBag:
         try:
             entries = [entry['topic_metadata'] for entry in read_metadata(self.path)['topics_with_message_count']]
             return {entry['name']: _quality(entry['offered_qos_profiles']) for entry in entries}
-        except (InputError, KeyError, TypeError, ValueError, AttributeError, IndexError, yaml.YAMLError):
+        except (InputError, KeyError, TypeError, ValueError, AttributeError, IndexError):
             return {}
 
 
 def _quality(profiles: Any) -> QoS:
     """What the first publisher of a topic offered."""
-    profiles = yaml.safe_load(profiles) if isinstance(profiles, str) else profiles
+    profiles = load_yaml(profiles, 'offered_qos_profiles', exponents=False) if isinstance(profiles, str) else profiles
     if not profiles:
         return SENSOR
     return QoS(

@@ -28,6 +28,7 @@ from dreamer_ros.episodes.assemble import GAP_PERIODS
 from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
+from dreamer_ros.schema import load_json
 from dreamer_ros.spec import ActionLimits, RobotSpec
 
 ARRAYS = '.npz'
@@ -185,7 +186,7 @@ def _flags(arrays: dict[str, np.ndarray], unused: set[str], key: str, length: in
 def _meta(text: str) -> dict[str, str]:
     """Who acted, if the file says it."""
     try:
-        meta = json.loads(text)
+        meta = load_json(text, 'meta')
         return {key: str(meta[key]) for key in ('mode', 'policy_version') if key in meta}
     except (ValueError, TypeError, RecursionError):
         return {}

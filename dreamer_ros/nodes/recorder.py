@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import sys
 import threading
 import time
@@ -31,7 +30,7 @@ from dreamer_ros.ros.ownership import Announcements
 from dreamer_ros.ros.parameters import read_parameters
 from dreamer_ros.ros.robot_recorder import RobotRecorder
 from dreamer_ros.ros.runtime import run_node
-from dreamer_ros.schema import Mismatch
+from dreamer_ros.schema import Mismatch, load_json
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.codecs import Mode, Step
@@ -238,7 +237,7 @@ class Recorder:
         """What simulators say at a reset, so that the episode can be simulated once more."""
         while (message := self._simulations.take()) is not None:
             try:
-                self._origins[int(json.loads(message.data)['stamp'])] = message.data
+                self._origins[int(load_json(message.data, self._simulations.topic_name)['stamp'])] = message.data
             except (ValueError, KeyError, TypeError):
                 self._log.warning(
                     f'{self._simulations.topic_name}: expected JSON with a stamp, got {message.data[:60]!r}',

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.schema import load_json
 from dreamer_ros.spec import RobotSpec
 
 GOLDEN_STEPS = 2
@@ -90,8 +91,8 @@ class Manifest:
         Raises:
             InputError: not JSON, or a key is missing or of another type.
         """
+        data = load_json(text, source)
         try:
-            data = json.loads(text)
             manifest = cls(
                 version=int(data['version']),
                 uri=str(data['uri']),
@@ -105,8 +106,7 @@ class Manifest:
             for said in (manifest.uri, manifest.sha256, manifest.spec_hash):
                 said.encode()  # what no terminal and no log can show
             return manifest
-        # Arithmetic: a version of Infinity. Recursion: brackets within brackets.
-        except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, ArithmeticError) as error:  # Arithmetic: a version of Infinity
             names = ', '.join(field.name for field in dataclasses.fields(cls) if field.name != 'signature')
             raise InputError(
                 f'{source}: expected JSON with {names}, got {text[:80]!r} ({type(error).__name__}: {error})'

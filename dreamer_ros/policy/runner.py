@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import onnxruntime
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.digest import check_digest
 from dreamer_ros.policy.manifest import GOLDEN_STEPS, Golden, Manifest, golden_difference, golden_inputs
+from dreamer_ros.schema import load_json
 from dreamer_ros.spec import RobotSpec
 
 ONNX_TYPES = {
@@ -192,9 +192,9 @@ class PolicyRunner:
     def _read_metadata(self):
         try:
             spec = RobotSpec.from_json(self.metadata['spec'], 'metadata')
-            golden = Golden.from_dict(json.loads(self.metadata['golden']))
+            golden = Golden.from_dict(load_json(self.metadata['golden'], 'golden'))
             drawn, action = (
-                slice(*json.loads(self.metadata.get(name, '[0, 0]')))
+                slice(*load_json(self.metadata.get(name, '[0, 0]'), name))
                 for name in ('evaluation_noise', 'action_in_state')
             )
             return spec, int(self.metadata['version']), golden, drawn, action

@@ -28,6 +28,7 @@ from dreamer_ros import launcher
 from dreamer_ros.errors import InputError
 from dreamer_ros.ros import qos
 from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.schema import load_json
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import topics
 from dreamer_ros.wire.topics import QoS, Topic
@@ -177,8 +178,8 @@ class Announcements:
 def _split(text: str) -> tuple[str, str | None]:
     """Spec as JSON, and launch, of an announcement. What is no JSON is left to RobotSpec to refuse."""
     try:
-        data = json.loads(text)
+        data = load_json(text, 'announcement')
         launch = data.pop(KEY, None)
         return json.dumps(data), launch
-    except (json.JSONDecodeError, AttributeError, TypeError):
+    except (InputError, AttributeError, TypeError):
         return text, None

@@ -7,6 +7,7 @@ import json
 from importlib.metadata import PackageNotFoundError, version
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.schema import load_json
 from dreamer_ros.simulation.environment import Environment, make
 from dreamer_ros.spec import RobotSpec
 
@@ -46,8 +47,8 @@ class Origin:
         Raises:
             InputError: another text.
         """
+        data = load_json(text, f'{source}: simulation')
         try:
-            data = json.loads(text)
             stamp = int(data.pop('stamp'))
             for field in dataclasses.fields(cls):
                 if type(data[field.name]).__name__ != field.type:

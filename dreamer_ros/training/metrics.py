@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.schema import load_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +94,7 @@ def read_metrics(run: Path) -> list[dict]:
     lines = []
     for text in path.read_text().splitlines():
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            lines.append(load_json(text, str(path)))
+        except InputError:
             continue  # torn by a crash
     return lines

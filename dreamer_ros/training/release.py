@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import math
 from pathlib import Path
 
 import yaml
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import read_text, write_file
+from dreamer_ros.files import write_file
 from dreamer_ros.policy.digest import with_digest
 from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.schema import load_json, load_yaml
 from dreamer_ros.training.run_directory import latest_policy
 
 FEWEST_EPISODES = 10
@@ -57,10 +57,10 @@ def release(run: Path, folder: Path) -> Path:
         'date': made.date().isoformat(),
         'sha256': hashlib.sha256(data).hexdigest(),
         'spec_hash': runner.spec.hash,
-        'config': yaml.safe_load(read_text(run / 'config.yaml')),
+        'config': load_yaml(run / 'config.yaml', str(run / 'config.yaml')),
     }
     path = folder / f'{runner.spec.name}.yaml'
-    before = yaml.safe_load(read_text(path))['return']['mean'] if path.exists() else -math.inf
+    before = load_yaml(path, str(path))['return']['mean'] if path.exists() else -math.inf
     if before > card['return']['mean']:
         raise InputError(
             f'{path}: expected a better policy than the one released, whose mean return is {before}, got '
@@ -75,7 +75,7 @@ def release(run: Path, folder: Path) -> Path:
 def _evaluation(run: Path, version: int) -> dict | None:
     """The newest result of enough episodes that this version of the policy has played."""
     for path in sorted((run / 'evaluation').glob('*/result.json'), reverse=True):
-        result = json.loads(read_text(path))
+        result = load_json(path, str(path))
         actors = {episode['actor'] for episode in result['episodes']}
         if actors == {f'policy/{version}/evaluate'} and len(result['episodes']) >= FEWEST_EPISODES:
             return result

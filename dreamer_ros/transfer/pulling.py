@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import threading
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import sha256, sync
+from dreamer_ros.schema import load_json
 from dreamer_ros.transfer.client import Client, Failed
 from dreamer_ros.transfer.serving import NAME
 
@@ -168,7 +168,7 @@ class Puller:
 
     def _json(self, data: bytes, path: str) -> dict:
         try:
-            content = json.loads(data)
+            content = load_json(data, self.source)
         except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):

@@ -280,7 +280,7 @@ def test_tables_and_pictures_are_written(tmp_path, rng, capsys):
 def test_a_corrupt_results_file_is_one_sentence(text, tmp_path):
     (tmp_path / 'results.json').write_text(text)
     for protocol in (None, PROTOCOL):
-        with pytest.raises(InputError, match='expected the results of `dreamer benchmark`') as caught:
+        with pytest.raises(InputError, match='expected (JSON|the results of `dreamer benchmark`)') as caught:
             Results(tmp_path, protocol)
         assert str(tmp_path / 'results.json') in str(caught.value) and '\n' not in str(caught.value)
 

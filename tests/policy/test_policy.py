@@ -351,7 +351,7 @@ def test_whatever_a_manifest_holds_is_refused_in_words(changes):
     manifest = Manifest(1, 'p.onnx', 'ab' * 32, 9, 'cd', 0.1, Golden(1, ((0.0,),)))
     assert Manifest.from_json(manifest.to_json()) == manifest
     text = '[' * 100_000 if changes is None else json.dumps({**json.loads(manifest.to_json()), **changes})
-    with pytest.raises(InputError, match='topic: expected JSON with') as caught:
+    with pytest.raises(InputError, match='topic: expected JSON') as caught:
         Manifest.from_json(text, 'topic')
     str(caught.value).encode()
 

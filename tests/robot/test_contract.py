@@ -195,10 +195,10 @@ def test_joints_of_commands_must_be_complete():
         ('', 'robot.yaml: the whole file: expected a mapping'),
         ('- 1', 'robot.yaml: the whole file: expected a mapping'),
         ('1: 2', 'expected a mapping of names'),
-        ('rate: 1\nrate: 9', "robot.yaml: expected YAML, got the key 'rate' twice in .* line 2"),
+        ('rate: 1\nrate: 9', "robot.yaml: expected YAML, got the key 'rate' twice in line 2"),
         ('axes: [{limits: [-1, 1], limits: [-9, 9]}]', "robot.yaml: expected YAML, got the key 'limits' twice"),
         ('name: 2026-13-45', 'robot.yaml: expected YAML, got month must be'),
-        ('[' * 5000, 'robot.yaml: expected YAML, got .*recursion'),
+        ('[' * 5000, 'robot.yaml: expected YAML, got more than 50 levels'),
     ],
 )
 def test_files_that_are_no_contract(text, reason):
