@@ -8,7 +8,7 @@ from dreamer_ros.config import load_preset
 from dreamer_ros.episodes.bag_reader import read_metadata
 from dreamer_ros.episodes.labels import Labels
 from dreamer_ros.errors import InputError
-from dreamer_ros.formats.lerobot_metadata import Layout
+from dreamer_ros.formats.lerobot_metadata import Metadata
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.robot.contract import load_contract
 from dreamer_ros.simulation import task_file
@@ -27,7 +27,7 @@ READERS = {  # by the name of the file
     'metadata.yaml': lambda path: read_metadata(path.parent),
     'config.yaml': lambda path: check_run(path.parent, None, load_preset('cpu')),
     'results.json': lambda path: Results(path.parent),
-    'meta/info.json': lambda path: Layout(path.parent.parent),
+    'meta/info.json': lambda path: Metadata(path.parent.parent),
     'manifest': lambda path: Manifest.from_json(path.read_text(), 'topic policy'),
     'spec': lambda path: RobotSpec.from_json(path.read_text(), 'topic spec'),
     'origin': lambda path: Origin.from_json(path.read_text(), 'bag monday'),
