@@ -1,6 +1,6 @@
 """What lies where in a LeRobot dataset, of versions 2.0, 2.1 and 3.0.
 
-    meta/info.json                           versions, frames per second, features, and templates of the paths below
+    meta/info.json                           versions, frames per second, features
     meta/episodes.jsonl, tasks.jsonl         2.x: length and tasks of every episode
     meta/episodes/chunk-000/file-000.parquet 3.0: the same, and where an episode lies in the other files
     meta/stats.json, episodes_stats.jsonl    smallest and largest values of every feature
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -35,9 +35,11 @@ OBSERVATION, IMAGES = 'observation.', 'observation.images.'
 BOOKKEEPING = ('timestamp', 'frame_index', 'episode_index', 'index', 'task_index')
 
 _NUMBERS = re.compile(r'float(16|32|64)|u?int(8|16|32|64)|bool')
-_FIELD = re.compile(r'\{(\w+)(?::0?(\d{0,2})d?)?\}')
-# What the templates of paths may hold, by major version.
-_FIELDS = {2: {'episode_chunk', 'episode_index', 'video_key'}, 3: {'chunk_index', 'file_index', 'video_key'}}
+# Files of an episode by major version: its table, and its video of a camera.
+_PATHS = {
+    2: ('data/chunk-{chunk:03d}/episode_{file:06d}.parquet', 'videos/chunk-{chunk:03d}/{key}/episode_{file:06d}.mp4'),
+    3: ('data/chunk-{chunk:03d}/file-{file:03d}.parquet', 'videos/{key}/chunk-{chunk:03d}/file-{file:03d}.mp4'),
+}
 
 Index = Annotated[int, Field(ge=0)]
 
@@ -74,12 +76,41 @@ class Feature(Model):
 
     @property
     def is_camera(self) -> bool:
-        return self.dtype in ('image', 'video')
+        """Whether it holds images to look at."""
+        return self.dtype in ('image', 'video') and not self.is_depth
 
     @property
     def is_vector(self) -> bool:
         """Whether it holds numbers in a row."""
         return bool(_NUMBERS.fullmatch(self.dtype)) and len(self.shape) == 1
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """Names of its elements, by number where it does not tell."""
+        return self.names if len(self.names) == self.shape[0] else self.numbered
+
+    @property
+    def numbered(self) -> tuple[str, ...]:
+        """Names of its elements by number."""
+        return tuple(f'{self.key.removeprefix(OBSERVATION)}.{k}' for k in range(self.shape[0]))
+
+    @property
+    def camera(self) -> str:
+        """Name of the camera that its images are of."""
+        return self.key.removeprefix(IMAGES) if self.key.startswith(IMAGES) else self.key.rpartition('.')[2]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of its images.
+
+        Raises:
+            InputError: the shape is not that of an image.
+        """
+        if len(self.shape) == 3 and self.shape[2] in (1, 3, 4):
+            return self.shape[:2]
+        if len(self.shape) == 3 and self.shape[0] in (1, 3, 4):
+            return self.shape[1:]
+        raise InputError(f'{self.key}: expected a shape of height, width and channels, got {list(self.shape)}')
 
 
 class _Info(Model):
@@ -93,15 +124,16 @@ class _Info(Model):
     features: dict[Annotated[str, Field(pattern='^[^/]*[^/.][^/]*$')], Feature]
     total_episodes: Index | None = None
     chunks_size: Count = 1000
-    data_path: Name
-    video_path: str | None = None
 
 
-class Film(NamedTuple):
-    """Where an episode lies in a video; `first` is the number of its first frame there."""
+class _Row(Model):
+    """An episode in the metadata."""
 
-    path: str
-    first: int
+    model_config = ConfigDict(extra='ignore')
+
+    episode_index: Index
+    length: Count
+    tasks: tuple[str, ...] | None = None
 
 
 class Entry(NamedTuple):
@@ -109,16 +141,16 @@ class Entry(NamedTuple):
 
     Attributes:
         length: frames.
-        table: the file that its rows are in.
-        films: by key of the camera.
         tasks: what was to be done, in words.
+        table: the file that its rows are in.
+        films: by key of the camera, its video file and the number of its first frame there.
     """
 
     index: int
     length: int
-    table: str
-    films: Mapping[str, Film]
     tasks: tuple[str, ...]
+    table: str
+    films: Mapping[str, tuple[str, int]]
 
 
 def is_lerobot(path: Path) -> bool:
@@ -148,14 +180,11 @@ class Metadata:
                 for key, feature in features.items()
                 if key not in BOOKKEEPING
             }
-        self._info = info = check(_Info, content, str(INFO))
+        info = check(_Info, content, str(INFO))
         self.fps, self.features, self.total = info.fps, info.features, info.total_episodes
         self._films = [key for key, feature in info.features.items() if feature.dtype == 'video']
-        major = int(info.codebase_version.lstrip('v')[0])
-        for key, template in {'data_path': info.data_path, 'video_path': info.video_path}.items():
-            if key == 'data_path' or self._films:
-                _check_template(key, template, _FIELDS[major])
-        self.entries = sorted(self._entries_2() if major == 2 else self._entries_3(), key=lambda entry: entry.index)
+        entries = self._entries_2(info.chunks_size) if info.codebase_version.strip('v')[0] == '2' else self._entries_3()
+        self.entries = sorted(entries, key=lambda entry: entry.index)
         for entry, next_one in zip(self.entries, self.entries[1:]):
             if entry.index == next_one.index:
                 raise InputError(f'meta: expected one episode {entry.index}, got several')
@@ -187,50 +216,44 @@ class Metadata:
             raise InputError(f'{where}: expected the smallest and the largest {ACTION}, got {error!r}') from error
         return low, high
 
-    def _entries_2(self) -> Iterator[Entry]:
+    def _entries_2(self, chunks_size: int) -> Iterator[Entry]:
+        table, video = _PATHS[2]
         for where, line in _lines(self.root, Path('meta') / 'episodes.jsonl'):
-            index = _value(Index, line, 'episode_index', where)
-            place = {'episode_chunk': index // self._info.chunks_size, 'episode_index': index}
-            films = {key: Film(_fill(self._info.video_path, **place, video_key=key), 0) for key in self._films}
-            yield self._entry(where, line, place, films)
+            row = check(_Row, line, where)
+            place = {'chunk': row.episode_index // chunks_size, 'file': row.episode_index}
+            films = {key: (video.format(**place, key=key), 0) for key in self._films}
+            yield Entry(row.episode_index, row.length, row.tasks or (), table.format(**place), films)
 
     def _entries_3(self) -> Iterator[Entry]:
+        table, video = _PATHS[3]
         folder = Path('meta') / 'episodes'
         files = sorted((self.root / folder).glob('*/*.parquet'))
         if not files:
             raise InputError(f'{folder}: expected chunk-000/file-000.parquet there, found none')
-        for file in files:
-            name = file.relative_to(self.root)
-            table = read_table(file, name, lambda key: not key.startswith('stats/'))
-            for number, line in enumerate(table.to_pylist(), start=1):
+        for name in (file.relative_to(self.root) for file in files):
+            lines = read_table(self.root, name, lambda key: not key.startswith('stats/')).to_pylist()
+            for number, line in enumerate(lines, start=1):
                 where = f'{name} row {number}'
-                films = {key: self._film(where, line, key) for key in self._films}
-                yield self._entry(where, line, _place(where, line, 'data'), films)
+                row, films = check(_Row, line, where), {}
+                for key in self._films:
+                    path = video.format(**_place(line, f'videos/{key}', where), key=key)
+                    films[key] = path, self._first(line, key, where)
+                place = _place(line, 'data', where)
+                yield Entry(row.episode_index, row.length, row.tasks or (), table.format(**place), films)
 
-    def _entry(self, where: str, line: Mapping[str, Any], place: Mapping[str, int], films: dict[str, Film]) -> Entry:
-        tasks = line.get('tasks')
-        return Entry(
-            _value(Index, line, 'episode_index', where),
-            _value(Count, line, 'length', where),
-            _fill(self._info.data_path, **place),
-            films,
-            tuple(map(str, tasks)) if isinstance(tasks, list) else (),
-        )
-
-    def _film(self, where: str, line: Mapping[str, Any], key: str) -> Film:
-        path = _fill(self._info.video_path, **_place(where, line, f'videos/{key}'), video_key=key)
+    def _first(self, line: Mapping[str, Any], key: str, where: str) -> int:
+        """Number of an episode's first frame in the film of a camera."""
         begin, end = (_value(float, line, f'videos/{key}/{name}_timestamp', where) for name in ('from', 'to'))
-        length = _value(Count, line, 'length', where)
-        if begin < 0 or abs((end - begin) * self.fps - length) > 0.5:
+        if begin < 0 or abs((end - begin) * self.fps - line['length']) > 0.5:
             raise InputError(
-                f'{where}: videos/{key}/to_timestamp: expected {length} frames at {self.fps:g} per second after '
-                f'from_timestamp ({begin:g}), got {end:g}'
+                f'{where}: videos/{key}/to_timestamp: expected {line["length"]} frames at {self.fps:g} per second '
+                f'after from_timestamp ({begin:g}), got {end:g}'
             )
-        return Film(path, round(begin * self.fps))
+        return round(begin * self.fps)
 
 
-def read_table(path: Path, name: Path, wanted: Callable[[str], bool]) -> Any:
-    """A pyarrow Table of those columns of a parquet file whose name is `wanted`.
+def read_table(root: Path, name: str | Path, wanted: Callable[[str], bool]) -> Any:
+    """A pyarrow Table of those columns of a parquet file below `root` whose name is `wanted`.
 
     Raises:
         InputError: it is missing or damaged.
@@ -239,7 +262,7 @@ def read_table(path: Path, name: Path, wanted: Callable[[str], bool]) -> Any:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(root / name) as file:
             return file.read([key for key in file.schema_arrow.names if wanted(key)])
     except FileNotFoundError as error:
         raise InputError(f'{name}: expected a parquet file, but it does not exist') from error
@@ -248,24 +271,8 @@ def read_table(path: Path, name: Path, wanted: Callable[[str], bool]) -> Any:
         raise InputError(f'{name}: expected a parquet file that can be read ({reason})') from error
 
 
-def _check_template(key: str, template: Any, fields: set[str]) -> None:
-    """Refuse a template that names anything but a file below the dataset."""
-    place = PurePosixPath(template or '')
-    rest = _FIELD.sub('', template or '')
-    known = all(match[1] in fields for match in _FIELD.finditer(template or ''))
-    if not template or not known or set('{}') & set(rest) or place.is_absolute() or '..' in place.parts:
-        raise InputError(
-            f'{INFO}: {key}: expected a path below the dataset, with {", ".join(sorted(fields))} in braces, '
-            f'got {template!r}'
-        )
-
-
-def _fill(template: str, **values: Any) -> str:
-    return _FIELD.sub(lambda match: str(values[match[1]]).zfill(int(match[2] or 0)), template)
-
-
-def _place(where: str, line: Mapping[str, Any], what: str) -> dict[str, int]:
-    return {name: _value(Index, line, f'{what}/{name}', where) for name in ('chunk_index', 'file_index')}
+def _place(line: Mapping[str, Any], what: str, where: str) -> dict[str, int]:
+    return {name: _value(Index, line, f'{what}/{name}_index', where) for name in ('chunk', 'file')}
 
 
 def _value(kind: Any, line: Mapping[str, Any], key: str, where: str) -> Any:

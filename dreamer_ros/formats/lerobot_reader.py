@@ -187,7 +187,7 @@ class _Dataset:
         pictures = [camera.feature.key for camera in self.robot.cameras]
         wanted = {*self.columns, *pictures, 'timestamp', 'frame_index', 'episode_index'}
         if self._table[0] != entry.table:
-            table = read_table(self._data.root / entry.table, Path(entry.table), wanted.__contains__)
+            table = read_table(self._data.root, entry.table, wanted.__contains__)
             self._table = entry.table, table
         table = self._table[1]
         for key in ('episode_index', 'frame_index'):

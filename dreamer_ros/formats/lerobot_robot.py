@@ -69,9 +69,9 @@ def observed_robot(data: Metadata, image_size: Size | None) -> DatasetRobot:
     named = dict(zip(_topic_names(features), features))
     if 'camera' in named:  # no other camera's topic may be called like that of the first one
         named = {'camera': named.pop('camera'), **named}
-    names = [name for feature in vectors for name in _names(feature)]
+    names = [name for feature in vectors for name in feature.elements]
     if len(set(names)) < len(names):
-        names = [name for feature in vectors for name in _counted(feature)]
+        names = [name for feature in vectors for name in feature.numbered]
     if not named and not names:
         raise InputError(f'features: expected cameras or numbers called {OBSERVATION}…, got {", ".join(data.features)}')
     cameras = [Camera(feature) for feature in named.values()]
@@ -97,7 +97,7 @@ def exported_robot(data: Metadata, spec: RobotSpec, image_size: Size | None) -> 
     keys = [IMAGES + name for name in spec.cameras]
     state = features[STATE].shape if STATE in features else (0,)
     if (
-        not all(key in features and _size(features[key]) == spec.image_size for key in keys)
+        not all(key in features and features[key].image_size == spec.image_size for key in keys)
         or state != (len(spec.vector),)
         or action.shape[0] != (1 if spec.discrete else len(spec.action))
     ):
@@ -118,14 +118,14 @@ def contract_robot(data: Metadata, contract: RobotContract) -> DatasetRobot:
     if abs(contract.rate / data.fps - 1) > PERIOD_TOLERANCE:
         raise InputError(f'fps: expected {contract.rate:g}, the rate of {source}, got {data.fps:g}')
     found, vectors = _cameras(data), _vectors(data)
-    names = [_camera_name(feature) for feature in found]
+    names = [feature.camera for feature in found]
     if len(found) == len(contract.cameras) == 1:
         names = [contract.cameras[0].name]
     order = _places([camera.name for camera in contract.cameras], names, True, f'{source}: cameras')
     cameras = [Camera(found[k], camera.crop) for k, camera in zip(order, contract.cameras)]
     order = _places(
         [entry.name for entry in contract.vector],
-        [name for feature in vectors for name in _names(feature)],
+        [name for feature in vectors for name in feature.elements],
         any(feature.names for feature in vectors),
         f'{source}: vector',
     )
@@ -134,7 +134,7 @@ def contract_robot(data: Metadata, contract: RobotContract) -> DatasetRobot:
     axes = [axis.name for axis in command.axes]
     if len(axes) != action.shape[0]:
         raise InputError(f'{ACTION}: expected {len(axes)} numbers, the axes of {source}, got {action.shape[0]}')
-    columns = _places(axes, _names(action), bool(action.names), f'{source}: command.axes')
+    columns = _places(axes, action.elements, bool(action.names), f'{source}: command.axes')
     limits, commands = ActionLimits(*zip(*(axis.limits for axis in command.axes))), Commands(contract)
 
     def actions(values: np.ndarray) -> tuple[np.ndarray, int]:
@@ -155,10 +155,10 @@ def _observed_limits(data: Metadata, action: Feature) -> tuple[Sequence[str], Ac
             raise InputError(f'{ACTION}: expected choices from 0, got {low[0]:g} to {high[0]:g}')
         choices = [f'{ACTION}.{k}' for k in range(max(2, int(high[0]) + 1))]
         return choices, ActionLimits([0] * len(choices), [1] * len(choices)), True
-    names = _names(action)
+    names = action.elements
     still = low == high
     limits = ActionLimits(low - still, high + still)
-    return names if len(set(names)) == size else _counted(action), limits, False
+    return names if len(set(names)) == size else action.numbered, limits, False
 
 
 def _actions_within(spec: RobotSpec) -> Callable[[np.ndarray], tuple[np.ndarray, int]]:
@@ -187,7 +187,7 @@ def _action(data: Metadata) -> Feature:
 
 
 def _cameras(data: Metadata) -> list[Feature]:
-    return [feature for feature in data.features.values() if feature.is_camera and not feature.is_depth]
+    return [feature for feature in data.features.values() if feature.is_camera]
 
 
 def _vectors(data: Metadata) -> list[Feature]:
@@ -200,42 +200,19 @@ def _elements(vectors: Sequence[Feature]) -> list[tuple[str, int]]:
     return [(feature.key, k) for feature in vectors for k in range(feature.shape[0])]
 
 
-def _names(feature: Feature) -> tuple[str, ...]:
-    """Of its elements; made up where the dataset has none."""
-    return feature.names if len(feature.names) == feature.shape[0] else _counted(feature)
-
-
-def _counted(feature: Feature) -> tuple[str, ...]:
-    return tuple(f'{feature.key.removeprefix(OBSERVATION)}.{k}' for k in range(feature.shape[0]))
-
-
-def _camera_name(feature: Feature) -> str:
-    key = feature.key
-    return key.removeprefix(IMAGES) if key.startswith(IMAGES) else key.rpartition('.')[2]
-
-
 def _topic_names(features: Sequence[Feature]) -> list[str]:
     """Names that cameras' topics may have; the only camera is `camera`."""
     names: list[str] = []
     for feature in features:
-        name = re.sub(r'\W', '_', _camera_name(feature), flags=re.ASCII)
+        name = re.sub(r'\W', '_', feature.camera, flags=re.ASCII)
         name = f'_{name}' if name[:1].isdigit() else name
         names.append(name if name not in names else f'{name}_{len(names)}')
     return ['camera'] if len(names) == 1 else names
 
 
-def _size(feature: Feature) -> Size:
-    """(height, width) of its images."""
-    if len(feature.shape) == 3 and feature.shape[2] in (1, 3, 4):
-        return feature.shape[:2]
-    if len(feature.shape) == 3 and feature.shape[0] in (1, 3, 4):
-        return feature.shape[1:]
-    raise InputError(f'{feature.key}: expected a shape of height, width and channels, got {list(feature.shape)}')
-
-
 def _image_size(cameras: Sequence[Camera], wanted: Size | None) -> Size:
     """(height, width) of all images: as wanted, or as they are."""
-    sizes = {_camera_name(camera.feature): _size(camera.feature) for camera in cameras}
+    sizes = {camera.feature.camera: camera.feature.image_size for camera in cameras}
     if not sizes:
         return 0, 0
     if wanted is None and len(set(sizes.values())) > 1:
