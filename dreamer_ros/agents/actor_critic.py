@@ -1,4 +1,7 @@
-"""Actor and critic, trained on trajectories dreamed by the world model."""
+"""Actor and critic, and how they learn from trajectories that the world model dreams.
+
+`ActorCritic.loss` is the place to begin: dream, returns, actor loss, critic loss. Shapes are in world_model.py.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,12 @@ class Dream(NamedTuple):
     """An imagined trajectory, time-major: features of s_0 … s_H and the actions between them."""
 
     feature: Tensor  # [H + 1, N, F]
-    action: Tensor  # [H, N, A], as sampled: the model takes them clipped, their likelihood does not
+    action: Tensor  # [H, N, A], as sampled; the model takes them clipped, the likelihood takes them as they are
     raw: Tensor  # [H, N, ...], the actor's outputs that the actions were sampled from
 
 
 class DreamNoise(NamedTuple):
-    """All randomness of a dream, drawn ahead of it so that a dream on another thread stays reproducible."""
+    """All randomness of a dream. It is drawn beforehand, so that a dream on another thread is reproducible."""
 
     rows: Tensor | None  # int64 [N], which posterior states to start from; None takes all
     latent: Tensor  # [H, N, ...]
@@ -69,7 +72,7 @@ class ActorCritic(nn.Module):
         zero = config.critic.distribution == 'twohot'
         self.critic = head(feature_size, config.mlp, config.mlp.critic_layers, self.value_distribution.raw_size, zero)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        # without dynamics gradients, the critic's outputs that give the values are those it is trained by
+        # without dynamics gradients, one pass of the critic gives the values and what its loss needs
         self.shares_critic = self.reinforce == 1.0 and config.critic.slow != 'target'
         self.return_range = ReturnRange()
         self.register_buffer('slow_updates', torch.zeros((), dtype=torch.int64))
@@ -87,11 +90,11 @@ class ActorCritic(nn.Module):
     def dream(self, model: WorldModel, start: State, noise: DreamNoise) -> Dream:
         """Roll the prior from states [N, ...] with the actor; gradients reach the actor through the dynamics.
 
-        The actor's input is detached: an action's effect on later actions is credited through the states only.
+        The actor's input is detached, so an action's effect on later actions is credited through the states alone.
         """
         state, features, actions, raws = start, [start.feature], [], []
         for latent_noise, action_noise in zip(noise.latent.unbind(0), noise.action.unbind(0)):
-            with torch.enable_grad():  # the actor's loss needs them even where no gradient passes the dynamics
+            with torch.enable_grad():  # for the actor's loss, also where no gradient passes the dynamics
                 raw = self.actor(features[-1].detach())
             action = self.distribution.sample(raw, action_noise)
             state = model.rssm.imagine_step(state, bounded(action), latent_noise)
@@ -149,12 +152,12 @@ class ActorCritic(nn.Module):
     def imagine(
         self, model: WorldModel, deter: Tensor, stoch: Tensor, latent: Tensor, action: Tensor
     ) -> tuple[Tensor, ...]:
-        """Dream from states [1, N, ...] with noise [H, N, ...], and what the heads make of it.
+        """Dream from states [1, N, ...] with noise [H, N, ...], and predict rewards, discounts and values.
 
         Returns:
             actions [H, N, A] and the actor's outputs, rewards [H, N] on arriving at s_1 … s_H, discounts and values
-            [H + 1, N] of s_0 … s_H; then, when the critic trains on these very outputs, `judgement` of
-            s_0 … s_{H−1}, else the features [H + 1, N, F].
+            [H + 1, N] of s_0 … s_H. Last, if `shares_critic`, what `judgement` gives for s_0 … s_{H−1}, else the
+            features [H + 1, N, F].
         """
         with torch.set_grad_enabled(self.reinforce < 1.0):
             dream = self.dream(model, State(deter[0], stoch[0]), DreamNoise(None, latent, action))
@@ -187,7 +190,7 @@ class ActorCritic(nn.Module):
             returns = n_step_returns(*aligned, self.imagination.n_steps)
         else:
             returns = reward_returns(reward)[: len(aligned[0])]
-        # The probability of still going on; a terminal start state (V2, V3) weighs nothing itself.
+        # The probability that the episode still goes on. A start state that is terminal (V2, V3) weighs nothing.
         going = discount[:-1] if span.start == 0 else torch.cat([torch.ones_like(discount[:1]), discount[1:-2]])
         weight = going.cumprod(0).detach()
         return returns, weight, span
@@ -199,7 +202,7 @@ class ActorCritic(nn.Module):
         entropy = self.distribution.entropy(raw)
         objective = (1.0 - self.reinforce) * returns / divisor
         if self.reinforce:
-            # include_start holds here: action t was sampled from output t
+            # Here include_start is set, so action t was sampled from output t.
             advantage = ((returns - baseline) / divisor).detach()
             objective = objective + self.reinforce * self.distribution.log_prob(raw, action.detach()) * advantage
         loss = -(weight * (objective + config.entropy * entropy)).mean()

@@ -10,8 +10,8 @@ from cmaes import CMA, SepCMA
 from torch import Tensor, nn
 
 Strategy = CMA | SepCMA
-# Numbers in a candidate whose full covariance is still affordable: a generation decomposes a matrix of n × n, which
-# takes 3 s at 1,100 (the largest controller of the World Models paper has 1,088) and a minute at 3,000.
+# Largest candidate whose full covariance is adapted. A generation decomposes a matrix of n × n: 3 s for 1,100 numbers
+# (the largest controller of the World Models paper has 1,088), a minute for 3,000.
 FULL_COVARIANCE = 1200
 
 
@@ -20,8 +20,8 @@ class CMAES(nn.Module):
 
     Above FULL_COVARIANCE numbers it adapts the variances alone (sep-CMA-ES, Ros and Hansen 2008).
 
-    The library's object lives for one generation; between generations its state is these buffers. Its random
-    numbers are seeded from torch's generator, which checkpoints hold too.
+    The library's object lives for one generation. Between generations its state is in these buffers. Its random
+    numbers are seeded by torch's generator, which checkpoints hold as well.
 
     Args:
         size: n, numbers in a candidate.

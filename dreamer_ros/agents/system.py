@@ -34,8 +34,10 @@ class Batch(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """Filtered: from the posterior, which sees every observation. Predicted: the first `context` steps are
-    filtered, the rest follows from the actions alone; the two agree on the context.
+    """What an agent sees in a recorded sequence, and what it predicts.
+
+    Filtered values come from the posterior, which sees every observation. Predicted ones see the first `context`
+    observations, where they equal the filtered ones, and follow from the actions alone after that.
     """
 
     reconstruction: Tensor | None  # uint8 [B, T, H, W, 3 per camera]; None without cameras
@@ -60,7 +62,7 @@ class Agent(nn.Module):
     Everything a checkpoint must hold is a parameter or a buffer.
 
     Attributes:
-        steady: `loss` runs the same operations for every batch, so that a GPU may repeat them by itself.
+        steady: `loss` runs the same operations for every batch, so that a CUDA graph can repeat them.
     """
 
     steady = True
@@ -74,11 +76,11 @@ class Agent(nn.Module):
         raise NotImplementedError
 
     def watching(self) -> list[Tensor]:
-        """Those of the trained parameters that only show what the others learn."""
+        """Those trained parameters that only show what the others learn: decoders that shape no state."""
         return []
 
     def after_update(self, batch: Batch) -> dict[str, Tensor]:
-        """What follows each optimiser step: slow copies, evolution; metrics as scalar tensors."""
+        """Do what follows each optimiser step (slow copies, evolution); metrics as scalar tensors."""
         return {}
 
     def policy(self) -> nn.Module:
@@ -86,7 +88,7 @@ class Agent(nn.Module):
         raise NotImplementedError
 
     def inspect(self, batch: Batch, context: int = 5) -> Inspection:
-        """Watch `context` steps, then predict the rest from actions alone; and what it made of all of them."""
+        """Filter a sequence, and predict it from its first `context` steps and the actions."""
         raise NotImplementedError
 
 

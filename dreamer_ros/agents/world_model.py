@@ -64,9 +64,8 @@ class WorldModel(nn.Module):
         feature = self.rssm.feature_size
         self.decoder: nn.Module | None = None
         if spec.cameras:
-            self.decoder = ImageDecoder(
-                config.conv, self.rssm.deter_size, self.rssm.latent.size, size, heads.units, spec.channels
-            )
+            state = self.rssm.deter_size, self.rssm.latent.size
+            self.decoder = ImageDecoder(config.conv, *state, size, heads.units, spec.channels)
         self.vector_decoder: nn.Module | None = None
         if spec.vector and self.config.representation in ('reconstruction', 'thumbnail'):
             self.vector_decoder = head(feature, heads, VECTOR_LAYERS, len(spec.vector))
@@ -167,7 +166,7 @@ class WorldModel(nn.Module):
         return torch.stack(losses).mean()
 
     def observation_loss(self, batch: Batch, states: State, embed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What makes the states tell of the observations: a scalar, and its parts by name."""
+        """What the states must tell about the observations: a scalar, and its parts by name."""
         config, losses = self.config, {}
         total = torch.zeros((), device=embed.device)
         if self.projector is not None:
@@ -179,15 +178,15 @@ class WorldModel(nn.Module):
                 loss = self.thumbnail_loss(flatten_time(states.feature), flatten_time(batch.image))
             losses['representation_loss'] = loss
             total = total + config.image_scale * loss
-        if self.decoder is not None and config.representation != 'reconstruction':
-            # The decoder only watches, so that dreams can be looked at: a share of the states, without gradient.
-            rows = slice(None, None, WATCHED_SHARE)
-            watched = State(states.deter[:, rows].detach(), states.stoch[:, rows].detach())
-            losses['image_loss'] = self.image_loss(watched, batch.image[:, rows])
-            total = total + losses['image_loss']
-        elif self.decoder is not None:
+        if self.decoder is not None and config.representation == 'reconstruction':
             losses['image_loss'] = self.image_loss(states, batch.image)
             total = total + config.image_scale * losses['image_loss']
+        elif self.decoder is not None:
+            # The decoder only shows what the states hold. It learns from a share of them, and sends no gradient back.
+            rows = slice(None, None, WATCHED_SHARE)
+            shown = State(*(x[:, rows].detach() for x in states))
+            losses['image_loss'] = self.image_loss(shown, batch.image[:, rows])
+            total = total + losses['image_loss']
         if self.vector_decoder is not None:
             losses['vector_loss'] = self.vector_loss(states.feature, batch.vector)
             total = total + losses['vector_loss']
@@ -199,13 +198,8 @@ class WorldModel(nn.Module):
 
     def image_loss(self, states: State, image: Tensor) -> Tensor:
         """Summed over pixels and channels, averaged over batch and time."""
-        (errors,) = lanes.by_rows(
-            self.image_error,
-            flatten_time(states.deter),
-            flatten_time(states.stoch),
-            flatten_time(image),
-            modules=[self.decoder],
-        )
+        rows = (flatten_time(x) for x in (*states, image))
+        (errors,) = lanes.by_rows(self.image_error, *rows, modules=[self.decoder])
         return errors.sum() / (image.shape[0] * image.shape[1])
 
     def image_error(self, deter: Tensor, stoch: Tensor, image: Tensor) -> tuple[Tensor]:
@@ -221,8 +215,8 @@ class WorldModel(nn.Module):
     def redundancy_loss(self, feature: Tensor, embed: Tensor) -> Tensor:
         """Σ(C_ii − 1)² + 5e-4 Σ_{i≠j} C_ij² of the correlation C between projected features and embeddings.
 
-        R2-Dreamer's decoder-free objective (Barlow Twins between a state and what it has seen). Standardised
-        per dimension, it gives a thin pole the weight of a large background.
+        R2-Dreamer's decoder-free objective: Barlow Twins between a state and what it has seen. Every dimension is
+        standardised, so a thin pole weighs as much as a large background.
 
         Args:
             feature: [N, F].
@@ -235,7 +229,7 @@ class WorldModel(nn.Module):
         return (diagonal - 1.0).square().sum() + REDUNDANCY * off
 
     def contrastive_loss(self, feature: Tensor, embed: Tensor) -> Tensor:
-        """−E[ln q(s | o) − logsumexp over s' of ln q(s' | o)]: embeddings tell their own state from others (Dreamer).
+        """−E[ln q(s | o) − logsumexp over s' of ln q(s' | o)]: an embedding tells its own state from others (Dreamer).
 
         q is a normal whose mean and std a head reads from the embedding. s' are the states of a window of 10
         sequences and 30 steps around the embedding's own, wrapped at the edges of the batch.
@@ -261,9 +255,9 @@ class WorldModel(nn.Module):
     def thumbnail_loss(self, feature: Tensor, image: Tensor) -> Tensor:
         """Squared error of the image at a quarter of its size, each pixel standardised by its own history.
 
-        A blurred pole pulls from further away than a sharp one, and standardising gives the pixels it crosses
-        the weight of those that a whole robot covers: a model learns where thin things are several times
-        sooner than from sharp pixels, with one small MLP instead of a decoder.
+        A thin pole moves more pixels of a blurred image than of a sharp one, and standardising gives them as much
+        weight as those of a large robot. A model learns where thin things are several times sooner than from sharp
+        pixels, and needs one small MLP instead of a decoder.
 
         Args:
             feature: [N, F].
@@ -280,11 +274,11 @@ class WorldModel(nn.Module):
         """γ times the probability of going on from a state, [...]."""
         if self.continuation is None:
             return torch.full(feature.shape[:-1], self.discount, device=feature.device)
-        # in bfloat16 what lies between 0.996 and 1, every discount worth having, is one or the other
+        # bfloat16 would round every useful discount to 0.996 or 1
         return torch.sigmoid(widened(self.continuation(feature).squeeze(-1)))
 
     def watching(self) -> list[Tensor]:
-        """The image decoder's parameters, where something else than reconstruction shapes the states."""
+        """The image decoder's parameters, unless reconstruction shapes the states."""
         watches = self.decoder is not None and self.config.representation != 'reconstruction'
         return list(self.decoder.parameters()) if watches else []
 
@@ -320,14 +314,10 @@ class WorldModel(nn.Module):
 
     def _film(self, states: State) -> Tensor:
         """Images of states [B, T, ...], uint8 [B, T, H, W, channels]."""
-        parts = zip(states.deter.split(INSPECTED, 1), states.stoch.split(INSPECTED, 1))
-        return torch.cat(
-            [
-                self.decode(State(flatten_time(deter), flatten_time(stoch))).unflatten(0, deter.shape[:2])
-                for deter, stoch in parts
-            ],
-            1,
-        )
+        images = []
+        for part in zip(*(x.split(INSPECTED, 1) for x in states)):
+            images.append(self.decode(State(*map(flatten_time, part))).unflatten(0, part[0].shape[:2]))
+        return torch.cat(images, 1)
 
     def decode(self, states: State) -> Tensor:
         """Images of states [N, ...] as uint8 [N, H, W, channels]."""
@@ -337,7 +327,7 @@ class WorldModel(nn.Module):
 
 
 def standardised(x: Tensor) -> Tensor:
-    """X [N, D] less its mean over its standard deviation, both over the rows of all learners."""
+    """X [N, D], standardised per dimension over the rows of all learners."""
     rows = len(x) * learners()
     x = x - average(x.mean(0))
     variance = average(x.square().mean(0)) * (rows / (rows - 1))

@@ -34,10 +34,9 @@ class WorldModels(Agent):
     The paper's own tasks are won by surviving, so its dreams need only the prediction of `done`. Tasks with
     rewards need those too: a head on [z_t, h_t] predicts the reward that came with z_t.
 
-    The paper trains V, then M, then C. Here they train while data come in, the paper's iterative variant in small
-    steps: M learns from codes that V gives now, z sampled anew in every batch, and after an update C's
-    distribution takes one generation of CMA-ES in dreams. `vae.updates` and `controller.begin` put them in the
-    paper's order.
+    The paper trains V, then M, then C. Here all train while data come in, as in the paper's iterative variant: M
+    learns from the present codes of V, sampled anew in every batch, and C takes one generation of CMA-ES in dreams
+    after an update. `vae.updates` and `controller.begin` restore the paper's order.
 
     Args:
         config: the run's config.
@@ -106,12 +105,10 @@ class WorldModels(Agent):
         total = nll + self.config.loss.reward_scale * reward
         metrics = {'memory_loss': nll.detach(), 'reward_loss': reward.detach()}
         if self.done is not None:
+            logits, weight = self.done(states.h).squeeze(-1).float(), torch.tensor(DONE_WEIGHT, device=z.device)
             done = mean(
                 F.binary_cross_entropy_with_logits(
-                    self.done(states.h).squeeze(-1).float(),
-                    batch.is_terminal.float(),
-                    reduction='none',
-                    pos_weight=torch.tensor(DONE_WEIGHT, device=z.device),
+                    logits, batch.is_terminal.float(), reduction='none', pos_weight=weight
                 )
             )
             total = total + done
@@ -147,9 +144,9 @@ class WorldModels(Agent):
     def evolve(self, batch: Batch | None, temperature: float) -> dict[str, Tensor]:
         """One generation of CMA-ES in dreams from `starts` of the batch; C becomes the new mean.
 
-        All candidates dream from the same states with the same random numbers, so that they differ by what
-        they do. As in the authors' code, the fitness is the mean return less a little of the mean squared
-        weight: saturated controllers act alike at any size, and nothing else would hold it.
+        All candidates dream from the same states with the same random numbers, so that only their actions differ. As
+        in the authors' code, a little of the mean squared weight is taken off the mean return: weights of saturated
+        controllers would grow without limit, since they act alike at any size.
         """
         settings = self.config.controller
         start = self.starts(batch, settings.rollouts)
@@ -182,9 +179,8 @@ class WorldModels(Agent):
         rows = torch.randint(len(batch.image), (count - first,), device=z.device)
         seen = self.sample_codes(batch.image[rows])
         states = self.memory.filter(seen, batch.previous_action[rows], batch.is_first[rows])
-        return DreamStart(
-            torch.cat([z, seen[:, -1]]), LSTMState(*(torch.cat([x, y[:, -1]]) for x, y in zip(state, states)))
-        )
+        state = LSTMState(*(torch.cat([x, y[:, -1]]) for x, y in zip(state, states)))
+        return DreamStart(torch.cat([z, seen[:, -1]]), state)
 
     def sample_codes(self, image: Tensor) -> Tensor:
         """Z [B, T, Z] of images [B, T, H, W, channels]."""
@@ -255,7 +251,7 @@ class WorldModels(Agent):
 
 
 class Controller(nn.Module):
-    """C: tanh(W [z, h] + b), all of whose numbers are one vector for CMA-ES.
+    """C: tanh(W [z, h] + b). To CMA-ES it is one vector.
 
     Args:
         inputs: length of [z, h].
@@ -276,10 +272,9 @@ class Controller(nn.Module):
         self.weight.copy_(rows[:, :-1])
         self.bias.copy_(rows[:, -1])
 
-    def forward(self, feature: Tensor, noise: Tensor | None = None) -> Tensor:
+    def forward(self, feature: Tensor, noise: Tensor | float = 0.0) -> Tensor:
         """Action [N, A] for features [N, inputs]; noise [N, A] is added before clipping or choosing."""
-        action = torch.tanh(F.linear(feature, self.weight, self.bias))
-        return self._bounded(action if noise is None else action + noise)
+        return self._bounded(torch.tanh(F.linear(feature, self.weight, self.bias)) + noise)
 
     def act(self, feature: Tensor, candidates: Tensor) -> Tensor:
         """Actions [P, R, A] of P candidates [P, size], each for features [P, R, inputs] of its own."""

@@ -42,8 +42,10 @@ class TwoHot:
         return self._bins
 
     def mean(self, raw: Tensor) -> Tensor:
-        """Expected value [...]. Each positive bin is first set against its mirror image, so that equal logits
-        give exactly 0 instead of the rounding error of sums near 5e8.
+        """Expected value [...].
+
+        The mirror image of each positive bin is subtracted first. So equal logits give exactly 0, and not the
+        rounding error of sums near 5e8.
         """
         middle = TWOHOT_BINS // 2
         probs = F.softmax(raw.float(), -1)
@@ -105,7 +107,7 @@ class TanhNormal:
     def sample(self, raw: Tensor, noise: Tensor) -> Tensor:
         """Reparameterised action in (−1, 1); zero noise gives the median tanh(mean).
 
-        That stands for the mode, which has no closed form: of a wide one it is near ±1.
+        The median stands in for the mode, which has no closed form and is near ±1 for a wide distribution.
         """
         mean, std = self.parameters(raw)
         return torch.tanh(mean + std * noise)
@@ -161,8 +163,8 @@ class TruncatedNormal:
     def sample(self, raw: Tensor, noise: Tensor) -> Tensor:
         """Action in [−1, 1] by the inverse distribution function; zero noise gives the mode tanh(mean).
 
-        The median, where the quantile is ½, is not the mode. So the quantile runs through [0, 1] as a triangle
-        wave of one period, which leaves it uniform, and is shifted to be the mode's where the noise is zero.
+        Zero noise would give the median, which is not the mode. So the quantile follows a triangle wave of one period
+        through [0, 1], which leaves it uniform, shifted so that zero noise gives the quantile of the mode.
         """
         mean, std = self.parameters(raw)
         low, high = (torch.erf((bound - mean) / (math.sqrt(2.0) * std)) for bound in (-1.0, 1.0))

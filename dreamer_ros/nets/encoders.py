@@ -44,9 +44,7 @@ class ObservationEncoder(nn.Module):
         self.output_size = sum(encoder.output_size for encoder in self.encoders.values())
 
     def forward(self, *observation: Tensor) -> Tensor:
-        """Embeddings [N, output_size] of image uint8 [N, H, W, channels] and vector float32 [N, size], those of
-        them that are named in `inputs`.
-        """
+        """Embeddings [N, output_size] of the `inputs`: image uint8 [N, H, W, channels], vector float32 [N, size]."""
         embeddings = [encoder(x) for encoder, x in zip(self.encoders.values(), observation)]
         return embeddings[0] if len(embeddings) == 1 else torch.cat(embeddings, -1)
 
@@ -99,9 +97,9 @@ class StrideEncoder(nn.Sequential):
 
 
 class MaxPool(nn.MaxPool2d):
-    """2x2 max-pooling. bfloat16 on a CPU takes whole rows at a time, in 0.7 of torch's time.
+    """2x2 max-pooling. With bfloat16 on a CPU it works on whole rows, and takes 0.7 of torch's time.
 
-    Of equal pixels one gets the gradient, as in torch, but it may be another one.
+    One of equal pixels gets the gradient, as in torch, but not always the same one.
     """
 
     def __init__(self):
@@ -286,11 +284,11 @@ class UpsampleDecoder(nn.Module):
 
 
 def unit_image(image: Tensor, bits: int = 8, spread: float | Tensor = 0.5) -> Tensor:
-    """uint8 images as float32 in [0, 1]; floats are taken to be that already.
+    """uint8 images as float32 in [0, 1]; float images already are.
 
     Args:
-        bits: kept per colour. Below 8 each of the 2^bits levels covers a range of values, and the image is where
-            `spread` in [0, 1) says within it: noise dequantises it, 0.5 is the middle.
+        bits: kept per colour. Below 8, each of the 2^bits levels covers a range of values.
+        spread: where in its range a value lies, in [0, 1): noise dequantises it, 0.5 is the middle.
     """
     if image.is_floating_point():
         return image
@@ -322,13 +320,13 @@ def thumbnails(image: Tensor, blur: int = THUMBNAIL_STEP) -> Tensor:
 
 @torch.no_grad()
 def standardise(x: Tensor, mean: Tensor, variance: Tensor, batches: Tensor) -> Tensor:
-    """X [N, D] standardised by its history: running statistics [D] and batches [], which take x in.
+    """X [N, D] standardised by running statistics [D], which take x in first.
 
-    They start at zero, and are the plain averages of the first hundred batches, exponential ones after.
+    They start at zero. They are plain averages over the first hundred batches, and exponential ones after.
     """
     batches += 1
     rate = torch.clamp(1.0 / batches, min=0.01)
     mean.lerp_(average(x.mean(0)), rate)
     variance.lerp_(average((x - mean).square().mean(0)), rate)
-    # a pixel that never changes has only noise to standardise
+    # 0.01: a pixel that never changes shows nothing but noise
     return (x - mean) / (variance.sqrt() + 0.01)

@@ -20,7 +20,7 @@ _lane = threading.local()  # .busy: this thread is working in a lane
 
 
 def open_lanes() -> None:
-    """Let `by_rows` use a second thread from now on. Torch's threads per operator should be half of the cores."""
+    """Let `by_rows` use a second thread from now on. Give torch's operators half of the cores each."""
     global _worker
     if _worker is None:
         _worker = concurrent.futures.ThreadPoolExecutor(
@@ -44,7 +44,7 @@ def are_open() -> bool:
 def by_rows(
     function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor, modules: Sequence[nn.Module] = (), dim: int = 0
 ) -> tuple[Tensor, ...]:
-    """function(*inputs), each lane computing half of the rows; for functions that treat rows independently.
+    """function(*inputs), half of the rows in each lane. The function must treat rows independently.
 
     Args:
         function: gives a tuple of tensors. Random numbers come from outside: both threads share one generator.

@@ -35,7 +35,7 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     Computed in float32 where x is bfloat16: squares of small bfloat16 numbers lose their digits.
     """
     y = widened(x)
-    # With `pow`, onnxruntime knows the norm when it sees it, and computes it in one step.
+    # onnxruntime fuses the norm into one step if it finds `pow` here.
     inverse = torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + eps)
     return (y * inverse * scale).to(x.dtype), inverse
 
@@ -46,10 +46,10 @@ def widened(x: Tensor) -> Tensor:
 
 
 class FastRMSNorm(torch.autograd.Function):
-    """`rms_norm` with a backward pass of half autograd's time.
+    """`rms_norm` with a backward pass in half of autograd's time.
 
-    It is layer norm's backward pass, which torch has in one piece, around a mean of zero; what layer norm takes
-    off for centring is added back.
+    It uses the backward pass of layer norm, which torch has in one piece, with a mean of zero. What layer norm
+    subtracts for centring is added back.
     """
 
     @staticmethod
@@ -150,7 +150,7 @@ class BlockLinear(nn.Module):
         truncated_normal(self.weight, inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.onnx.is_in_onnx_export():  # onnxruntime packs the weights of plain products, not of batched ones
+        if torch.onnx.is_in_onnx_export():  # onnxruntime prepacks the weights of plain products alone
             return torch.stack([torch.addmm(*block) for block in zip(self.bias, x, self.weight)])
         return torch.baddbmm(self.bias, x, self.weight)
 

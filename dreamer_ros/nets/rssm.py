@@ -1,6 +1,8 @@
 """Recurrent state-space model (PlaNet, arXiv 1811.04551): one scan for every latent and every cell.
 
-A state is (deter, stoch). The prior predicts stoch from deter alone; the posterior also sees the image embedding.
+A state is (deter, stoch). The prior predicts stoch from deter alone; the posterior also sees the embedding. Latents
+turn raw network outputs into `stats`, one tensor, and sample from them. Noise comes from outside, so that a scan draws
+it once for all steps and an exported policy takes it as an input.
 """
 
 from __future__ import annotations
@@ -173,8 +175,8 @@ class CategoricalLatent:
     """`variables` one-hot variables of `classes` classes with straight-through gradients.
 
     stats are log-probabilities [..., classes, variables] after mixing in `unimix` of the uniform distribution;
-    a sample is flat, [..., classes · variables]. Classes come before variables because a CPU reduces over a short
-    last dimension 20 times more slowly than over the one before it.
+    a sample is flat, [..., classes · variables]. Classes come before variables, because a CPU reduces a short last
+    dimension 20 times more slowly than the one before it.
     """
 
     def __init__(self, variables: int, classes: int, unimix: float):

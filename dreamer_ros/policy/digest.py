@@ -1,7 +1,7 @@
-"""A policy file's digest of its own content, so that a file that comes without a manifest is whole or refused.
+"""A policy file's digest of its own content: a file that comes without a manifest is whole, or refused.
 
-The digest is the last entry of the ONNX metadata. A serialised message goes on where another ends (protobuf merges
-them, and appends what is repeated), so that these last bytes can be added and checked without the onnx package:
+The digest is the last entry of the ONNX metadata. Protobuf reads two serialised messages, one after the other, as one,
+so these last bytes can be added and checked without the onnx package:
 
     … | 72 52 | 0a 0e content_sha256 | 12 40 | 64 hexadecimal digits
 
@@ -24,7 +24,7 @@ _HEAD = b'\x72' + bytes([len(_ENTRY) + DIGITS]) + _ENTRY
 
 
 def with_digest(data: bytes | bytearray) -> bytes:
-    """An ONNX file's bytes with the digest behind them; those that have one are returned as they are."""
+    """An ONNX file's bytes and their digest; bytes that have one already stay as they are."""
     if has_digest(data):
         return bytes(data)
     digest = hashlib.sha256(data)
@@ -33,15 +33,15 @@ def with_digest(data: bytes | bytearray) -> bytes:
 
 
 def has_digest(data: bytes | bytearray) -> bool:
-    """Whether a file says what its content is; a changed byte in the entry's own name does not hide that."""
+    """Whether a file has a digest, also where a changed byte has damaged the entry's own name."""
     return _entries(data) > 0
 
 
 def check_digest(data: bytes, name: str) -> None:
-    """Check a file against its digest; one that never had any passes: it is older, or made by others.
+    """Check a file against its digest. A file that never had one passes: it is older, or made by others.
 
     Raises:
-        InputError: the content is another than the one the digest was made of.
+        InputError: the content has changed since the digest was made.
     """
     entries = _entries(data)
     if not entries:
@@ -57,7 +57,7 @@ def check_digest(data: bytes, name: str) -> None:
 
 def _entries(data: bytes | bytearray) -> int:
     """How many entries there are; at least 1 where the last bytes look like a damaged one."""
-    # Block by block: a search holds the interpreter, which a robot's control loop needs in the meantime.
+    # In blocks: a search holds the interpreter lock, and a robot's control loop needs it in the meantime.
     found = sum(data.count(_HEAD, start, start + BLOCK + len(_HEAD) - 1) for start in range(0, len(data), BLOCK))
     place = data[-DIGITS - len(_HEAD) : -DIGITS]
     return found or int(sum(map(operator.eq, place, _HEAD)) > len(_HEAD) // 2)

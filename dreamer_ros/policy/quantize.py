@@ -34,11 +34,12 @@ class Difference(NamedTuple):
 
 
 def quantize(source: Path, target: Path) -> Manifest:
-    """Write the int8 variant of a policy file: weights of its linear layers as int8, their inputs quantised on the
-    way (onnxruntime's dynamic quantisation).
+    """Write the int8 variant of a policy file by onnxruntime's dynamic quantisation.
+
+    Weights of linear layers become int8; their inputs are quantised at each step.
 
     Raises:
-        InputError: the source is no policy of ours, or is one already.
+        InputError: the source is no policy of ours, or is quantised already.
     """
     runner = PolicyRunner(source)
     if 'quantized' in runner.metadata:
@@ -68,10 +69,10 @@ def quantize(source: Path, target: Path) -> Manifest:
 
 
 def difference(one: Path, other: Path, episodes: Iterable[Episode] = (), steps: int = 200) -> Difference:
-    """How much two policies differ in what they do, deterministically, each with its own memory.
+    """How much the deterministic actions of two policies differ, each with its own memory.
 
     Args:
-        episodes: recorded observations to show them; without any, images of noise.
+        episodes: recorded observations for both; without any, they see noise.
         steps: how many observations.
     """
     left, right = PolicyRunner(one, seed=0), PolicyRunner(other, seed=0)
@@ -94,7 +95,7 @@ def _observations(runner: PolicyRunner, episodes: Iterable[Episode], steps: int)
 
 
 def _fold(source: Path, target: Path) -> None:
-    """Compute what is constant in a graph: exported parameters are transposed and cast by it each time."""
+    """Fold constants: an exported graph transposes and casts its parameters at each step."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)

@@ -1,8 +1,8 @@
 """The GPU's work of an update, recorded once and replayed.
 
-An update of a Dreamer is some fifteen thousand kernels of a few microseconds each, and a processor needs longer to
-start one than a GPU to run it. A CUDA graph starts all of them at once. It repeats kernels and addresses, nothing
-else: whatever Python decides while it is recorded stays decided.
+An update of a Dreamer is some fifteen thousand kernels of a few microseconds each. A processor needs longer to start
+one than a GPU to run it. A CUDA graph starts all of them at once. It repeats kernels and addresses and nothing else:
+what Python decided during the recording stays decided.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ WARMING = 3  # updates before the recording, in which libraries choose their alg
 
 
 class Recording:
-    """Gradients of a batch, by what the same computation did before.
+    """Computes the gradients of a batch by replaying a recorded computation.
 
     Args:
         compute: leaves gradients in the parameters and returns metrics. For batches of one shape it must run the
-            same operations, read nothing back, keep what it remembers in place and draw from torch's generator.
+            same operations, read nothing back from the GPU, change its state in place and draw from torch's generator.
         parameters: those that may get a gradient.
     """
 
@@ -73,7 +73,7 @@ class Recording:
 
 
 def warm(work: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
-    """Run work on a stream of its own, as it has to run at least once before it is captured."""
+    """Run work on a stream of its own, which it must have done at least once before it is captured."""
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -86,7 +86,7 @@ def warm(work: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[st
 def capture(
     work: Callable[[], dict[str, Tensor]], device: torch.device
 ) -> tuple[Callable[[], None], dict[str, Tensor]]:
-    """What does the work again, and the tensors that it fills; the work itself is not done."""
+    """Record work without doing it: a function that does it, and the tensors that it fills."""
     with torch.cuda.device(device):
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on using the GPU meanwhile.

@@ -65,8 +65,8 @@ class Optimizer:
     Args:
         config: kind and learning rates.
         groups: parameters by the name of their learning rate: `model` is `config.model_lr`, and so on.
-        watching: those of them that only show what others learn. The norm of their gradients is clipped by
-            itself, so that a large one does not shorten the steps of the others.
+        watching: those of them that only show what others learn. Their gradients are clipped apart, so that a
+            large norm does not shorten the steps of the others.
     """
 
     def __init__(self, config: OptimizerConfig, groups: dict[str, list[Tensor]], watching: Sequence[Tensor] = ()):
@@ -87,11 +87,10 @@ class Optimizer:
                 self.inner[name] = torch.optim.Adam(group, eps=config.eps, foreach=True)
 
     def step(self, *names: str) -> dict[str, Tensor]:
-        """Apply the gradients that the named groups hold (all without a name), then drop them. A group whose
-        training is over has none, and rests.
+        """Apply the gradients of the named groups, or of all, and drop them. A group without gradients rests.
 
         Returns:
-            gradient norms by group, without those that watch.
+            gradient norms by group, without the parameters that watch.
         """
         norms = {}
         for name in names or self.inner:

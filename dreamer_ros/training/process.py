@@ -1,4 +1,4 @@
-"""What makes a process a fast CPU learner beside simulators on the same cores."""
+"""Settings of a learner's process: memory, threads, and how many processes share its work."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def torchrun_rank() -> int | None:
 
 
 def learners(wanted: int) -> int:
-    """How many processes share the learner's work: as many as torchrun has started, else those wanted."""
+    """How many processes share the learner's work: the number torchrun has started, else the one wanted."""
     return wanted if torchrun_rank() is None else int(os.environ['WORLD_SIZE'])
 
 
 def check_learners(config: Config, count: int) -> None:
-    """Whether a run can be shared by so many learners.
+    """Check that so many learners can share a run.
 
     Raises:
         InputError: naming the setting in its way.
@@ -59,7 +59,7 @@ def check_learners(config: Config, count: int) -> None:
 
 
 def pick_threads(robots: int, learners: int = 1) -> int:
-    """Threads of each learner: all of two cores, else what simulators and agents leave, 16 at most, shared out."""
+    """Threads of each learner: one or two cores are taken whole; of more, at most 16 that the robots leave."""
     cores = len(os.sched_getaffinity(0))
     threads = cores if cores <= 2 else min(16, max(2, cores - robots))
     return max(1, threads // int(os.environ.get('LOCAL_WORLD_SIZE', learners)))

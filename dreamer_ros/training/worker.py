@@ -31,7 +31,7 @@ def main() -> NoReturn:
         team = Team(0, distributed.TCPStore('127.0.0.1', port, size, False, FOREVER), rank, size)
     else:
         team = Team()
-    # Rank 0 needs this process to finish what it does, and says when that is.
+    # Rank 0 finishes its work first, which needs this process, and then ends it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     with team:
@@ -47,7 +47,7 @@ def leave() -> NoReturn:
 
 
 def follow(team: Team) -> None:
-    """Take rank 0's state, and part in its updates, until it is done."""
+    """Take rank 0's state and its share of every update, until rank 0 is done."""
     import torch
 
     learner = None
