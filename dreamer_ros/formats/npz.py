@@ -33,7 +33,8 @@ from dreamer_ros.spec import ActionLimits, RobotSpec
 
 ARRAYS = '.npz'
 MOST_CHOICES = 1000
-LARGEST_MB = 1000  # of 10^6 bytes, in memory
+# Arrays may take so many MB (of 10^6 bytes) in memory, or so many times the size of their file.
+LARGEST_MB, LARGEST_RATIO = 1000, 30
 # Stamps of what has none count from 2000-01-01, in ns: the same file gives the same bag.
 EPOCH = 946_684_800_000_000_000
 LAST_STAMP = 2**31 * 10**9  # ns; ROS counts seconds in 31 bits
@@ -127,8 +128,9 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], set[str]]:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist()) / 1e6
-        if size > LARGEST_MB:
-            raise InputError(f'expected arrays of {LARGEST_MB} MB at most, got {size:.0f} MB')
+        most = max(LARGEST_MB, LARGEST_RATIO * path.stat().st_size / 1e6)
+        if size > most:
+            raise InputError(f'expected arrays of {most:.0f} MB at most in a file of its size, got {size:.0f} MB')
         with np.load(path, allow_pickle=False) as file:
             names = set(file.files)
             for name in names & (NUMBERS | TEXTS):

@@ -74,6 +74,12 @@ def test_continues_with_the_same_samples(tmp_path, rng):
         found = resumed.sample(8, 4)
         for key in batch:
             np.testing.assert_array_equal(found[key], batch[key], err_msg=key)
+    # a checkpoint from before there were several folders
+    alone = open_mix(tmp_path, bags=())
+    resumed = open_mix(tmp_path, bags=(), seed=9, look=False)
+    resumed.load_state_dict(json.loads(json.dumps(alone.state_dict()['folders'][''])))
+    assert resumed.refresh() == [] and resumed.steps == 50
+    np.testing.assert_array_equal(resumed.sample(8, 4)['image'], alone.sample(8, 4)['image'])
     # of a run that had no other folders, and then gets some
     resumed = open_mix(tmp_path, look=False)
     resumed.load_state_dict(open_mix(tmp_path, bags=()).state_dict())
