@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamer_ros.config import Config, load_preset
-from dreamer_ros.episodes.bag_reader import OpenBag
+from dreamer_ros.episodes.bag_reader import open_bag
 from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.episodes.episode_reader import read_episodes as read_bag
 from dreamer_ros.episodes.inspect import bags_in
@@ -151,7 +151,8 @@ def read_episodes(path: str | Path) -> Iterator[Episode]:
 def _read_bags(bags: Sequence[Path]) -> Iterator[Episode]:
     for bag in bags:
         try:
-            episodes, problems = read_bag(bag, OpenBag(bag).spec())
+            opened = open_bag(bag)
+            episodes, problems = read_bag(opened, opened.spec())
         except InputError as error:
             warnings.warn(str(error), stacklevel=3)
             continue

@@ -1,22 +1,21 @@
-"""Messages to episodes, live or recorded: joins them by stamp, counts, and splits where steps are missing."""
+"""Messages to episodes, live or recorded: they are joined to steps by stamp, counted, and stacked to arrays."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import math
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dreamer_ros.episodes.episode import Episode
+from dreamer_ros.episodes.episode import Episode, actor_data
 from dreamer_ros.episodes.mcap_scan import RawMessage
-from dreamer_ros.episodes.report import Problem, when
+from dreamer_ros.episodes.report import Report, when
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
-from dreamer_ros.wire.codecs import Mode, Step, parse_mode, read_action
+from dreamer_ros.wire.codecs import Mode, Step, header_stamp, parse_mode, read_action
 from dreamer_ros.wire.definitions import decode
 from dreamer_ros.wire.topics import ACTION, ACTIONS_KEPT
 
@@ -26,39 +25,61 @@ PATIENCE = 5.0
 ORPHAN_AGE = 10.0  # seconds that messages wait for their step
 PENDING_LIMIT = ACTIONS_KEPT  # steps; bounds the memory
 SEEN_LIMIT = 2 * PENDING_LIMIT  # stamps remembered to know repeats by
+# Two steps further apart than so many control periods are not neighbours: something between them is missing.
+GAP_PERIODS = 1.5
+ROUNDING = 1e-5  # by which an action may be beyond 1
+# Rewards beyond are no rewards but mistakes: no learner can represent them.
+LARGEST_REWARD = 1e9
 
 
-class AlignedStep(NamedTuple):
-    """Messages of one stamp in the order of the aligner's topics; None where one never came."""
-
-    stamp: int
-    messages: tuple[bytes | None, ...]
+# By stamp
 
 
-class _Pending:
-    __slots__ = ('arrived', 'messages', 'missing')
+class Joined:
+    """Messages of several topics, joined to steps by stamp.
 
-    def __init__(self, arrived: float, topics: int):
-        self.arrived = arrived
-        self.messages: list[bytes | None] = [None] * topics
-        self.missing = topics
+    Attributes:
+        steps: messages by topic, by stamp, in the order in which the steps began to arrive.
+    """
+
+    def __init__(self):
+        self.steps: OrderedDict[int, dict[str, Any]] = OrderedDict()
+
+    def add(self, topic: str, stamp: int, message: Any) -> Any:
+        """Take a message in. Returns the one that counts: the first of its topic and stamp."""
+        return self.steps.setdefault(stamp, {}).setdefault(topic, message)
+
+    def pop_through(self, stamp: int) -> Iterator[dict[str, Any]]:
+        """Take out the steps up to that of a stamp, which is one of them."""
+        popped = None
+        while popped != stamp:
+            popped, messages = self.steps.popitem(last=False)
+            yield messages
+
+    def stamps(self, topic: str) -> set[int]:
+        """Stamps of a topic's messages."""
+        return {stamp for stamp, messages in self.steps.items() if topic in messages}
 
 
 class StepAligner:
-    """Collects messages by stamp and gives them out as whole steps.
+    """Joins messages as they arrive and gives them out as whole steps.
 
     Steps leave in the order in which their message on the leading topic came, each stamp once. A step leaves
     incomplete only when a later one has come and its own messages are overdue, as after a message lost for
-    good; in lock-step that does not happen.
+    good. In lock-step that does not happen.
 
     Args:
-        topics: how many topics there are; they are numbered from 0.
-        leader: number of the topic that gives the order.
+        topics: names; a step's messages are in their order.
+        leader: the topic that gives the order of the steps.
+
+    Attributes:
+        repeats: messages that came again.
     """
 
-    def __init__(self, topics: int, leader: int):
+    def __init__(self, topics: Sequence[str], leader: str):
         self._topics, self._leader = topics, leader
-        self._pending: OrderedDict[int, _Pending] = OrderedDict()
+        self._joined = Joined()
+        self._arrived: dict[int, float] = {}
         self._order: deque[int] = deque()
         self._seen: OrderedDict[int, None] = OrderedDict()
         self.repeats = 0
@@ -68,93 +89,176 @@ class StepAligner:
         """Steps that have begun to arrive and have not been given out."""
         return len(self._order)
 
-    def add(self, topic: int, stamp: int, message: bytes, now: float) -> None:
-        """Note a message; `now` is any steady clock in seconds. Repeats are counted and dropped."""
-        if stamp in self._seen:
+    def add(self, topic: str, stamp: int, message: bytes, now: float) -> None:
+        """Note a message; `now` is any steady clock in seconds."""
+        if stamp in self._seen or topic in self._joined.steps.get(stamp, ()):
             self.repeats += 1
             return
-        pending = self._pending.get(stamp)
-        if pending is None:
-            pending = self._pending[stamp] = _Pending(now, self._topics)
-        elif pending.messages[topic] is not None:
-            self.repeats += 1
-            return
-        pending.messages[topic] = message
-        pending.missing -= 1
+        self._joined.add(topic, stamp, message)
+        self._arrived.setdefault(stamp, now)
         if topic == self._leader:
             self._order.append(stamp)
 
-    def take(self, now: float) -> list[AlignedStep]:
-        """Steps that are due, in order."""
+    def take(self, now: float) -> list[tuple[int, dict[str, bytes]]]:
+        """Stamp and messages by topic of the steps that are due, in order."""
         due = []
         while self._order:
-            head = self._pending[self._order[0]]
-            overdue = len(self._order) > 1 and now - head.arrived > PATIENCE
-            if head.missing and not overdue and len(self._order) <= PENDING_LIMIT:
+            stamp = self._order[0]
+            overdue = len(self._order) > 1 and now - self._arrived[stamp] > PATIENCE
+            incomplete = len(self._joined.steps[stamp]) < len(self._topics)
+            if incomplete and not overdue and len(self._order) <= PENDING_LIMIT:
                 break
-            stamp = self._order.popleft()
-            due.append(AlignedStep(stamp, tuple(self._pending.pop(stamp).messages)))
+            due.append(self._pop(self._order.popleft()))
             self._seen[stamp] = None
             if len(self._seen) > SEEN_LIMIT:
                 self._seen.popitem(last=False)
         self._drop_orphans(now)
         return due
 
-    def take_rest(self) -> list[AlignedStep]:
-        """At the end: all that came, in order, but for a newest step that nobody answered any more."""
-        rest = [AlignedStep(stamp, tuple(self._pending.pop(stamp).messages)) for stamp in self._order]
+    def take_rest(self) -> list[tuple[int, dict[str, bytes]]]:
+        """At the end: all that came, in order, without a newest step that nobody answered any more."""
+        rest = [self._pop(stamp) for stamp in self._order]
         self._order.clear()
-        return rest[:-1] if rest and None in rest[-1].messages else rest
+        return rest[:-1] if rest and len(rest[-1][1]) < len(self._topics) else rest
+
+    def _pop(self, stamp: int) -> tuple[int, dict[str, bytes]]:
+        messages = self._joined.steps.pop(stamp)
+        del self._arrived[stamp]
+        return stamp, {topic: messages[topic] for topic in self._topics if topic in messages}
 
     def _drop_orphans(self, now: float) -> None:
-        """Forget messages whose step never came: sent before the recorder was there."""
-        while self._pending:
-            stamp, oldest = next(iter(self._pending.items()))
-            aged = now - oldest.arrived > ORPHAN_AGE or len(self._pending) > PENDING_LIMIT
-            if oldest.messages[self._leader] is not None or not aged:
+        """Forget messages whose step never came: they were sent before the recorder was there."""
+        steps = self._joined.steps
+        while steps:
+            stamp, messages = next(iter(steps.items()))
+            aged = now - self._arrived[stamp] > ORPHAN_AGE or len(steps) > PENDING_LIMIT
+            if self._leader in messages or not aged:
                 return
-            del self._pending[stamp]
+            self._pop(stamp)
 
 
-class Actors:
-    """Who chose the actions of an episode.
+# Counting
+
+
+class Tally:
+    """What one episode gave: its steps, their rewards, and who acted. A stamp that comes again changes nothing.
+
+    Args:
+        period: s between two steps; None if it is not known, and then no step is missing.
+        contract: of the robot; None without one, where rewards are what the task gave.
 
     Attributes:
-        modes: how often each kind of mode did.
-        version: of the policy that acted last; None for none.
+        first, last: the earliest and the latest step; None before there is one.
     """
 
-    def __init__(self):
-        self.modes: Counter = Counter()
-        self.version: int | None = None
+    def __init__(self, period: float | None = None, contract: RobotContract | None = None):
+        self._period, self._contract = period, contract
+        self._steps: dict[int, Step] = {}
+        self._modes: dict[int, Mode | None] = {}
+        self.first: Step | None = None
+        self.last: Step | None = None
 
-    @classmethod
-    def named(cls, frame_ids: Iterable[str]) -> Actors:
-        """Of actions with these frame_ids; those that say no mode don't count."""
-        actors = cls()
-        for text in frame_ids:
-            with contextlib.suppress(InputError):
-                actors.add(parse_mode(text))
-        return actors
+    def add(self, step: Step, frame_id: str | None = None) -> None:
+        """Count a step; `frame_id` is that of the action that answers it, if there is one already."""
+        self._steps.setdefault(step.stamp, step)
+        if self.first is None or step.stamp < self.first.stamp:
+            self.first = step
+        if self.last is None or step.stamp > self.last.stamp:
+            self.last = step
+        if frame_id is not None:
+            self.add_action(step.stamp, frame_id)
 
-    def add(self, mode: Mode) -> None:
-        """Count an action."""
-        self.modes[mode.kind] += 1
-        self.version = self.version if mode.version is None else mode.version
+    def add_action(self, stamp: int, frame_id: str) -> None:
+        """Count an action by who chose it, as `header.frame_id` says."""
+        try:
+            self._modes.setdefault(stamp, parse_mode(frame_id))
+        except InputError:
+            self._modes.setdefault(stamp, None)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __contains__(self, stamp: int) -> bool:
+        return stamp in self._steps
+
+    @property
+    def missing(self) -> int:
+        """How many more steps its first and its last stamp have room for."""
+        if self._period is None or not self._steps:
+            return 0
+        return max(0, round((self.last.stamp - self.first.stamp) / 1e9 / self._period) + 1 - len(self))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every step from the first to the last of the episode is there."""
+        return self.first is not None and self.first.is_first and self.last.is_last and not self.missing
+
+    @property
+    def total_reward(self) -> float | None:
+        """The return; None if nobody knows it, see `known_return`."""
+        return known_return(math.fsum(step.reward for step in self._steps.values()), self._contract)
+
+    @property
+    def modes(self) -> list[Mode | None]:
+        """Who chose the action of each step, in order; None for somebody unknown. That of the last step of an
+        episode does not count, because nothing is done with it.
+        """
+        return [
+            self._modes[stamp]
+            for stamp in sorted(self._modes.keys() & self._steps.keys())
+            if not self._steps[stamp].is_last
+        ]
 
     @property
     def mode(self) -> str:
-        """random, explore, evaluate or human. It counts as random or evaluate only if all of it was; otherwise the
-        most frequent of the others names it.
+        """random, explore, evaluate or human; '' if nobody is known to have acted.
+
+        An episode counts as random or evaluate only if all of it was; otherwise the most frequent of the others
+        names it.
         """
-        if len(self.modes) <= 1:
-            return next(iter(self.modes), 'random')
-        others = [kind for kind, _ in self.modes.most_common() if kind not in ('evaluate', 'random')]
+        kinds = Counter(mode.kind for mode in self.modes if mode is not None)
+        if len(kinds) <= 1:
+            return next(iter(kinds), '')
+        others = [kind for kind, _ in kinds.most_common() if kind not in ('evaluate', 'random')]
         return others[0] if others else 'explore'
 
+    @property
+    def policy_version(self) -> int | None:
+        """Of the policy that acted last; None for none."""
+        return next((mode.version for mode in reversed(self.modes) if mode and mode.version is not None), None)
+
     def data(self) -> dict[str, str]:
-        """For custom_data."""
-        return {'mode': self.mode, 'policy_version': '' if self.version is None else str(self.version)}
+        """For custom_data. What is not known is left out."""
+        total, version = self.total_reward, self.policy_version
+        return {
+            'length': str(len(self)),
+            **({} if total is None else {'return': repr(total)}),
+            **({'mode': self.mode, 'policy_version': '' if version is None else str(version)} if self.mode else {}),
+        }
+
+    def __str__(self) -> str:
+        """For the log: `26 steps, return 2.0, explore, policy 12`."""
+        total, version = self.total_reward, self.policy_version
+        return ', '.join(
+            filter(
+                None,
+                (
+                    f'{len(self)} steps',
+                    '' if total is None else f'return {total:.1f}',
+                    self.mode,
+                    '' if version is None else f'policy {version}',
+                ),
+            )
+        )
+
+
+def tally_of(episode: Episode, contract: RobotContract | None = None, actor: str | None = None) -> Tally:
+    """The steps of an episode in memory; `actor` says who chose all its actions, None that nobody knows."""
+    tally = Tally(contract=contract)
+    columns = (episode.stamp, episode.reward, episode.is_first, episode.is_last, episode.is_terminal)
+    for row in zip(*(column.tolist() for column in columns)):
+        tally.add(Step(*row), actor)
+    return tally
 
 
 def known_return(total: float, contract: RobotContract | None) -> float | None:
@@ -167,24 +271,22 @@ def known_return(total: float, contract: RobotContract | None) -> float | None:
     return None if contract is not None and contract.reward is None and total == 0.0 else total
 
 
-def return_data(total: float, contract: RobotContract | None) -> dict[str, str]:
-    """A return as it stands in custom_data, where it is left out if nobody knows it; see `known_return`."""
-    known = known_return(total, contract)
-    return {} if known is None else {'return': repr(known)}
-
-
-# Two steps further apart than so many control periods are not neighbours: something between them is missing.
-GAP_PERIODS = 1.5
-ROUNDING = 1e-5  # by which an action may be beyond 1
+# To arrays
 
 
 class Unusable(Exception):
-    """A step can't be used; the message is the reason, the same for all steps with the same trouble."""
+    """A step can't be used. The message is the reason, the same for all steps with the same trouble."""
 
 
 class Row(NamedTuple):
-    """One usable step: image u8[H, W, C], vector f32[N], action f32[A], who chose it, and of a robot with a
-    contract the ages of the messages that were used, ns by topic.
+    """One usable step.
+
+    Attributes:
+        image: uint8 [H, W, C].
+        vector: float32 [N].
+        action: float32 [A].
+        frame_id: who chose the action.
+        ages: of the messages that were used, ns by topic; of a robot with a contract only.
     """
 
     image: np.ndarray
@@ -193,6 +295,41 @@ class Row(NamedTuple):
     step: Step
     frame_id: str
     ages: Mapping[str, int] = {}
+
+
+def recorded_stamp(message: RawMessage) -> int:
+    """Header stamp of a recorded message, ns.
+
+    Raises:
+        Unusable: it has none. The reason is said of several messages.
+    """
+    try:
+        stamp = header_stamp(message.data)
+    except InputError as error:
+        raise Unusable('are too short to hold a stamp') from error
+    if stamp < 0:
+        raise Unusable('have a stamp before 1970')
+    return stamp
+
+
+def recorded_action(message: RawMessage | None, size: int) -> tuple[np.ndarray, str]:
+    """float32 [A] of a message on `action`, and who chose it; zeros of nobody for None.
+
+    Raises:
+        Unusable: it is damaged, or holds what no agent says.
+    """
+    if message is None:
+        return np.zeros(size, np.float32), ''
+    try:
+        decoded = decode(message.data, ACTION.type)
+        action = read_action(decoded, len(decoded.axes))
+    except InputError as error:
+        raise Unusable('with a bad action') from error
+    if len(action) and np.abs(decoded.axes).max() > 1 + ROUNDING:
+        raise Unusable('with a bad action')
+    if len(action) != size:
+        raise Unusable(f'action: expected {size} axes, got {len(action)}')
+    return action, decoded.header.frame_id
 
 
 @dataclasses.dataclass
@@ -207,19 +344,17 @@ class _Span:
         return when(self.first, self.last)
 
 
-class Rows:
-    """Collects the steps of one robot in order of time.
+class Assembler:
+    """Collects the steps of one robot in order of time and splits them into runs.
 
-    Runs are split where an episode begins or ends, and wherever a step is missing, so that neighbours in a run
-    were neighbours in the world.
+    A run ends where an episode does, and wherever a step is missing, so that neighbours in a run were neighbours in
+    the world.
 
     Args:
-        path: the bag.
         period: s, the control period.
     """
 
-    def __init__(self, path: Path, period: float):
-        self._path = path
+    def __init__(self, period: float):
         self._gap_ns = GAP_PERIODS * period * 1e9
         self._runs: list[list[Row]] = [[]]
         self._steps = 0
@@ -228,15 +363,19 @@ class Rows:
 
     def add(self, row: Row) -> None:
         """Append a usable step."""
-        if row.step.is_terminal and not row.step.is_last:
-            self.drop(row.step.stamp, Unusable('that are terminal but not the last'))
+        step = row.step
+        if step.is_terminal and not step.is_last:
+            self.drop(step.stamp, Unusable('that are terminal but not the last'))
+            return
+        if abs(step.reward) > LARGEST_REWARD:
+            self.drop(step.stamp, Unusable(f'with a reward beyond ±{LARGEST_REWARD:g}'))
             return
         self._steps += 1
         last = self._runs[-1][-1].step if self._runs[-1] else None
         if last is not None:
-            if row.step.is_first or last.is_last:
+            if step.is_first or last.is_last:
                 self._runs.append([])
-            elif row.step.stamp - last.stamp > self._gap_ns:
+            elif step.stamp - last.stamp > self._gap_ns:
                 _note(self._gaps, 'gap', last.stamp)
                 self._runs.append([])
         self._runs[-1].append(row)
@@ -248,42 +387,20 @@ class Rows:
         if self._runs[-1]:
             self._runs.append([])
 
-    def episodes(self, meta: dict[str, str], problems: list[Problem]) -> list[Episode]:
-        """All runs as episodes; `problems` gets what was left out."""
-        problems += self.problems()
-        return [_stack(self._path, run, meta) for run in self.runs]
-
-    def problems(self) -> list[Problem]:
-        """What was left out, and why."""
-        problems = []
+    def runs(self, report: Report) -> list[list[Row]]:
+        """Steps in a row, no run empty. `report` gets what was left out, and why."""
         if self._dropped:
             count = sum(span.count for span in self._dropped.values())
             ordered = sorted(self._dropped.items(), key=lambda item: -item[1].count)
             reasons = ', '.join(f'{span.count} {reason} {span}' for reason, span in ordered)
-            problems.append(Problem(self._path, f'{count} of {self._steps} steps dropped: {reasons}', count))
+            report.add(f'{count} of {self._steps} steps dropped: {reasons}', count)
         for span in self._gaps.values():
-            problems.append(
-                Problem(self._path, f'split at {span.count} gaps longer than {GAP_PERIODS} control periods, {span}')
-            )
-        return problems
-
-    @property
-    def runs(self) -> list[list[Row]]:
-        """Steps in a row, no run empty."""
+            report.add(f'split at {span.count} gaps longer than {GAP_PERIODS} control periods, {span}')
         return [run for run in self._runs if run]
 
-
-def recorded_action(message: RawMessage) -> tuple[np.ndarray, str]:
-    """f32[A] of a message on `action`, and who chose it.
-
-    Raises:
-        InputError: it is damaged, or holds what no agent says.
-    """
-    decoded = decode(message.data, ACTION.type)
-    action = read_action(decoded, len(decoded.axes))
-    if len(action) and np.abs(decoded.axes).max() > 1 + ROUNDING:
-        raise InputError(f'action: expected axes in [-1, 1], got {list(decoded.axes)}')
-    return action, decoded.header.frame_id
+    def episodes(self, meta: Mapping[str, str], report: Report) -> list[Episode]:
+        """The runs as episodes; see `runs`."""
+        return [_stack(run, meta, report) for run in self.runs(report)]
 
 
 def _note(spans: dict[str, _Span], what: str, stamp: int, last: int | None = None, count: int = 1) -> None:
@@ -292,16 +409,9 @@ def _note(spans: dict[str, _Span], what: str, stamp: int, last: int | None = Non
     span.count += count
 
 
-def _stack(path: Path, rows: list[Row], meta: dict[str, str]) -> Episode:
-    """Rows to arrays. What the bag does not say of policy and mode, the first action does."""
-    meta = dict(meta)
-    try:
-        mode = parse_mode(rows[0].frame_id)
-        meta.setdefault('mode', mode.kind)
-        if mode.version is not None:
-            meta.setdefault('policy_version', str(mode.version))
-    except InputError:
-        pass  # a bag of another origin, whose actions say nothing of who chose them
+def _stack(rows: list[Row], meta: Mapping[str, str], report: Report) -> Episode:
+    """Rows to arrays. Policy and mode come from the first action where the bag does not tell them."""
+    acted = {key: value for key, value in actor_data(rows[0].frame_id).items() if value}
     steps = [row.step for row in rows]
     return Episode(
         image=np.stack([row.image for row in rows]),
@@ -312,6 +422,6 @@ def _stack(path: Path, rows: list[Row], meta: dict[str, str]) -> Episode:
         is_last=np.array([step.is_last for step in steps]),
         is_terminal=np.array([step.is_terminal for step in steps]),
         stamp=np.array([step.stamp for step in steps], np.int64),
-        meta=meta,
-        path=path,
+        meta={**acted, **meta},
+        path=report.path,
     )

@@ -1,44 +1,121 @@
-"""Reads a bag of any storage, whole or damaged: its files, its messages, and whose they are."""
+"""Reads a bag of any storage, whole or damaged: its files, its messages, and which robot it is of."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 import operator
 import re
 import sqlite3
+import stat
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import zstandard
 
 from dreamer_ros.episodes.episode import embedded_contract
-from dreamer_ros.episodes.mcap_scan import CDR, RawMessage, Store, scan_mcap
-from dreamer_ros.episodes.report import Problem, left_out
+from dreamer_ros.episodes.mcap_scan import CDR, LARGEST, RawMessage, Store, scan_mcap
+from dreamer_ros.episodes.report import Report, printable
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.schema import load_yaml
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.wire.topics import SENSOR, STEP, QoS, Topic
+from dreamer_ros.wire.definitions import decode
+from dreamer_ros.wire.topics import SENSOR, SPEC, STEP, QoS, Topic
 
 # Files of bags: MCAP and sqlite3, and either as rosbag2 compresses whole files.
 SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd')
+ZSTD = '.zstd'
+# Bytes that a compressed file may decompress to.
+LARGEST_FILE = 8 * 2**30
+# How compressed messages begin, and CDR does.
+FRAME = zstandard.FRAME_HEADER
+PLAIN = (b'\0\0', b'\0\1')
+# Stamps of ROS messages are int32 seconds: a later or a negative time is no time.
+END_OF_TIME = 2**31 * 10**9
 # Key of custom_data that tells what was lost when the bag was recovered.
 DAMAGE = 'damage'
 # Name of the MCAP metadata record that keeps custom_data where a crash can't lose it.
 CUSTOM_DATA = 'dreamer_ros'
+# Enums of rmw: numbers up to metadata version 8, words from 9 on.
+_BEST_EFFORT, _TRANSIENT_LOCAL = (2, 'best_effort'), (1, 'transient_local')
+
+
+# Files
 
 
 def partial_path(folder: Path, name: str) -> Path:
-    """Where a bag lies while it is written; hidden from `ros2 bag` and from the store."""
+    """Where a bag lies while it is written. The name is hidden from `ros2 bag` and from the replay store."""
     return folder / f'.{name}.partial'
 
 
 def is_partial(path: Path) -> bool:
-    """Whether a directory is a bag being written, or left by a crash."""
+    """Whether a directory is a bag that is being written, or was left by a crash."""
     return path.name.startswith('.') and path.name.endswith('.partial')
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a directory is a bag, with or without its metadata.yaml, rather than a folder of bags.
+
+    The files of one bag are called NAME_0.mcap, NAME_1.mcap, …, and no directory lies beside them.
+    """
+    if (path / 'metadata.yaml').exists():
+        return True
+    names = {re.sub(r'_\d+$', '', bag_name(file)) for file in bag_files(path)}
+    return len(names) == 1 and not any(entry.is_dir() and not entry.name.startswith('.') for entry in path.iterdir())
+
+
+def bag_name(path: Path) -> str:
+    """Name of a bag directory, or of a single file without its suffix. Either may have dots in it."""
+    name = path.name
+    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix) and not path.is_dir()), '')
+    return name[: len(name) - len(suffix)]
+
+
+def bag_files(path: Path, suffixes: tuple[str, ...] = SUFFIXES, report: Report | None = None) -> list[Path]:
+    """The files of a bag directory that hold messages, in order: `NAME_2.mcap` comes before `NAME_10.mcap`."""
+    files = [file for file in entries(path, report) if file.name.endswith(suffixes) and not file.is_dir()]
+    return sorted(files, key=lambda file: (len(file.name), file.name))
+
+
+def entries(folder: Path, report: Report | None = None) -> list[Path]:
+    """What lies in a folder, by name. `report` gets the entries that are left out because of `unsafe`.
+
+    Raises:
+        OSError: the folder can't be read.
+    """
+    found = []
+    for path in sorted(folder.iterdir()):
+        reason = unsafe(path, folder)
+        if not reason:
+            found.append(path)
+        elif report is not None:
+            report.add(f'{printable(path.name)} is left out: {reason}')
+    return found
+
+
+def unsafe(path: Path, folder: Path | None = None) -> str:
+    """Why a path must not be opened; '' if it may be.
+
+    A pipe or a device would hold up its reader for ever. A link could name any file of the machine.
+
+    Args:
+        folder: that links must not lead out of; None for anywhere.
+    """
+    try:
+        path.name.encode()
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            if folder is not None and not path.resolve().is_relative_to(folder.resolve()):
+                return 'it is a link that leads out of its folder'
+            mode = path.stat().st_mode
+    except UnicodeEncodeError:
+        return 'its name is not UTF-8'
+    except (OSError, RuntimeError) as error:  # a circle of links
+        return f'it can not be read ({getattr(error, "strerror", None) or error})'
+    return '' if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else 'it is neither a file nor a directory'
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -50,6 +127,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
     file = path / 'metadata.yaml'
     if not file.exists():
         raise InputError(f'{path.name}: metadata.yaml is missing')
+    reason = unsafe(file, path)
+    if reason:
+        raise InputError(f'{path.name}: metadata.yaml can not be opened: {reason}')
     content = load_yaml(file, f'{path.name}: metadata.yaml is damaged', exponents=False)
     information = content.get('rosbag2_bagfile_information') if isinstance(content, dict) else None
     if (
@@ -62,294 +142,297 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def missing_files(path: Path, information: Mapping[str, Any]) -> list[str]:
-    """Files of a bag directory that its metadata tells of, and that are not in it, compressed or not."""
+    """Files that the metadata of a bag directory names, and that are not in it, compressed or not."""
     found = {name for file in bag_files(path) for name in (file.name, file.stem)}
     return sorted({Path(str(name)).name for name in information.get('relative_file_paths') or ()} - found)
 
 
-def bag_files(path: Path) -> list[Path]:
-    """Every file of a bag directory that holds messages, of any storage, in order."""
-    return sorted((file for suffix in SUFFIXES for file in path.glob(f'*{suffix}')), key=_place)
+# Messages
 
 
-def is_bag(path: Path) -> bool:
-    """Whether a directory is a bag with or without its metadata.yaml, rather than a folder of bags: all files in it
-    are called as those of one bag are, NAME_0.mcap, NAME_1.mcap, …, and no directory is beside them.
-    """
-    if (path / 'metadata.yaml').exists():
-        return True
-    names = {re.sub(r'_\d+$', '', bag_name(file)) for file in bag_files(path)}
-    return len(names) == 1 and not any(entry.is_dir() and not entry.name.startswith('.') for entry in path.iterdir())
+class Bag:
+    """What is whole in a bag: a directory as `ros2 bag` writes it, or a single file of one.
 
+    Reads MCAP and sqlite3, any version of metadata.yaml or none, several files, and rosbag2's own compression. The
+    messages of large MCAP files stay on the disk.
 
-def bag_name(path: Path) -> str:
-    """Of a bag directory, or of a single file of one without its suffix; there may be dots in either."""
-    name = path.name
-    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix) and not path.is_dir()), '')
-    return name[: len(name) - len(suffix)]
-
-
-def mcap_files(path: Path) -> list[Path]:
-    """MCAP files of a bag directory in order: `NAME_2.mcap` comes before `NAME_10.mcap`."""
-    return sorted(path.glob('*.mcap'), key=_place)
-
-
-def _place(file: Path) -> tuple[int, str]:
-    return len(file.name), file.name
-
-
-ZSTD = '.zstd'
-# How compressed messages begin, and CDR does.
-FRAME = zstandard.FRAME_HEADER
-PLAIN = (b'\0\0', b'\0\1')
-NOT_CDR = 'not CDR of a known type'
-# How the problem begins that `recover` has dealt with.
-RECOVERED = 'recovered from damage'
-# No message is larger: what claims to be is damaged.
-LARGEST_MESSAGE = 2**30
-
-
-@dataclasses.dataclass
-class Recording:
-    """What a bag holds.
+    Args:
+        report: gets the problems; what is in it when an error is raised tells of it, too.
 
     Attributes:
         messages: in the order of the files.
-        types: of the topics, by name; of topics without messages, too.
-        custom_data: what the recorder noted.
         others: whole messages that are not CDR of a known type, which nothing here can decode.
-    """
-
-    messages: list[RawMessage]
-    types: dict[str, str]
-    custom_data: dict[str, str]
-    others: list[RawMessage] = dataclasses.field(default_factory=list)
-
-
-def load_recording(path: Path, problems: list[Problem]) -> Recording:
-    """Read a bag: a directory as `ros2 bag` writes it, or a single file of one.
-
-    MCAP and sqlite3, any version of metadata.yaml or none, several files, rosbag2's own compression.
-
-    Args:
-        problems: gets what is damaged or missing.
+        types: of the topics, by name; also of topics without messages.
+        custom_data: what the recorder noted.
+        damage: problems of the files.
+        report: these, and what else is not used.
 
     Raises:
         InputError: nothing in it can be read.
         OSError: the disk refuses.
     """
-    information: dict[str, Any] = {}
-    if path.is_dir():
+
+    def __init__(self, path: Path, report: Report | None = None):
+        self.path = Path(path)
+        self.report = Report(self.path) if report is None else report
+        self.messages: list[RawMessage] = []
+        self.others: list[RawMessage] = []
+        self.types: dict[str, str] = {}
+        self.custom_data: dict[str, str] = {}
+        self._information: dict[str, Any] = {}
+        left_out = Report(self.path)
+        for file in self._find_files(left_out):
+            try:
+                with _decompressed(file) as plain:
+                    damage = self._add_sqlite(plain) if plain.suffix == '.db3' else self._add_mcap(plain)
+            except (zstandard.ZstdError, ValueError) as error:
+                damage = [f'it can not be decompressed ({error})']
+            for sentence in damage:
+                self.report.add(f'{file.name}: {sentence}')
+        self._decompress_messages()
+        self._compare_with_metadata()
+        self.damage = list(self.report)
+        self.report += left_out
+        if DAMAGE in self.custom_data:
+            self.report.add(f'recovered from damage: {self.custom_data[DAMAGE]}')
+        self.report.left_out(self.others, 'not CDR of a known type')
+        timeless = [m for m in self.messages if not (0 <= m.time < END_OF_TIME and 0 <= m.published < END_OF_TIME)]
+        if timeless:
+            self.report.left_out(timeless, 'recorded at a time that is none (before 1970 or after 2038)')
+            gone = set(map(id, timeless))
+            self.messages = [message for message in self.messages if id(message) not in gone]
+
+    # Whose it is
+
+    @functools.cached_property
+    def contract(self) -> RobotContract | None:
+        """Contract of the robot, where the bag holds one.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        return embedded_contract(self.custom_data)
+
+    def contract_to_read_by(self, given: RobotContract | None) -> RobotContract | None:
+        """The given contract, else the bag's own; None for a bag of our own topics.
+
+        `dreamer bag import` makes bags of our own topics also of arrays and datasets of robots with a contract. They
+        name their spec.
+        """
+        if 'spec_hash' in self.custom_data and 'contract' not in self.custom_data:
+            return None
+        return given or self.contract
+
+    def find_spec(self) -> RobotSpec | None:
+        """Spec of the robot, where the bag tells it by a contract, in custom_data or on a topic.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        if self.contract is not None:
+            return self.contract.spec
+        if 'spec' in self.custom_data:
+            return RobotSpec.from_json(self.custom_data['spec'], f'custom_data of bag {self.path.name}')
+        for message in self.messages:
+            if self.types[message.topic] == SPEC.type and message.topic.rsplit('/', 1)[-1] == SPEC.name:
+                return RobotSpec.from_json(decode(message.data, SPEC.type).data, message.topic)
+        return None
+
+    def spec(self) -> RobotSpec:
+        """Spec of the robot.
+
+        Raises:
+            InputError: the bag does not tell it.
+        """
+        spec = self.find_spec()
+        if spec is None:
+            raise InputError(
+                f'bag {self.path}: expected custom_data with the spec or the contract of its robot, got '
+                f'{", ".join(self.custom_data) or "none"}; `dreamer bag import` adds them'
+            )
+        return spec
+
+    def check_spec(self, spec: RobotSpec) -> None:
+        """Raise InputError if the bag says that it is of another robot."""
+        found = self.custom_data.get('spec_hash')
+        if found is None or found == spec.hash:
+            return
         try:
-            information = read_metadata(path)
-        except InputError as error:
-            problems.append(Problem(path, str(error).split(': ', 1)[1]))
-        files = bag_files(path)
-        if not files:
-            raise InputError('no MCAP file and no sqlite3 file is in it')
-        problems += [Problem(path, f'{name} is missing') for name in missing_files(path, information)]
-    else:
-        files = [path]
-    recording = Recording([], {}, {})
-    for file in files:
-        try:
-            with _decompressed(file) as plain:
-                damage = (_add_sqlite if plain.suffix == '.db3' else _add_mcap)(plain, recording)
-        except zstandard.ZstdError as error:
-            damage = [f'it can not be decompressed ({error})']
-        problems += [Problem(path, f'{file.name}: {sentence}') for sentence in damage]
-    first = {message.topic: message for message in reversed(recording.messages)}
-    if str(information.get('compression_mode')).upper() == 'MESSAGE' or any(
-        message.data[: len(FRAME)] == FRAME for message in first.values()
-    ):
-        _decompress_messages(path, recording, problems)
-    recording.custom_data.update(
-        (str(key), str(value)) for key, value in (information.get('custom_data') or {}).items()
-    )
-    if DAMAGE in recording.custom_data:
-        problems.append(Problem(path, f'{RECOVERED}: {recording.custom_data[DAMAGE]}'))
-    expected = information.get('message_count')
-    found = len(recording.messages) + len(recording.others)
-    if isinstance(expected, int) and expected != found:
-        problems.append(
-            Problem(
-                path,
-                f'{found} of {expected} messages are whole'
-                if found < expected
-                else f'{found} messages are in it, but metadata.yaml tells of {expected}',
+            difference = spec.difference(RobotSpec.from_json(self.custom_data['spec'], 'custom_data'))
+        except (InputError, KeyError, TypeError, ValueError):
+            difference = ''
+        raise InputError(
+            f'recorded from another robot: expected spec {spec.hash}, got {found}'
+            + (f' ({difference})' if difference else '')
+        )
+
+    # What is in it
+
+    @functools.cached_property
+    def start(self) -> int:
+        """Time of recording of the first message, ns."""
+        return min(message.time for message in self.messages)
+
+    @functools.cached_property
+    def end(self) -> int:
+        """Time of recording of the last message, ns."""
+        return max(message.time for message in self.messages)
+
+    @functools.cached_property
+    def topics(self) -> dict[str, Topic]:
+        """Topics by name, with the quality of service of their first publisher where metadata.yaml tells it."""
+        offered: dict[str, QoS] = {}
+        with contextlib.suppress(InputError, KeyError, TypeError, ValueError, AttributeError, IndexError):
+            for entry in self._information['topics_with_message_count']:
+                topic = entry['topic_metadata']
+                offered[topic['name']] = _quality(topic['offered_qos_profiles'])
+        return {name: Topic(name, kind, offered.get(name, SENSOR)) for name, kind in self.types.items()}
+
+    def by_time(self, topics: Collection[str] | None = None) -> Iterator[RawMessage]:
+        """All messages, or those of some topics, in the order of their recording."""
+        for message in sorted(self.messages, key=operator.attrgetter('time')):
+            if topics is None or message.topic in topics:
+                yield message
+
+    def robots(self) -> tuple[str, ...]:
+        """Namespaces with a topic `step`, as '/sim0/'; '/' of a robot without one."""
+        return tuple(
+            sorted(
+                name[: -len(STEP.name)]
+                for name, kind in self.types.items()
+                if name.endswith(f'/{STEP.name}') and kind == STEP.type
             )
         )
-    if recording.others:
-        problems.append(Problem(path, left_out(recording.others, NOT_CDR)))
-    return recording
+
+    # Reading
+
+    def _find_files(self, left_out: Report) -> list[Path]:
+        if not self.path.is_dir():
+            reason = unsafe(self.path) if self.path.exists() else ''
+            if reason:
+                raise InputError(f'it can not be opened: {reason}')
+            return [self.path]
+        try:
+            self._information = read_metadata(self.path)
+        except InputError as error:
+            self.report.add(str(error).split(': ', 1)[1])
+        files = bag_files(self.path, report=left_out)
+        if not files:
+            raise InputError('no MCAP file and no sqlite3 file is in it')
+        for name in missing_files(self.path, self._information):
+            self.report.add(f'{name} is missing')
+        return files
+
+    def _add_mcap(self, file: Path) -> list[str]:
+        scan = scan_mcap(file, CUSTOM_DATA)
+        for message in scan.messages:
+            (self.messages if scan.topics[message.topic].is_readable else self.others).append(message)
+        self.types.update((topic.name, topic.type) for topic in scan.topics.values() if topic.is_readable)
+        self.custom_data.update(scan.custom_data)
+        return scan.damage
+
+    def _add_sqlite(self, file: Path) -> list[str]:
+        """Add rows up to the first one that can not be read."""
+        rows: list[tuple[int, int, bytes]] = []
+        topics: dict[int, tuple[str, str, str]] = {}
+        damage = []
+        try:
+            with contextlib.closing(sqlite3.connect(f'{file.absolute().as_uri()}?mode=ro', uri=True)) as database:
+                database.text_factory = lambda text: text.decode('utf-8', 'replace')
+                for number, *topic in database.execute('SELECT id, name, type, serialization_format FROM topics'):
+                    topics[number] = tuple(map(str, topic))
+                for row in database.execute('SELECT topic_id, timestamp, data FROM messages ORDER BY id'):
+                    rows.append(row)
+        except (sqlite3.Error, ValueError, MemoryError, OverflowError) as error:
+            damage.append(f'it breaks off after {len(rows)} messages ({error})')
+        strange = 0
+        for number, time, data in rows:
+            if number in topics and isinstance(time, int) and isinstance(data, bytes):
+                name, _, form = topics[number]
+                message = RawMessage(name, time, time, Store(data), 0, len(data))
+                (self.messages if form == CDR else self.others).append(message)
+            else:
+                strange += 1
+        if strange:
+            damage.append(f'{strange} rows are no messages of a known topic')
+        self.types.update((name, kind) for name, kind, form in topics.values() if form == CDR)
+        return damage
+
+    def _decompress_messages(self) -> None:
+        """Undo rosbag2's compression of single messages. metadata.yaml may tell of it or not."""
+        first = {message.topic: message for message in reversed(self.messages)}
+        if str(self._information.get('compression_mode')).upper() != 'MESSAGE' and not any(
+            message.data[: len(FRAME)] == FRAME for message in first.values()
+        ):
+            return
+        whole: list[RawMessage] = []
+        decompressor = zstandard.ZstdDecompressor()
+        for message in self.messages:
+            if message.data[:2] in PLAIN:
+                whole.append(message)
+                continue
+            with contextlib.suppress(zstandard.ZstdError, MemoryError):
+                if zstandard.frame_content_size(message.data) <= LARGEST:
+                    data = decompressor.decompress(message.data, max_output_size=LARGEST)
+                    whole.append(message._replace(store=Store(data), start=0, end=len(data)))
+        if len(whole) < len(self.messages):
+            self.report.add(f'{len(self.messages) - len(whole)} messages can not be decompressed')
+        self.messages = whole
+
+    def _compare_with_metadata(self) -> None:
+        custom_data = self._information.get('custom_data') or {}
+        self.custom_data.update((str(key), str(value)) for key, value in custom_data.items())
+        expected = self._information.get('message_count')
+        found = len(self.messages) + len(self.others)
+        if isinstance(expected, int) and found < expected:
+            self.report.add(f'{found} of {expected} messages are whole')
+        elif isinstance(expected, int) and found > expected:
+            self.report.add(f'{found} messages are in it, but metadata.yaml tells of {expected}')
+
+
+def open_bag(path: Path) -> Bag:
+    """Open a bag to look at it or to play it.
+
+    Raises:
+        InputError: no message in it can be read, or its contract is damaged. The text names the bag.
+    """
+    try:
+        bag = Bag(path)
+        bag.contract  # noqa: B018 - raises where it is damaged
+    except InputError as error:
+        raise InputError(f'bag {path}: {error}') from error
+    except OSError as error:
+        raise InputError(f'bag {path}: expected a bag that can be read ({error})') from error
+    if not bag.messages:
+        reason = f' ({bag.report[0].reason})' if bag.report else ''
+        raise InputError(f'bag {path}: expected messages in it, found none{reason}')
+    return bag
 
 
 @contextlib.contextmanager
 def _decompressed(file: Path) -> Iterator[Path]:
-    """A file without rosbag2's compression of whole files; a temporary one while it is used."""
+    """A file without rosbag2's compression of whole files: a temporary one while it is used."""
     if file.suffix != ZSTD:
         yield file
         return
     with tempfile.TemporaryDirectory(prefix='dreamer_ros-') as folder:
         plain = Path(folder, file.stem)
         with file.open('rb') as source, plain.open('wb') as target:
-            zstandard.ZstdDecompressor().copy_stream(source, target)
+            zstandard.ZstdDecompressor().copy_stream(source, _Bounded(target))
         yield plain
 
 
-def _add_mcap(file: Path, recording: Recording) -> list[str]:
-    scan = scan_mcap(file, CUSTOM_DATA)
-    for message in scan.messages:
-        (recording.messages if scan.topics[message.topic].is_readable else recording.others).append(message)
-    recording.types.update((topic.name, topic.type) for topic in scan.topics.values() if topic.is_readable)
-    recording.custom_data.update(scan.custom_data)
-    return scan.damage
+class _Bounded:
+    """A file that takes no more than `LARGEST_FILE` bytes."""
 
+    def __init__(self, file: Any):
+        self._file, self._left = file, LARGEST_FILE
 
-def _add_sqlite(file: Path, recording: Recording) -> list[str]:
-    """Rows up to the first one that can not be read."""
-    rows: list[tuple[int, int, bytes]] = []
-    topics: dict[int, tuple[str, str, str]] = {}
-    damage = []
-    try:
-        with contextlib.closing(sqlite3.connect(f'{file.absolute().as_uri()}?mode=ro', uri=True)) as database:
-            database.text_factory = lambda text: text.decode('utf-8', 'replace')
-            for number, name, kind, form in database.execute('SELECT id, name, type, serialization_format FROM topics'):
-                topics[number] = str(name), str(kind), str(form)
-            for row in database.execute('SELECT topic_id, timestamp, data FROM messages ORDER BY id'):
-                rows.append(row)
-    except (sqlite3.Error, ValueError, MemoryError, OverflowError) as error:
-        damage.append(f'it breaks off after {len(rows)} messages ({error})')
-    strange = 0
-    for number, time, data in rows:
-        if number in topics and isinstance(time, int) and isinstance(data, bytes):
-            name, _, form = topics[number]
-            message = RawMessage(name, time, time, Store(memoryview(data)), 0, len(data))
-            (recording.messages if form == CDR else recording.others).append(message)
-        else:
-            strange += 1
-    if strange:
-        damage.append(f'{strange} rows are no messages of a known topic')
-    recording.types.update((name, kind) for name, kind, form in topics.values() if form == CDR)
-    return damage
-
-
-def _decompress_messages(path: Path, recording: Recording, problems: list[Problem]) -> None:
-    """Undo rosbag2's compression of single messages, whatever metadata.yaml says of it."""
-    whole: list[RawMessage] = []
-    decompressor = zstandard.ZstdDecompressor()
-    for message in recording.messages:
-        if message.data[:2] in PLAIN:
-            whole.append(message)
-        elif (data := _plain(decompressor, message.data)) is not None:
-            whole.append(message._replace(store=Store(memoryview(data)), start=0, end=len(data)))
-    if len(whole) < len(recording.messages):
-        problems.append(Problem(path, f'{len(recording.messages) - len(whole)} messages can not be decompressed'))
-    recording.messages = whole
-
-
-def _plain(decompressor: zstandard.ZstdDecompressor, data: memoryview) -> bytes | None:
-    try:
-        if zstandard.frame_content_size(data) > LARGEST_MESSAGE:
-            return None
-        return decompressor.decompress(data, max_output_size=LARGEST_MESSAGE)
-    except (zstandard.ZstdError, MemoryError):
-        return None
-
-
-# Enums of rmw: numbers up to metadata version 8, words from 9 on.
-_BEST_EFFORT, _TRANSIENT_LOCAL = (2, 'best_effort'), (1, 'transient_local')
-
-
-class Stored(NamedTuple):
-    """A message: topic, time of recording in nanoseconds, CDR bytes."""
-
-    topic: str
-    time: int
-    data: bytes
-
-
-class OpenBag:
-    """What is whole in a bag of any storage. Large MCAP files stay on the disk.
-
-    Args:
-        path: a bag directory, or one of its files.
-
-    Attributes:
-        topics: by name, as they were offered.
-        custom_data: what the recorder noted.
-        contract: of the robot, where the bag holds one.
-        start, end: time of the first and the last message, nanoseconds.
-        problems: what is damaged or missing.
-
-    Raises:
-        InputError: nothing in it can be read.
-    """
-
-    def __init__(self, path: Path):
-        self.path = Path(path)
-        self.problems: list[Problem] = []
-        try:
-            recording = load_recording(self.path, self.problems)
-            self.custom_data = recording.custom_data
-            self.contract: RobotContract | None = embedded_contract(self.custom_data)
-        except InputError as error:
-            raise InputError(f'bag {self.path}: {error}') from error
-        except OSError as error:
-            raise InputError(f'bag {self.path}: expected a bag that can be read ({error})') from error
-        if not recording.messages:
-            reason = f' ({self.problems[0].reason})' if self.problems else ''
-            raise InputError(f'bag {self.path}: expected messages in it, found none{reason}')
-        self._messages = sorted(recording.messages, key=operator.attrgetter('time'))
-        self.start, self.end = self._messages[0].time, self._messages[-1].time
-        offered = self._offered()
-        self.topics = {name: Topic(name, kind, offered.get(name, SENSOR)) for name, kind in recording.types.items()}
-
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[Stored]:
-        """All messages by time, or those of some topics."""
-        for message in self._messages:
-            if topics is None or message.topic in topics:
-                yield Stored(message.topic, message.time, bytes(message.data))
-
-    def times(self) -> dict[str, list[int]]:
-        """When the messages of each topic were recorded, nanoseconds, increasing."""
-        times: dict[str, list[int]] = {name: [] for name in self.topics}
-        for message in self._messages:
-            times[message.topic].append(message.time)
-        return times
-
-    def robots(self) -> tuple[str, ...]:
-        """Namespaces with a topic `step`, as '/sim0/'; '/' of a robot without one."""
-        return tuple(
-            sorted(
-                topic.name[: -len(STEP.name)]
-                for topic in self.topics.values()
-                if topic.name.endswith(f'/{STEP.name}') and topic.type == STEP.type
-            )
-        )
-
-    def spec(self) -> RobotSpec:
-        """Of the robot.
-
-        Raises:
-            InputError: the bag does not say.
-        """
-        if self.contract is not None:
-            return self.contract.spec
-        if 'spec' not in self.custom_data:
-            raise InputError(
-                f'bag {self.path}: expected custom_data with the spec or the contract of its robot, got '
-                f'{", ".join(self.custom_data) or "none"}; `dreamer bag import` adds them'
-            )
-        return RobotSpec.from_json(self.custom_data['spec'], f'bag {self.path.name}')
-
-    def _offered(self) -> dict[str, QoS]:
-        """Quality of service by topic, as far as metadata.yaml tells; nothing is worth an error."""
-        try:
-            entries = [entry['topic_metadata'] for entry in read_metadata(self.path)['topics_with_message_count']]
-            return {entry['name']: _quality(entry['offered_qos_profiles']) for entry in entries}
-        except (InputError, KeyError, TypeError, ValueError, AttributeError, IndexError):
-            return {}
+    def write(self, data: bytes) -> int:
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError(f'it holds more than {LARGEST_FILE} bytes; `zstd -d` decompresses any size')
+        return self._file.write(data)
 
 
 def _quality(profiles: Any) -> QoS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.codecs import parse_mode
 
 
@@ -87,8 +89,8 @@ class Episode:
 
     @property
     def total_reward(self) -> float:
-        """Sum of rewards, in float64."""
-        return float(self.reward.sum(dtype=np.float64))
+        """Sum of rewards, exact to the last digit of a float64."""
+        return math.fsum(self.reward.tolist())
 
     @property
     def actor(self) -> str:
@@ -136,8 +138,26 @@ class EpisodeInfo:
         return cls(episode.path, len(episode), episode.total_reward, episode.complete, end, episode.meta)
 
 
+# custom_data of a bag: what it says of its robot, and of who acted
+
+
+def actor_data(frame_id: str) -> dict[str, str]:
+    """Who chose the actions, from header.frame_id of one; nothing if that does not tell."""
+    try:
+        mode = parse_mode(frame_id)
+    except InputError:
+        return {}
+    return {'mode': mode.kind, 'policy_version': '' if mode.version is None else str(mode.version)}
+
+
+def robot_data(robot: str, spec: RobotSpec, contract: RobotContract | None = None) -> dict[str, str]:
+    """The robot as it stands in custom_data: its name, its spec, and the contract that it was recorded from."""
+    data = {'task': spec.name, 'robot': robot, 'spec': spec.to_json(), 'spec_hash': spec.hash}
+    return data | (contract_data(contract) if contract is not None else {})
+
+
 def contract_data(contract: RobotContract) -> dict[str, str]:
-    """A contract as it stands in custom_data: with its hash, since nothing else tells a damaged number in it."""
+    """A contract as it stands in custom_data, with its hash: nothing else tells a damaged number in it."""
     return {'contract': contract.text, 'contract_sha256': _digest(contract.text)}
 
 

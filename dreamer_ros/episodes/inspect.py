@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import math
-import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dreamer_ros.episodes.assemble import known_return
-from dreamer_ros.episodes.bag_reader import SUFFIXES, OpenBag, is_bag, is_partial, read_metadata
+from dreamer_ros.episodes.assemble import Tally, Unusable, recorded_stamp, tally_of
+from dreamer_ros.episodes.bag_reader import SUFFIXES, is_bag, is_partial, open_bag, read_metadata
 from dreamer_ros.episodes.episode_reader import read_episodes
+from dreamer_ros.episodes.report import Regularity, Report
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.wire.codecs import Step, header_stamp, parse_mode, read_step
+from dreamer_ros.wire.codecs import Step, read_step
 from dreamer_ros.wire.definitions import decode
 from dreamer_ros.wire.fields import has_header
 from dreamer_ros.wire.topics import ACTION, STEP
@@ -224,14 +222,15 @@ def _number(value: float | None, form: str) -> str:
     return '-' if value is None else format(value, form)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class EpisodeContents:
     """One episode, or what the bag holds of it.
 
     Attributes:
         robot: namespace, '' for none.
         start: header stamp of its first step, s.
-        steps: in the bag; missing: how many more its first and last stamp have room for.
+        steps: in the bag.
+        missing: how many more steps its first and last stamp have room for.
         total_reward: sum over the steps in the bag; None where a robot has no reward.
         actors: steps by who chose their action, as in the header of `action`: `random`, `policy/12/explore`, ….
         begins, ends: whether its first and its last step are in the bag.
@@ -247,6 +246,23 @@ class EpisodeContents:
     begins: bool
     ends: bool
     terminal: bool
+
+    @classmethod
+    def of(cls, robot: str, tally: Tally) -> EpisodeContents:
+        """From what was counted."""
+        first, last = tally.first, tally.last
+        actors = Counter('unknown' if mode is None else str(mode) for mode in tally.modes)
+        return cls(
+            robot=robot.strip('/'),
+            start=first.stamp / 1e9,
+            steps=len(tally),
+            missing=tally.missing,
+            total_reward=tally.total_reward,
+            actors=dict(actors.most_common()),
+            begins=first.is_first,
+            ends=last.is_last,
+            terminal=last.is_terminal,
+        )
 
     @property
     def state(self) -> str:
@@ -316,106 +332,61 @@ class Contents:
 
 
 def read_contents(path: Path) -> Contents:
-    """Read every message of a bag once; images are not decoded.
+    """Read every message of a bag once. Images are not decoded.
 
     Raises:
         InputError: nothing in it can be read.
     """
-    bag = OpenBag(path)
+    bag = open_bag(path)
+    report = Report(bag.path, bag.report)
     regularity = {name: Regularity() for name in bag.topics}
     stamped = {name: _has_header(topic.type) for name, topic in bag.topics.items()}
-    robots = bag.robots()
-    steps: dict[str, dict[int, Step]] = {robot: {} for robot in robots}
-    actors: dict[str, dict[int, str]] = {robot: {} for robot in robots}
-    by_topic = {
-        f'{robot}{topic.name}': (robot, topic)
-        for robot in robots
-        for topic in (STEP, ACTION)
-        if f'{robot}{topic.name}' in bag.topics
-    }
-    problems = [problem.reason for problem in bag.problems]
+    steps: dict[str, dict[int, Step]] = {robot: {} for robot in bag.robots()}
+    actions: dict[str, dict[int, str]] = {robot: {} for robot in steps}
+    robot_of = {f'{robot}{topic.name}': (robot, topic) for robot in steps for topic in (STEP, ACTION)}
     unreadable: Counter = Counter()
-    for message in bag.messages():
+    for message in bag.by_time():
         try:
-            stamp = header_stamp(message.data) if stamped[message.topic] else message.time
+            stamp = recorded_stamp(message) if stamped[message.topic] else message.time
             regularity[message.topic].add(stamp, message.time)
-            robot, topic = by_topic.get(message.topic, ('', None))
+            robot, topic = robot_of.get(message.topic, ('', None))
             if topic is STEP:
                 steps[robot].setdefault(stamp, read_step(decode(message.data, STEP.type)))
-            elif topic is ACTION and bag.topics[message.topic].type == ACTION.type:
-                frame = decode(message.data, ACTION.type).header.frame_id
-                actors[robot].setdefault(stamp, frame if _is_mode(frame) else 'unknown')
-        except InputError:
+            elif topic is ACTION and bag.types[message.topic] == ACTION.type:
+                actions[robot].setdefault(stamp, decode(message.data, ACTION.type).header.frame_id)
+        except (InputError, Unusable):
             unreadable[message.topic] += 1
-    problems += [f'{count} messages on {name} cannot be read' for name, count in unreadable.items()]
-    period = _period(bag)
-    episodes = [
-        episode for robot in robots for episode in _episodes(robot, steps[robot], actors[robot], period, bag.contract)
-    ]
+    for name, count in unreadable.items():
+        report.add(f'{count} messages on {name} cannot be read')
+    spec = bag.find_spec()
+    period = None if spec is None else spec.control_period
+    episodes = []
+    for robot, found in steps.items():
+        tallies = _tallies((found[stamp] for stamp in sorted(found)), actions[robot], period, bag.contract)
+        episodes += [EpisodeContents.of(robot, tally) for tally in tallies]
     if not episodes and bag.contract is not None:  # of a robot that was teleoperated, or recorded by somebody else
-        found, more = read_episodes(bag.path, bag.contract.spec)
-        problems += [problem.reason for problem in more if problem.reason not in problems]
-        episodes = [
-            EpisodeContents(
-                '',
-                episode.stamp[0] / 1e9,
-                len(episode),
-                0,
-                known_return(episode.total_reward, bag.contract),
-                {},
-                bool(episode.is_first[0]),
-                bool(episode.is_last[-1]),
-                bool(episode.is_terminal[-1]),
-            )
-            for episode in found
-        ]
+        read, report = read_episodes(bag, spec)
+        episodes = [EpisodeContents.of('', tally_of(episode, bag.contract)) for episode in read]
     return Contents(
         bag.path,
         (bag.end - bag.start) / 1e9,
         tuple(sorted(episodes, key=lambda episode: episode.start)),
         tuple(TopicContents(name, topic.type, regularity[name]) for name, topic in sorted(bag.topics.items())),
         bag.custom_data,
-        tuple(problems),
+        tuple(problem.reason for problem in report),
     )
 
 
-def _episodes(
-    robot: str, steps: dict[int, Step], actors: dict[int, str], period: float | None, contract: RobotContract | None
-) -> list[EpisodeContents]:
+def _tallies(
+    steps: Iterable[Step], actions: Mapping[int, str], period: float | None, contract: RobotContract | None
+) -> list[Tally]:
     """Episodes of one robot, split where one begins or after one has ended."""
-    runs: list[list[Step]] = []
-    for stamp in sorted(steps):
-        step = steps[stamp]
-        if not runs or step.is_first or runs[-1][-1].is_last:
-            runs.append([])
-        runs[-1].append(step)
-    episodes = []
-    for run in runs:
-        span = (run[-1].stamp - run[0].stamp) / 1e9
-        expected = len(run) if period is None else round(span / period) + 1
-        chosen = Counter(actors[step.stamp] for step in run if step.stamp in actors and not step.is_last)
-        episodes.append(
-            EpisodeContents(
-                robot.strip('/'),
-                run[0].stamp / 1e9,
-                len(run),
-                max(0, expected - len(run)),
-                known_return(math.fsum(step.reward for step in run), contract),
-                dict(chosen.most_common()),
-                run[0].is_first,
-                run[-1].is_last,
-                run[-1].is_terminal,
-            )
-        )
-    return episodes
-
-
-def _period(bag: OpenBag) -> float | None:
-    """Seconds per step, if the bag says."""
-    try:
-        return bag.spec().control_period
-    except InputError:
-        return None
+    tallies: list[Tally] = []
+    for step in steps:
+        if not tallies or step.is_first or tallies[-1].last.is_last:
+            tallies.append(Tally(period, contract))
+        tallies[-1].add(step, actions.get(step.stamp))
+    return tallies
 
 
 def _has_header(type_name: str) -> bool:
@@ -423,105 +394,6 @@ def _has_header(type_name: str) -> bool:
         return has_header(type_name)
     except InputError:  # a type of the robot's own
         return False
-
-
-def _is_mode(text: str) -> bool:
-    try:
-        parse_mode(text)
-    except InputError:
-        return False
-    return True
-
-
-# A pause so many times as long as usual is a gap.
-GAP = 2.5
-# Intervals whose median is the usual one.
-RECENT = 25
-
-
-class Regularity:
-    """What came on one topic, told by the stamps of its messages; takes the same memory however many come.
-
-    Args:
-        late_after: s; a message that is older when it arrives counts as late.
-    """
-
-    def __init__(self, late_after: float = math.inf):
-        self._late_after = late_after
-        self._first = self._last = 0
-        self._recent: collections.deque[float] = collections.deque(maxlen=RECENT)
-        self.messages = 0
-        self.lost = 0  # that their publisher sent, but never arrived
-        self.gaps = 0
-        self.longest_gap = 0.0  # s between two messages
-        self.late = 0
-        self.unstamped = 0  # without a stamp
-        self.backwards = 0  # stamped no later than the one before
-
-    def add(self, stamp: int, arrived: int, lost: int = 0) -> None:
-        """Note a message.
-
-        Args:
-            stamp: ns, when it was measured; 0 for not known.
-            arrived: ns, on the same clock.
-            lost: how many of its publisher's messages between the one before and this one never came.
-        """
-        self.messages += 1
-        self.lost += lost
-        if stamp == 0:
-            self.unstamped += 1
-            stamp = arrived
-        elif arrived - stamp > self._late_after * 1e9:
-            self.late += 1
-        if self.messages == 1:
-            self._first = self._last = stamp
-            return
-        interval = (stamp - self._last) / 1e9
-        if interval <= 0:
-            self.backwards += 1
-            return
-        self._last = stamp
-        self.longest_gap = max(self.longest_gap, interval)
-        filled = len(self._recent) == RECENT
-        self._recent.append(interval)
-        limit = GAP * statistics.median(self._recent)
-        if filled:
-            self.gaps += interval > limit
-        else:  # what is usual is not known at the first of them
-            self.gaps = sum(each > limit for each in self._recent)
-
-    @property
-    def rate(self) -> float | None:
-        """Messages per second; None of fewer than two."""
-        return (self.messages - 1) * 1e9 / (self._last - self._first) if self._last > self._first else None
-
-    def to_dict(self) -> dict[str, int | float]:
-        """Everything that is worth a word, JSON-ready."""
-        values = {
-            'messages': self.messages,
-            'rate': self.rate and round(self.rate, 3),
-            'lost': self.lost,
-            'gaps': self.gaps,
-            'longest_gap': self.gaps and round(self.longest_gap, 4),
-            'late': self.late,
-            'unstamped': self.unstamped,
-            'backwards': self.backwards,
-        }
-        return {key: value for key, value in values.items() if value or key == 'messages'}
-
-    def __str__(self) -> str:
-        """For the log: `300 at 29.97/s, 2 lost, 1 gaps of at most 0.412 s`."""
-        text = f'{self.messages}' + (f' at {self.rate:.4g}/s' if self.rate else '')
-        if self.gaps:
-            text += f', {self.gaps} gaps of at most {self.longest_gap:.3f} s'
-        for name, count in (
-            ('lost', self.lost),
-            ('late', self.late),
-            ('without a stamp', self.unstamped),
-            ('out of order', self.backwards),
-        ):
-            text += f', {count} {name}' if count else ''
-        return text
 
 
 def align(rows: list[tuple[str, ...]], left: tuple[int, ...]) -> list[str]:

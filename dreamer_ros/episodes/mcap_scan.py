@@ -1,4 +1,4 @@
-"""What is whole in an MCAP file, however it ends."""
+"""Reads what is whole in an MCAP file, however the file ends."""
 
 from __future__ import annotations
 
@@ -11,20 +11,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import lz4.frame
 import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
 from mcap.records import Attachment, Channel, Chunk, Metadata, Schema
-from mcap.stream_reader import get_chunk_data_stream
 from mcap.writer import MCAP0_MAGIC
 
-_DAMAGE = (McapError, struct.error, ValueError, zstandard.ZstdError, MemoryError, OverflowError, EOFError, KeyError)
+# What damaged bytes provoke in the libraries that read them.
+_DAMAGE = (
+    McapError,
+    struct.error,
+    ValueError,
+    zstandard.ZstdError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    EOFError,
+    KeyError,
+)
 # Of a file whose messages take more than this, the least recently used chunks are read again when needed.
 HELD_BYTES = 256 * 2**20
+# Bytes of a chunk or a message, decompressed. One that declares more is left out: a few kB can decompress to GBs.
+LARGEST = 512 * 2**20
 CDR = 'cdr'
 _RECORD = struct.Struct('<BQ')  # opcode, length
 _MESSAGE = struct.Struct('<HIQQ')  # channel, sequence, log time, publish time
+
+
+class Oversize(ValueError):
+    """A record is larger than `LARGEST`."""
 
 
 class RawMessage(NamedTuple):
@@ -44,10 +61,10 @@ class RawMessage(NamedTuple):
 
 
 class Store:
-    """Bytes that messages are parts of, in memory."""
+    """Bytes in memory that messages are parts of."""
 
-    def __init__(self, data: memoryview):
-        self._data = data
+    def __init__(self, data: bytes | memoryview):
+        self._data = memoryview(data)
 
     def data(self) -> memoryview:
         """All of them."""
@@ -55,7 +72,7 @@ class Store:
 
 
 class _ChunkStore:
-    """A chunk of a file too large to be held in memory: read again where it has been forgotten."""
+    """A chunk of a file. Only the chunks that were used last are in memory."""
 
     def __init__(self, path: Path, start: int, end: int, recent: _Recent):
         self._path, self._start, self._end, self._recent = path, start, end, recent
@@ -65,12 +82,34 @@ class _ChunkStore:
         return self._recent.get(self)
 
     def read(self) -> memoryview:
-        """The same from the file."""
+        """The same, from the file.
+
+        Raises:
+            Oversize: it is larger than `LARGEST`.
+            ValueError, zstandard.ZstdError, RuntimeError: it is damaged.
+        """
         with self._path.open('rb') as file:
             file.seek(self._start)
             chunk = Chunk.read(_fields(file.read(self._end - self._start)))
-        stream, _ = get_chunk_data_stream(chunk, validate_crc=True)
-        return memoryview(stream.read(chunk.uncompressed_size))
+        data = _decompress(chunk)
+        if chunk.uncompressed_crc and chunk.uncompressed_crc != zlib.crc32(data):
+            raise ValueError('its CRC does not fit')
+        return memoryview(data)
+
+
+def _decompress(chunk: Chunk) -> bytes:
+    is_zstd = chunk.compression == 'zstd'
+    # The decompressor allocates what the frame declares, whatever limit it is given.
+    size = max(chunk.uncompressed_size, zstandard.frame_content_size(chunk.data) if is_zstd else 0)
+    if size > LARGEST:
+        raise Oversize(f'it declares {size} bytes, and at most {LARGEST} are read')
+    if is_zstd:
+        return zstandard.ZstdDecompressor().decompress(chunk.data, max_output_size=size)
+    if chunk.compression == 'lz4':
+        return lz4.frame.LZ4FrameDecompressor().decompress(chunk.data, max_length=size)
+    if chunk.compression:
+        raise ValueError(f'its compression {chunk.compression} is not known')
+    return chunk.data
 
 
 class _Recent:
@@ -127,10 +166,11 @@ class Scan:
     Attributes:
         topics: by name.
         messages: of all whole chunks, in file order.
-        custom_data: what our writer put at the head of the file.
-        metadata: what other writers noted.
-        attachments: where they are, see `StoredAttachment.read`.
-        damage: what is wrong with the file, one phrase each; empty for a whole file.
+        custom_data: as our writer puts it at the head of the file.
+        metadata: the records of other writers.
+        attachments: see `StoredAttachment.read`.
+        damage: what is wrong with the file, one phrase each. Empty for a whole file.
+        has_oversize: whether some of it was left out because it is larger than `LARGEST`.
     """
 
     topics: dict[str, RawTopic]
@@ -139,6 +179,7 @@ class Scan:
     metadata: list[Metadata]
     attachments: list[StoredAttachment]
     damage: list[str]
+    has_oversize: bool = False
 
 
 class StoredAttachment(NamedTuple):
@@ -168,15 +209,15 @@ class StoredAttachment(NamedTuple):
         return attachment
 
 
-# A message before the name of its topic is known: channel, and what RawMessage holds.
+# A message before the name of its topic is known: its channel, and the rest of RawMessage.
 _Found = tuple[int, int, int, Store | _ChunkStore, int, int]
 _NO_SCHEMA = Schema(data=b'', encoding='', id=0, name='')
-# Records outside of chunks that say something.
+# Records outside of chunks that are read besides messages.
 _SMALL = {Opcode.SCHEMA: Schema, Opcode.CHANNEL: Channel, Opcode.METADATA: Metadata}
 
 
 def scan_mcap(path: Path, metadata_name: str) -> Scan:
-    """Read every whole chunk of an MCAP file; damage is told, never raised.
+    """Read every whole chunk of an MCAP file. Damage is noted in the result, never raised.
 
     Args:
         path: the file.
@@ -192,22 +233,27 @@ def scan_mcap(path: Path, metadata_name: str) -> Scan:
     metadata: list[Metadata] = []
     attachments: list[StoredAttachment] = []
     damage: list[str] = []
+    has_oversize = False
     size = path.stat().st_size
     recent = _Recent()
     with path.open('rb') as stream:
         try:
             for opcode, start, end in _records(stream, size):
-                if opcode == Opcode.CHUNK:
+                if end - start > LARGEST and (opcode in (Opcode.CHUNK, Opcode.MESSAGE) or opcode in _SMALL):
+                    damage.append(f'a record at byte {start} has {end - start} bytes, and at most {LARGEST} are read')
+                    has_oversize = True
+                elif opcode == Opcode.CHUNK:
                     chunk = _ChunkStore(path, start, end, recent)
-                    # A chunk that is damaged must not hide those behind it.
+                    # A damaged chunk must not hide those behind it.
                     try:
                         data = chunk.read()
                         found += _read_chunk(data, chunk, schemas, channels)
                         recent.add(chunk, data)
                     except _DAMAGE as error:
                         damage.append(f'a chunk at byte {start} is damaged ({_phrase(error)})')
+                        has_oversize |= isinstance(error, Oversize)
                 elif opcode == Opcode.MESSAGE:
-                    store = Store(memoryview(stream.read(end - start)))
+                    store = Store(stream.read(end - start))
                     found.append(_message(store.data(), store, 0, end - start))
                 elif opcode in _SMALL:
                     record = _SMALL[opcode].read(_fields(stream.read(end - start)))
@@ -223,8 +269,8 @@ def scan_mcap(path: Path, metadata_name: str) -> Scan:
                     attachments.append(StoredAttachment(path, start, end))
         except _DAMAGE as error:
             damage.append(f'it breaks off at byte {stream.tell()} of {size} ({_phrase(error)})')
-    # The summary at the end of the file repeats what a damaged chunk would have said; the first word counts,
-    # because chunks are checked by their CRC.
+    # The summary at the end of the file repeats schemas and channels. Those of the chunks count where both are
+    # there, because chunks are checked by their CRC.
     topics = {}
     for number, channel in channels.items():
         schema = schemas.get(channel.schema_id, _NO_SCHEMA)
@@ -240,7 +286,15 @@ def scan_mcap(path: Path, metadata_name: str) -> Scan:
     messages = [RawMessage(topics[number].name, *rest) for number, *rest in found if number in topics]
     if len(messages) < len(found):
         damage.append(f'{len(found) - len(messages)} messages are of channels that nothing in it describes')
-    return Scan({topic.name: topic for topic in topics.values()}, messages, custom_data, metadata, attachments, damage)
+    return Scan(
+        {topic.name: topic for topic in topics.values()},
+        messages,
+        custom_data,
+        metadata,
+        attachments,
+        damage,
+        has_oversize,
+    )
 
 
 def _records(stream: BinaryIO, size: int) -> Iterator[tuple[int, int, int]]:
@@ -274,7 +328,7 @@ def _message(data: memoryview, store: Store | _ChunkStore, start: int, end: int)
 def _read_chunk(
     data: memoryview, store: _ChunkStore, schemas: dict[int, Schema], channels: dict[int, Channel]
 ) -> list[_Found]:
-    """Messages of a chunk; all or, when it is damaged, none."""
+    """All messages of a chunk."""
     messages = []
     for opcode, start, end in _split(data):
         if opcode == Opcode.MESSAGE:

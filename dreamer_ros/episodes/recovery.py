@@ -7,23 +7,20 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dreamer_ros.episodes.assemble import Actors, return_data
+from dreamer_ros.episodes.assemble import Tally
 from dreamer_ros.episodes.bag_reader import (
     CUSTOM_DATA,
     DAMAGE,
-    NOT_CDR,
-    RECOVERED,
+    Bag,
     bag_files,
+    entries,
     is_bag,
     is_partial,
-    load_recording,
-    mcap_files,
     read_metadata,
 )
 from dreamer_ros.episodes.bag_writer import McapFile, lock_directory, publish, write_metadata
 from dreamer_ros.episodes.episode import embedded_contract
-from dreamer_ros.episodes.mcap_scan import RawTopic, Scan, scan_mcap
-from dreamer_ros.episodes.report import Problem, left_out
+from dreamer_ros.episodes.mcap_scan import LARGEST, RawTopic, Scan, scan_mcap
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.wire.codecs import read_step, stamp_to_ns
@@ -58,10 +55,12 @@ def recover(path: Path) -> Path | None:
 
 
 def _recover(path: Path, name: str) -> Path:
-    sources = mcap_files(path)
+    sources = bag_files(path, ('.mcap',))
     scans = [scan_mcap(source, CUSTOM_DATA) for source in sources]
     if not any(scan.messages for scan in scans):
         raise InputError(f'episode bag {path}: nothing to recover, no complete chunk of messages is in it')
+    if any(scan.has_oversize for scan in scans):  # its file would be deleted with what is left out
+        raise InputError(f'episode bag {path}: not recovered, it holds a record of more than {LARGEST} bytes')
     target = path.parent / name
     if target != path and target.exists():
         raise InputError(f'episode bag {path}: {target.name} exists already')
@@ -113,27 +112,18 @@ def _damage(path: Path, scans: list[Scan]) -> list[str]:
 
 
 def _tally(scans: Iterable[Scan], contract: RobotContract | None) -> dict[str, str]:
-    """Length, return and who acted of what was recovered, as far as it holds step messages and actions."""
-    rewards: dict[int, float] = {}
-    actors: dict[int, str] = {}
+    """Length, return and who acted, as far as step messages and actions were recovered."""
+    tally = Tally(contract=contract)
     for scan in scans:
         for message in scan.messages:
-            type_name, name = scan.topics[message.topic].type, message.topic.rsplit('/', 1)[-1]
+            kind = message.topic.rsplit('/', 1)[-1], scan.topics[message.topic].type
             with contextlib.suppress(InputError):
-                if (name, type_name) == (STEP.name, STEP.type):
-                    step = read_step(decode(message.data, STEP.type))
-                    rewards.setdefault(step.stamp, step.reward)
-                elif (name, type_name) == (ACTION.name, ACTION.type):
+                if kind == (STEP.name, STEP.type):
+                    tally.add(read_step(decode(message.data, STEP.type)))
+                elif kind == (ACTION.name, ACTION.type):
                     header = decode(message.data, ACTION.type).header
-                    actors.setdefault(stamp_to_ns(header.stamp), header.frame_id)
-    if not rewards:
-        return {}
-    acted = Actors.named(actors.values())
-    return {
-        'length': str(len(rewards)),
-        **return_data(sum(rewards.values()), contract),
-        **(acted.data() if acted.modes else {}),
-    }
+                    tally.add_action(stamp_to_ns(header.stamp), header.frame_id)
+    return tally.data() if len(tally) else {}
 
 
 def recover_all(path: Path) -> Iterator[tuple[Path, str, bool]]:
@@ -147,7 +137,7 @@ def recover_all(path: Path) -> Iterator[tuple[Path, str, bool]]:
     """
     if not path.is_dir():
         raise InputError(f'{path}: expected a bag or a folder of bags, but there is no such directory')
-    bags = [path] if _is_bag(path) else [entry for entry in sorted(path.iterdir()) if _is_bag(entry)]
+    bags = [path] if _is_bag(path) else [entry for entry in entries(path) if _is_bag(entry)]
     if not bags:
         raise InputError(f'{path}: expected a bag or a folder of bags, found none')
     for bag in bags:
@@ -160,27 +150,26 @@ def _is_bag(path: Path) -> bool:
     )
 
 
-def _recovered(bag: Path) -> tuple[str, bool]:
-    damage: list[Problem] = []
+def _recovered(path: Path) -> tuple[str, bool]:
+    """What became of a bag, and whether it can be used now."""
     try:
-        recording = load_recording(bag, damage)
-        messages = len(recording.messages) + len(recording.others)
-        sound = left_out(recording.others, NOT_CDR)
-        damage = [problem for problem in damage if problem.reason != sound and not problem.reason.startswith(RECOVERED)]
-        if not is_partial(bag) and not damage:
+        bag = Bag(path)
+        messages = len(bag.messages) + len(bag.others)
+        if not is_partial(path) and not bag.damage:
             return f'is whole, {messages} messages', True
-        if not mcap_files(bag) and bag_files(bag):
+        files = bag_files(path)
+        if not any(file.suffix == '.mcap' for file in files):
             return (
                 f'holds {messages} messages in files that only MCAP bags are recovered from; `dreamer bag import` '
                 'reads them as they are'
             ), False
-        found = recover(bag)
+        found = recover(path)
     except InputError as error:
         return str(error), False
     except OSError as error:
         return f'can not be read ({error.strerror or error})', False
     if found is None:
         return 'is being written', True
-    reasons = '; '.join(problem.reason for problem in damage)
-    name = '' if found == bag else f' as {found.name}'
+    reasons = '; '.join(problem.reason for problem in bag.damage)
+    name = '' if found == path else f' as {found.name}'
     return f'{messages} messages recovered{name}' + (f' ({reasons})' if reasons else ''), True

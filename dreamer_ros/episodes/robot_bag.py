@@ -12,22 +12,20 @@ import bisect
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from dreamer_ros.episodes.assemble import Row, Rows, Unusable, recorded_action
-from dreamer_ros.episodes.bag_reader import Recording, bag_name
-from dreamer_ros.episodes.episode import Episode
+from dreamer_ros.episodes.assemble import Assembler, Row, Unusable, recorded_action, recorded_stamp
+from dreamer_ros.episodes.bag_reader import Bag, bag_name
 from dreamer_ros.episodes.labels import Label, Labels
 from dreamer_ros.episodes.mcap_scan import RawMessage
-from dreamer_ros.episodes.report import Problem, left_out, when
+from dreamer_ros.episodes.report import Report, when
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.robot.sensing import Sensed, Sensing
-from dreamer_ros.wire.codecs import AGE_PREFIX, Step, header_stamp, read_step
+from dreamer_ros.wire.codecs import AGE_PREFIX, Step, read_step
 from dreamer_ros.wire.definitions import decode
 from dreamer_ros.wire.fields import has_header
 from dreamer_ros.wire.topics import ACTION, STEP, Topic
@@ -78,60 +76,48 @@ class RobotTracks:
     step: Track | None
     action: Track | None
 
-
-class Tick:
-    """A step before its messages are decoded: what was used, and what is known of it."""
-
-    __slots__ = ('stamp', 'scalars', 'ages')
-
-    def __init__(self, stamp: int, scalars: Step | None, ages: Mapping[str, int]):
-        self.stamp, self.scalars, self.ages = stamp, scalars, ages
+    @property
+    def span(self) -> tuple[int, int]:
+        """Stamps of the first and of the last message that is observed."""
+        observed = self.observed.values()
+        return min(track.stamps[0] for track in observed), max(track.stamps[-1] for track in observed)
 
 
-def robot_episodes(
-    path: Path, recording: Recording, contract: RobotContract, labels: Labels | None, problems: list[Problem]
-) -> list[Episode]:
-    """Every robot's episodes in a bag.
+class Tick(NamedTuple):
+    """A step before its messages are decoded: its scalars, and the ages of the messages that were used, ns by topic."""
+
+    scalars: Step
+    ages: Mapping[str, int]
+
+
+def robot_rows(
+    bag: Bag, contract: RobotContract, labels: Labels | None, report: Report
+) -> Iterator[tuple[RobotTracks, Assembler]]:
+    """Messages and steps of every robot in a bag.
 
     Args:
         labels: with them, only labelled times become episodes.
-        problems: gets what could not be used.
+        report: gets what could not be used.
 
     Raises:
         InputError: the bag is of no use at all.
     """
-    return [
-        episode
-        for _, rows in robot_rows(path, recording, contract, labels, problems)
-        for episode in rows.episodes(recording.custom_data, problems)
-    ]
-
-
-def robot_rows(
-    path: Path, recording: Recording, contract: RobotContract, labels: Labels | None, problems: list[Problem]
-) -> Iterator[tuple[RobotTracks, Rows]]:
-    """Every robot's messages and steps; see `robot_episodes`."""
     useless: list[tuple[str, InputError]] = []
-    robots = robot_tracks(path, recording, contract, problems)
+    robots = _robot_tracks(bag, contract, report)
     for tracks in robots:
         try:
-            rows = (
-                _recorded(path, tracks, contract, labels, problems)
-                if tracks.step is not None
-                else _laid(path, tracks, contract, labels, problems)
-            )
+            rows = (_lay if tracks.step is None else _recorded)(tracks, contract, labels, report)
         except InputError as error:  # others in the bag may be of use
             useless.append((tracks.namespace, error))
             continue
         yield tracks, rows
     if len(useless) == len(robots):
         raise useless[0][1]
-    problems += [Problem(path, f'robot {namespace}: {error}') for namespace, error in useless]
+    for namespace, error in useless:
+        report.add(f'robot {namespace}: {error}')
 
 
-def robot_tracks(
-    path: Path, recording: Recording, contract: RobotContract, problems: list[Problem]
-) -> list[RobotTracks]:
+def _robot_tracks(bag: Bag, contract: RobotContract, report: Report) -> list[RobotTracks]:
     """Sort the messages of a bag by robot (namespace), topic and stamp.
 
     Raises:
@@ -139,95 +125,77 @@ def robot_tracks(
     """
     wanted = {topic.name: topic for topic in (*contract.topics, contract.command_topic, STEP, ACTION)}
     place: dict[str, tuple[str, Topic]] = {}
-    for name, type_name in recording.types.items():
+    for name, type_name in bag.types.items():
         for topic in wanted.values():
             if name == topic.name or not topic.name.startswith('/') and name.endswith(f'/{topic.name}'):
                 if type_name != topic.type:
                     raise InputError(f'topic {name}: expected {topic.type}, as {contract.source} says, got {type_name}')
                 place[name] = (name[: -len(topic.name)], topic)
-    found: dict[str, dict[str, list[tuple[int, RawMessage]]]] = defaultdict(lambda: defaultdict(list))
-    names: dict[tuple[str, str], str] = {}
-    short: Counter = Counter()
-    unstamped: Counter = Counter()
     by_header = {
         topic.name: (contract.stamps == 'header' or topic in (STEP, ACTION)) and has_header(topic.type)
         for topic in wanted.values()
     }
     by_header[contract.command_topic.name] = False  # many leave it empty
-    for message in recording.messages:
+    found: dict[str, dict[str, list[tuple[int, RawMessage]]]] = defaultdict(lambda: defaultdict(list))
+    stampless: Counter = Counter()
+    for message in bag.messages:
         if message.topic in place:
             namespace, topic = place[message.topic]
             try:
-                stamp = header_stamp(message.data) if by_header[topic.name] else message.published
-            except InputError:
-                short[message.topic] += 1
-                continue
-            if stamp == 0:
-                unstamped[message.topic] += 1
-                continue
-            found[namespace][topic.name].append((stamp, message))
-            names[namespace, topic.name] = message.topic
+                stamp = recorded_stamp(message) if by_header[topic.name] else message.published
+                if stamp == 0:
+                    raise Unusable('hold no stamp; with `stamps: receive` the contract needs none')
+                found[namespace][topic.name].append((stamp, message))
+            except Unusable as reason:
+                stampless[message.topic, str(reason)] += 1
     for topics in found.values():
         for name, messages in topics.items():
-            topics[name] = _with_sound_stamps(path, name, messages, problems)
-    problems += [
-        Problem(path, f'{count} messages on {name} are too short to hold a stamp') for name, count in short.items()
-    ]
-    problems += [
-        Problem(path, f'{count} messages on {name} hold no stamp; with `stamps: receive` the contract needs none')
-        for name, count in unstamped.items()
-    ]
+            topics[name] = _with_sound_stamps(messages, report)
+    for (name, reason), count in stampless.items():
+        report.add(f'{count} messages on {name} {reason}')
     shared = found.pop('', {}) if len(found) > 1 else {}  # topics with absolute names in the contract
     robots: list[RobotTracks] = []
-    blind = []  # names of topics of namespaces without anything to observe
+    blind: set[str] = set()  # names of topics of namespaces without anything to observe
     for namespace, topics in found.items():
         tracks = {
-            name: _track(path, names.get((namespace, name)) or names['', name], wanted[name].type, messages, problems)
+            name: _track(wanted[name].type, messages, report)
             for name, messages in {**shared, **topics}.items()
+            if messages
         }
         observed = {topic.name: tracks[topic.name] for topic in contract.topics if topic.name in tracks}
         if observed:
             command, step, action = (tracks.get(name) for name in (contract.command_topic.name, STEP.name, ACTION.name))
             robots.append(RobotTracks(namespace, observed, command, step, action))
         else:
-            blind += [track.name for track in tracks.values()]
+            blind.update(track.name for track in tracks.values())
     if not robots:
-        topics = ', '.join(sorted({message.topic for message in recording.messages})) or 'no messages'
+        topics = ', '.join(sorted({message.topic for message in bag.messages})) or 'no messages'
         expected = ', '.join(topic.name for topic in contract.topics)
         raise InputError(f'none of the topics {expected} of {contract.source} are in it, but {topics}')
-    for what, names in (
-        ('of robots without anything to observe', blind),
-        ('not of this robot', recording.types.keys() - place.keys()),
-    ):
-        sentence = left_out((message for message in recording.messages if message.topic in names), what)
-        problems += [Problem(path, sentence)] if sentence else []
+    others = bag.types.keys() - place.keys()
+    report.left_out((m for m in bag.messages if m.topic in blind), 'of robots without anything to observe')
+    report.left_out((m for m in bag.messages if m.topic in others), 'not of this robot')
     return robots
 
 
-def _with_sound_stamps(
-    path: Path, name: str, messages: list[tuple[int, RawMessage]], problems: list[Problem]
-) -> list[tuple[int, RawMessage]]:
-    """Without those whose stamp lies far from where their neighbours' do, measured by their publication."""
+def _with_sound_stamps(messages: list[tuple[int, RawMessage]], report: Report) -> list[tuple[int, RawMessage]]:
+    """The messages of a topic whose delay, from stamp to publication, is like that of their neighbours."""
     if len(messages) < 3:
         return messages
     delays = np.array([message.published - stamp for stamp, message in messages], np.float64)
     neighbours = np.lib.stride_tricks.sliding_window_view(np.pad(delays, 2, mode='reflect'), 5)
     sound = np.abs(delays - np.median(neighbours, axis=1)) < STRAY
     if not sound.all():
-        problems.append(
-            Problem(
-                path,
-                f'{(~sound).sum()} of {len(messages)} messages on {name} have stamps that are '
-                f'more than {STRAY // 10**9} s off',
-            )
+        report.add(
+            f'{(~sound).sum()} of {len(messages)} messages on {messages[0][1].topic} have stamps that are more than '
+            f'{STRAY // 10**9} s off'
         )
     return [entry for entry, is_sound in zip(messages, sound) if is_sound]
 
 
-def _track(
-    path: Path, name: str, type_name: str, messages: list[tuple[int, RawMessage]], problems: list[Problem]
-) -> Track:
-    """In order of stamps, repeats of a message left out."""
+def _track(type_name: str, messages: list[tuple[int, RawMessage]], report: Report) -> Track:
+    """The messages of a topic in order of stamps, without repeats."""
+    name = messages[-1][1].topic
     ordered: list[tuple[int, RawMessage]] = []
     doubtful = 0
     for stamp, message in sorted(messages, key=lambda item: (item[0], item[1].time)):
@@ -237,9 +205,7 @@ def _track(
             ordered.append((stamp, message))
             doubtful += 1
     if doubtful:
-        problems.append(
-            Problem(path, f'{doubtful} of {len(messages)} messages on {name} have the stamp of another one')
-        )
+        report.add(f'{doubtful} of {len(messages)} messages on {name} have the stamp of another one')
     return Track(name, type_name, [stamp for stamp, _ in ordered], [message for _, message in ordered])
 
 
@@ -255,14 +221,14 @@ class _Observer:
         self._bad: dict[str, str] = {}  # topics whose newest message can not be decoded
 
     def exactly(self, tick: Tick) -> Sensed:
-        """What the agent saw at a tick.
+        """What a recorded agent saw.
 
         Raises:
             Unusable: a message that it used is missing or damaged.
         """
         for topic, age in tick.ages.items():
             track = self._tracks.get(topic)
-            messages = track.at(tick.stamp - age) if track else []
+            messages = track.at(tick.scalars.stamp - age) if track else []
             if not messages:
                 raise Unusable(f'without the message on {topic} that the agent used')
             # Joints may come from several publishers at once; messages of one length are of one publisher.
@@ -279,7 +245,7 @@ class _Observer:
         for topic in self._used:
             if topic not in tick.ages:
                 raise Unusable(f'without the age of what came on {topic}')
-        sensed = self._observe(tick.stamp)
+        sensed = self._observe(tick.scalars.stamp)
         for topic, age in tick.ages.items():
             if sensed.ages.get(topic) != age:  # it was left out, so that an older one still counts
                 raise Unusable(f'with a message on {topic} that lacks what the contract reads')
@@ -323,47 +289,53 @@ class _Observer:
         return sensed
 
 
-def _recorded(
-    path: Path, tracks: RobotTracks, contract: RobotContract, labels: Labels | None, problems: list[Problem]
-) -> Rows:
-    """The steps of a recorded agent; with labels those that are labelled, with rewards and ends as the labels say."""
+def _recorded(tracks: RobotTracks, contract: RobotContract, labels: Labels | None, report: Report) -> Assembler:
+    """The steps of a recorded agent. With labels only those that are labelled, with the labels' rewards and ends."""
     stray = len(set(tracks.action.stamps if tracks.action else ()) - set(tracks.step.stamps))
     if stray:
-        problems.append(Problem(path, f'{stray} actions answer no step in the bag'))
-    rows = Rows(path, contract.spec.control_period)
+        report.add(f'{stray} actions answer no step in the bag')
+    rows = Assembler(contract.spec.control_period)
     observer = _Observer(tracks, contract)
     size = len(contract.spec.action)
-    labelled = _labelled(path, tracks, labels.of(bag_name(path), *_span(tracks)), problems) if labels else {}
-    if labels and not labelled:
-        raise InputError(f'{labels.source} has no episode of it')
+    labelled = _labelled(tracks, _labels_of(labels, tracks, report), report) if labels else {}
     for stamp, message in zip(tracks.step.stamps, tracks.step.messages):
-        if len(tracks.step.at(stamp)) > 1:
-            rows.drop(stamp, Unusable('with different step scalars of one stamp'))
-            continue
         try:
-            tick = _tick(decode(message.data, STEP.type))
-        except InputError:
-            rows.drop(stamp, Unusable('with bad step scalars'))
-            continue
-        scalars = labelled.get(stamp) if labels else tick.scalars
-        if scalars is None:
-            continue
-        try:
+            if len(tracks.step.at(stamp)) > 1:
+                raise Unusable('with different step scalars of one stamp')
+            tick = _tick(message)
+            scalars = labelled.get(stamp) if labels else tick.scalars
+            if scalars is None:
+                continue
             sensed = observer.exactly(tick) if tick.ages else observer.newest(stamp)
-            action, frame_id = _answer(tracks.action, stamp, size, scalars.is_last)
+            actions = tracks.action.at(stamp) if tracks.action else []
+            if len(actions) > 1 or not actions and not scalars.is_last:
+                raise Unusable('with different actions of one stamp' if actions else 'without an action')
+            action, frame_id = recorded_action(actions[0] if actions else None, size)
             rows.add(Row(sensed.image, sensed.vector, action, scalars, frame_id, sensed.ages))
         except Unusable as reason:
             rows.drop(stamp, reason)
     return rows
 
 
-def _labelled(path: Path, tracks: RobotTracks, wanted: list[Label], problems: list[Problem]) -> dict[int, Step]:
-    """The scalars of the labelled ticks, by stamp: the first one of a label begins an episode, its last one ends it."""
+def _labels_of(labels: Labels, tracks: RobotTracks, report: Report) -> list[Label]:
+    """The labelled episodes of a bag.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = labels.of(bag_name(report.path), *tracks.span)
+    if not found:
+        raise InputError(f'{labels.source} has no episode of it')
+    return found
+
+
+def _labelled(tracks: RobotTracks, wanted: list[Label], report: Report) -> dict[int, Step]:
+    """Scalars of the labelled ticks, by stamp. The first tick of a label begins an episode, its last one ends it."""
     found = {}
     for label in wanted:
         stamps = [stamp for stamp in tracks.step.stamps if label.start <= stamp <= label.end]
         if not stamps:
-            problems.append(Problem(path, f'no step is in the labelled episode {when(label.start, label.end)}'))
+            report.add(f'no step is in the labelled episode {when(label.start, label.end)}')
         for before, stamp in zip([0, *stamps], stamps):
             is_first, is_last = stamp == stamps[0], stamp == stamps[-1]
             reward = 0.0 if is_first else label.reward(before, stamp, is_last)
@@ -371,71 +343,49 @@ def _labelled(path: Path, tracks: RobotTracks, wanted: list[Label], problems: li
     return found
 
 
-def _span(tracks: RobotTracks) -> tuple[int, int]:
-    """Stamps of the first and of the last message that is observed."""
-    observed = tracks.observed.values()
-    return min(track.stamps[0] for track in observed), max(track.stamps[-1] for track in observed)
-
-
-def _tick(message: Any) -> Tick:
-    scalars = read_step(message)
+def _tick(message: RawMessage) -> Tick:
+    try:
+        decoded = decode(message.data, STEP.type)
+        scalars = read_step(decoded)
+    except InputError as error:
+        raise Unusable('with bad step scalars') from error
     ages = {
         name[len(AGE_PREFIX) :]: int(value)
-        for name, value in zip(message.name, message.position)
+        for name, value in zip(decoded.name, decoded.position)
         if name.startswith(AGE_PREFIX) and np.isfinite(value)
     }
-    return Tick(scalars.stamp, scalars, ages)
+    return Tick(scalars, ages)
 
 
-def _answer(actions: Track | None, stamp: int, size: int, is_last: bool) -> tuple[np.ndarray, str]:
-    """The action of a recorded agent, and who chose it."""
-    messages = actions.at(stamp) if actions else []
-    if not messages and is_last:
-        return np.zeros(size, np.float32), ''
-    if len(messages) != 1:
-        raise Unusable('with different actions of one stamp' if messages else 'without an action')
-    [message] = messages
-    try:
-        action, frame_id = recorded_action(message)
-    except InputError as error:
-        raise Unusable('with a bad action') from error
-    if len(action) != size:
-        raise Unusable(f'with an action of {len(action)} axes instead of {size}')
-    return action, frame_id
-
-
-def _laid(
-    path: Path, tracks: RobotTracks, contract: RobotContract, labels: Labels | None, problems: list[Problem]
-) -> Rows:
+def _lay(tracks: RobotTracks, contract: RobotContract, labels: Labels | None, report: Report) -> Assembler:
     """Steps at the contract's rate, from the first message to the last."""
     if tracks.command is None:
         raise InputError(f'no messages on {contract.command_topic.name} are in it, which the actions come from')
     if labels is None and contract.reward is None:
-        problems.append(Problem(path, f'all rewards are 0: {contract.source} has no reward, and there are no labels'))
-    begin, end = _span(tracks)
-    wanted = labels.of(bag_name(path), begin, end) if labels else [Label(begin, end + 1, False, ())]
-    if not wanted:
-        raise InputError(f'{labels.source} has no episode of it')
-    rows = Rows(path, contract.spec.control_period)
+        report.add(f'all rewards are 0: {contract.source} has no reward, and there are no labels')
+    rows = Assembler(contract.spec.control_period)
     observer = _Observer(tracks, contract)
     commanded = _Commanded(tracks, contract)
-    for label in wanted:
-        _lay(rows, label, labels is not None, observer, commanded, contract)
+    begin, end = tracks.span
+    for label in _labels_of(labels, tracks, report) if labels else [Label(begin, end + 1, False, ())]:
+        _lay_span(rows, label, labels is not None, observer, commanded, contract)
     if commanded.beyond:
-        problems.append(
-            Problem(
-                path,
-                f'{commanded.beyond} actions are at the limits of {contract.source}, because the '
-                'commands that they come from are beyond',
-            )
+        report.add(
+            f'{commanded.beyond} actions are at the limits of {contract.source}, because the commands that they come '
+            'from are beyond'
         )
     return rows
 
 
-def _lay(
-    rows: Rows, label: Label, is_labelled: bool, observer: _Observer, commanded: _Commanded, contract: RobotContract
+def _lay_span(
+    rows: Assembler,
+    label: Label,
+    is_labelled: bool,
+    observer: _Observer,
+    commanded: _Commanded,
+    contract: RobotContract,
 ) -> None:
-    """The steps of a span of time. Without labels it is one after another of what the contract calls an episode."""
+    """The steps of a span of time. A label is one episode; without labels the contract says where episodes end."""
     period = contract.period_ns
     count = 0  # steps of the episode before this one
     is_first = True

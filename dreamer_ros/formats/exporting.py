@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from dreamer_ros.episodes.bag_reader import bag_name, load_recording
+from dreamer_ros.episodes.bag_reader import Bag, bag_name
 from dreamer_ros.episodes.episode import Episode
-from dreamer_ros.episodes.episode_reader import recorded_episodes
+from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
 from dreamer_ros.formats.importing import recorded_spec
@@ -24,18 +24,14 @@ def read_bag(bag: Path, folder: Path) -> tuple[RobotSpec, list[Episode], list[Pr
     Raises:
         InputError: nobody tells the robot, or nothing in the bag can be read.
     """
-    problems: list[Problem] = []
     try:
-        recording = load_recording(bag, problems)
-        spec = recorded_spec(recording, folder)
+        opened = Bag(bag)
+        spec = recorded_spec(opened, folder)
     except InputError as error:
         raise InputError(f'{bag}: {error}') from error
     except OSError as error:
         raise InputError(f'{bag}: it can not be read ({error.strerror or error})') from error
-    try:
-        return spec, recorded_episodes(bag, recording, spec, problems), problems
-    except InputError as error:
-        return spec, [], [*problems, Problem(bag, str(error))]
+    return spec, *read_episodes(opened, spec)
 
 
 def export_arrays(bag: Path, folder: Path) -> Iterator[tuple[Path, int, list[Problem]]]:

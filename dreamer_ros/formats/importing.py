@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from dreamer_ros.episodes.assemble import Actors, Row, return_data
-from dreamer_ros.episodes.bag_reader import SUFFIXES, Recording, is_bag, load_recording, read_metadata
+from dreamer_ros.episodes.assemble import Row, Tally, tally_of
+from dreamer_ros.episodes.bag_reader import SUFFIXES, Bag, is_bag, read_metadata
 from dreamer_ros.episodes.bag_writer import BagExists, EpisodeWriter, episode_name
 from dreamer_ros.episodes.episode import Episode, contract_data
-from dreamer_ros.episodes.episode_reader import WireRobot, bag_contract, check_spec, wire_rows
+from dreamer_ros.episodes.episode_reader import RecordedRobot, own_rows
 from dreamer_ros.episodes.labels import Labels
 from dreamer_ros.episodes.mcap_scan import RawMessage
-from dreamer_ros.episodes.report import Problem
+from dreamer_ros.episodes.report import Problem, Report
 from dreamer_ros.episodes.robot_bag import RobotTracks, Track, robot_rows
 from dreamer_ros.errors import InputError
 from dreamer_ros.formats.lerobot_metadata import is_lerobot
@@ -28,7 +28,7 @@ from dreamer_ros.formats.npz import ARRAYS, read_arrays
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.codecs import AGE_PREFIX, Step, fill_action, fill_image, fill_joint_state, fill_step, header_stamp
-from dreamer_ros.wire.definitions import blank_message, decode, encode
+from dreamer_ros.wire.definitions import blank_message, encode
 from dreamer_ros.wire.topics import ACTION, JOINT_STATES, SENSOR, SPEC, STEP, Topic, camera_infos, images
 
 # A message for a bag: topic, CDR bytes or where they are, log time (ns).
@@ -42,16 +42,16 @@ class Imported:
 
     Attributes:
         folder: of the new bags.
+        problems: what could not be used.
         bags: that were written.
         steps: in them.
-        problems: what could not be used.
     """
 
     source: Path
     folder: Path
+    problems: Report
     bags: list[Path] = dataclasses.field(default_factory=list)
     steps: int = 0
-    problems: list[Problem] = dataclasses.field(default_factory=list)
 
 
 def find_sources(path: Path) -> list[Path]:
@@ -106,7 +106,7 @@ def import_source(
     Raises:
         InputError: the folder can't be written.
     """
-    result = Imported(source, folder)
+    result = Imported(source, folder, Report(source))
     try:
         if source.suffix == ARRAYS:
             _import_episode(result, source.stem, *read_arrays(source, period, result.problems))
@@ -118,12 +118,12 @@ def import_source(
             for spec, episode, rewarded in read_lerobot(source, contract, labels, image_size, result.problems):
                 _import_episode(result, robot, spec, episode, rewarded)
             return result
-        recording = load_recording(source, result.problems)
-        contract = bag_contract(recording.custom_data, contract)
+        bag = Bag(source, result.problems)
+        contract = bag.contract_to_read_by(contract)
         if contract is not None:
-            _import_robot(result, recording, contract, labels)
+            _import_robot(result, bag, contract, labels)
         else:
-            _import_wire(result, recording)
+            _import_own(result, bag)
     except InputError as error:
         result.problems.append(Problem(source, str(error)))
     except OSError as error:
@@ -134,11 +134,10 @@ def import_source(
 # A robot's own topics
 
 
-def _import_robot(result: Imported, recording: Recording, contract: RobotContract, labels: Labels | None) -> None:
-    for tracks, rows in robot_rows(result.source, recording, contract, labels, result.problems):
-        result.problems += rows.problems()
+def _import_robot(result: Imported, bag: Bag, contract: RobotContract, labels: Labels | None) -> None:
+    for tracks, rows in robot_rows(bag, contract, labels, result.problems):
         robot = tracks.namespace.strip('/') or contract.name
-        for number, run in enumerate(rows.runs):
+        for number, run in enumerate(rows.runs(result.problems)):
             data = {**_summary(run, None if labels else contract), **contract_data(contract)}
             _write(result, robot, number, contract.spec, data, _robot_messages(tracks, run, contract))
 
@@ -168,49 +167,46 @@ def _between(track: Track, first: int, last: int, topic: Topic) -> Iterator[Mess
 # Our own topics
 
 
-def _import_wire(result: Imported, recording: Recording) -> None:
-    spec = recorded_spec(recording, result.folder)
-    check_spec(recording.custom_data, spec)
-    for robot, rows in wire_rows(result.source, recording, spec, result.problems):
-        result.problems += rows.problems()
-        infos = _by_stamp(recording, robot, camera_infos(spec.cameras))
-        kept = {key: recording.custom_data[key] for key in ('task', 'seed') if key in recording.custom_data}
-        for number, run in enumerate(rows.runs):
+def _import_own(result: Imported, bag: Bag) -> None:
+    spec = recorded_spec(bag, result.folder)
+    bag.check_spec(spec)
+    for robot, rows in own_rows(bag, spec, result.problems):
+        infos = _by_stamp(bag, robot, camera_infos(spec.cameras))
+        kept = {key: bag.custom_data[key] for key in ('task', 'seed') if key in bag.custom_data}
+        for number, run in enumerate(rows.runs(result.problems)):
             name, data = robot.namespace.strip('/') or spec.name, {**_summary(run), **kept}
-            _write(result, name, number, spec, data, _wire_messages(robot, run, recording, infos))
+            _write(result, name, number, spec, data, _own_messages(robot, run, bag, infos))
 
 
-def _wire_messages(
-    robot: WireRobot, run: list[Row], recording: Recording, infos: Mapping[int, list[RawMessage]]
+def _own_messages(
+    robot: RecordedRobot, run: list[Row], bag: Bag, infos: Mapping[int, list[RawMessage]]
 ) -> Iterator[Message]:
     for row in run:
         stamp = row.step.stamp
-        for message in [*robot.at(stamp), *infos.get(stamp, ())]:
-            yield Topic(message.topic, recording.types[message.topic], SENSOR), message, stamp
+        for message in [*robot.steps[stamp].values(), *infos.get(stamp, ())]:
+            yield Topic(message.topic, bag.types[message.topic], SENSOR), message, stamp
 
 
-def _by_stamp(recording: Recording, robot: WireRobot, topics: tuple[Topic, ...]) -> dict[int, list[RawMessage]]:
+def _by_stamp(bag: Bag, robot: RecordedRobot, topics: tuple[Topic, ...]) -> dict[int, list[RawMessage]]:
     """Messages that no step needs but that belong to one."""
     types = {robot.namespace + topic.name: topic.type for topic in topics}
     found: dict[int, dict[str, RawMessage]] = {}
-    for message in recording.messages:
+    for message in bag.messages:
         name = message.topic
-        if name in types and recording.types[name] == types[name] and len(message.data) >= 12:
+        if name in types and bag.types[name] == types[name] and len(message.data) >= 12:
             found.setdefault(header_stamp(message.data), {}).setdefault(name, message)
     return {stamp: list(messages.values()) for stamp, messages in found.items()}
 
 
-def recorded_spec(recording: Recording, folder: Path) -> RobotSpec:
-    """Who the robot of a bag is: as the bag says, else as the bags do that are in a folder already.
+def recorded_spec(bag: Bag, folder: Path) -> RobotSpec:
+    """The robot of a bag: as the bag says, else as the bags say that are in a folder already.
 
     Raises:
         InputError: nobody says it.
     """
-    if 'spec' in recording.custom_data:
-        return RobotSpec.from_json(recording.custom_data['spec'], 'custom_data')
-    for message in recording.messages:
-        if recording.types[message.topic] == SPEC.type and message.topic.rsplit('/', 1)[-1] == SPEC.name:
-            return RobotSpec.from_json(decode(message.data, SPEC.type).data, message.topic)
+    spec = bag.find_spec()
+    if spec is not None:
+        return spec
     for path in sorted(folder.glob('*/metadata.yaml')) if folder.is_dir() else ():
         text = (read_metadata(path.parent).get('custom_data') or {}).get('spec')
         if text:
@@ -225,11 +221,10 @@ def recorded_spec(recording: Recording, folder: Path) -> RobotSpec:
 
 
 def _import_episode(result: Imported, robot: str, spec: RobotSpec, episode: Episode, rewarded: bool = True) -> None:
-    acted = Actors.named([episode.actor])
-    data = {key: value for key, value in episode.meta.items() if key not in acted.data()}
-    data |= {'length': str(len(episode)), **(acted.data() if acted.modes else {})}
-    if rewarded:
-        data['return'] = repr(episode.total_reward)
+    data = {key: value for key, value in episode.meta.items() if key not in ('mode', 'policy_version')}
+    data |= tally_of(episode, actor=episode.actor).data()
+    if not rewarded:
+        del data['return']
     _write(result, robot, episode.number, spec, data, _episode_messages(episode, spec))
 
 
@@ -286,14 +281,10 @@ def _encoded(topic: Topic, message: Any, stamp: int) -> Message:
 
 def _summary(run: list[Row], contract: RobotContract | None = None) -> dict[str, str]:
     """What custom_data says of steps whose rewards are the contract's, or somebody's who gave them."""
-    total = float(sum(row.step.reward for row in run))
-    acted = Actors.named(row.frame_id for row in run)
-    return {
-        'length': str(len(run)),
-        **return_data(total, contract),
-        'policy_version': '',
-        **(acted.data() if acted.modes else {}),
-    }
+    tally = Tally(contract=contract)
+    for row in run:
+        tally.add(row.step, row.frame_id)
+    return {'policy_version': '', **tally.data()}
 
 
 def _write(

@@ -16,8 +16,7 @@ import numpy as np
 import pyarrow
 from pyarrow import compute
 
-from dreamer_ros.episodes.assemble import Actors
-from dreamer_ros.episodes.episode import Episode
+from dreamer_ros.episodes.episode import Episode, actor_data
 from dreamer_ros.episodes.labels import Label, Labels
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
@@ -230,7 +229,7 @@ def _origin(path: Path) -> tuple[RobotSpec, dict[int, tuple[int, dict[str, str]]
     content = load_json(path, str(ORIGIN))
     try:
         known = {
-            number: (int(entry['begins']), Actors.named([entry['actor']]).data() if entry['actor'] else {})
+            number: (int(entry['begins']), actor_data(entry['actor'] or ''))
             for number, entry in enumerate(content['episodes'])
         }
         return RobotSpec.from_json(json.dumps(content['spec']), str(ORIGIN)), known

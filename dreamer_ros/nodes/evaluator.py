@@ -6,13 +6,13 @@ import json
 import sys
 import threading
 import time
-from collections import deque
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field, model_validator
 from rclpy.node import Node
 
+from dreamer_ros.episodes.assemble import Tally
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
 from dreamer_ros.options import Options
@@ -26,7 +26,6 @@ from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.codecs import Step
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same wait
-STAMPS_KEPT = 1000  # to know repeated observations by
 BAG_TIME = 5.0  # seconds within which the recorder closes the last bag
 
 
@@ -49,40 +48,33 @@ class EvaluatorParameters(Options):
 
 
 class EpisodeCounter:
-    """Finds whole episodes in a stream of steps: from is_first to is_last, nothing missing between.
+    """Finds whole episodes in a stream of steps: from is_first to is_last, with nothing missing between.
 
     Args:
-        period: nanoseconds between two observations.
+        period: s between two observations.
+
+    Attributes:
+        broken: episodes that began and are not whole.
     """
 
-    def __init__(self, period: int):
+    def __init__(self, period: float):
         self._period = period
-        self._stamps = deque(maxlen=STAMPS_KEPT)
-        self._return: float | None = None
-        self._length = 0
+        self._tally: Tally | None = None
         self.broken = 0
 
-    def add(self, step: Step) -> tuple | None:
-        """(return, length) if this step ends a whole episode, else None. Repeated stamps change nothing."""
-        if step.stamp in self._stamps:
+    def add(self, step: Step) -> Tally | None:
+        """The episode that this step ends, if it is whole. Repeated stamps change nothing."""
+        if step.is_first and (self._tally is None or step.stamp not in self._tally):
+            self.broken += self._tally is not None
+            self._tally = Tally(self._period)
+        if self._tally is None:
             return None
-        gap = bool(self._stamps) and abs(step.stamp - self._stamps[-1] - self._period) > self._period / 2
-        self._stamps.append(step.stamp)
-        if step.is_first:
-            self.broken += self._return is not None
-            self._return, self._length = 0.0, 0
-        elif gap and self._return is not None:
-            self.broken += 1
-            self._return = None
-        if self._return is None:
-            return None
-        self._return += step.reward
-        self._length += 1
+        self._tally.add(step)
         if not step.is_last:
             return None
-        result = self._return, self._length
-        self._return = None
-        return result
+        ended, self._tally = self._tally, None
+        self.broken += not ended.is_whole
+        return ended if ended.is_whole else None
 
 
 class Evaluator:
@@ -118,7 +110,7 @@ class Evaluator:
             spec = self._announcements.take()
             if spec is not None:
                 self._spec = spec
-                counter = EpisodeCounter(round(self._spec.control_period * 1e9))
+                counter = EpisodeCounter(self._spec.control_period)
             if counter is None:
                 self._log.info(f'waiting for a robot on {self._announcements.topic}', throttle_duration_sec=SAY_AGAIN)
                 continue
@@ -135,7 +127,7 @@ class Evaluator:
             action = self._actions.take_latest()
             self._actor = action.header.frame_id if action is not None else self._actor
             if ended is not None and len(self._results) < self._episodes:
-                self._note(*ended)
+                self._note(ended.total_reward, len(ended))
 
     def _note(self, total: float, length: int) -> None:
         self._results.append({'return': total, 'length': length, 'actor': self._actor})

@@ -18,8 +18,9 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Joy
 
 from dreamer_ros import options as shared
-from dreamer_ros.episodes.bag_reader import OpenBag, Stored
+from dreamer_ros.episodes.bag_reader import open_bag
 from dreamer_ros.episodes.episode_reader import read_episodes
+from dreamer_ros.episodes.mcap_scan import RawMessage
 from dreamer_ros.errors import InputError
 from dreamer_ros.options import Options
 from dreamer_ros.policy.runner import PolicyRunner
@@ -95,8 +96,8 @@ class Player:
         self._rate = parameters.rate
         self._output = Path(parameters.output)
         self._wait_for_subscribers = parameters.wait_for_subscribers
-        self._bag = OpenBag(Path(parameters.bag).expanduser())
-        for problem in self._bag.problems:
+        self._bag = open_bag(Path(parameters.bag).expanduser())
+        for problem in self._bag.report:
             self._log.warning(str(problem))
         self._shadow = self._open_shadow(parameters.policy) if parameters.policy else None
         self._publishers = self._advertise()
@@ -124,8 +125,8 @@ class Player:
         runner = PolicyRunner(policy, None if contract else spec)
         if contract is not None:
             contract.check(runner.spec)
-        episodes, problems = read_episodes(self._bag.path, spec)
-        for problem in problems[len(self._bag.problems) :]:
+        episodes, problems = read_episodes(self._bag, spec)
+        for problem in problems[len(self._bag.report) :]:
             self._log.warning(str(problem))
         if not episodes:
             raise InputError(f'bag {self._bag.path}: expected an episode to run a policy in, found none')
@@ -191,7 +192,7 @@ class Player:
         start, seconds = self._bag.start, (self._bag.end - self._bag.start) / 1e9
         self._log.info(f'{self._bag.path.name}: {seconds:.1f} s at {self._rate:g} times their pace')
         began = time.monotonic()
-        for stamp, messages in itertools.groupby(self._bag.messages(self._publishers), key=lambda stored: stored.time):
+        for stamp, messages in itertools.groupby(self._bag.by_time(self._publishers), key=lambda message: message.time):
             due = began + (stamp - start) / 1e9 / self._rate
             while (left := due - time.monotonic()) > 0:
                 if self._stop.wait(min(left, CLOCK_PERIOD)):
@@ -205,9 +206,9 @@ class Player:
             self._step_shadow(stamp)
         self._step_shadow(None)
 
-    def _publish(self, messages: Iterable[Stored]) -> None:
-        for stored in messages:
-            self._publishers[stored.topic].publish(stored.data)
+    def _publish(self, messages: Iterable[RawMessage]) -> None:
+        for message in messages:
+            self._publishers[message.topic].publish(bytes(message.data))
 
     def _tell_time(self, nanoseconds: int) -> None:
         """/clock never stands at 0 and never goes back, however the messages of a bag are ordered."""

@@ -7,7 +7,6 @@ import datetime
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +16,9 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState, Joy
 
 from dreamer_ros import options as shared
-from dreamer_ros.episodes.assemble import PATIENCE, Actors, AlignedStep, StepAligner
+from dreamer_ros.episodes.assemble import PATIENCE, StepAligner, Tally
 from dreamer_ros.episodes.bag_writer import EpisodeWriter, new_episode
+from dreamer_ros.episodes.episode import robot_data
 from dreamer_ros.errors import InputError
 from dreamer_ros.options import Options
 from dreamer_ros.robot.contract import load_contract
@@ -33,10 +33,7 @@ from dreamer_ros.ros.runtime import run_node
 from dreamer_ros.schema import Mismatch, load_json
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics
-from dreamer_ros.wire.codecs import Mode, Step
 
-# Places among the recorded topics.
-ACTION, STEP = -2, -1
 BATCHING = 0.004  # seconds of messages taken in one go: fewer wake-ups beside a busy simulator
 DRAIN_TIME = 0.5  # seconds at most, at the end, for messages still on their way
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
@@ -70,64 +67,8 @@ class RecorderParameters(Options):
         return self
 
 
-class Episode:
-    """The bag being written, and what its custom_data will say."""
-
-    def __init__(self, writer: EpisodeWriter, period: int):
-        self._writer = writer
-        self._period = period
-        self._names = ()
-        self.first_stamp: int | None = None
-        self._last_stamp: int | None = None
-        self._return = 0.0
-        self._actors = Actors()
-        self._begun = self._ended = False
-        self.length = 0
-        self.lost_steps = 0
-        self.incomplete_steps = 0
-
-    def add(self, aligned: AlignedStep, names, step: Step, mode: Mode | None) -> None:
-        """Write one step; `names` are the topics of its messages."""
-        for name, message in zip(names, aligned.messages):
-            if message is not None:
-                self._writer.write(name, message, aligned.stamp)
-        if self._last_stamp is not None:
-            self.lost_steps += max(0, round((aligned.stamp - self._last_stamp) / self._period) - 1)
-        else:
-            self.first_stamp = aligned.stamp
-        self._last_stamp = aligned.stamp
-        self.incomplete_steps += None in aligned.messages
-        self._begun |= step.is_first
-        self._ended |= step.is_last
-        self.length += 1
-        self._return += step.reward
-        if mode is not None:
-            self._actors.add(mode)
-
-    def close(self, custom_data: Mapping[str, str]) -> Path:
-        """Finish the bag; `custom_data` is what came to be known of it meanwhile."""
-        return self._writer.close(
-            {**custom_data, 'return': repr(self._return), 'length': str(self.length), **self._actors.data()}
-        )
-
-    def abort(self) -> None:
-        """Leave no bag."""
-        self._writer.abort()
-
-    @property
-    def whole(self) -> bool:
-        """Whether every step from the first to the last of the episode is in it."""
-        return self._begun and self._ended and not self.lost_steps
-
-    def summary(self) -> str:
-        """For the log."""
-        version = self._actors.version
-        policy = '' if version is None else f', policy {version}'
-        return f'{self.length} steps, return {self._return:.1f}, {self._actors.mode}{policy}'
-
-
 class Recorder:
-    """Writes what a simulator and its agent say, one bag per episode.
+    """Writes the messages of a simulator and its agent, one bag per episode.
 
     Args:
         node: fresh; its parameters are declared.
@@ -148,7 +89,7 @@ class Recorder:
         self._origins: dict[int, str] = {}  # by stamp of the episode's first step
         self._aligner: StepAligner | None = None
         self._spec: RobotSpec | None = None
-        self._episode: Episode | None = None
+        self._writer: EpisodeWriter | None = None  # of the bag being written, whose steps are in `_tally`
         self._episodes = self._whole = self._steps = self._lost = self._incomplete = 0
 
     def run(self) -> None:
@@ -167,7 +108,7 @@ class Recorder:
                 self._stop.wait(BATCHING)
             self._drain()
         finally:
-            if self._episode is not None:
+            if self._writer is not None:
                 self._close_episode()
 
     def _turn(self) -> int:
@@ -178,12 +119,12 @@ class Recorder:
             return 0
         now = time.monotonic()
         count = 0
-        for number, subscription in enumerate(self._subscriptions):
+        for subscription in self._subscriptions:
             while (message := subscription.take()) is not None:
-                self._aligner.add(number, codecs.header_stamp(message), message, now)
+                self._aligner.add(subscription.topic_name, codecs.header_stamp(message), message, now)
                 count += 1
-        for aligned in self._aligner.take(now):
-            self._record(aligned)
+        for stamp, messages in self._aligner.take(now):
+            self._record(stamp, messages)
         return count
 
     def _subscribe(self, spec: RobotSpec) -> None:
@@ -203,9 +144,10 @@ class Recorder:
             )
             for topic in recorded
         ]
-        self._names = tuple(subscription.topic_name for subscription in self._subscriptions)
-        self._topics = [dataclasses.replace(topic, name=name) for topic, name in zip(recorded, self._names)]
-        self._aligner = StepAligner(len(recorded), leader=len(recorded) + STEP)
+        names = [subscription.topic_name for subscription in self._subscriptions]
+        *_, self._action, self._step = names
+        self._topics = [dataclasses.replace(topic, name=name) for topic, name in zip(recorded, names)]
+        self._aligner = StepAligner(names, leader=self._step)
 
     def _drain(self) -> None:
         """Give messages that were under way when the stop came the time to arrive; then write what there is."""
@@ -216,8 +158,8 @@ class Recorder:
             if time.monotonic() - began > limit:
                 break
             time.sleep(0.02)
-        for aligned in self._aligner.take_rest() if self._aligner else ():
-            self._record(aligned)
+        for stamp, messages in self._aligner.take_rest() if self._aligner else ():
+            self._record(stamp, messages)
 
     def _take_spec(self) -> None:
         spec = self._announcements.take()
@@ -250,70 +192,54 @@ class Recorder:
         origin = self._origins.get(first_stamp)
         return {'simulation': origin} if origin else {}
 
-    def _record(self, aligned: AlignedStep) -> None:
+    def _record(self, stamp: int, messages: dict[str, bytes]) -> None:
+        """Write one step, and open or close its episode."""
         try:
-            step = codecs.read_step(deserialize_message(aligned.messages[STEP], JointState))
+            step = codecs.read_step(deserialize_message(messages[self._step], JointState))
         except InputError as error:
             self._log.warning(f'left out: {error}', throttle_duration_sec=SAY_AGAIN)
             return
-        if step.is_first and self._episode is not None:
+        if step.is_first and self._writer is not None:
             self._close_episode()  # its simulator died before is_last
-        if self._wanted and (self._whole == self._wanted or not (self._episode or step.is_first)):
+        if self._wanted and (self._whole == self._wanted or not (self._writer or step.is_first)):
             return
-        episode = self._episode or self._open_episode(aligned.stamp)
-        self._episode = None  # a bag that the disk refused is closed already, whole up to its last chunk
-        episode.add(aligned, self._names, step, self._mode(aligned.messages[ACTION]))
-        self._episode = episode
+        if self._writer is None:
+            self._open_episode(stamp)
+        writer, self._writer = self._writer, None  # a bag that the disk refuses is closed already
+        for name, message in messages.items():
+            writer.write(name, message, stamp)
+        self._writer = writer
+        self._tally.add(step)
+        if self._action in messages:
+            self._tally.add_action(stamp, deserialize_message(messages[self._action], Joy).header.frame_id)
+        self._gaps += len(messages) < len(self._topics)
         self._steps += 1
         if step.is_last:
             self._close_episode()
 
-    def _mode(self, action: bytes | None) -> Mode | None:
-        if action is None:
-            return None
-        try:
-            return codecs.parse_mode(deserialize_message(action, Joy).header.frame_id)
-        except InputError as error:
-            self._log.warning(str(error), throttle_duration_sec=SAY_AGAIN)
-            return None
-
-    def _open_episode(self, first_stamp: int) -> Episode:
-        spec = self._spec
+    def _open_episode(self, first_stamp: int) -> None:
         now = datetime.datetime.now(datetime.timezone.utc)
-        writer = new_episode(
-            self._folder,
-            self._robot,
-            self._episodes,
-            now,
-            self._topics,
-            {
-                'task': spec.name,
-                'robot': self._robot,
-                'spec': spec.to_json(),
-                'spec_hash': spec.hash,
-                **self._origin(first_stamp),
-            },
-        )
+        data = {**robot_data(self._robot, self._spec), **self._origin(first_stamp)}
+        self._writer = new_episode(self._folder, self._robot, self._episodes, now, self._topics, data)
+        self._tally = Tally(self._spec.control_period)
+        self._gaps = 0  # steps that lack a message
         self._episodes += 1
-        return Episode(writer, round(spec.control_period * 1e9))
 
     def _close_episode(self) -> None:
-        episode, self._episode = self._episode, None
+        writer, self._writer = self._writer, None
+        tally = self._tally
         # A single observation is what a robot leaves whose learner or agent was refused at the start.
-        if episode.length < 2 or self._wanted and not episode.whole:
-            episode.abort()
+        if len(tally) < 2 or self._wanted and not tally.is_whole:
+            writer.abort()
             return
-        path = episode.close(self._origin(episode.first_stamp))
-        self._whole += episode.whole
-        self._lost += episode.lost_steps
-        self._incomplete += episode.incomplete_steps
-        if episode.lost_steps or episode.incomplete_steps:
-            self._log.warning(
-                f'{path.name}: {episode.lost_steps} steps never came and '
-                f'{episode.incomplete_steps} lack a message; {episode.summary()}'
-            )
+        path = writer.close({**self._origin(tally.first.stamp), **tally.data()})
+        self._whole += tally.is_whole
+        self._lost += tally.missing
+        self._incomplete += self._gaps
+        if tally.missing or self._gaps:
+            self._log.warning(f'{path.name}: {tally.missing} steps never came and {self._gaps} lack a message; {tally}')
         else:
-            self._log.debug(f'{path.name}: {episode.summary()}')
+            self._log.debug(f'{path.name}: {tally}')
 
     def _report(self) -> diagnostics.Report:
         values = {

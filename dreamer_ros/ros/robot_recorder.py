@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import datetime
 import functools
@@ -10,6 +11,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +22,10 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 
-from dreamer_ros.episodes.assemble import Actors, known_return, return_data
-from dreamer_ros.episodes.background import Background
+from dreamer_ros.episodes.assemble import Tally
 from dreamer_ros.episodes.bag_writer import EpisodeWriter, new_episode
-from dreamer_ros.episodes.episode import contract_data
-from dreamer_ros.episodes.inspect import Regularity
+from dreamer_ros.episodes.episode import robot_data
+from dreamer_ros.episodes.report import Regularity
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import IMAGE_TYPES, RobotContract
 from dreamer_ros.ros import diagnostics
@@ -32,7 +33,6 @@ from dreamer_ros.ros.diagnostics import Diagnostics
 from dreamer_ros.ros.disk_guard import DiskGuard
 from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.wire import codecs, topics
-from dreamer_ros.wire.codecs import Step
 from dreamer_ros.wire.fields import has_header
 from dreamer_ros.wire.topics import QoS, Topic
 
@@ -103,41 +103,75 @@ class _Source:
 
 
 class _Bag:
-    """The bag being written, and what its custom_data and the report will say."""
+    """The bag being written, and what is known of it at its end."""
 
     def __init__(self, writer: EpisodeWriter, contract: RobotContract, sources: list[_Source], requested: bool):
         self.writer = writer
-        self._contract = contract
         self.requested = requested
-        self.first_step = 0  # its stamp
         self.regularity = {source.name: Regularity(source.late_after) for source in sources}
         self.closes_at = math.inf  # monotonic seconds
         self.begun = time.monotonic()
-        self._steps = 0
-        self._return = 0.0
-        self.actors = Actors()
-
-    def note_step(self, step: Step) -> None:
-        self._steps += 1
-        self._return += step.reward
+        self.tally = Tally(contract=contract)
 
     def custom_data(self) -> dict[str, str]:
         """What is known at the end."""
         data = {'report': json.dumps({name: entry.to_dict() for name, entry in self.regularity.items()})}
-        if self._steps:
-            data.update(self.actors.data(), length=str(self._steps), human_steps=str(self.actors.modes['human']))
-            data.update(return_data(self._return, self._contract))
+        if len(self.tally):
+            human = sum(mode is not None and mode.kind == 'human' for mode in self.tally.modes)
+            data.update(self.tally.data(), human_steps=str(human))
         return data
 
-    def summary(self) -> str:
+    def __str__(self) -> str:
         """For the log."""
-        seconds = time.monotonic() - self.begun
         messages = sum(entry.messages for entry in self.regularity.values())
-        text = f'{messages} messages in {seconds:.1f} s'
-        if not self._steps:
-            return text
-        known = known_return(self._return, self._contract)
-        return f'{self._steps} steps, {"" if known is None else f"return {known:.1f}, "}{text}'
+        steps = f'{self.tally}, ' if len(self.tally) else ''
+        return f'{steps}{messages} messages in {time.monotonic() - self.begun:.1f} s'
+
+
+class _Background:
+    """A thread that runs jobs one after another, so that a slow disk holds up nobody.
+
+    After a job that raised, the others are dropped and the error is raised to whoever comes next.
+
+    Args:
+        limit: bytes that waiting jobs may hold on to; `submit` waits for room beyond that.
+    """
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._executor = concurrent.futures.ThreadPoolExecutor(1, 'writing')
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+        self.held = 0  # bytes of the jobs that wait
+
+    def submit(self, job: Callable[[], None], size: int = 0) -> None:
+        """Have a job done that holds `size` bytes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or not self.held or self.held + size <= self._limit)
+            self.check()
+            self.held += size
+        self._executor.submit(self._run, job, size)
+
+    def check(self) -> None:
+        """Raise what a job raised."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Do what is left, end the thread, raise what a job raised."""
+        self._executor.shutdown()
+        self.check()
+
+    def _run(self, job: Callable[[], None], size: int) -> None:
+        try:
+            if self._error is None:
+                job()
+        except BaseException as error:  # noqa: BLE001 - belongs to the owner
+            self._error = error
+        with self._changed:
+            self.held -= size
+            self._changed.notify_all()
 
 
 class RobotRecorder:
@@ -186,7 +220,7 @@ class RobotRecorder:
         self._last_step = 0
         self._bag: _Bag | None = None
         self._bags = self._messages = self._lost = 0
-        self._background = Background(BUFFER)
+        self._background = _Background(BUFFER)
         self._next_look = 0.0
         node.create_service(Trigger, '~/start', self._on_start)
         node.create_service(Trigger, '~/stop', self._on_stop)
@@ -284,10 +318,9 @@ class RobotRecorder:
                 if self._bag is not None:
                     self._close()
                 self._open(requested=False)
-                self._bag.first_step = message.stamp
             elif self._bag is None or self._bag.closes_at < math.inf:
                 return  # began before this recorder did, or after the end
-        self._bag.note_step(step)
+        self._bag.tally.add(step)
         self._write(self._steps, message)
         if step.is_last and not self._bag.requested:
             self._bag.closes_at = time.monotonic() + AFTER
@@ -296,13 +329,10 @@ class RobotRecorder:
         """Write the actions whose steps are written."""
         while self._unanswered and self._unanswered[0].stamp <= self._last_step:
             message = self._unanswered.popleft()
-            if self._bag is None or message.stamp < self._bag.first_step:
-                continue
-            self._write(self._actions, message)
-            try:
-                self._bag.actors.add(codecs.parse_mode(deserialize_message(message.cdr, Joy).header.frame_id))
-            except InputError as error:
-                self._log.warning(str(error), throttle_duration_sec=SAY_AGAIN)
+            tally = self._bag.tally if self._bag is not None else ()
+            if len(tally) and message.stamp >= tally.first.stamp:
+                self._write(self._actions, message)
+                tally.add_action(message.stamp, deserialize_message(message.cdr, Joy).header.frame_id)
 
     def _write(self, source: _Source, message: _Message) -> None:
         self._bag.regularity[source.name].add(message.stamp, message.arrived, message.lost)
@@ -314,23 +344,12 @@ class RobotRecorder:
     # Bags
 
     def _open(self, requested: bool) -> None:
-        contract, spec = self._contract, self._contract.spec
+        contract = self._contract
         names = [dataclasses.replace(source.topic, name=source.name) for source in self._all]
         self._disk.check(at_once=True)
         now = datetime.datetime.now(datetime.timezone.utc)
         writer = new_episode(
-            self._folder,
-            self._robot,
-            self._bags,
-            now,
-            names,
-            {
-                'task': spec.name,
-                'robot': self._robot,
-                'spec': spec.to_json(),
-                'spec_hash': spec.hash,
-                **contract_data(contract),
-            },
+            self._folder, self._robot, self._bags, now, names, robot_data(self._robot, contract.spec, contract)
         )
         self._bags += 1
         self._bag = _Bag(writer, contract, self._all, requested)
@@ -346,7 +365,7 @@ class RobotRecorder:
 
     def _tell(self, bag: _Bag, path: Path) -> None:
         """The report of a bag, once it is whole."""
-        self._log.info(f'{path.name}: {bag.summary()}')
+        self._log.info(f'{path.name}: {bag}')
         for name, entry in bag.regularity.items():
             if entry.messages:
                 self._log.info(f'  {name}: {entry}')
@@ -373,7 +392,7 @@ class RobotRecorder:
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._bag is None:
             return _answer(response, False, 'no bag is being written')
-        summary = self._bag.summary()
+        summary = str(self._bag)
         self._close()
         return _answer(response, True, summary)
 

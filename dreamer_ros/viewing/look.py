@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamer_ros.episodes.bag_reader import OpenBag
+from dreamer_ros.episodes.assemble import Joined, Unusable, recorded_stamp
+from dreamer_ros.episodes.bag_reader import Bag, open_bag
 from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.wire.codecs import header_stamp
 from dreamer_ros.wire.definitions import decode
 from dreamer_ros.wire.topics import JOINT_STATES
 
@@ -54,9 +54,9 @@ def look(path: Path) -> Look:
     Raises:
         InputError: it does not say whose it is, or holds no episode that can be used.
     """
-    bag = OpenBag(path)
+    bag = open_bag(path)
     spec = bag.spec()
-    episodes, problems = read_episodes(bag.path, spec)
+    episodes, problems = read_episodes(bag, spec)
     if not episodes:
         raise InputError(
             f'bag {path}: expected an episode of {spec.name}, but {problems[0].reason if problems else "found none"}'
@@ -73,23 +73,21 @@ def _inputs(episode: Episode, spec: RobotSpec) -> dict[str, dict[str, np.ndarray
     return {'input': columns} if columns else {}
 
 
-def _joint_states(bag: OpenBag, episodes: list[Episode]) -> list[dict[str, dict[str, np.ndarray]]]:
+def _joint_states(bag: Bag, episodes: list[Episode]) -> list[dict[str, dict[str, np.ndarray]]]:
     """Positions and velocities of every joint, whether the agent saw them or not."""
-    topics = [f'{robot}{JOINT_STATES.name}' for robot in bag.robots()]
-    messages = {}
-    for message in bag.messages(topics):
+    joined = Joined()
+    for message in bag.by_time([f'{robot}{JOINT_STATES.name}' for robot in bag.robots()]):
         try:
-            messages.setdefault(header_stamp(message.data), decode(message.data, JOINT_STATES.type))
-        except InputError:
+            joined.add(JOINT_STATES.name, recorded_stamp(message), decode(message.data, JOINT_STATES.type))
+        except (InputError, Unusable):
             continue  # what cannot be read was told when the episodes were
     senses = []
     for episode in episodes:
         found: dict[str, dict[str, np.ndarray]] = {'position': {}, 'velocity': {}}
         for k, stamp in enumerate(episode.stamp.tolist()):
-            joints = messages.get(stamp)
-            for group, columns in found.items():
-                values = () if joints is None else getattr(joints, group)
-                for name, value in zip(() if joints is None else joints.name, values):
-                    columns.setdefault(name, np.full(len(episode), np.nan))[k] = value
+            for joints in joined.steps.get(stamp, {}).values():
+                for group, columns in found.items():
+                    for name, value in zip(joints.name, getattr(joints, group)):
+                        columns.setdefault(name, np.full(len(episode), np.nan))[k] = value
         senses.append({group: columns for group, columns in found.items() if columns})
     return senses

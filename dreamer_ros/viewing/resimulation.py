@@ -9,24 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from dreamer_ros.episodes.bag_reader import OpenBag
+from dreamer_ros.episodes.bag_reader import Bag, open_bag
+from dreamer_ros.episodes.episode_reader import own_rows
+from dreamer_ros.episodes.report import Report
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
 from dreamer_ros.simulation.environment import Environment, Observation
 from dreamer_ros.simulation.origin import Origin, mujoco_version
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.wire.codecs import (
-    APPLIED,
-    STEP_NAMES,
-    Step,
-    header_stamp,
-    image_to_array,
-    join_images,
-    read_action,
-    read_step,
-)
+from dreamer_ros.wire.codecs import APPLIED, STEP_NAMES, Step
 from dreamer_ros.wire.definitions import decode
-from dreamer_ros.wire.topics import ACTION, JOINT_STATES, STEP, images
+from dreamer_ros.wire.topics import ACTION, JOINT_STATES, STEP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +132,7 @@ def resimulate(bag: Path, task: str | None = None) -> Resimulation:
         InputError: the bag does not say where its episode comes from, lacks the beginning or a step, or its world
             cannot be simulated here.
     """
-    opened = OpenBag(bag)
+    opened = open_bag(bag)
     if 'simulation' not in opened.custom_data:
         raise InputError(
             f'bag {bag}: expected custom_data with `simulation`, where its episode began, which recorders note '
@@ -168,45 +161,33 @@ class _Recorded:
     applied: np.ndarray | None
 
 
-def _read_steps(bag: OpenBag, spec: RobotSpec, first_stamp: int) -> list[_Recorded]:
+def _read_steps(bag: Bag, spec: RobotSpec, first_stamp: int) -> list[_Recorded]:
     """All steps of the episode, in order."""
-    namespaces = bag.robots()
-    if len(namespaces) != 1:
-        raise InputError(f'bag {bag.path}: expected one robot to simulate, got {", ".join(namespaces) or "none"}')
-    wanted = {topic.name: topic for topic in (*images(spec.cameras), JOINT_STATES, STEP, ACTION)}
-    by_name = {namespaces[0] + name: topic for name, topic in wanted.items()}
-    found: dict[int, dict[str, bytes]] = {}
-    for message in bag.messages(by_name):
-        found.setdefault(header_stamp(message.data), {}).setdefault(by_name[message.topic].name, message.data)
-    steps: list[_Recorded] = []
-    for stamp in sorted(found):
-        messages = found[stamp]
-        lacking = [name for name in wanted if name not in messages and name != ACTION.name]
-        if lacking:
-            raise InputError(
-                f'bag {bag.path}: expected a whole episode, but its step {len(steps)} lacks {", ".join(lacking)}'
-            )
-        scalars = decode(messages[STEP.name], STEP.type)
-        step = read_step(scalars)
-        action = None
-        if ACTION.name in messages:
-            action = read_action(decode(messages[ACTION.name], ACTION.type), len(spec.action))
-        frames = [image_to_array(decode(messages[topic.name], topic.type)) for topic in images(spec.cameras)]
-        joints = decode(messages[JOINT_STATES.name], JOINT_STATES.type)
-        steps.append(_Recorded(step, join_images(frames), joints, action, _applied(scalars, spec)))
-    period = round(spec.control_period * 1e9)
-    stamps = [recorded.step.stamp for recorded in steps]
-    if stamps[0] != first_stamp or not steps[0].step.is_first:
+    robots = list(own_rows(bag, spec, report := Report(bag.path)))
+    if len(robots) != 1:
+        names = ', '.join(robot.namespace for robot, _ in robots)
+        raise InputError(f'bag {bag.path}: expected one robot to simulate, got {names or "none"}')
+    [(robot, rows)] = robots
+    runs = rows.runs(report)
+    if not runs or runs[0][0].step.stamp != first_stamp or not runs[0][0].step.is_first:
+        begins = f'one from {runs[0][0].step.stamp / 1e9:.3f}' if runs else 'none'
         raise InputError(
-            f'bag {bag.path}: expected an episode from its beginning at {first_stamp / 1e9:.3f}, got one '
-            f'from {stamps[0] / 1e9:.3f}'
+            f'bag {bag.path}: expected an episode from its beginning at {first_stamp / 1e9:.3f}, got {begins}'
         )
-    for number, (before, after) in enumerate(zip(stamps, stamps[1:])):
-        if after - before != period:
+    if len(runs) > 1:
+        reason = report[-1].reason if report else 'another one follows'
+        raise InputError(f'bag {bag.path}: expected one whole episode, but {reason}')
+    steps = []
+    for row in runs[0]:
+        messages = robot.steps[row.step.stamp]
+        if JOINT_STATES.name not in messages:
             raise InputError(
-                f'bag {bag.path}: expected a whole episode, but after step {number} '
-                f'{(after - before) / period - 1:.1f} steps are missing'
+                f'bag {bag.path}: expected a whole episode, but its step {len(steps)} lacks {JOINT_STATES.name}'
             )
+        joints = decode(messages[JOINT_STATES.name].data, JOINT_STATES.type)
+        applied = _applied(decode(messages[STEP.name].data, STEP.type), spec)
+        action = row.action if ACTION.name in messages else None
+        steps.append(_Recorded(row.step, row.image, joints, action, applied))
     return steps
 
 

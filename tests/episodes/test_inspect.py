@@ -9,8 +9,9 @@ import pytest
 
 from dreamer_ros.cli.main import main
 from dreamer_ros.episodes.bag_reader import read_metadata
-from dreamer_ros.episodes.inspect import Regularity, read_contents
+from dreamer_ros.episodes.inspect import read_contents
 from dreamer_ros.episodes.recovery import recover
+from dreamer_ros.episodes.report import Regularity
 from dreamer_ros.errors import InputError
 from tests.episodes import robot_bags
 from tests.episodes.bags import PERIOD_NS, START_NS, cdr_messages, random_episode, write_raw

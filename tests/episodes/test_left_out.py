@@ -8,7 +8,7 @@ import yaml
 from mcap.reader import make_reader
 from mcap.writer import CompressionType, Writer
 
-from dreamer_ros.episodes.bag_reader import load_recording, read_metadata
+from dreamer_ros.episodes.bag_reader import Bag, read_metadata
 from dreamer_ros.episodes.bag_writer import EpisodeWriter
 from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.episodes.recovery import recover_all
@@ -96,8 +96,8 @@ def test_messages_that_are_not_ros(tmp_path, rng):
         assert reasons(problems) == ' | '.join(filter(None, [missing, left_out]))
         [(_, sentence, sound)] = recover_all(folder)
         assert sound and ('56 messages recovered' if missing else 'is whole, 56 messages') in sentence
-    recording = load_recording(folder, [])
-    assert len(recording.messages) == 50 and [bytes(message.data) for message in recording.others] == [b'{}'] * 6
+    bag = Bag(folder)
+    assert len(bag.messages) == 50 and [bytes(message.data) for message in bag.others] == [b'{}'] * 6
 
 
 @pytest.mark.parametrize('damaged', [False, True])

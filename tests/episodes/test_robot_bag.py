@@ -306,7 +306,7 @@ def test_a_pause_and_a_stamp_from_another_century(tmp_path, rng):
     assert len(episodes) >= 2 and episodes[-1].stamp[0] > START + later
     assert sum(map(len, episodes)) > 30
     assert 'without any message' in reasons(problems)
-    assert '1 of 400 messages on joint_states have stamps that are more than 60 s off' in reasons(problems)
+    assert '1 of 400 messages on /robot/joint_states have stamps that are more than 60 s off' in reasons(problems)
 
 
 @pytest.mark.parametrize(

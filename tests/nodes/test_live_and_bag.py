@@ -13,7 +13,7 @@ from PIL import Image as Picture
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
-from dreamer_ros.episodes.bag_reader import mcap_files
+from dreamer_ros.episodes.bag_reader import bag_files
 from dreamer_ros.episodes.bag_writer import EpisodeWriter
 from dreamer_ros.episodes.mcap_scan import scan_mcap
 from dreamer_ros.robot.sensing import Sensing
@@ -135,7 +135,7 @@ def run_live(node, robot, rng, folder):
 
 def replay(robot, bag, ticks):
     """The observations at ticks, from the bag and the ages of the messages that were used."""
-    [file] = mcap_files(bag)
+    [file] = bag_files(bag)
     types = {topic.name: topic.type for topic in robot.topics}
     by_stamp = defaultdict(dict)
     for raw in scan_mcap(file, '').messages:

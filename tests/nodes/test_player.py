@@ -10,7 +10,7 @@ import pytest
 from geometry_msgs.msg import Twist
 from sensor_msgs.msg import Joy
 
-from dreamer_ros.episodes.bag_reader import OpenBag
+from dreamer_ros.episodes.bag_reader import open_bag
 from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.ros import qos
@@ -59,10 +59,10 @@ class Audience:
 
 def test_bytes_pace_and_clock(start, peer, made, tmp_path):
     (bag, _, spec), _ = made
-    opened, audience = OpenBag(bag), Audience(peer)
+    opened, audience = open_bag(bag), Audience(peer)
     expected = {}
-    for message in opened.messages():
-        expected.setdefault(message.topic, []).append(message.data)
+    for message in opened.by_time():
+        expected.setdefault(message.topic, []).append(bytes(message.data))
     for name, topic in opened.topics.items():
         place = name.replace('/sim0/action', '/sim0/recorded/action')
         audience.listen(type(topic)('/sim0' + place, topic.type, topic.qos))
@@ -174,7 +174,7 @@ def test_plain_bag_play_into_an_agent(start, peer, made, tmp_path):
     """What `ros2 bag play` does: publishers as offered in metadata.yaml, serialised messages at their recorded
     times, in their order in the file, nothing else: no `spec`, no answer awaited."""
     (bag, policy, spec), _ = made
-    opened = OpenBag(bag)
+    opened = open_bag(bag)
     answers = []
     kept = peer.node.create_subscription(
         Joy, '/sim0/shadow/action', answers.append, qos.profile(topics.RECORDER_ACTION_SUBSCRIBER)
@@ -187,13 +187,13 @@ def test_plain_bag_play_into_an_agent(start, peer, made, tmp_path):
     steps = publishers['/sim0/step']
     peer.until(lambda: steps.get_subscription_count() >= 2, 'the agent')  # the peer's own is the other
     began, played = time.monotonic(), 0
-    for message in opened.messages():
+    for message in opened.by_time():
         peer.spin(max(0.0, began + (message.time - opened.start) / 1e9 - time.monotonic()))
         if message.topic == '/sim0/step':
             # Slower where the machine is: an agent that is behind answers only the newest observation.
             peer.spin_until(lambda: len(answers) >= played, 10.0)
             played += 1
-        publishers[message.topic].publish(message.data)
+        publishers[message.topic].publish(bytes(message.data))
     peer.until(lambda: len(answers) >= STEPS, 'an answer to every observation', 10.0)
 
     [episode], _ = read_episodes(bag, spec)
@@ -272,7 +272,7 @@ def test_a_bag_played_into_a_robot_agent(start, peer, tmp_path, rng):
     peer.until(lambda: player.ended, 'the end of the bag')
     assert player.wait() == 0 and len(kept) == 3
     stamps = [codecs.stamp_to_ns(answer.header.stamp) for answer in answers]
-    opened = OpenBag(bag)
+    opened = open_bag(bag)
     assert len(stamps) > 10 and np.all(np.diff(stamps) > 0)
     assert opened.start <= stamps[0] and stamps[-1] <= opened.end + 10**9  # stamps go on when the clock has stopped
     assert {answer.header.frame_id for answer in answers} == {'policy/4/evaluate'}
