@@ -237,8 +237,10 @@ class Options(Model):
 
 def _value(kind: Any, text: str | Sequence[str], where: str) -> Any:
     """The value that a text stands for. A text that stands for none is left to be refused by the model."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
+    while typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)
         try:
             words = shlex.split(text) if isinstance(text, str) else text
         except ValueError as error:
@@ -254,6 +256,20 @@ def _value(kind: Any, text: str | Sequence[str], where: str) -> Any:
         except ValueError:
             return text
     return text
+
+
+class Word(NamedTuple):
+    """How an option is written on the command line, if not as --name VALUE. Annotates its field.
+
+    Attributes:
+        metavar: what stands for the value in helps.
+        positional: it is written without a flag.
+        flags: instead of that of its name.
+    """
+
+    metavar: str = ''
+    positional: bool = False
+    flags: tuple[str, ...] = ()
 
 
 class Argument(NamedTuple):

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
+from pydantic import Field
+
+from dreamer_ros import options as shared
 from dreamer_ros.benchmark.results import Protocol
 from dreamer_ros.benchmark.systems import BASELINES
 from dreamer_ros.errors import InputError
-from dreamer_ros.schema import load_yaml
-from dreamer_ros.simulation import VISUAL_TASKS
+from dreamer_ros.options import Options
+from dreamer_ros.schema import Count, Name, Positive, check, load_yaml
 
-TASK_SETS = {'visual': VISUAL_TASKS}
-DEFAULTS = {
-    'seeds': [0],
-    'evaluations': 20,
-    'curve_episodes': 5,
-    'episodes': 10,
-    'ros': False,
-    'jobs': 1,
-    'simulators': 1,
-}
+
+class BenchmarkOptions(Options):
+    """What can be set of a benchmark, on the command line or in a YAML file."""
+
+    systems: tuple[Name, ...] = Field(
+        (), description='Presets (see `dreamer presets`, or YAML files) and the baselines random, still and sac_pixels.'
+    )
+    tasks: tuple[Name, ...] = Field((), description='Tasks to learn (see `dreamer tasks`).')
+    task_set: Literal['visual'] | None = Field(None, description='visual: the 20 visual control tasks.')
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), description='Random seeds of the runs.')
+    steps: Count | None = Field(None, description='Env steps of each run.')
+    minutes: Positive | None = Field(None, description='Minutes of training after which a run ends even so.')
+    evaluations: Count = Field(20, description='Points of each learning curve.')
+    curve_episodes: Count = Field(5, description='Deterministic episodes of each point.')
+    episodes: Count = Field(10, description='Deterministic episodes of the final score.')
+    ros: bool = Field(False, description='Train with `dreamer launch sim_train` instead of in one process.')
+    jobs: Count = Field(1, description='Runs side by side, which share the cores.')
+    simulators: shared.Simulators
+    output: str = Field(
+        '', description='Folder that results.json, runs, table and plots go to. An existing one is continued.'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,77 +67,33 @@ class Plan:
         Raises:
             InputError: an unknown key, a value that does not fit, or something missing.
         """
-        values = {**DEFAULTS, **(_read(file) if file else {}), **given}
-        where = f'{file}: ' if file else 'benchmark: '
-        for key, value in values.items():
-            fits, expected = OPTIONS[key]
-            if not fits(value):
-                raise InputError(f'{where}{key}: expected {expected}, got {value!r}')
-        tasks = [*values.get('tasks', ()), *TASK_SETS.get(values.get('task_set'), ())]
+        from dreamer_ros.simulation import VISUAL_TASKS  # MuJoCo, which a help text does not need
+
+        where = str(file) if file else 'benchmark'
+        data = {**_mapping(load_yaml(file, where), where), **given} if file else given
+        options = check(BenchmarkOptions, data, where)
+        tasks = [*options.tasks, *(VISUAL_TASKS if options.task_set else ())]
         dashes = '' if file else '--'
-        missing = [f'{dashes}{key}' for key in ('systems', 'steps', 'output') if key not in values]
+        missing = [f'{dashes}{key}' for key in ('systems', 'steps', 'output') if not getattr(options, key)]
         missing += [] if tasks else ['tasks or task_set' if file else '--tasks or --task-set']
         if missing:
-            why = '; output is the folder that results, runs, table and plots go to' if 'output' not in values else ''
-            raise InputError(f'{where}expected {", ".join(missing)}, got none{why}')
-        baselines = set(values['systems']) & set(BASELINES)
-        if values['ros'] and (values['jobs'] > 1 or 'minutes' in values or baselines):
+            why = '' if options.output else '; output is the folder that results, runs, table and plots go to'
+            raise InputError(f'{where}: expected {", ".join(missing)}, got none{why}')
+        if options.ros and (options.jobs > 1 or options.minutes or set(options.systems) & set(BASELINES)):
             raise InputError(
-                f'{where}ros: expected no baselines, no minutes and one job at a time, since every '
+                f'{where}: ros: expected no baselines, no minutes and one job at a time, since every '
                 'run is a `dreamer launch sim_train`'
             )
         protocol = Protocol(
-            values['steps'],
-            values.get('minutes'),
-            values['evaluations'],
-            values['curve_episodes'],
-            values['episodes'],
-            values['ros'],
+            options.steps, options.minutes, options.evaluations, options.curve_episodes, options.episodes, options.ros
         )
         return cls(
-            values['systems'],
-            tasks,
-            values['seeds'],
-            protocol,
-            Path(values['output']),
-            values['jobs'],
-            values['simulators'],
+            options.systems, tasks, options.seeds, protocol, Path(options.output), options.jobs, options.simulators
         )
 
 
-def _read(file: Path) -> dict:
-    data = load_yaml(file, str(file))
-    unknown = [str(key) for key in data if key not in OPTIONS] if isinstance(data, dict) else [repr(data)]
-    if unknown:
-        raise InputError(f'{file}: expected the keys {", ".join(OPTIONS)}, got {", ".join(unknown)}')
-    return data
-
-
-def _whole(low: int) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
-
-
-def _list_of(fits: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, list) and bool(value) and all(map(fits, value))
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-# key -> check of a value, and what it accepts for the error message
-OPTIONS: dict[str, tuple[Callable[[object], bool], str]] = {
-    'systems': (_list_of(_text), 'a list of presets and baselines'),
-    'tasks': (_list_of(_text), 'a list of tasks'),
-    'task_set': (lambda value: value in TASK_SETS, f'one of {", ".join(TASK_SETS)}'),
-    'seeds': (_list_of(_whole(0)), 'a list of whole numbers from 0'),
-    'steps': (_whole(1), 'a whole number from 1'),
-    'minutes': (lambda value: isinstance(value, (int, float)) and value > 0, 'a number above 0'),
-    'evaluations': (_whole(1), 'a whole number from 1'),
-    'curve_episodes': (_whole(1), 'a whole number from 1'),
-    'episodes': (_whole(1), 'a whole number from 1'),
-    'ros': (lambda value: isinstance(value, bool), 'true or false'),
-    'jobs': (_whole(1), 'a whole number from 1'),
-    'simulators': (_whole(1), 'a whole number from 1'),
-    'output': (_text, 'a folder'),
-}
+def _mapping(data: object, where: str) -> dict:
+    """The content of a plan file; an empty file is an empty plan."""
+    if data is not None and not isinstance(data, dict):
+        raise InputError(f'{where}: expected a mapping of names to values, got {data!r}')
+    return data or {}

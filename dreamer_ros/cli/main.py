@@ -1,19 +1,39 @@
 """The `dreamer` command.
 
-Every command imports what it needs when it runs, so that `dreamer --help` is instant and a robot without
-torch and mujoco has the commands that need neither.
+Only the module of the command that runs is imported, and the command imports the rest, so that `dreamer --help` is
+instant, and that a robot without torch and mujoco has the commands that need neither.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
+import re
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
-from dreamer_ros.cli import bag, benchmark, call, dream, policy, record, replay, train, view, world_models
-from dreamer_ros.cli.options import command, whole_number
-from dreamer_ros.errors import InputError, missing_package, run_main
+from dreamer_ros.errors import missing_package, run_main
+
+# name: (module, summary)
+COMMANDS = {
+    'train': ('train', 'train a robot in simulation, or from bags alone'),
+    'launch': ('launch', 'start all processes of a scenario, as `ros2 launch` would'),
+    'eval': ('launch', 'play a policy in simulation and print its mean return'),
+    'record': ('launch', 'record robots into bags, an episode each'),
+    'replay': ('launch', 'play a bag on ROS topics with a policy in shadow, simulate it again, or dream it'),
+    'call': ('launch', 'call a service of a running node, as `ros2 service call` would'),
+    'plot': ('run', 'draw learning curves again'),
+    'dream': ('run', 'have a trained agent watch an episode and predict it'),
+    'evolve': ('run', 'evolve a new controller for a World Models run'),
+    'temperature': ('run', 'compare controllers that evolved in dreams of several temperatures'),
+    'benchmark': ('benchmark', 'train systems on tasks and compare their scores'),
+    'bag': ('bag', 'look into episode bags, import, export and recover them'),
+    'view': ('bag', 'open a bag in Rerun'),
+    'policy': ('policy', 'check, sign and shrink policies'),
+    'tasks': ('train', 'list the tasks that can be simulated'),
+    'presets': ('train', 'list the presets'),
+}
 
 
 def entry_point() -> int:
@@ -29,124 +49,37 @@ def entry_point() -> int:
         return 1
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; `argv` without the program's name. Returns the exit code, raises InputError."""
-    arguments = _parser().parse_args(argv)
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; `words` without the program's name. Returns the exit code, raises InputError."""
+    words = list(sys.argv[1:] if words is None else words)
     try:
-        return arguments.run(arguments) or 0
+        return _run(words)
     except ModuleNotFoundError as error:
         raise missing_package(error) from error
 
 
-def _launch(arguments) -> int:
-    from dreamer_ros import launching
-
-    if arguments.scenario is None or arguments.show:
-        names = [arguments.scenario] if arguments.scenario else launching.SCENARIOS
-        print('\n\n'.join(_describe(name) for name in names))
-        return 0
-    from dreamer_ros.launching.supervisor import launch
-
-    return launch(launching.scenario(arguments.scenario, launching.parse_assignments(arguments.assignments)))
-
-
-def _describe(scenario: str) -> str:
-    """A scenario's arguments as `ros2 launch --show-args` would list them."""
-    from dreamer_ros.launching import scenario_options
-    from dreamer_ros.options import as_arguments
-
-    lines = [f'{scenario}:']
-    for argument in as_arguments(scenario_options(scenario)):
-        choices = f' [{"|".join(argument.choices)}]' if argument.choices else ''
-        lines.append(f'  {argument.name}:={argument.default or "…"}{choices}\n      {argument.help}')
-    return '\n'.join(lines)
+def _run(words: list[str]) -> int:
+    assignments = {}
+    if words[:1] != ['launch']:  # `name:=value` means the same as `--name value`
+        pairs = [re.fullmatch(r'(\w+):=(.*)', word, re.DOTALL) for word in words]
+        assignments = dict(pair.groups() for pair in pairs if pair)
+        words = [word for word, pair in zip(words, pairs) if not pair]
+    given = vars(make_parser(words).parse_args(words))
+    command, where = given.pop('command'), given.pop('where')
+    return command.run(command.options.from_texts({**assignments, **given}, where)) or 0
 
 
-def _eval(arguments) -> int:
-    from dreamer_ros.launching import scenario
-    from dreamer_ros.launching.supervisor import launch
-
-    return launch(
-        scenario(
-            'sim_eval',
-            {'run': arguments.run_directory, 'episodes': str(arguments.episodes), 'seed': str(arguments.seed)},
-        )
-    )
-
-
-def _plot(arguments) -> int:
-    from dreamer_ros.training.plots import plot_comparison, plot_run
-
-    runs = [Path(run) for run in arguments.run_directories]
-    for run in runs:
-        if not (run / 'metrics.jsonl').exists():
-            raise InputError(f'run directory {run}: expected metrics.jsonl in it, found none')
-    if arguments.compare:
-        print(plot_comparison(runs, Path(arguments.compare)))
-        return 0
-    for run in runs:
-        print(plot_run(run))
-    return 0
-
-
-def _tasks(_arguments) -> int:
-    from dreamer_ros.simulation import task_names
-
-    print('\n'.join(task_names()))
-    return 0
-
-
-def _presets(_arguments) -> int:
-    from dreamer_ros.config import preset_names
-    from dreamer_ros.paths import share
-
-    for name in preset_names():
-        first = share('models', f'{name}.yaml').read_text().partition('\n')[0]
-        print(f'{name:18}{first.lstrip("# ") if first.startswith("#") else ""}'.rstrip())
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
+def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of all commands, with the options of the one that the words begin with."""
     parser = argparse.ArgumentParser(
         prog='dreamer',
         description='Robots learn control from their camera by dreaming, over ROS 2.',
-        epilog='example: dreamer launch sim_train task:=walker_walk',
+        epilog='example: dreamer train walker_walk',
     )
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-
-    launch = command(
-        commands,
-        'launch',
-        _launch,
-        'start all processes of a scenario, as `ros2 launch` would',
-        'dreamer launch sim_train task:=walker_walk preset:=cpu simulators:=2',
-    )
-    launch.add_argument(
-        'scenario', nargs='?', help='sim_train, sim_eval, deploy, …; without one: all of them with their arguments'
-    )
-    launch.add_argument('assignments', nargs='*', metavar='name:=value', help='arguments of the scenario')
-    launch.add_argument('-s', '--show-args', dest='show', action='store_true', help='list the arguments')
-
-    evaluate = command(
-        commands,
-        'eval',
-        _eval,
-        "play a run's latest policy in simulation and print its mean return",
-        'dreamer eval runs/cartpole_swingup-cpu-20260131-120000 --episodes 20',
-    )
-    evaluate.add_argument('run_directory', metavar='RUN', help='run directory')
-    evaluate.add_argument('--episodes', type=whole_number, default=10, help='how many (default: 10)')
-    evaluate.add_argument('--seed', type=whole_number, default=0, help='of the initial states (default: 0)')
-
-    plot = command(
-        commands, 'plot', _plot, 'draw learning curves again', 'dreamer plot runs/cartpole_swingup-cpu-20260131-120000'
-    )
-    plot.add_argument('run_directories', metavar='RUN', nargs='+', help='run directory')
-    plot.add_argument('--compare', metavar='FILE', help='draw the evaluations of all runs into one PNG file')
-
-    for group in (train, benchmark, world_models, dream, bag, view, record, replay, policy, call):
-        group.add(commands)
-
-    command(commands, 'tasks', _tasks, 'list the tasks that can be simulated', 'dreamer tasks')
-    command(commands, 'presets', _presets, 'list the presets', 'dreamer presets')
+    for name, (module, summary) in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary)
+        if words[:1] == [name]:
+            command = getattr(importlib.import_module(f'dreamer_ros.cli.{module}'), name)
+            command.describe(sub) if hasattr(command, 'run') else command.describe(sub, words[1:])
     return parser

@@ -1,4 +1,4 @@
-"""`dreamer train`: learn from bags alone, in this process; it needs no ROS."""
+"""`dreamer train`, the main job, and what it can be told to learn: `dreamer tasks` and `dreamer presets`."""
 
 from __future__ import annotations
 
@@ -6,81 +6,128 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
+from typing import Annotated, TypeVar
 
-from dreamer_ros.cli.options import command, count, whole_number
+from pydantic import Field
+
+from dreamer_ros import options as shared
+from dreamer_ros.cli.command import command
+from dreamer_ros.errors import InputError
+from dreamer_ros.launching.offline_train import OfflineTrain
+from dreamer_ros.launching.sim_train import SimTrain, sim_train
+from dreamer_ros.options import Options, Word
+from dreamer_ros.training import process
+
+SomeOptions = TypeVar('SomeOptions', bound=Options)
 
 
-def share(text: str) -> float:
-    """From 0 to 0.9."""
-    value = float(text)
-    if not 0.0 <= value <= 0.9:
-        raise ValueError(text)
-    return value
+class InProcess(Options):
+    """What can be set of training in one process."""
+
+    task: shared.Task
+    preset: shared.Preset
+    overrides: shared.Overrides
+    logdir: shared.Logdir
+    steps: shared.Steps
+    seed: shared.Seed
+    simulators: shared.Simulators
+    device: shared.Device
 
 
-share.__name__ = 'number from 0 to 0.9'
+class Train(OfflineTrain, SimTrain):
+    """Options of `dreamer train`."""
 
-
-def add(commands) -> None:
-    train = command(
-        commands,
-        'train',
-        _train,
-        'learn from bags alone, without a simulator',
-        'dreamer train --bags runs/cartpole_swingup-cpu-20260131-120000 recordings:2 --updates 10000',
+    task: Annotated[shared.Task, Word('TASK', positional=True)]
+    bags: Annotated[shared.Bags, Word('DIR[:WEIGHT]')]
+    overrides: Annotated[shared.Overrides, Word('KEY=VALUE', flags=('--override',))]
+    in_process: bool = Field(
+        False, description='Train in this process alone, without ROS. Episodes are kept in memory, not in bags.'
     )
-    train.add_argument(
-        '--bags',
-        metavar='DIR[:WEIGHT]',
-        nargs='+',
-        default=[],
-        help='folders of bags or run directories, and how often to sample from each (weight 1 if none '
-        'is given); default: those of an existing --logdir',
-    )
-    train.add_argument('--preset', default='', help='default: what an existing --logdir began with, else cpu')
-    train.add_argument(
-        '--logdir',
-        metavar='RUN',
-        default='',
-        help='run directory; an existing one is continued (default: runs/<task>-<preset>-<time>)',
-    )
-    train.add_argument('--updates', type=count, help='of the whole run (default: as many as the preset makes online)')
-    train.add_argument(
-        '--validation', type=share, help='share of the episodes that is held out to measure predictions (default: 0.1)'
-    )
-    train.add_argument(
-        '--robot', metavar='FILE', default='', help='contract of the robot, for bags that do not say which it was'
-    )
-    train.add_argument('--device', default='auto', help='auto, cpu, cuda, … (default: auto)')
-    train.add_argument('--learners', type=count, default=1, help='processes that share every update (default: 1)')
-    train.add_argument('--seed', type=whole_number, default=0, help='of parameters and sampling (default: 0)')
-    train.add_argument('--override', metavar='KEY=VALUE', nargs='*', default=[], help='changes to the preset')
 
 
-def _train(arguments) -> int:
-    from dreamer_ros.training import process
-    from dreamer_ros.training.offline import plan
-    from dreamer_ros.training.session import train_from_bags
+@command('dreamer train walker_walk --preset cpu --steps 500000')
+def train(options: Train) -> int | None:
+    """Train a robot in simulation, over ROS as `dreamer launch sim_train` does, or in this process with --in-process.
 
+    With --bags it learns from recorded episodes alone, without ROS, as `dreamer launch offline_train` does.
+    """
     if process.torchrun_rank():
         from dreamer_ros.training import worker
 
         worker.main()
+    if _from_bags(options):
+        return _train_from_bags(_narrowed(options, OfflineTrain, 'training from bags'))
+    if options.in_process:
+        return _train_in_process(_narrowed(options, InProcess, 'training with --in-process'))
+    if process.torchrun_rank() is not None:
+        raise InputError('dreamer train: expected --bags under torchrun, which starts learners but no simulators')
+    from dreamer_ros.launching.supervisor import launch
+
+    return launch(sim_train(_narrowed(options, SimTrain, 'training in simulation, without --bags')))
+
+
+def _from_bags(options: Train) -> bool:
+    """Whether bags were named, what only training from bags reads, or a run that learns from bags."""
+    if options.bags or options.model_fields_set & {'updates', 'validation', 'robot'}:
+        return True
+    saved = Path(options.logdir).expanduser() / 'config.yaml' if options.logdir else None
+    if options.task or options.in_process or saved is None or not saved.exists():
+        return False
+    from dreamer_ros.config import load_preset
+
+    return bool(load_preset(str(saved)).replay.bags)
+
+
+def _narrowed(options: Train, kind: type[SomeOptions], where: str) -> SomeOptions:
+    """The options of one way to train; refuses those that were given for another one."""
+    given = options.model_fields_set - {'in_process' if kind is InProcess else ''}
+    for name in sorted(given - set(kind.model_fields)):
+        flag = 'TASK' if name == 'task' else '--' + name.replace('_', '-')
+        raise InputError(f'dreamer train: {flag} does not go with {where}')
+    return kind(**{name: getattr(options, name) for name in given})
+
+
+def _train_from_bags(options: OfflineTrain) -> None:
+    from dreamer_ros.training.offline import plan
+    from dreamer_ros.training.session import train_from_bags
+
     run = plan(
-        arguments.bags,
-        arguments.robot,
-        arguments.preset,
-        arguments.logdir,
-        arguments.updates,
-        arguments.validation,
-        arguments.override,
+        options.bags,
+        options.robot,
+        options.preset,
+        options.logdir,
+        options.updates,
+        options.validation,
+        options.overrides,
     )
     print(f'learning {run.spec.name} from bags; everything goes to {run.folder}', flush=True)
-    stop = threading.Event()
+    train_from_bags(run, options.device, process.learners(options.learners), options.seed, _stop_event())
 
-    def end(number, _) -> None:
-        """In good order; at once when asked again. Every file of the run is whole or not there."""
-        alone = process.torchrun_rank() is None  # else one Ctrl-C comes twice: from the terminal and from torchrun
+
+def _train_in_process(options: InProcess) -> None:
+    from dreamer_ros.config import load_preset
+    from dreamer_ros.training.session import train_in_process
+
+    run = train_in_process(
+        options.task or 'cartpole_swingup',
+        load_preset(options.preset or 'cpu', options.overrides),
+        options.logdir,
+        steps=options.steps,
+        seed=options.seed,
+        simulators=options.simulators,
+        device=options.device,
+        stop=_stop_event(),
+    )
+    print(f'everything is in {run}')
+
+
+def _stop_event() -> threading.Event:
+    """An event that SIGINT and SIGTERM set. The second signal ends the process: every file is whole or not there."""
+    stop = threading.Event()
+    alone = process.torchrun_rank() is None  # else one Ctrl-C comes twice: from the terminal and from torchrun
+
+    def end(number: int, _) -> None:
         if stop.is_set():
             if alone:
                 os._exit(128 + number)
@@ -91,5 +138,23 @@ def _train(arguments) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    train_from_bags(run, arguments.device, process.learners(arguments.learners), arguments.seed, stop)
-    return 0
+    return stop
+
+
+@command('dreamer tasks')
+def tasks(options: Options) -> None:
+    """List the tasks that can be simulated."""
+    from dreamer_ros.simulation import task_names
+
+    print('\n'.join(task_names()))
+
+
+@command('dreamer presets')
+def presets(options: Options) -> None:
+    """List the presets, each with the first line of its file."""
+    from dreamer_ros.config import preset_names
+    from dreamer_ros.paths import share
+
+    for name in preset_names():
+        first = share('models', f'{name}.yaml').read_text().partition('\n')[0]
+        print(f'{name:18}{first.lstrip("# ") if first.startswith("#") else ""}'.rstrip())

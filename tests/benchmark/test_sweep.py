@@ -307,15 +307,15 @@ def test_plans_from_files_and_options(tmp_path):
     file = tmp_path / 'plan.yaml'
     file.write_text('systems: [cpu]\ntask_set: visual\nseeds: [0, 1]\nsteps: 1000\nminutes: 2\n')
     made = Plan.make(file, {'output': 'x', 'steps': 2000})
-    assert made.protocol == Protocol(2000, 2) and len(made.tasks) == 20 and made.seeds == [0, 1]
+    assert made.protocol == Protocol(2000, 2) and len(made.tasks) == 20 and made.seeds == (0, 1)
     for text, expected in (
-        ('sistems: [cpu]', 'expected the keys systems, .*got sistems'),
-        ('systems: cpu', 'systems: expected a list of presets and baselines, got .cpu.'),
-        ('steps: 0', 'steps: expected a whole number from 1, got 0'),
+        ('sistems: [cpu]', 'unknown key sistems; did you mean systems'),
+        ('systems: cpu', 'systems: expected a list of names, got .cpu.'),
+        ('steps: 0', 'steps: expected a whole number of at least 1, got 0'),
         ('systems: [cpu]', 'expected steps, output, tasks or task_set, got none; output is the folder'),
         ('{systems: [random], tasks: [walker_walk], steps: 9, output: x, ros: true}', 'ros: expected no'),
         ('[', 'expected YAML'),
-        ('7', 'expected the keys'),
+        ('7', 'expected a mapping of names to values, got 7'),
     ):
         file.write_text(text)
         with pytest.raises(InputError, match=expected) as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from dreamer_ros.cli import main as cli
+from dreamer_ros.cli import train
 from dreamer_ros.cli.main import main
-from dreamer_ros.config import preset_names
+from dreamer_ros.config import load_preset, preset_names
 from dreamer_ros.errors import InputError
-from dreamer_ros.launching import SCENARIOS, scenario_options
+from dreamer_ros.launching import SCENARIOS, scenario_options, supervisor
 from dreamer_ros.options import as_arguments
+from dreamer_ros.schema import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,27 +32,16 @@ def dreamer(*words: str, **options) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize(
-    'words',
-    [
-        [],
-        ['launch'],
-        ['eval'],
-        ['plot'],
-        ['dream'],
-        ['replay'],
-        ['benchmark'],
-        ['benchmark', 'table'],
-        ['bag'],
-        ['bag', 'info'],
-        ['bag', 'video'],
-        ['bag', 'plot'],
-        ['view'],
-        ['tasks'],
-        ['presets'],
-        ['call'],
-    ],
-)
+def commands() -> list[list[str]]:
+    """Every command, verbs of groups among them."""
+    found = []
+    for name, (module, _) in cli.COMMANDS.items():
+        entry = getattr(importlib.import_module(f'dreamer_ros.cli.{module}'), name)
+        found += [[name], *([name, verb.name] for verb in getattr(entry, 'commands', ()))]
+    return found
+
+
+@pytest.mark.parametrize('words', [[], *commands()], ids=' '.join)
 def test_every_command_has_help_with_an_example(words, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*words, '--help'])
@@ -57,10 +49,19 @@ def test_every_command_has_help_with_an_example(words, capsys):
     assert f'example: {" ".join(["dreamer", *words])}' in ' '.join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize('words', commands(), ids=' '.join)
+def test_every_option_is_explained_in_a_phrase(words):
+    entry = getattr(importlib.import_module(f'dreamer_ros.cli.{cli.COMMANDS[words[0]][0]}'), words[0])
+    verbs = {verb.name: verb for verb in getattr(entry, 'commands', ())}
+    command = verbs[words[1]] if words[1:] else getattr(entry, 'alone', entry)
+    for row in describe(command.options) if command else ():
+        assert row.help.endswith('.') and (row.help[0].isupper() or row.help.startswith(tuple(row.choices))), row
+
+
 def test_help_imports_nothing_heavy():
     code = (
-        'import sys; from dreamer_ros.cli.main import _parser; _parser().format_help(); '
-        "print(*({'numpy', 'torch', 'mujoco', 'rclpy', 'yaml', 'onnxruntime'} & set(sys.modules)))"
+        'import sys; from dreamer_ros.cli.main import make_parser; make_parser([]).format_help(); '
+        "print(*({'numpy', 'pydantic', 'torch', 'mujoco', 'rclpy', 'yaml', 'onnxruntime'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     assert result.stdout.split() == []
@@ -98,11 +99,96 @@ def test_presets_and_tasks(capsys):
         (['replay', '/nonexistent'], '/nonexistent'),
         (['replay', '.', '--dream'], 'mode dream expects run'),
         (['replay', '.', '--simulate', '--policy', 'x.onnx'], 'not used in mode simulate'),
+        (['replay', '.', '--simulate', '--dream'], 'expected one mode, got dream and simulate'),
+        (['replay', '.', '--rate', 'fast'], "dreamer replay: rate: expected a number from 0.001 to 1000, got 'fast'"),
+        (['train', 'walker_walk', '--bags', 'runs/a'], 'dreamer train: TASK does not go with training from bags'),
+        (['train', 'walker_walk', '--updates', '5'], 'TASK does not go with training from bags'),
+        (['train', '--bags', 'a', '--evaluate-every', '5'], '--evaluate-every does not go with training from bags'),
+        (['train', '--bags', 'a', '--in-process'], '--in-process does not go with training from bags'),
+        (['train', '--in-process', '--mode', 'free'], '--mode does not go with training with --in-process'),
+        (['train', 'walker_wlak'], 'walker_walk'),
+        (['train', 'walker_walk', '--steps', 'many'], "dreamer train: steps: expected a whole number .* got 'many'"),
     ],
 )
 def test_bad_input_is_one_sentence(words, expected):
     with pytest.raises(InputError, match=expected):
         main(words)
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """The scenarios that commands would start."""
+    scenarios = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(supervisor, 'launch', scenarios.append)
+    monkeypatch.setattr('dreamer_ros.cli.launch.supervise', scenarios.append)
+    return scenarios
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        '--preset dreamerv3_1m --simulators 2 --evaluate-every 3 --override schedule.batch=8 schedule.length=32',
+        '--preset=dreamerv3_1m --override schedule.batch=8 --override schedule.length=32 '
+        'simulators:=2 evaluate_every:=3',
+    ],
+)
+def test_train_starts_what_launch_sim_train_starts(words, started, tmp_path):
+    assert main(['train', 'walker_walk', '--logdir', str(tmp_path / 'run'), *words.split()]) == 0
+    arguments = ['task:=walker_walk', 'preset:=dreamerv3_1m', 'simulators:=2', 'evaluate_every:=3']
+    overrides = 'overrides:=schedule.batch=8 schedule.length=32'
+    main(['launch', 'sim_train', *arguments, overrides, f'logdir:={tmp_path / "run"}'])
+    assert started[0] == started[1] and len(started[0].processes) == 7
+
+
+def test_every_argument_of_sim_train_is_an_option_of_train():
+    names = {row.key for row in describe(scenario_options('sim_train'))}
+    assert names <= {row.key for row in describe(train.Train)}
+
+
+def test_train_from_bags_goes_on_without_their_names(started, monkeypatch, tmp_path):
+    """An existing run says itself how it learns, unless a task is named."""
+    run = tmp_path / 'run'
+    run.mkdir()
+    plans = []
+    monkeypatch.setattr('dreamer_ros.training.offline.plan', lambda *arguments: plans.append(arguments) or 1 / 0)
+    for bags, learns_from_bags in (('[]', False), ('[elsewhere]', True)):
+        (run / 'config.yaml').write_text(load_preset('cpu', [f'replay.bags={bags}']).to_yaml())
+        if learns_from_bags:
+            with pytest.raises(ZeroDivisionError):
+                main(['train', '--logdir', str(run)])
+        else:
+            main(['train', '--logdir', str(run)])
+    assert [plan[3] for plan in plans] == [str(run)] and len(started) == 1
+    main(['train', 'cartpole_swingup', '--logdir', str(run)])
+    assert len(started) == 2
+
+
+def test_train_in_process(monkeypatch, capsys):
+    given = {}
+
+    def session(task, config, logdir, **options):
+        given.update(options, task=task, config=config, logdir=logdir)
+        return 'runs/x'
+
+    monkeypatch.setattr('dreamer_ros.training.session.train_in_process', session)
+    monkeypatch.setattr('signal.signal', lambda *_: None)
+    words = 'train walker_walk --in-process --steps 5000 --seed 3 --override schedule.batch=2 --logdir x'
+    assert main(words.split()) == 0 and 'runs/x' in capsys.readouterr().out
+    assert (given['task'], given['config'].schedule.batch, given['logdir']) == ('walker_walk', 2, 'x')
+    assert (given['steps'], given['seed'], given['simulators'], given['device']) == (5000, 3, 1, 'auto')
+    assert not given['stop'].is_set()
+
+
+def test_scenarios_have_commands(started, tmp_path):
+    main(['eval', '--policy', 'cartpole_swingup', '--episodes', '3', '--output', str(tmp_path / 'x')])
+    main(['record', 'robot:=rover arm', '--folder', str(tmp_path)])
+    main(['record', '--robot', 'rover', 'arm', '--folder', str(tmp_path)])
+    main(['replay', '.', '--simulate', '--task', 'x.yaml'])
+    evaluation, first, second, replay = started
+    assert evaluation.processes[-1].parameters['episodes'] == 3
+    assert first == second and len(first.processes) == 2
+    assert replay.processes[0].executable == 'resimulator'
 
 
 def test_an_error_is_one_line_and_exit_code_2():

@@ -153,5 +153,5 @@ def test_what_cannot_be_evolved_is_told(tmp_path, spec):
     with pytest.raises(InputError, match='expected one of system world_models, got dreamer'):
         open_world_models(other)
     for wrong in ('0', '-1', 'inf', 'hot'):
-        with pytest.raises(SystemExit):
+        with pytest.raises(InputError, match='temperature: expected a (finite )?number'):
             main(['evolve', str(tmp_path), '--temperature', wrong])

@@ -224,8 +224,8 @@ def test_bad_input_is_one_sentence(checkpoint, tmp_path, rng):
     assert 'expected a run directory with a checkpoint' in refusal(tmp_path / 'episodes', bag)
     assert 'recorded from another robot' in refusal(checkpoint, other)
     assert 'nothing.mcap' in refusal(checkpoint, tmp_path / 'nothing.mcap')
-    for context in ('0', '21'):
-        assert 'expected from 1 to 20 steps' in refusal(checkpoint, bag, '--context', context)
+    assert 'context: expected a whole number from 1' in refusal(checkpoint, bag, '--context', '0')
+    assert 'expected from 1 to 20 steps' in refusal(checkpoint, bag, '--context', '21')
     tensors, state, _ = read_checkpoint(find_checkpoint(checkpoint))
     del state['config']
     write_checkpoint(find_checkpoint(checkpoint), tensors, state, {})

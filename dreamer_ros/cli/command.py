@@ -1,0 +1,103 @@
+"""A command is a function and a model of its options; its parser and its help text follow from the two."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from dreamer_ros.options import Options, Word, as_text
+from dreamer_ros.schema import Row, describe
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        run: gets the options and returns an exit code, None for 0. Its docstring is the description.
+        options: the model.
+        example: a command line.
+    """
+
+    run: Callable[[Any], int | None]
+    options: type[Options]
+    example: str
+
+    @property
+    def name(self) -> str:
+        """The word that people type."""
+        return self.run.__name__.strip('_')
+
+    def describe(self, parser: argparse.ArgumentParser) -> None:
+        """Give a parser what this command says of itself and what it accepts."""
+        parser.description = inspect.getdoc(self.run)
+        parser.epilog = f'example: {self.example}'
+        parser.set_defaults(command=self, where=parser.prog)
+        for row in describe(self.options):
+            _add(parser, row, self.options)
+
+
+class Group(NamedTuple):
+    """Commands of one noun.
+
+    Attributes:
+        alone: what the noun does by itself, if anything.
+    """
+
+    commands: tuple[Command, ...]
+    description: str
+    example: str
+    alone: Command | None = None
+
+    def describe(self, parser: argparse.ArgumentParser, words: Iterable[str]) -> None:
+        """As that of Command. `words` are those that follow the noun."""
+        names = [command.name for command in self.commands]
+        if self.alone and not set(names).intersection(words[:1]):
+            self.alone.describe(parser)
+            return
+        parser.description, parser.epilog = self.description, f'example: {self.example}'
+        verbs = parser.add_subparsers(metavar='COMMAND', required=True)
+        for command in self.commands:
+            summary, *_ = inspect.getdoc(command.run).partition('.')
+            command.describe(verbs.add_parser(command.name, help=summary[0].lower() + summary[1:]))
+
+
+def command(example: str) -> Callable[[Callable], Command]:
+    """Make a command of a function, whose one argument is annotated with the model of its options."""
+
+    def decorate(run: Callable[[Any], int | None]) -> Command:
+        return Command(run, typing.get_type_hints(run)['options'], example)
+
+    return decorate
+
+
+def _add(parser: argparse.ArgumentParser, row: Row, options: type[Options]) -> None:
+    """Add one option. The model checks the value, so that it is a text here, or several."""
+    word = next((entry for entry in options.model_fields[row.key].metadata if isinstance(entry, Word)), Word())
+    several = typing.get_origin(row.kind) is tuple and typing.get_args(row.kind)[-1] is Ellipsis
+    default = as_text(row.default)
+    shown = f' (default: {default})' if default and row.kind is not bool else ''
+    settings = {'help': f'{row.help}{shown}'.replace('%', '%%'), 'default': argparse.SUPPRESS}
+    if row.kind is bool:
+        settings |= {'action': 'store_const', 'const': 'true'}
+    else:
+        settings['metavar'] = word.metavar or _metavar(row, several)
+    if word.positional:
+        nargs = ('+' if several else None) if row.required else ('*' if several else '?')
+        parser.add_argument(row.key, nargs=nargs, **settings)
+        return
+    if several:
+        settings |= {'nargs': '+', 'action': 'extend'}
+    flags = word.flags or ('--' + row.key.replace('_', '-'),)
+    parser.add_argument(*flags, dest=row.key, required=row.required, **settings)
+
+
+def _metavar(row: Row, several: bool) -> str:
+    """What stands for one value of an option."""
+    if row.choices:
+        return '{' + ','.join(map(str, row.choices)) + '}'
+    if 'number' in row.type:
+        return 'N'
+    return row.key.upper().removesuffix('S') if several else row.key.upper()
