@@ -12,7 +12,7 @@ import numpy as np
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.formats.lerobot_metadata import ACTION, IMAGES, OBSERVATION, ORIGIN, STATE, Feature, Metadata
-from dreamer_ros.formats.npz import MOST_CHOICES, one_hot
+from dreamer_ros.formats.npz import choice_count, one_hot
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.robot.contract import PERIOD_TOLERANCE, RobotContract
 from dreamer_ros.spec import ActionLimits, RobotSpec
@@ -151,9 +151,7 @@ def _observed_limits(data: Metadata, action: Feature) -> tuple[Sequence[str], Ac
     if len(low) != size:
         raise InputError(f'meta: expected statistics of {size} numbers of {ACTION}, got {len(low)}')
     if size == 1 and 'int' in action.dtype:
-        if low[0] < 0 or high[0] >= MOST_CHOICES:
-            raise InputError(f'{ACTION}: expected choices from 0, got {low[0]:g} to {high[0]:g}')
-        choices = [f'{ACTION}.{k}' for k in range(max(2, int(high[0]) + 1))]
+        choices = [f'{ACTION}.{k}' for k in range(choice_count(np.array([low, high]), ACTION))]
         return choices, ActionLimits([0] * len(choices), [1] * len(choices)), True
     names = action.elements
     still = low == high

@@ -242,11 +242,9 @@ def _made_spec(
     if period is None:
         raise InputError('it does not tell the time between two steps: expected --period')
     discrete = actions.ndim == 1 and actions.dtype.kind in 'iu'
-    if discrete and (actions.min() < 0 or actions.max() >= MOST_CHOICES):
-        raise InputError(f'actions: expected choices from 0, got {actions.min()} to {actions.max()}')
     if not discrete and (actions.ndim != 2 or not actions.size):
         raise InputError(f'actions: expected [T, A] or whole numbers [T], got {actions.dtype} {list(actions.shape)}')
-    size = max(2, int(actions.max()) + 1) if discrete else actions.shape[1]
+    size = choice_count(actions, 'actions') if discrete else actions.shape[1]
     low = arrays.get('action_low', np.full(size, 0.0 if discrete else -1.0))
     high = arrays.get('action_high', np.ones(size))
     if low.shape != (size,) or high.shape != (size,) or not (low < high).all():
@@ -263,6 +261,19 @@ def _made_spec(
         cameras=() if image is None else ('camera', *(f'camera{k}' for k in range(1, image.shape[3] // 3))),
         discrete=discrete,
     )
+
+
+def choice_count(choices: np.ndarray, key: str) -> int:
+    """How many choices there are, if those of an array are some of them. `key` names the array in errors.
+
+    Raises:
+        InputError: they are no choices, which count from 0.
+    """
+    if choices.min() < 0 or choices.max() >= MOST_CHOICES:
+        raise InputError(
+            f'{key}: expected choices from 0 to {MOST_CHOICES - 1}, got {choices.min():g} to {choices.max():g}'
+        )
+    return max(2, int(choices.max()) + 1)
 
 
 def one_hot(choices: np.ndarray, size: int, key: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -14,7 +14,7 @@ FPS_TOLERANCE = 0.01  # by how much of it a film's frames per second may differ 
 
 
 class FilmReader:
-    """Reads one film after the other, each from its beginning; going on where the last reading ended is cheap.
+    """Reads one film after the other, each from its beginning. Going on where the last reading ended is cheap.
 
     Args:
         fps: that every film must have.
@@ -23,9 +23,8 @@ class FilmReader:
     def __init__(self, fps: float):
         self._fps = fps
         self._path: Path | None = None
-        self._frames: Iterator[bytes] = iter(())
+        self._frames: Generator[Image.Image] | None = None
         self._next = 0  # number of the frame that comes next
-        self._size = (0, 0)
 
     def frames(self, path: Path, name: str, first: int, count: int) -> Iterator[Image.Image]:
         """RGB frames in a row.
@@ -38,7 +37,8 @@ class FilmReader:
             InputError: the film is missing, damaged, too short, or of other frames per second.
         """
         if path != self._path or first < self._next:
-            self._open(path, name)
+            self.close()
+            self._path, self._frames, self._next = path, self._decode(path, name), 0
         try:
             while self._next < first + count:
                 frame = next(self._frames, None)
@@ -46,23 +46,18 @@ class FilmReader:
                     raise InputError(f'{name}: expected at least {first + count} frames, got {self._next}')
                 self._next += 1
                 if self._next > first:
-                    yield Image.frombytes('RGB', self._size, frame)
+                    yield frame
         except InputError:
             self.close()
             raise
-        except (OSError, RuntimeError, ValueError) as error:  # ffmpeg gave up
-            self.close()
-            raise _damaged(name, error) from error
 
     def close(self) -> None:
         """End the process that decodes."""
-        close = getattr(self._frames, 'close', None)
-        if close is not None:
-            close()
-        self._path, self._frames, self._next = None, iter(()), 0
+        if self._frames is not None:
+            self._frames.close()
+        self._path = self._frames = None
 
-    def _open(self, path: Path, name: str) -> None:
-        self.close()
+    def _decode(self, path: Path, name: str) -> Generator[Image.Image]:
         if not path.is_file():
             raise InputError(f'{name}: expected a film of that name, but it does not exist')
         # The demuxer is named, because ffmpeg would follow what a playlist called .mp4 refers to. Frames come as
@@ -74,18 +69,16 @@ class FilmReader:
         )
         try:
             about = next(frames)
-            fps, self._size = float(about['fps']), about['size']
-        except (OSError, RuntimeError, ValueError, KeyError, StopIteration) as error:
-            raise _damaged(name, error) from error
-        self._path, self._frames = path, frames
-        if abs(fps / self._fps - 1) > FPS_TOLERANCE:
-            self.close()
-            raise InputError(f'{name}: expected {self._fps:g} frames per second, got {fps:g}')
-
-
-def _damaged(name: str, error: BaseException) -> InputError:
-    lines = [line for line in str(error).splitlines() if 'Error' in line or 'Invalid' in line or 'not found' in line]
-    return InputError(
-        f'{name}: expected a film that can be decoded, got a damaged one '
-        f'({lines[0].strip() if lines else type(error).__name__})'
-    )
+            if abs(about['fps'] / self._fps - 1) > FPS_TOLERANCE:
+                raise InputError(f'{name}: expected {self._fps:g} frames per second, got {about["fps"]:g}')
+            for frame in frames:
+                yield Image.frombytes('RGB', about['size'], frame)
+        except InputError:
+            raise
+        except (OSError, RuntimeError, ValueError, KeyError, StopIteration) as error:  # ffmpeg gave up
+            words = ('Error', 'Invalid', 'not found')
+            told = (line.strip() for line in str(error).splitlines() if any(word in line for word in words))
+            reason = next(told, type(error).__name__)
+            raise InputError(f'{name}: expected a film that can be decoded, got a damaged one ({reason})') from error
+        finally:
+            frames.close()
