@@ -396,16 +396,17 @@ def open_bag(path: Path) -> Bag:
     Raises:
         InputError: no message in it can be read, or its contract is damaged. The text names the bag.
     """
+    name = f'bag {printable(str(path))}'
     try:
         bag = Bag(path)
         bag.contract  # noqa: B018 - raises where it is damaged
     except InputError as error:
-        raise InputError(f'bag {path}: {error}') from error
+        raise InputError(f'{name}: {error}') from error
     except OSError as error:
-        raise InputError(f'bag {path}: expected a bag that can be read ({error})') from error
+        raise InputError(f'{name}: expected a bag that can be read ({error})') from error
     if not bag.messages:
         reason = f' ({bag.report[0].reason})' if bag.report else ''
-        raise InputError(f'bag {path}: expected messages in it, found none{reason}')
+        raise InputError(f'{name}: expected messages in it, found none{reason}')
     return bag
 
 

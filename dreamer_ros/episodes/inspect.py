@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dreamer_ros.episodes.assemble import Tally, Unusable, recorded_stamp, tally_of
-from dreamer_ros.episodes.bag_reader import SUFFIXES, is_bag, is_partial, open_bag, read_metadata
+from dreamer_ros.episodes.bag_reader import SUFFIXES, entries, is_bag, is_partial, open_bag, read_metadata, unsafe
 from dreamer_ros.episodes.episode_reader import read_episodes
-from dreamer_ros.episodes.report import Regularity, Report
+from dreamer_ros.episodes.report import Regularity, Report, printable
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
@@ -125,7 +125,7 @@ def bags_in(path: Path) -> list[Path]:
 def _bags(folder: Path) -> Iterator[Path]:
     """Bags of a folder and of the folders in it, where those are no bags themselves."""
     for path in sorted(folder.iterdir()):
-        if is_partial(path) or path.is_file() and path.name.endswith(SUFFIXES):
+        if is_partial(path) or path.name.endswith(SUFFIXES) and not path.is_dir():
             yield path
         elif path.is_dir() and not path.name.startswith('.'):
             nested = not is_bag(path) and any(
@@ -135,8 +135,11 @@ def _bags(folder: Path) -> Iterator[Path]:
 
 
 def _describe(bag: Path) -> BagInfo:
+    reason = unsafe(bag)
+    if reason:
+        return BagInfo(printable(bag.name), problem=f'can not be opened: {reason}')
     try:
-        size = sum(file.stat().st_size for file in (bag.iterdir() if bag.is_dir() else [bag]))
+        size = sum(file.stat().st_size for file in (entries(bag) if bag.is_dir() else [bag]))
     except FileNotFoundError:
         return BagInfo(bag.name, problem='renamed or deleted this moment')
     if not bag.is_dir():
