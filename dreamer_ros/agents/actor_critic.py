@@ -245,12 +245,7 @@ class ActorCritic(nn.Module):
         live = (~batch.is_terminal).float().transpose(0, 1)[1:] * self.imagination.discount
         reward, last = batch.reward.transpose(0, 1)[1:], batch.is_last.transpose(0, 1)
         lambda_ = self.imagination.lambda_ * (~last[1:]).float()
-        steps = reward + (1.0 - lambda_) * live * bootstrap[1:]
-        carry, returns = bootstrap[-1], []
-        for t in reversed(range(len(steps))):
-            carry = steps[t] + live[t] * lambda_[t] * carry
-            returns.append(carry)
-        returns = torch.stack(returns[::-1])
+        returns = _backwards(reward + (1.0 - lambda_) * live * bootstrap[1:], live * lambda_, bootstrap[-1])
         feature = states.feature.transpose(0, 1)[:-1]  # this gradient shapes the representation too
         return self.critic_loss(self.judge(feature), returns, (~last[:-1]).float())
 
@@ -291,13 +286,15 @@ class ReturnRange(nn.Module):
 
 def lambda_returns(reward: Tensor, value: Tensor, discount: Tensor, lambda_: float) -> Tensor:
     """R_t = r_t + γ_t[(1 − λ) v_t + λ R_{t+1}] with R_T = v_{T−1}, all [T, ...]."""
-    steps = reward + discount * value * (1.0 - lambda_)
-    carry = value[-1]
-    returns = []
-    for t in reversed(range(len(reward))):
-        carry = steps[t] + lambda_ * discount[t] * carry
-        returns.append(carry)
-    return torch.stack(returns[::-1])
+    return _backwards(reward + discount * value * (1.0 - lambda_), lambda_ * discount, value[-1])
+
+
+def _backwards(step: Tensor, factor: Tensor, last: Tensor) -> Tensor:
+    """R_t = step_t + factor_t R_{t+1} with R_T = last; [T, ...]."""
+    returns = [last]
+    for gain, share in zip(step.flip(0), factor.flip(0)):
+        returns.append(gain + share * returns[-1])
+    return torch.stack(returns[:0:-1])
 
 
 def n_step_returns(reward: Tensor, value: Tensor, discount: Tensor, n: int) -> Tensor:

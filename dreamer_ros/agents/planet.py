@@ -74,10 +74,8 @@ class PlanningPolicy(FilterPolicy):
         self.evaluation_noise = (latent, latent + planning)
 
     def act(self, state: State, noise: Tensor) -> Tensor:
-        return self.plan(state, noise.unflatten(-1, self.candidates).transpose(0, 1))
-
-    def plan(self, state: State, noise: Tensor) -> Tensor:
-        """First action [B, A] of the best plan from states [B, ...]; noise [I, B, N, H, A + latent]."""
+        """First action [B, A] of the best plan from states [B, ...]."""
+        noise = noise.unflatten(-1, self.candidates).transpose(0, 1)  # [I, B, N, H, A + latent]
         actions, latents = noise.split([self.action_size, self.rssm.latent.size], -1)
         return cross_entropy_method(
             lambda candidates, iteration: self.predicted_return(state, candidates, latents[iteration]),

@@ -95,41 +95,8 @@ class SparseCrossEntropy(torch.autograd.Function):
 SCALARS = {'normal': Normal, 'twohot': TwoHot}
 
 
-class TanhNormal:
-    """tanh of Normal(5·tanh(μ/5), softplus(s + ln(e⁵ − 1)) + 1e-4) (Dreamer)."""
-
-    raw_per_action = 2
-
-    def parameters(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = raw.chunk(2, -1)
-        return 5.0 * torch.tanh(mean / 5.0), F.softplus(std + softplus_inverse(5.0)) + 1e-4
-
-    def sample(self, raw: Tensor, noise: Tensor) -> Tensor:
-        """Reparameterised action in (−1, 1); zero noise gives the median tanh(mean).
-
-        The median stands in for the mode, which has no closed form and is near ±1 for a wide distribution.
-        """
-        mean, std = self.parameters(raw)
-        return torch.tanh(mean + std * noise)
-
-    def log_prob(self, raw: Tensor, action: Tensor) -> Tensor:
-        """Ln p(action) summed over dimensions; actions at ±1 are clipped in float32."""
-        mean, std = self.parameters(raw.float())
-        x = torch.atanh(action.float().clamp(-0.999999, 0.999999))
-        # ln(1 − tanh²x) = 2(ln 2 − x − softplus(−2x)), exact for large x
-        jacobian = 2.0 * (math.log(2.0) - x - F.softplus(-2.0 * x))
-        return (normal_log_prob(mean, std, x) - jacobian).sum(-1)
-
-    def entropy(self, raw: Tensor) -> Tensor:
-        """Entropy of the normal before tanh, summed over dimensions: tanh-normals have no closed form."""
-        _, std = self.parameters(raw)
-        return normal_entropy(std).sum(-1)
-
-
 class BoundedNormal:
-    """Normal(tanh μ, 0.9·σ(s + 2) + 0.1) (DreamerV3). Samples are unbounded, so that `log_prob` is theirs; see
-    `bounded`.
-    """
+    """Normal(tanh μ, 0.9·σ(s + 2) + 0.1) (DreamerV3). Samples stay unclipped, which `log_prob` needs; see `bounded`."""
 
     raw_per_action = 2
 
@@ -147,8 +114,32 @@ class BoundedNormal:
         return normal_log_prob(mean, std, action).sum(-1)
 
     def entropy(self, raw: Tensor) -> Tensor:
+        """Entropy of the normal, summed over dimensions. A subclass that bends its samples has no closed form."""
         _, std = self.parameters(raw)
         return normal_entropy(std).sum(-1)
+
+
+class TanhNormal(BoundedNormal):
+    """tanh of Normal(5·tanh(μ/5), softplus(s + ln(e⁵ − 1)) + 1e-4) (Dreamer)."""
+
+    def parameters(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = raw.chunk(2, -1)
+        return 5.0 * torch.tanh(mean / 5.0), F.softplus(std + softplus_inverse(5.0)) + 1e-4
+
+    def sample(self, raw: Tensor, noise: Tensor) -> Tensor:
+        """Reparameterised action in (−1, 1); zero noise gives the median tanh(mean).
+
+        The median stands in for the mode, which has no closed form and is near ±1 for a wide distribution.
+        """
+        return torch.tanh(super().sample(raw, noise))
+
+    def log_prob(self, raw: Tensor, action: Tensor) -> Tensor:
+        """Ln p(action) summed over dimensions; actions at ±1 are clipped in float32."""
+        mean, std = self.parameters(raw.float())
+        x = torch.atanh(action.float().clamp(-0.999999, 0.999999))
+        # ln(1 − tanh²x) = 2(ln 2 − x − softplus(−2x)), exact for large x
+        jacobian = 2.0 * (math.log(2.0) - x - F.softplus(-2.0 * x))
+        return (normal_log_prob(mean, std, x) - jacobian).sum(-1)
 
 
 class TruncatedNormal:

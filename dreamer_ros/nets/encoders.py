@@ -66,11 +66,8 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: ConvConfig, image_size: tuple[int, int], channels: int = 3):
         super().__init__()
-        if config.kind == 'pool':
-            self.net = PoolEncoder(config, image_size, channels)
-        else:
-            widths, strides, padding = _stride_plan(config)
-            self.net = StrideEncoder(config, image_size, channels, widths, strides, padding)
+        kind = PoolEncoder if config.kind == 'pool' else StrideEncoder
+        self.net = kind(config, image_size, channels)
         self.bits, self.output_size = config.bits, self.net.output_size
 
     def forward(self, image: Tensor) -> Tensor:
@@ -79,15 +76,11 @@ class ImageEncoder(nn.Module):
 
 
 class StrideEncoder(nn.Sequential):
-    """4x4 convolutions whose strides multiply to 16.
+    """4x4 convolutions whose strides multiply to 16; see `_stride_plan`."""
 
-    Args:
-        widths, strides, padding: per layer, and for all; padding 0 is World Models' and Dreamer's.
-    """
-
-    def __init__(self, config: ConvConfig, image_size: tuple[int, int], channels: int, widths, strides, padding):
+    def __init__(self, config: ConvConfig, image_size: tuple[int, int], channels: int):
         layers, grid = [], image_size
-        for width, stride, pad in zip(widths, strides, padding):
+        for width, stride, pad in zip(*_stride_plan(config)):
             conv = nn.Conv2d(channels, width, 4, stride, pad)
             initialise(conv, config.norm)
             layers += [conv, *_norm(config.norm, width), ACTIVATIONS[config.activation]()]
@@ -208,7 +201,7 @@ class StrideDecoder(nn.Module):
 
 
 def _stride_plan(config: ConvConfig):
-    """Widths, strides and paddings of the 4x4 convolutions."""
+    """Widths, strides and paddings of the 4x4 convolutions. World Models and Dreamer pad nothing: `valid`."""
     if config.kind == 'patch':
         return [config.depth * n for n in (2, 4, 8)], (4, 2, 2), (0, 1, 1)
     padding = 0 if config.kind == 'valid' else 1

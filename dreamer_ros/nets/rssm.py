@@ -206,7 +206,23 @@ class CategoricalLatent:
         return -(stats.exp() * stats).sum((-2, -1))
 
 
-class GRU(nn.Module):
+class Cell(nn.Module):
+    """One recurrent step: deter [B, deter], stoch [B, stoch] and a projected action to the next deter."""
+
+    action: nn.Module
+
+    def project_action(self, action: Tensor) -> Tensor:
+        """What `forward` takes as the action [..., A]; a scan projects all of its actions at once."""
+        return self.action(action)
+
+    def gated(self, reset: Tensor, candidate: Tensor, update: Tensor, deter: Tensor) -> Tensor:
+        """The next deter from the gates of DreamerV2 and V3: reset inside the candidate, update bias −1."""
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        gate = torch.sigmoid(update - 1.0)
+        return gate * candidate + (1.0 - gate) * deter
+
+
+class GRU(Cell):
     """Plain GRU on a dense layer of [stoch, action] (PlaNet, Dreamer). Gates are written out for ONNX."""
 
     def __init__(self, config: RssmConfig, stoch: int, action: int):
@@ -224,9 +240,6 @@ class GRU(nn.Module):
         nn.init.zeros_(self.recurrent.bias)
         for gate in self.recurrent.weight.chunk(3):
             nn.init.orthogonal_(gate)
-
-    def project_action(self, action: Tensor) -> Tensor:
-        return self.action(action)
 
     def forward(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
         x = self.activation(self.stoch(stoch) + action)
@@ -246,7 +259,7 @@ def glorot_jointly(*layers: nn.Linear) -> None:
             layer.weight.copy_(part)
 
 
-class LayerNormGRU(nn.Module):
+class LayerNormGRU(Cell):
     """GRU with one normalisation over all three gates and update bias −1 (DreamerV2)."""
 
     def __init__(self, config: RssmConfig, stoch: int, action: int):
@@ -263,18 +276,12 @@ class LayerNormGRU(nn.Module):
                 glorot_jointly(*pair)
         self.norm = nn.LayerNorm(3 * config.deter, eps=1e-3)
 
-    def project_action(self, action: Tensor) -> Tensor:
-        return self.action(action)
-
     def forward(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
         x = self.input(self.stoch(stoch) + action)
-        reset, candidate, update = self.norm(self.hidden(x) + self.recurrent(deter)).chunk(3, -1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        gate = torch.sigmoid(update - 1.0)
-        return gate * candidate + (1.0 - gate) * deter
+        return self.gated(*self.norm(self.hidden(x) + self.recurrent(deter)).chunk(3, -1), deter)
 
 
-class BlockGRU(nn.Module):
+class BlockGRU(Cell):
     """GRU with block-diagonal recurrence (DreamerV3)."""
 
     def __init__(self, config: RssmConfig, stoch: int, action: int):
@@ -297,10 +304,7 @@ class BlockGRU(nn.Module):
         grouped = to_blocks(deter, self.blocks)
         x = torch.cat([grouped, shared.expand(self.blocks, -1, -1)], -1)
         x = self.activation(self.norm(from_blocks(self.hidden(x))))
-        reset, candidate, update = self.gates(to_blocks(x, self.blocks)).chunk(3, -1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        gate = torch.sigmoid(update - 1.0)
-        return from_blocks(gate * candidate + (1.0 - gate) * grouped)
+        return from_blocks(self.gated(*self.gates(to_blocks(x, self.blocks)).chunk(3, -1), grouped))
 
 
 CELLS = {'gru': GRU, 'layernorm_gru': LayerNormGRU, 'block_gru': BlockGRU}
