@@ -47,18 +47,19 @@ class Expected(NamedTuple):
     text: str
 
 
-class Mismatch(ValueError):
-    """What a validator of a model raises about one of its keys; with an empty key about the whole.
+class Fault(ValueError):
+    """What a validator of a model raises about one of its keys, dotted; with an empty key about the whole."""
 
-    Args:
-        key: below the model, dotted.
-        expected: in words.
-        got: the value that came.
-    """
+    def __init__(self, key: str, text: str):
+        super().__init__(text)
+        self.key = key
+
+
+class Mismatch(Fault):
+    """A Fault that says what was expected, and the value that came."""
 
     def __init__(self, key: str, expected: str, got: Any):
-        super().__init__(f'expected {expected}, got {shown(got)}')
-        self.key = key
+        super().__init__(key, f'expected {expected}, got {shown(got)}')
 
 
 Name = Annotated[str, Field(min_length=1)]
@@ -163,7 +164,8 @@ def _problem(kind: Any, error: Mapping[str, Any], data: Any) -> tuple[list[int],
     members = _members(spot.kind)
     key, words, got = spot.key, expected(spot.kind, spot.metadata), spot.data
     if name is not None:
-        key, words, got = _dotted(key, name), 'a name', name
+        key, got = _dotted(key, name), name
+        words = expected(typing.get_args(spot.kind)[0]).replace('a text', 'a name')
     elif error['type'] == 'finite_number':
         words = words.replace('a number', 'a finite number', 1)
     elif error['type'].startswith('union_tag') and isinstance(got, dict):
@@ -171,7 +173,7 @@ def _problem(kind: Any, error: Mapping[str, Any], data: Any) -> tuple[list[int],
         key, words, got = _dotted(key, tag), _one_of(list(members)), got.get(tag, _MISSING)
     elif error['type'] == 'missing' and spot.data is None:
         got = _MISSING
-    elif isinstance(cause, Mismatch):
+    elif isinstance(cause, Fault):
         key = _dotted(key, cause.key)
     if got is _MISSING:
         return spot.position, f'{key} ({words}) is missing'
@@ -309,15 +311,15 @@ def _is_model(kind: Any) -> bool:
 
 def _members(kind: Any) -> dict[Any, type[Model]]:
     """The models of a union by their tags; empty for anything else."""
-    models = [_unpacked(member)[0] for member in typing.get_args(kind)] if _is_union(kind) else []
-    if not all(map(_is_model, models)):
-        return {}
-    tags = {}
-    for model in models:
-        for field in model.model_fields.values():
-            if typing.get_origin(field.annotation) is Literal:
-                tags.update(dict.fromkeys(typing.get_args(field.annotation), model))
-                break
+    tags: dict[Any, type[Model]] = {}
+    for member in typing.get_args(kind) if _is_union(kind) else ():
+        model, metadata = _unpacked(member)
+        if not _is_model(model):
+            return {}
+        own = [entry.tag for entry in metadata if isinstance(entry, pydantic.Tag)]
+        literals = (field.annotation for field in model.model_fields.values())
+        own = own or next((typing.get_args(each) for each in literals if typing.get_origin(each) is Literal), ())
+        tags.update(dict.fromkeys(own, model))
     return tags
 
 

@@ -9,17 +9,19 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import AfterValidator, Discriminator, Tag, model_validator
+from pydantic import Field as Key
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.paths import share
 from dreamer_ros.robot.expressions import Expression
-from dreamer_ros.sections import Range, Section, parse_yaml
+from dreamer_ros.schema import Count, Expected, Fault, Mismatch, Model, Name, Positive, Range, check, load_yaml
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.definitions import definition
 from dreamer_ros.wire.fields import Field
@@ -41,12 +43,8 @@ COMMAND_FIELDS = {
     'sensor_msgs/msg/JointState': (r'(position|velocity|effort)\[.*\D.*\]', 'position[elbow]'),
     JOY: (r'axes\[\d+\]', 'axes[0]'),
 }
-RATES = (0.01, 1000.0)  # actions per second
 PERIOD_TOLERANCE = 0.01  # by how much of it a policy's control period may differ from the robot's
 LIMIT_TOLERANCE = 1e-6  # by how much of its range a limit may
-
-_TOPIC = re.compile(f'/?{NAMES}')
-_EXPRESSION_NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
 
 
 class Camera(NamedTuple):
@@ -217,7 +215,13 @@ class RobotContract:
         Raises:
             InputError: not YAML, an unknown or missing key, or a value that does not fit; names file and key.
         """
-        return _Reader(text, source).contract
+        contract = _contract(check(_ContractFile, load_yaml(text, source), source), text, source)
+        try:
+            contract.spec  # what a RobotSpec refuses, such as the names of cameras
+            _check_fields(contract.command)
+        except InputError as error:
+            raise InputError(f'{source}: {error}') from error
+        return contract
 
     @property
     def period_ns(self) -> int:
@@ -328,295 +332,381 @@ def load_contract(robot: str | Path) -> RobotContract:
     return RobotContract.from_text(read_text(path), str(path))
 
 
-class _Reader:
-    """Takes a contract out of its YAML, key by key."""
+# The file: its keys, what each may hold, and how they fit together
 
-    def __init__(self, text: str, source: str):
-        top = parse_yaml(text, source)
-        self._types: dict[str, str] = {}  # of each topic
-        self._max_age = float(top.positive('max_age'))
-        cameras = tuple(self._camera(name, section) for name, section in top.sections('cameras').items())
-        vector = tuple(self._input(section) for section in top.items('vector'))
-        image_size = self._image_size(top) if cameras else (0, 0)
-        command = self._command(top.section('command'))
-        reward = self._formula(top.section('reward')) if top.has('reward') else None
-        terminal = self._formula(top.section('terminal')) if top.has('terminal') else None
-        self.contract = RobotContract(
-            name=top.text('name'),
-            rate=self._rate(top),
-            stamps=top.choice('stamps', ('header', 'receive'), default='header'),
-            image_size=image_size,
-            cameras=cameras,
-            vector=vector,
-            command=command,
-            reward=reward,
-            terminal=terminal,
-            episode_length=top.count('episode_length', default=None),
-            estop=self._estop(top),
-            joystick=self._joystick(top.section('joystick'), command) if top.has('joystick') else None,
-            public_key=self._public_key(top),
-            text=text,
-            source=source,
-        )
-        top.finish()
-        if not cameras and not vector:
-            top.fail('', 'cameras or vector, something to observe', 'neither')
-        if len({entry.name for entry in vector}) < len(vector):
-            top.fail('vector', 'different names', [entry.name for entry in vector])
+
+def _topic(text: str) -> str:
+    if not re.fullmatch(f'/?{NAMES}', text):
+        raise ValueError
+    return text
+
+
+def _type(name: str) -> str:
+    definition(name)
+    return name
+
+
+def _stick(text: str) -> str:
+    if not re.fullmatch(r'(axes|buttons)\[\d+\]', text):
+        raise ValueError
+    return text
+
+
+def _variable(text: str) -> str:
+    if not re.fullmatch('[A-Za-z_][A-Za-z0-9_]*', text):
+        raise ValueError
+    return text
+
+
+TopicName = Annotated[str, AfterValidator(_topic), Expected('the name of a topic')]
+MessageType = Annotated[Name, AfterValidator(_type)]
+Stick = Annotated[str, AfterValidator(_stick), Expected('a stick or button such as axes[1] or buttons[4]')]
+PublicKey = Annotated[str, Key(pattern='^[0-9a-f]{64}$'), Expected('an ed25519 key of 64 hexadecimal digits')]
+Variable = Annotated[str, AfterValidator(_variable), Expected('a name of letters, digits and underscores')]
+
+
+class _Reader(Model):
+    topic: TopicName = Key(description="relative to the robot's namespace, or absolute")
+    type: MessageType = Key(description='of its messages, in full')
+    max_age: Positive | None = Key(None, description="s after which a message counts as missing; the contract's")
+
+
+class _CropFile(Model):
+    x: int = Key(ge=0, description='pixels left of it')
+    y: int = Key(ge=0, description='pixels above it')
+    width: Count = Key(description='pixels')
+    height: Count = Key(description='pixels')
+
+
+class _CameraFile(_Reader):
+    type: Literal[IMAGE_TYPES] = Key(description='of its messages, in full')
+    crop: _CropFile | None = Key(None, description='the part of the image that is used; all of it')
+
+
+class _SourceFile(_Reader):
+    field: Name = Key(description='path of the number in a message')
+
+    @model_validator(mode='after')
+    def _is_there(self):
         try:
-            self.contract.spec  # what a RobotSpec refuses, such as the names of cameras
+            Field.parse(self.field, self.type)
         except InputError as error:
-            top.refuse('', error)
+            raise Fault('field', str(error)) from error
+        return self
 
-    # Topics and fields
 
-    def _topic(self, section: Section, key: str = 'topic', **default) -> str:
-        topic = section.text(key, **default)
-        if not _TOPIC.fullmatch(topic):
-            section.fail(key, 'the name of a topic', topic)
-        return topic
+class _InputFile(_SourceFile):
+    name: Name = Key(description='of the number that the policy reads')
+    scale: float = Key(1.0, description='times the field')
+    offset: float = Key(0.0, description='added after scaling')
+    clip: Range | None = Key(None, description='bounds of the result; none')
 
-    def _observed(self, section: Section, options: tuple[str, ...] = ()) -> tuple[str, str, float]:
-        """Topic, type and maximum age."""
-        topic = self._topic(section)
-        type_name = section.choice('type', options) if options else section.text('type')
+
+class _TermFile(_SourceFile):
+    default: float | None = Key(None, description='value while there is no message, or an old one; none')
+
+
+class _ExpressionFile(Model):
+    fields: dict[Variable, _TermFile] = Key({}, description='the numbers that the expression names')
+    expression: Name = Key(description='formula over the names of the fields')
+
+    @model_validator(mode='after')
+    def _can_be_read(self):
         try:
-            definition(type_name)
+            Expression(self.expression, self.fields)
         except InputError as error:
-            section.refuse('type', error)
-        self._only_type(section, topic, type_name)
-        return topic, type_name, float(section.positive('max_age', default=self._max_age))
+            raise Fault('expression', str(error)) from error
+        return self
 
-    def _only_type(self, section: Section, topic: str, type_name: str) -> None:
-        if self._types.setdefault(topic, type_name) != type_name:
-            section.fail('type', f'{self._types[topic]}, as elsewhere for {topic}', type_name)
 
-    def _source(self, section: Section, default: float | None = None) -> Source:
-        topic, type_name, max_age = self._observed(section)
-        text = section.text('field')
-        try:
-            field = Field.parse(text, type_name)
-        except InputError as error:
-            section.refuse('field', error)
-        return Source(topic, type_name, field, max_age, default)
+_FormulaFile = Annotated[
+    Annotated[_TermFile, Tag('field')] | Annotated[_ExpressionFile, Tag('expression')],
+    Discriminator(lambda data: 'expression' if isinstance(data, dict) and 'expression' in data else 'field'),
+]
 
-    def _camera(self, name: str, section: Section) -> Camera:
-        crop = None
-        if section.has('crop'):
-            edges = section.section('crop')
-            crop = Crop(edges.count('x', 0), edges.count('y', 0), edges.count('width'), edges.count('height'))
-            edges.finish()
-        topic, type_name, max_age = self._observed(section, IMAGE_TYPES)
-        section.finish()
-        return Camera(name, topic, type_name, crop, max_age)
 
-    def _rate(self, top: Section) -> float:
-        rate = float(top.positive('rate'))
-        if not RATES[0] <= rate <= RATES[1]:
-            top.fail('rate', f'{RATES[0]:g} to {RATES[1]:g} actions per second', rate)
-        return rate
+class _AxisFile(Model):
+    name: Name = Key(description='of what is commanded')
+    field: Name | None = Key(None, description='path of the field of the message that it is')
+    fields: dict[str, float] = Key({}, description='instead: gain for each field of the message')
+    limits: Range = Key(description='what actions -1 and 1 stand for, in its unit')
+    rate_limit: Positive | None = Key(None, description='greatest change in units per second; none')
+    unit: str = Key('', description='for people')
+    feedback: _SourceFile | None = Key(None, description='where the axis stands now, in the same unit')
 
-    def _estop(self, top: Section) -> str:
-        topic = self._topic(top, 'estop', default='estop')
-        if self._types.setdefault(topic, ESTOP) != ESTOP:
-            top.fail('estop', f'a topic of {ESTOP}, but {topic} is one of {self._types[topic]} elsewhere', topic)
-        return topic
+    @model_validator(mode='after')
+    def _fits(self):
+        if bool(self.field) == bool(self.fields):
+            raise Mismatch('field', 'either field or fields', 'both' if self.field else 'neither')
+        if not self.limits[0] < self.limits[1]:
+            raise Mismatch('limits', '[low, high] that differ', list(self.limits))
+        return self
 
-    def _image_size(self, top: Section) -> tuple[int, int]:
-        size = top.numbers('image_size')
-        if len(size) != 2 or not all(side == int(side) >= 1 for side in size):
-            top.fail('image_size', '[height, width] in pixels', list(size))
-        return int(size[0]), int(size[1])
+    @property
+    def gains(self) -> dict[str, float]:
+        return {self.field: 1.0} if self.field else self.fields
 
-    def _input(self, section: Section) -> Input:
-        entry = Input(
-            section.text('name'),
-            self._source(section),
-            float(section.number('scale', default=1.0)),
-            float(section.number('offset', default=0.0)),
-            section.range('clip', default=(-math.inf, math.inf)),
-        )
-        section.finish()
-        return entry
+    def check_within(self, value: float, key: str) -> None:
+        if not self.limits[0] <= value <= self.limits[1]:
+            raise Mismatch(key, f'a value within its limits {list(self.limits)}', value)
 
-    def _formula(self, section: Section) -> Formula:
-        """`{topic, type, field}` of one number, or `{expression, fields: {name: {topic, type, field}}}`."""
-        if not section.has('expression'):
-            return Formula(Expression('value', ['value']), {'value': self._term(section)})
-        sources = {}
-        for name, term in section.sections('fields').items():
-            if not _EXPRESSION_NAME.fullmatch(name):
-                section.fail('fields', 'names of letters, digits and underscores', name)
-            sources[name] = self._term(term)
-        text = section.text('expression')
-        try:
-            expression = Expression(text, sources)
-        except InputError as error:
-            section.refuse('expression', error)
-        section.finish()
-        return Formula(expression, sources)
 
-    def _term(self, section: Section) -> Source:
-        default = section.number('default', default=None)
-        source = self._source(section, None if default is None else float(default))
-        section.finish()
-        return source
+class _QosFile(Model):
+    depth: Count = Key(1, description='messages kept')
+    reliability: Literal['reliable', 'best_effort'] = Key('reliable', description='of the publisher')
 
-    # The command
 
-    def _command(self, section: Section) -> Command:
-        topic = self._topic(section)
-        type_name = section.choice('type', tuple(COMMAND_FIELDS))
-        self._only_type(section, topic, type_name)
-        axes = tuple(self._axis(axis, type_name) for axis in section.items('axes'))
-        if not axes:
-            section.fail('axes', 'at least one', [])
-        names = [axis.name for axis in axes]
+class _CommandFile(Model):
+    topic: TopicName = Key(description="relative to the robot's namespace, or absolute")
+    type: Literal[tuple(COMMAND_FIELDS)] = Key(description='of its messages, in full')
+    axes: tuple[_AxisFile, ...] = Key(description='what is commanded, in the order of the actions')
+    choices: dict[str, dict[str, float]] = Key({}, description='of a robot with discrete actions: values of the axes')
+    stop: Annotated[
+        Literal['zero', 'hold'] | dict[str, float], Expected('one of zero, hold, or a value for each axis')
+    ] = Key(description='what is commanded when the robot must stop')
+    frame_id: str = Key('', description='of the header, where the type has one')
+    qos: _QosFile = _QosFile()
+    controller_timeout: Positive | None = Key(
+        None, description="s without a command after which the robot's own controller stops it; it never does"
+    )
+
+    @model_validator(mode='after')
+    def _fits(self):
+        names = [axis.name for axis in self.axes]
+        if not names:
+            raise Mismatch('axes', 'at least one', [])
         if len(set(names)) < len(names):
-            section.fail('axes', 'different names', names)
-        qos = section.section('qos')
-        timeout = section.positive('controller_timeout', default=None)
-        stop, at_once = self._stop(section, axes)
-        command = Command(
-            topic=topic,
-            type=type_name,
-            axes=axes,
-            choices=self._choices(section, axes),
-            stop=stop,
-            stop_at_once=at_once,
-            frame_id=section.text('frame_id', default=''),
-            qos=QoS(
-                depth=qos.count('depth', default=1),
-                reliable=qos.choice('reliability', ('reliable', 'best_effort'), default='reliable') == 'reliable',
-            ),
-            controller_timeout=None if timeout is None else float(timeout),
-        )
-        qos.finish()
-        section.finish()
-        self._check_fields(command, section)
-        return command
+            raise Mismatch('axes', 'different names', names)
+        pattern, example = COMMAND_FIELDS[self.type]
+        for number, axis in enumerate(self.axes):
+            for text in axis.gains:
+                if not re.fullmatch(pattern, text):
+                    key = f'axes[{number}].{"field" if axis.field else "fields"}'
+                    raise Mismatch(key, f'a field of {self.type} such as {example}', text)
+        if isinstance(self.stop, dict):
+            self._check_pose(self.stop, 'stop')
+        for axis in self.axes:
+            if self.stop == 'zero' and not axis.limits[0] <= 0 <= axis.limits[1]:
+                raise Mismatch('stop', f'another, because 0 is not within the limits of {axis.name}', self.stop)
+            if self.stop == 'hold' and axis.feedback is None:
+                raise Mismatch('stop', f'feedback of {axis.name}, which says where to hold it', 'none')
+        for name, pose in self.choices.items():
+            self._check_pose(pose, f'choices.{name}')
+        if len(self.choices) == 1:
+            raise Mismatch('choices', 'at least 2', list(self.choices))
+        return self
 
-    def _check_fields(self, command: Command, section: Section) -> None:
-        """Whether the axes fill the message, and can be told from it again."""
-        texts = [field.text for field in command.fields]
-        if np.linalg.matrix_rank(command.matrix) < len(command.axes):
-            section.fail('axes', 'axes that can be told apart in the message, each with fields of its own', texts)
-        if command.type == 'std_msgs/msg/Float64MultiArray':
-            missing = {f'data[{number}]' for number in range(len(texts))} - set(texts)
-            if missing:
-                section.fail('axes', f'the elements from data[0] to data[{len(texts) - 1}]', texts)
-        lists: dict[str, set] = {}
+    def _check_pose(self, pose: Mapping[str, float], key: str) -> None:
+        for axis in self.axes:
+            if axis.name not in pose:
+                raise Fault(f'{key}.{axis.name}', 'expected a number, but it is missing')
+            axis.check_within(pose[axis.name], f'{key}.{axis.name}')
+        for name in set(pose) - {axis.name for axis in self.axes}:
+            raise Mismatch(key, f'the axes {", ".join(axis.name for axis in self.axes)}', name)
+
+
+class _JoystickFile(Model):
+    topic: TopicName = Key('joy', description='of sensor_msgs/Joy')
+    axes: dict[str, dict[Stick, float]] = Key(
+        {}, description='for each axis of the command, what a stick at 1 adds to it, in its unit'
+    )
+    choices: dict[str, Stick] = Key({}, description='instead, of a robot with discrete actions: their buttons')
+    mode: Literal['absolute', 'relative'] = Key(
+        'absolute', description='sticks say where the axes are to be, or move them, per second'
+    )
+    takeover: Stick | None = Key(None, description='held down while a person steers; whatever is moved takes over')
+    dead_zone: Positive = Key(0.1, description='what a stick must exceed to count')
+    release: Positive = Key(1.0, description='s of rest after which the policy goes on')
+    max_age: Positive = Key(
+        0.5, description='s without a message, while a person steers, after which the robot is stopped'
+    )
+
+    def check_moves(self, command: _CommandFile) -> None:
+        """Refuse what the robot does not have."""
+        used, unused = ('choices', 'axes') if command.choices else ('axes', 'choices')
+        known = list(command.choices) or [axis.name for axis in command.axes]
+        for name in getattr(self, used):
+            if name not in known:
+                raise Mismatch(f'joystick.{used}', f'{used} of the command ({", ".join(known)})', name)
+        if getattr(self, unused):
+            raise Mismatch(f'joystick.{unused}', f'{used} alone, as of the command', list(getattr(self, unused)))
+        if not (any(self.axes.values()) or self.choices):
+            raise Mismatch('joystick', f'{used} that it moves', 'none')
+        if self.mode == 'relative' and command.choices:
+            raise Mismatch('joystick.mode', 'absolute for a robot with discrete actions', self.mode)
+
+
+class _ContractFile(Model):
+    name: Name = Key(description='of the robot')
+    rate: float = Key(ge=0.01, le=1000, description='actions per second')
+    max_age: Positive = Key(description='s from measurement to action after which a message counts as missing')
+    stamps: Literal['header', 'receive'] = Key('header', description='when a message counts as measured')
+    image_size: Annotated[tuple[Count, Count] | None, Expected('[height, width] in pixels')] = Key(
+        None, description="height and width in pixels of every camera's image as the policy sees it"
+    )
+    cameras: dict[str, _CameraFile] = Key({}, description='where images come from, by name')
+    vector: tuple[_InputFile, ...] = Key((), description='the numbers that the policy reads')
+    command: _CommandFile = Key(description='how the robot is moved')
+    reward: _FormulaFile | None = Key(None, description='of every step; labelled later')
+    terminal: _FormulaFile | None = Key(None, description='ends the episode for good where it is not 0; never')
+    episode_length: Count | None = Key(None, description='actions per episode; until somebody ends it')
+    estop: TopicName = Key('estop', description='std_msgs/Bool topic that stops the robot while true')
+    joystick: _JoystickFile | None = Key(None, description='how a person takes over; nobody does')
+    public_key: (
+        Annotated[str, Key(pattern='^[0-9a-f]{64}$'), Expected('an ed25519 key of 64 hexadecimal digits')] | None
+    ) = Key(None, description='policies must be signed for this ed25519 key, 64 hexadecimal digits; no signatures')
+
+    @model_validator(mode='after')
+    def _fits(self):
+        if not self.cameras and not self.vector:
+            raise ValueError('expected cameras or vector, something to observe, got neither')
+        if self.cameras and self.image_size is None:
+            raise Fault('image_size', 'expected [height, width] in pixels, but it is missing')
+        names = [entry.name for entry in self.vector]
+        if len(set(names)) < len(names):
+            raise Mismatch('vector', 'different names', names)
+        types: dict[str, str] = {}
+        for key, topic, type_name in self._topics():
+            known = types.setdefault(topic, type_name)
+            if known != type_name:
+                if key == 'estop':
+                    raise Mismatch(key, f'a topic of {ESTOP}, but {topic} is one of {known} elsewhere', topic)
+                raise Mismatch(f'{key}.type', f'{known}, as elsewhere for {topic}', type_name)
+        if self.joystick:
+            self.joystick.check_moves(self.command)
+        return self
+
+    def _topics(self) -> Iterator[tuple[str, str, str]]:
+        """(key, topic, type) of whatever is read or written."""
+        readers: list[tuple[str, Any]] = [(f'cameras.{name}', camera) for name, camera in self.cameras.items()]
+        readers += [(f'vector[{number}]', entry) for number, entry in enumerate(self.vector)]
+        readers += [('command', self.command)]
+        for number, axis in enumerate(self.command.axes):
+            readers += [(f'command.axes[{number}].feedback', axis.feedback)] if axis.feedback else []
+        for key, formula in (('reward', self.reward), ('terminal', self.terminal)):
+            if isinstance(formula, _ExpressionFile):
+                readers += [(f'{key}.fields.{name}', term) for name, term in formula.fields.items()]
+            elif formula:
+                readers += [(key, formula)]
+        for key, reader in readers:
+            yield key, reader.topic, reader.type
+        yield 'estop', self.estop, ESTOP
+        if self.joystick:
+            yield 'joystick', self.joystick.topic, JOY
+
+
+# From the file to the contract
+
+
+def _contract(file: _ContractFile, text: str, source: str) -> RobotContract:
+    def max_age(reader: _Reader) -> float:
+        return file.max_age if reader.max_age is None else reader.max_age
+
+    def read(reader: _SourceFile) -> Source:
+        default = reader.default if isinstance(reader, _TermFile) else None
+        return Source(reader.topic, reader.type, Field.parse(reader.field, reader.type), max_age(reader), default)
+
+    def formula(given: _TermFile | _ExpressionFile | None) -> Formula | None:
+        if given is None:
+            return None
+        if isinstance(given, _TermFile):
+            return Formula(Expression('value', ['value']), {'value': read(given)})
+        return Formula(
+            Expression(given.expression, given.fields), {name: read(term) for name, term in given.fields.items()}
+        )
+
+    infinite = (-math.inf, math.inf)
+    return RobotContract(
+        name=file.name,
+        rate=file.rate,
+        stamps=file.stamps,
+        image_size=file.image_size if file.cameras else (0, 0),
+        cameras=tuple(
+            Camera(name, camera.topic, camera.type, camera.crop and Crop(**camera.crop.model_dump()), max_age(camera))
+            for name, camera in file.cameras.items()
+        ),
+        vector=tuple(
+            Input(entry.name, read(entry), entry.scale, entry.offset, entry.clip or infinite) for entry in file.vector
+        ),
+        command=_command(file.command, read),
+        reward=formula(file.reward),
+        terminal=formula(file.terminal),
+        episode_length=file.episode_length,
+        estop=file.estop,
+        joystick=_joystick(file.joystick, file.command) if file.joystick else None,
+        public_key=file.public_key,
+        text=text,
+        source=source,
+    )
+
+
+def _command(file: _CommandFile, read: Callable[[_SourceFile], Source]) -> Command:
+    axes = tuple(
+        Axis(
+            axis.name,
+            tuple((Field.parse(text, file.type), gain) for text, gain in axis.gains.items()),
+            axis.limits,
+            axis.rate_limit or math.inf,
+            axis.unit,
+            read(axis.feedback) if axis.feedback else None,
+        )
+        for axis in file.axes
+    )
+
+    def pose(values: Mapping[str, float]) -> tuple[float, ...]:
+        return tuple(values[axis.name] for axis in axes)
+
+    stops = {'hold': None, 'zero': (0.0,) * len(axes)}
+    return Command(
+        topic=file.topic,
+        type=file.type,
+        axes=axes,
+        choices={name: pose(values) for name, values in file.choices.items()},
+        stop=pose(file.stop) if isinstance(file.stop, dict) else stops[file.stop],
+        stop_at_once=file.stop == 'zero',
+        frame_id=file.frame_id,
+        qos=QoS(depth=file.qos.depth, reliable=file.qos.reliability == 'reliable'),
+        controller_timeout=file.controller_timeout,
+    )
+
+
+def _check_fields(command: Command) -> None:
+    """Whether the axes fill the message, and can be told from it again.
+
+    Raises:
+        InputError: they do not.
+    """
+    texts = [field.text for field in command.fields]
+    expected = ''
+    if np.linalg.matrix_rank(command.matrix) < len(command.axes):
+        expected = 'axes that can be told apart in the message, each with fields of its own'
+    elif command.type == 'std_msgs/msg/Float64MultiArray':
+        if {f'data[{number}]' for number in range(len(texts))} - set(texts):
+            expected = f'the elements from data[0] to data[{len(texts) - 1}]'
+    else:
+        joints: dict[str, set] = {}
         for field in command.fields:
-            attribute, joint = field.parts[-1]
-            lists.setdefault(attribute, set()).add(joint)
-        if not isinstance(joint, int) and len(set(map(frozenset, lists.values()))) > 1:
-            section.fail('axes', f'the same joints in {" and ".join(lists)}', texts)
+            attribute, element = field.parts[-1]
+            if isinstance(element, str):
+                joints.setdefault(attribute, set()).add(element)
+        if len(set(map(frozenset, joints.values()))) > 1:
+            expected = f'the same joints in {" and ".join(joints)}'
+    if expected:
+        raise InputError(f'command.axes: expected {expected}, got {", ".join(texts)}')
 
-    def _axis(self, section: Section, type_name: str) -> Axis:
-        name = section.text('name')
-        if section.has('fields'):
-            fields = section.section('fields')
-            gains = {text: float(fields.number(text)) for text in fields.keys()}
-            key = 'fields'
-        else:
-            gains, key = {section.text('field'): 1.0}, 'field'
-        parsed = []
-        for text, gain in gains.items():
-            if not re.fullmatch(COMMAND_FIELDS[type_name][0], text):
-                section.fail(key, f'a field of {type_name} such as {COMMAND_FIELDS[type_name][1]}', text)
-            parsed.append((Field.parse(text, type_name), gain))
-        limits = section.range('limits')
-        if not limits[0] < limits[1]:
-            section.fail('limits', '[low, high] that differ', list(limits))
-        feedback = section.section('feedback') if section.has('feedback') else None
-        axis = Axis(
-            name,
-            tuple(parsed),
-            limits,
-            float(section.positive('rate_limit', default=math.inf)),
-            section.text('unit', default=''),
-            self._source(feedback) if feedback else None,
-        )
-        if feedback:
-            feedback.finish()
-        section.finish()
-        return axis
 
-    def _choices(self, section: Section, axes: tuple[Axis, ...]) -> dict[str, tuple[float, ...]]:
-        choices = {name: self._pose(choice, axes) for name, choice in section.sections('choices').items()}
-        if len(choices) == 1:
-            section.fail('choices', 'at least 2', list(choices))
-        return choices
-
-    def _pose(self, section: Section, axes: tuple[Axis, ...]) -> tuple[float, ...]:
-        """A value of every axis, within its limits."""
-        pose = tuple(float(section.number(axis.name)) for axis in axes)
-        section.finish()
-        for axis, value in zip(axes, pose):
-            if not axis.limits[0] <= value <= axis.limits[1]:
-                section.fail(axis.name, f'a value within its limits {list(axis.limits)}', value)
-        return pose
-
-    def _stop(self, section: Section, axes: tuple[Axis, ...]) -> tuple[tuple[float, ...] | None, bool]:
-        """`zero`, `hold` or `{axis: value}`: the values, and whether they are for at once."""
-        if not section.is_text('stop'):
-            return self._pose(section.section('stop'), axes), False
-        stop = section.choice('stop', ('zero', 'hold'))
-        for axis in axes:
-            if stop == 'zero' and not axis.limits[0] <= 0 <= axis.limits[1]:
-                section.fail('stop', f'another, because 0 is not within the limits of {axis.name}', stop)
-            if stop == 'hold' and axis.feedback is None:
-                section.fail('stop', f'feedback of {axis.name}, which says where to hold it', 'none')
-        return (None, False) if stop == 'hold' else ((0.0,) * len(axes), True)
-
-    def _joystick(self, section: Section, command: Command) -> Joystick:
-        topic = self._topic(section, default='joy')
-        self._only_type(section, topic, JOY)
-        gains, choices = [], []
-        if command.choices:
-            buttons = section.section('choices')
-            choices = [
-                (name, self._stick(buttons, name, buttons.text(name))) for name in command.choices if buttons.has(name)
-            ]
-            buttons.finish()
-        else:
-            sticks = section.sections('axes')
-            for axis in command.axes:
-                stick = sticks.pop(axis.name, None)
-                gains.append(
-                    ()
-                    if stick is None
-                    else tuple((self._stick(stick, text, text), float(stick.number(text))) for text in stick.keys())
-                )
-            for name in sticks:
-                section.fail('axes', f'axes of the command ({", ".join(axis.name for axis in command.axes)})', name)
-        if not any(gains) and not choices:
-            section.fail('', f'{"choices" if command.choices else "axes"} that it moves', 'none')
-        relative = (
-            not command.choices and section.choice('mode', ('absolute', 'relative'), default='absolute') == 'relative'
-        )
-        takeover = section.text('takeover', default=None)
-        joystick = Joystick(
-            topic,
-            tuple(gains),
-            relative,
-            tuple(choices),
-            None if takeover is None else self._stick(section, 'takeover', takeover),
-            float(section.positive('dead_zone', default=0.1)),
-            float(section.positive('release', default=1.0)),
-            float(section.positive('max_age', default=0.5)),
-        )
-        section.finish()
-        return joystick
-
-    def _stick(self, section: Section, key: str, text: str) -> Field:
-        """A stick or a button of a sensor_msgs/Joy."""
-        if not re.fullmatch(r'(axes|buttons)\[\d+\]', text):
-            section.fail(key, 'a stick or button such as axes[1] or buttons[4]', text)
+def _joystick(file: _JoystickFile, command: _CommandFile) -> Joystick:
+    def stick(text: str) -> Field:
         return Field.parse(text, JOY)
 
-    def _public_key(self, top: Section) -> str | None:
-        key = top.text('public_key', default=None)
-        if key is not None and not re.fullmatch('[0-9a-f]{64}', key):
-            top.fail('public_key', 'an ed25519 key of 64 hexadecimal digits', key)
-        return key
+    gains = (tuple((stick(text), gain) for text, gain in file.axes.get(axis.name, {}).items()) for axis in command.axes)
+    return Joystick(
+        topic=file.topic,
+        gains=() if command.choices else tuple(gains),
+        relative=file.mode == 'relative',
+        choices=tuple((name, stick(file.choices[name])) for name in command.choices if name in file.choices),
+        takeover=file.takeover and stick(file.takeover),
+        dead_zone=file.dead_zone,
+        release=file.release,
+        max_age=file.max_age,
+    )

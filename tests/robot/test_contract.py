@@ -6,8 +6,8 @@ import math
 import pytest
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.robot.contract import RobotContract, load_contract
-from dreamer_ros.sections import parse_yaml
+from dreamer_ros.robot.contract import RobotContract, _ContractFile, load_contract
+from dreamer_ros.schema import describe, load_yaml, reference
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.topics import QoS
 from tests.robot.robots import ARM, contract
@@ -82,19 +82,19 @@ def test_further_keys():
     'changes, reason',
     [
         ({'name': None}, r'name \(a name\) is missing'),
-        ({'rate': 0}, 'rate: expected a number above 0, got 0'),
-        ({'rate': 1e9}, 'rate: expected 0.01 to 1000 actions per second, got'),
-        ({'rate': 1e-300}, 'rate: expected 0.01 to 1000 actions per second, got'),
-        ({'rate': 10**400}, 'rate: expected a number above 0, got 1000'),
+        ({'rate': 0}, 'rate: expected a number from 0.01 to 1000, got 0'),
+        ({'rate': 1e9}, 'rate: expected a number from 0.01 to 1000, got'),
+        ({'rate': 1e-300}, 'rate: expected a number from 0.01 to 1000, got'),
+        ({'rate': 10**400}, 'rate: expected a number from 0.01 to 1000, got 1000'),
         ({'max_age': None}, 'max_age .* is missing'),
         ({'stamps': 'now'}, "stamps: expected one of header, receive, got 'now'"),
-        ({'speed': 1}, "the whole file: expected the keys .*, got 'speed'"),
+        ({'speed': 1}, 'unknown key speed; expected one of name, rate'),
         ({'cameras': None, 'vector': None, 'image_size': None}, 'expected cameras or vector'),
-        ({'image_size': None}, 'image_size .* is missing'),
-        ({'image_size': [64]}, r'image_size: expected \[height, width\] in pixels, got \[64.0\]'),
+        ({'image_size': None}, 'image_size: expected .* missing'),
+        ({'image_size': [64]}, r'image_size: expected \[height, width\] in pixels, got \[64\]'),
         ({'image_size': [64, 0.5]}, r'image_size: expected'),
         ({'cameras__wrist__crop': {'x': 0, 'y': 0, 'width': 0, 'height': 9}}, 'cameras.wrist.crop.width: expected a'),
-        ({'cameras__wrist__crop': {'left': 0}}, r'cameras.wrist.crop.x .* is missing'),
+        ({'cameras__wrist__crop': {'left': 0}}, 'unknown key cameras.wrist.crop.left; expected one of x, '),
         (
             {'cameras__wrist__type': 'sensor_msgs/msg/JointState'},
             'cameras.wrist.type: expected one of sensor_msgs/msg/I',
@@ -104,8 +104,8 @@ def test_further_keys():
             {'cameras__wrist__topic': 'a__b'},
             'cameras.wrist.topic: expected the name of a topic',
         ),  # ROS has no such names
-        ({'cameras__wrist__fps': 30}, "cameras.wrist: expected the keys .*, got 'fps'"),
-        ({'cameras__7': {'topic': 'x', 'type': 'sensor_msgs/msg/Image'}}, 'expected a mapping of names'),
+        ({'cameras__wrist__fps': 30}, 'unknown key cameras.wrist.fps; expected one of topic'),
+        ({'cameras__7': {'topic': 'x', 'type': 'sensor_msgs/msg/Image'}}, 'cameras.7: expected a name'),
         ({'cameras__a-b': {'topic': 'x', 'type': 'sensor_msgs/msg/Image'}}, 'cameras must be different names'),
         ({'vector__0__field': 'position'}, r'vector\[0\].field: position: expected an element of a list'),
         ({'vector__0__type': 'sensor_msgs/msg/Joint'}, r'vector\[0\].type: message type sensor_msgs/msg/Joint'),
@@ -117,8 +117,8 @@ def test_further_keys():
         ({'vector__1__clip': [5, -5]}, r'vector\[1\].clip: expected \[low, high\]'),
         ({'vector__1__scale': 'two'}, r'vector\[1\].scale: expected a number'),
         ({'vector__1__name': 'shoulder'}, 'vector: expected different names'),
-        ({'vector__1__unit': 'rad'}, r"vector\[1\]: expected the keys .*, got 'unit'"),
-        ({'command': None}, 'command.topic .* is missing'),
+        ({'vector__1__unit': 'rad'}, r'unknown key vector\[1\].unit; expected one of topic'),
+        ({'command': None}, 'command .* is missing'),
         ({'command__type': 'std_msgs/msg/String'}, 'command.type: expected one of geometry_msgs/msg/Twist, '),
         ({'command__axes': []}, 'command.axes: expected at least one'),
         ({'command__axes__1__name': 'shoulder'}, 'command.axes: expected different names'),
@@ -131,17 +131,20 @@ def test_further_keys():
         ({'command__axes__0__feedback__field': 'position[0].x'}, r'axes\[0\].feedback.field: '),
         ({'command__axes__0__feedback': None}, 'command.stop: expected feedback of shoulder'),
         ({'command__stop': 'brake'}, 'command.stop: expected one of zero, hold'),
-        ({'command__stop': {'shoulder': 0}}, r'command.stop.elbow \(a number\) is missing'),
+        ({'command__stop': {'shoulder': 0}}, 'command.stop.elbow: expected a number, but it is missing'),
         ({'command__stop': {'shoulder': 3, 'elbow': 0}}, 'command.stop.shoulder: expected a value within its limits'),
-        ({'command__stop': {'shoulder': 0, 'elbow': 0, 'x': 0}}, "command.stop: expected the keys .*, got 'x'"),
+        (
+            {'command__stop': {'shoulder': 0, 'elbow': 0, 'x': 0}},
+            "command.stop: expected the axes shoulder, elbow, got 'x'",
+        ),
         ({'command__stop': 'zero', 'command__axes__1__limits': [1, 2]}, 'command.stop: .* 0 is not within .* elbow'),
         ({'command__choices': {'up': {'shoulder': 0, 'elbow': 0}}}, 'command.choices: expected at least 2'),
         ({'command__qos': {'reliability': 'maybe'}}, 'command.qos.reliability: expected one of reliable, best_effort'),
         ({'command__controller_timeout': 0}, 'command.controller_timeout: expected a number above 0'),
         ({'reward__expression': 'distanc'}, r"reward.expression: distanc: expected one of the names .*, got 'distanc'"),
-        ({'reward__fields__a-b': {}}, 'reward.fields: expected names of letters'),
-        ({'reward__expression': None}, 'reward.topic .* is missing'),
-        ({'reward__weight': 1}, "reward: expected the keys .*, got 'weight'"),
+        ({'reward__fields__a-b': {}}, 'reward.fields.a-b: expected a name of letters'),
+        ({'reward__expression': None}, 'unknown key reward.fields; did'),
+        ({'reward__weight': 1}, 'unknown key reward.weight; expected one of fields, expression'),
         ({'terminal__default': 'no'}, 'terminal.default: expected a number'),
         ({'public_key': 'secret'}, 'public_key: expected an ed25519 key of 64 hexadecimal digits'),
         ({'episode_length': 0}, 'episode_length: expected a whole number of at least 1'),
@@ -161,7 +164,10 @@ def test_further_keys():
             r'axes.elbow.axes: expected a stick or button such as axes\[1\]',
         ),
         ({'joystick': {'axes': {'elbow': {'axes[0]': 'x'}}}}, r'joystick.axes.elbow.axes\[0\]: expected a number'),
-        ({'joystick': {'axes': {'elbow': {'axes[0]': 1}}, 'takeover': 4}}, 'joystick.takeover: expected a name, got 4'),
+        (
+            {'joystick': {'axes': {'elbow': {'axes[0]': 1}}, 'takeover': 4}},
+            'joystick.takeover: expected a stick or button .*, got 4',
+        ),
         (
             {'joystick': {'axes': {'elbow': {'axes[0]': 1}}, 'mode': 'fast'}},
             'joystick.mode: expected one of absolute, rel',
@@ -192,9 +198,9 @@ def test_joints_of_commands_must_be_complete():
     'text, reason',
     [
         ('rate: [1', 'robot.yaml: expected YAML, got '),
-        ('', 'robot.yaml: the whole file: expected a mapping'),
-        ('- 1', 'robot.yaml: the whole file: expected a mapping'),
-        ('1: 2', 'expected a mapping of names'),
+        ('', 'robot.yaml: expected a mapping'),
+        ('- 1', 'robot.yaml: expected a mapping'),
+        ('1: 2', 'robot.yaml: unknown key 1'),
         ('rate: 1\nrate: 9', "robot.yaml: expected YAML, got the key 'rate' twice in line 2"),
         ('axes: [{limits: [-1, 1], limits: [-9, 9]}]', "robot.yaml: expected YAML, got the key 'limits' twice"),
         ('name: 2026-13-45', 'robot.yaml: expected YAML, got month must be'),
@@ -209,8 +215,7 @@ def test_files_that_are_no_contract(text, reason):
 def test_what_is_merged_in_may_be_overridden():
     """YAML's `<<` is no key that is there twice."""
     text = 'a: &a {limits: [-1, 1], unit: m}\nb: &b {<<: *a, unit: s}\nc: {<<: *b, limits: [0, 2]}'
-    section = parse_yaml(text, 'robot.yaml').section('c')
-    assert section.range('limits') == (0, 2) and section.text('unit') == 's'
+    assert load_yaml(text, 'robot.yaml')['c'] == {'limits': [0, 2], 'unit': 's'}
 
 
 def test_contracts_by_name_and_by_path(tmp_path):
@@ -255,3 +260,9 @@ def test_arm_of_the_tests_is_complete():
     assert set(ARM) | {'stamps', 'estop', 'joystick', 'public_key'} == {
         field.name for field in dataclasses.fields(RobotContract)
     } - {'text', 'source'} | {'max_age'}
+
+
+def test_every_key_is_described():
+    for row in describe(_ContractFile):
+        assert row.help, row.key
+    assert '| `command.axes[].limits` | [low, high] |  | required |' in reference(_ContractFile)
