@@ -1,12 +1,12 @@
 # make train | test | lint | bench | clean: each sets up all it needs in .venv first (Python 3.10 to 3.13).
 #
-#   make train TASK=walker_walk PRESET=cpu ARGS="seed:=1 simulators:=2"
+#   make train TASK=walker_walk PRESET=cpu ARGS="--seed 1 --simulators 2"
 #
 # With a ROS 2 installation sourced, that one is used; otherwise rclpy comes from wheels.
 #
 # PyTorch: the plain wheel runs on CPU and NVIDIA GPUs, and brings a few GB of CUDA libraries along. Where pip is
 # configured with PyTorch's CPU index (see pytorch.org, "Get Started"), it takes the small +cpu build of the same
-# version. Which device computes is decided when the trainer starts: ARGS="device:=cpu" or device:=cuda forces it.
+# version. Which device computes is decided when the trainer starts: ARGS="--device cpu" or cuda forces it.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -37,7 +37,7 @@ RENDERS := $(VENV)/renders-with-$(MUJOCO_GL)
 .PHONY: train test lint bench clean
 
 train: $(RENDERS)
-	exec $(BIN)/dreamer launch sim_train $(if $(TASK),task:=$(TASK)) $(if $(PRESET),preset:=$(PRESET)) $(ARGS)
+	exec $(BIN)/dreamer train $(TASK) $(if $(PRESET),--preset $(PRESET)) $(ARGS)
 
 test: $(RENDERS)
 	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
