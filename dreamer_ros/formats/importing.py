@@ -88,20 +88,20 @@ def import_source(
     period: float | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> Imported:
-    """Write the episodes of a source as bags of their own; what is there already is left alone.
+    """Write the episodes of a source as bags of their own. A bag that is there already is left alone.
 
-    A bag of our own topics is cut. Of a robot with a contract its topics are kept as they were sent, and `step` and
-    `action` are added where no agent was recorded. Arrays and LeRobot datasets become our own topics.
+    A bag of our own topics is cut into episodes. A bag of a robot with a contract keeps its topics as they were sent;
+    `step` and `action` are added where no agent was recorded. Arrays and LeRobot datasets become our own topics.
 
     Args:
         folder: of the new bags.
         contract: of the robot in the bag or the dataset, unless the bag holds one.
         labels: see `robot_episodes`.
-        period: s between two steps of arrays that do not tell.
+        period: s between two steps, for arrays that do not tell.
         image_size: (height, width) that a dataset's images get; None for theirs, or the contract's.
 
     Returns:
-        What was written, and whatever could not be used; nothing is raised for a bad source.
+        What was written, and what could not be used. Nothing is raised for a bad source.
 
     Raises:
         InputError: the folder can't be written.
@@ -188,7 +188,7 @@ def _own_messages(
 
 
 def _by_stamp(bag: Bag, robot: RecordedRobot, topics: tuple[Topic, ...]) -> dict[int, list[RawMessage]]:
-    """Messages that no step needs but that belong to one."""
+    """Messages that belong to a step which does not need them."""
     types = {robot.namespace + topic.name: topic.type for topic in topics}
     found: dict[int, dict[str, RawMessage]] = {}
     for message in bag.messages:
@@ -314,9 +314,9 @@ def _write(
             break
         except BagExists:
             if _content(result.folder / name) == content.hexdigest():
-                result.problems.append(Problem(result.source, f'{name} is there already, so that it is left as it is'))
+                result.problems.append(Problem(result.source, f'{name} is there already and stays as it is'))
                 return
-            number += 1  # another one that began at the same time
+            number += 1  # of another episode that began at the same time
     try:
         for topic, message, stamp in rows:
             writer.write(topic.name, _bytes(message), stamp)

@@ -26,12 +26,12 @@ from dreamer_ros.schema import Count, Expected, Model, Name, Positive, check, lo
 
 INFO = Path('meta') / 'info.json'
 STATS = Path('meta') / 'stats.json'
-# Our own file beside LeRobot's: who the robot is and who acted, which have no place there.
+# Our own file beside LeRobot's. It holds the robot and who acted, which have no place there.
 ORIGIN = Path('meta') / 'dreamer_ros.json'
 ACTION, REWARD, DONE, TRUNCATED = 'action', 'next.reward', 'next.done', 'next.truncated'
 STATE = 'observation.state'
 OBSERVATION, IMAGES = 'observation.', 'observation.images.'
-# What every frame has, and nobody declares.
+# Columns that every frame has and that are no features.
 BOOKKEEPING = ('timestamp', 'frame_index', 'episode_index', 'index', 'task_index')
 
 _NUMBERS = re.compile(r'float(16|32|64)|u?int(8|16|32|64)|bool')
@@ -168,7 +168,7 @@ class Metadata:
         total: how many episodes it says it has; None if it does not.
 
     Raises:
-        InputError: a file is missing, or says what can't be.
+        InputError: a file is missing, damaged, or contradicts itself.
     """
 
     def __init__(self, root: Path):

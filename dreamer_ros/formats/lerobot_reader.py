@@ -42,8 +42,8 @@ def read_lerobot(
     """The episodes of a dataset, one at a time, each with its robot and whether its rewards are known.
 
     Args:
-        contract: of the robot; its names choose columns, its limits normalise actions. None to take all observations
-            there are, and the smallest and the largest action of the dataset as limits.
+        contract: of the robot. Its names choose columns, its limits normalise actions. None takes all observations
+            there are, with the smallest and the largest action of the dataset as limits.
         labels: rewards and ends instead of the dataset's; only labelled times become episodes.
         image_size: (height, width) that images are resized to.
         problems: gets what can't be used.
@@ -98,7 +98,7 @@ class _Dataset:
     """Reads the episodes of a dataset.
 
     Attributes:
-        robot: whose it is.
+        robot: that was recorded.
         columns: keys of the numbers that are read.
         period_ns: between two frames.
 

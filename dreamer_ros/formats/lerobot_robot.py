@@ -56,8 +56,8 @@ class DatasetRobot:
 
 
 def observed_robot(data: Metadata, image_size: Size | None) -> DatasetRobot:
-    """A robot that nothing but the dataset tells of. It has all cameras and numbers that were observed, and actions
-    between the smallest and the largest ones.
+    """A robot made from the dataset alone. It has all cameras and numbers that were observed. Its actions lie between
+    the smallest and the largest ones of the dataset.
 
     Args:
         image_size: (height, width) that images are resized to; None for theirs.
@@ -67,7 +67,7 @@ def observed_robot(data: Metadata, image_size: Size | None) -> DatasetRobot:
     """
     action, features, vectors = _action(data), _cameras(data), _vectors(data)
     named = dict(zip(_topic_names(features), features))
-    if 'camera' in named:  # no other camera's topic may be called like that of the first one
+    if 'camera' in named:  # the name of the first camera's topic
         named = {'camera': named.pop('camera'), **named}
     names = [name for feature in vectors for name in feature.elements]
     if len(set(names)) < len(names):
@@ -108,8 +108,8 @@ def exported_robot(data: Metadata, spec: RobotSpec, image_size: Size | None) -> 
 
 
 def contract_robot(data: Metadata, contract: RobotContract) -> DatasetRobot:
-    """A robot as its contract describes it. Its names choose columns; elements without names in the dataset count in
-    their order.
+    """A robot as its contract describes it. The contract's names choose columns. Where the dataset has no names, the
+    order of the elements counts.
 
     Raises:
         InputError: columns are missing or do not fit.
@@ -160,7 +160,7 @@ def _observed_limits(data: Metadata, action: Feature) -> tuple[Sequence[str], Ac
 
 
 def _actions_within(spec: RobotSpec) -> Callable[[np.ndarray], tuple[np.ndarray, int]]:
-    """Actions of a robot that were never beyond its limits."""
+    """For actions that must not be beyond the limits of the robot."""
 
     def actions(values: np.ndarray) -> tuple[np.ndarray, int]:
         if spec.discrete:
@@ -220,7 +220,7 @@ def _image_size(cameras: Sequence[Camera], wanted: Size | None) -> Size:
 
 
 def _places(wanted: Sequence[str], found: Sequence[str], named: bool, what: str) -> list[int]:
-    """Where names are among those of the dataset; in their order where the dataset has none.
+    """Positions of names among those of the dataset. Where the dataset has none, the order counts.
 
     Raises:
         InputError: they are not there.

@@ -10,8 +10,8 @@ One file is one episode of T actions:
 | `rewards` | float [T], what each action earned |
 | `terminations`, `truncations` | bool [T], the last one says how it ended; or `terminated`, `truncated` |
 
-A single array may be called `observations`. `spec` (JSON of a RobotSpec), `stamps` (int64 [T+1] ns) and `meta` (JSON,
-of which the mode and the policy's version are read) are written, too, and used where they are there.
+A single array may be called `observations`. We also write `spec` (JSON of a RobotSpec), `stamps` (int64 [T+1] ns) and
+`meta` (JSON, of which the mode and the policy's version are read). They are optional.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ ARRAYS = '.npz'
 MOST_CHOICES = 1000
 # Arrays may take so many MB (of 10^6 bytes) in memory, or so many times the size of their file.
 LARGEST_MB, LARGEST_RATIO = 1000, 30
-# Stamps of what has none count from 2000-01-01, in ns: the same file gives the same bag.
+# Stamps begin in the year 2000 if the file has none (ns). So the same file always gives the same bag.
 EPOCH = 946_684_800_000_000_000
 LAST_STAMP = 2**31 * 10**9  # ns; ROS counts seconds in 31 bits
 IMAGE, VECTOR, SINGLE = 'observations/image', 'observations/vector', 'observations'
 # What `Env.step` calls the flags.
 STEP_FLAGS = {'terminations': 'terminated', 'truncations': 'truncated'}
-# Names that do not say which of the two they mean, or that data sets of many episodes in a file have.
+# Names that do not tell one flag from the other, or that belong to files of many episodes.
 OTHER_FLAGS = {'done', 'dones', 'terminals', 'timeouts'}
 NUMBERS = {IMAGE, VECTOR, SINGLE, 'actions', 'rewards', 'action_low', 'action_high', 'stamps'}
 NUMBERS |= {*STEP_FLAGS, *STEP_FLAGS.values()}

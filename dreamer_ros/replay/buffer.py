@@ -208,7 +208,7 @@ class ReplayBuffer:
         with self._lock:
             while True:
                 if self.steps < length:
-                    raise InputError(f'replay: a sequence needs {length} steps, the store holds {self.steps}')
+                    raise InputError(f'replay: a sequence needs {length} steps, the replay holds {self.steps}')
                 starts = draw()
                 try:
                     return self._gather(starts, length)

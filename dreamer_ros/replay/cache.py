@@ -3,8 +3,8 @@
 A bag NAME has two files in `.cache/<key>/` of its folder, where the key is the hash of what it is read as:
 
     NAME.json   first line: SHA-256 of the second, which is one JSON object: names, sizes and times of the
-                bag's files and their SHA-256, what reading them had to complain about, and for every episode its
-                length, return, last stamp, identity, place in the other file and SHA-256 of its bytes there.
+                bag's files and their SHA-256, what could not be used, and for every episode its length, return,
+                last stamp, identity, place in the other file and SHA-256 of its bytes there.
     NAME.steps  for every episode its images uint8 [T, H, W, C], then its rows (`buffer.row_type`) [T].
 
 A step of 64x64 RGB with two actions takes 12,288 + 15 bytes, so 1,000,000 of them take 12.3 GB of disk. The
@@ -42,10 +42,10 @@ from dreamer_ros.replay.buffer import EpisodeLost, StoredEpisode, row_type
 from dreamer_ros.spec import RobotSpec
 
 FOLDER = '.cache'
-VERSION = 2  # raise it when the files mean something else, or bags would be read into other steps
-LEFTOVER_SECONDS = 3600.0  # since a file under a temporary name was written: nobody will finish it
+VERSION = 2  # of the files and of what bags are read into
+LEFTOVER_SECONDS = 3600.0  # a file under a temporary name that is older is deleted
 BLOCK = 1 << 20
-KEEP = 'keep'  # a file in a bag that says nothing of its steps, see dataset.py
+KEEP = 'keep'  # the mark of `dreamer bag keep`, which does not change a bag
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p

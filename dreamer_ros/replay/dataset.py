@@ -186,11 +186,6 @@ class ReplayDataset:
         """Episodes for validation."""
         return sum(folder.held_out.episodes for folder in self._folders)
 
-    @property
-    def held_out_steps(self) -> int:
-        """Steps of the episodes for validation."""
-        return sum(folder.held_out.steps for folder in self._folders)
-
     def refresh(self) -> list[EpisodeInfo]:
         """Take bags that appeared since the last call, of each folder the oldest name first."""
         return [info for folder in self._folders for info in folder.refresh()]

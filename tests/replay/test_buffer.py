@@ -78,7 +78,7 @@ def test_every_sample_is_a_stretch_of_the_reference(rng):
             assert buffer.steps == len(rows) and buffer.episodes == len(reference.episodes)
             for length in (1, 3, capacity):
                 if length > len(rows):
-                    complaint = f'needs {length} steps, the store holds {len(rows)}'
+                    complaint = f'needs {length} steps, the replay holds {len(rows)}'
                     with pytest.raises(InputError, match=complaint):
                         buffer.sample(4, length)
                     continue

@@ -285,7 +285,7 @@ def test_held_out_episodes_never_train(tmp_path, rng):
         order = range(40) if folder.name == 'a' else range(39, -1, -1)
         splits.append([infos[name.format(number)] for number in order])
         held_out = set().union(*(rewards[n] for n in range(40) if splits[-1][n]))
-        assert subject.steps + subject.held_out_steps == 200 and subject.held_out_steps == len(held_out)
+        assert subject.episodes + subject.held_out_episodes == 40 and subject.steps == 200 - len(held_out)
         seen = set(np.concatenate([subject.sample(8, 5)['reward'].ravel() for _ in range(200)]))
         seen |= set(np.concatenate([subject.peek(8, 5)['reward'].ravel() for _ in range(50)]))
         assert not seen & held_out and len(seen) == subject.steps
@@ -294,7 +294,7 @@ def test_held_out_episodes_never_train(tmp_path, rng):
         np.testing.assert_array_equal(validation, subject.validation(50, 5)['reward'])
         resumed = dataset_of(folder, SPEC, 1000, validation=0.3)
         resumed.load_state_dict(json.loads(json.dumps(subject.state_dict())))
-        assert resumed.refresh() == [] and resumed.held_out_steps == subject.held_out_steps
+        assert resumed.refresh() == [] and resumed.held_out_episodes == subject.held_out_episodes
         np.testing.assert_array_equal(resumed.sample(3, 5)['reward'], subject.sample(3, 5)['reward'])
     assert splits[0] == splits[1] and 3 <= sum(splits[0]) <= 24
 

@@ -403,7 +403,7 @@ def test_prefetcher_hands_errors_over_and_ends(tmp_path, rng):
     before = threading.active_count()
     with Prefetcher(store, batch=4, length=8) as prefetcher:
         for _ in range(2):
-            with pytest.raises(InputError, match='needs 8 steps, the store holds 5'):
+            with pytest.raises(InputError, match='needs 8 steps, the replay holds 5'):
                 prefetcher.next()
     assert threading.active_count() == before
 
