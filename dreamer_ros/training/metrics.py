@@ -92,9 +92,9 @@ def read_metrics(run: Path) -> list[dict]:
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            lines.append(load_json(text, str(path)))
-        except InputError:
-            continue  # torn by a crash
+            lines.append(load_json(line.decode(), str(path)))
+        except (InputError, UnicodeDecodeError):
+            continue  # torn by a crash, or damaged
     return lines

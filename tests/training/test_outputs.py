@@ -48,6 +48,11 @@ def test_metrics_go_to_both_places_and_survive_a_torn_line(tmp_path):
     assert [(e.step, e.value) for e in events.Scalars('return_evaluate')] == [(400, 700.0)]
 
 
+def test_a_damaged_line_of_metrics_is_passed_over(tmp_path):
+    (tmp_path / 'metrics.jsonl').write_bytes(b'{"step": 1}\n{"st\xffep": 2}\n{"step": 3}\n\x00\n')
+    assert read_metrics(tmp_path) == [{'step': 1}, {'step': 3}]
+
+
 def test_progress_without_a_terminal_prints_a_line():
     stream = io.StringIO()
     progress = Progress(stream)
