@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import model_validator
+
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
-from dreamer_ros.sections import Section, parse_yaml
+from dreamer_ros.schema import Mismatch, Model, check, load_yaml
 
 # Smaller numbers are seconds from the beginning of the recording, larger ones since 1970.
 EPOCH = 1e8
@@ -20,7 +21,7 @@ class Label(NamedTuple):
     Attributes:
         start, end: of its steps, ns.
         terminal: the world ends there, rather than the recording of it.
-        rewards: (time in ns, reward) each, in order.
+        rewards: (time in ns, reward) each.
     """
 
     start: int
@@ -31,6 +32,36 @@ class Label(NamedTuple):
     def reward(self, before: int, stamp: int, is_last: bool) -> float:
         """Of a step: what is noted from after the step `before` it; of the last one, also what is noted later."""
         return sum(reward for time, reward in self.rewards if before < time and (time <= stamp or is_last))
+
+
+class _Reward(Model):
+    time: float
+    reward: float
+
+
+class _Episode(Model):
+    bag: str | None = None
+    start: float = 0.0
+    end: float | None = None
+    terminal: bool = False
+    reward: float = 0.0
+    rewards: tuple[_Reward, ...] = ()
+
+    @model_validator(mode='after')
+    def _check_end(self) -> _Episode:
+        if self.end is not None and self.end <= self.start:
+            raise Mismatch('end', f'a time after start ({self.start:g})', self.end)
+        return self
+
+
+class _File(Model):
+    episodes: tuple[_Episode, ...]
+
+    @model_validator(mode='after')
+    def _check_some(self) -> _File:
+        if not self.episodes:
+            raise Mismatch('episodes', 'at least one', None)
+        return self
 
 
 class Labels:
@@ -52,13 +83,9 @@ class Labels:
     """
 
     def __init__(self, text: str, source: str):
-        top = parse_yaml(text, source)
         self.source = source
-        self._episodes = [_episode(section) for section in top.items('episodes')]
-        top.finish()
-        if not self._episodes:
-            top.fail('episodes', 'at least one', 'none')
-        self.bags = {name for name, *_ in self._episodes if name is not None}
+        self._episodes = check(_File, load_yaml(text, source), source).episodes
+        self.bags = {episode.bag for episode in self._episodes if episode.bag is not None}
 
     @classmethod
     def load(cls, path: Path) -> Labels:
@@ -75,15 +102,20 @@ class Labels:
             InputError: two of them overlap.
         """
 
-        def absolute(time: float) -> int:
-            if time == math.inf:
+        def absolute(time: float | None) -> int:
+            if time is None:
                 return ending
             return round(time * 1e9) + (0 if time >= EPOCH else beginning)
 
         found = sorted(
-            Label(absolute(start), absolute(end), terminal, tuple((absolute(time), value) for time, value in rewards))
-            for name, start, end, terminal, rewards in self._episodes
-            if name in (None, bag)
+            Label(
+                absolute(episode.start),
+                absolute(episode.end),
+                episode.terminal,
+                ((absolute(episode.end), episode.reward), *((absolute(n.time), n.reward) for n in episode.rewards)),
+            )
+            for episode in self._episodes
+            if episode.bag in (None, bag)
         )
         for one, other in zip(found, found[1:]):
             if other.start < one.end:
@@ -92,21 +124,3 @@ class Labels:
                     f'{other.start / 1e9:.3f} before another ends at {one.end / 1e9:.3f}'
                 )
         return found
-
-
-def _episode(section: Section) -> tuple[str | None, float, float, bool, list[tuple[float, float]]]:
-    """Bag, start, end, terminal and rewards; times in s as they stand in the file."""
-    bag, start, end = (
-        section.text('bag', default=None),
-        section.number('start', default=0.0),
-        section.number('end', default=math.inf),
-    )
-    if end <= start:
-        section.fail('end', f'a time after start ({start})', end)
-    rewards = [(end, section.number('reward', default=0.0))]
-    for item in section.items('rewards'):
-        rewards.append((item.number('time'), item.number('reward')))
-        item.finish()
-    terminal = section.flag('terminal', default=False)
-    section.finish()
-    return bag, start, end, terminal, sorted(rewards)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import OrderedDict
 from typing import Annotated, Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from sensor_msgs.msg import Image, JointState, Joy
 
 from dreamer_ros import launcher
 from dreamer_ros import options as shared
+from dreamer_ros.episodes.assemble import Joined
 from dreamer_ros.errors import InputError
 from dreamer_ros.options import Options
 from dreamer_ros.policy.actions import random_action
@@ -38,7 +38,8 @@ SAY_VERSION = 60.0  # seconds between two lines about new policies: training bri
 SPEC_PATIENCE = 2.0  # seconds without a robot until it is spoken of
 DISCOVERY_TIME = 1.0  # seconds from the first trace of this agent to its first action
 TEMPLATES_LEARNT = 100  # message layouts, among them two for each restart of the simulator
-UNPAIRED_KEPT = 100  # messages of a topic kept while the rest of their observation is on the way
+UNPAIRED_KEPT = 100  # observations kept while the rest of them is on the way
+STEP = topics.STEP.name
 
 
 class AgentParameters(Options):
@@ -89,7 +90,7 @@ class Agent:
         self._learnt = 0
         self._answered: int | None = None
         self._runner: PolicyRunner | None = None
-        self._steps: OrderedDict[int, Step] = OrderedDict()
+        self._waiting = Joined()  # what came of observations besides their last input
         self._newest: bytes | None = None
         self._newest_stamp = 0
         self._newest_came = 0.0
@@ -126,7 +127,7 @@ class Agent:
             ]
             # Simulators publish in this order: with the last message an observation is mostly complete.
             *others, self._last_input = inputs
-            self._others = [(subscription, OrderedDict()) for subscription in others]
+            self._others = {subscription.topic_name: subscription for subscription in others}
             # A recorder must know this agent before the simulator does, or it misses the first actions.
             while not self._stop.is_set() and time.monotonic() < self._discovered_at:
                 self._inbox.wait(0.05)
@@ -207,12 +208,12 @@ class Agent:
     def _take_rest(self) -> None:
         while (message := self._step_messages.take()) is not None:
             try:
-                self._keep(self._steps, message, self._read_step(message))
+                self._keep(STEP, message, self._read_step(message))
             except InputError as error:
                 self._log.warning(f'ignored: {error}', throttle_duration_sec=SAY_AGAIN)
-        for subscription, kept in self._others:
+        for name, subscription in self._others.items():
             while (message := subscription.take()) is not None:
-                self._keep(kept, message, message)
+                self._keep(name, message, message)
 
     def _read_step(self, cdr: bytes) -> Step:
         values = self._step_template.read(cdr) if self._step_template else None
@@ -251,11 +252,12 @@ class Agent:
         self._learnt += 1
         return self._learnt <= TEMPLATES_LEARNT
 
-    @staticmethod
-    def _keep(where: OrderedDict, message: bytes, value) -> None:
-        where[codecs.header_stamp(message)] = value
-        if len(where) > UNPAIRED_KEPT:
-            where.popitem(last=False)
+    def _keep(self, topic: str, message: bytes, value: bytes | Step) -> None:
+        stamp = codecs.header_stamp(message)
+        if stamp != self._answered:  # a repeat would begin the episode again
+            self._waiting.add(topic, stamp, value)
+            if len(self._waiting.steps) > UNPAIRED_KEPT:
+                self._waiting.steps.popitem(last=False)
 
     def _reply(self) -> None:
         """Answer the newest observation, if all of it is here."""
@@ -264,14 +266,16 @@ class Agent:
             self._newest = None
             self._publisher.publish(self._answer)
             return
-        if stamp not in self._steps or any(stamp not in kept for _, kept in self._others):
+        if len(self._waiting.steps.get(stamp, ())) <= len(self._others):
             return
-        # An episode may have begun with an observation that was dropped.
-        begins = self._pop_through(stamp)
-        messages = [*(kept.pop(stamp) for _, kept in self._others), self._newest]
+        begins = False  # an episode may have begun with an observation that was dropped
+        for parts in self._waiting.pop_through(stamp):
+            begins |= STEP in parts and parts[STEP].is_first
+        step = parts[STEP]
+        messages = [*(parts[name] for name in self._others), self._newest]
         self._newest = None
         try:
-            action, mode = self._act(*self._read_inputs(messages), begins, self._last.is_last)
+            action, mode = self._act(*self._read_inputs(messages), begins, step.is_last)
         except InputError as error:
             self._log.error(str(error), throttle_duration_sec=SAY_AGAIN)
             return
@@ -280,22 +284,10 @@ class Agent:
             codecs.fill_action(joy, action, stamp, mode)
             self._answer_template, self._answer_mode = MessageTemplate(joy, ['axes'], tail=4), mode
         self._answer = self._answer_template.write(stamp, action)
-        self._answered, self._ended = stamp, self._last.is_last
+        self._answered, self._ended = stamp, step.is_last
         # Before publishing: that wakes the simulator, which may take this core at once.
         self._timings.add('latency', time.perf_counter() - self._newest_came)
         self._publisher.publish(self._answer)
-
-    def _pop_through(self, stamp: int) -> bool:
-        """Forget the steps up to that of `stamp`, which becomes the last one; True if one of them began an
-        episode.
-        """
-        begins = False
-        while True:
-            popped, step = self._steps.popitem(last=False)
-            begins |= step.is_first
-            if popped == stamp:
-                self._last = step
-                return begins
 
     def _act(self, image: np.ndarray, vector: np.ndarray | None, begins: bool, is_last: bool):
         """The action f32[A] for an observation, and who chose it."""

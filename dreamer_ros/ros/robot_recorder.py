@@ -129,49 +129,39 @@ class _Bag:
 
 
 class _Background:
-    """A thread that runs jobs one after another, so that a slow disk holds up nobody.
-
-    After a job that raised, the others are dropped and the error is raised to whoever comes next.
+    """A thread that runs jobs one after another, so that a slow disk holds up nobody. Used by one other thread.
 
     Args:
-        limit: bytes that waiting jobs may hold on to; `submit` waits for room beyond that.
+        limit: bytes that waiting jobs may hold; `submit` waits for room beyond that.
     """
 
     def __init__(self, limit: int):
         self._limit = limit
         self._executor = concurrent.futures.ThreadPoolExecutor(1, 'writing')
-        self._changed = threading.Condition()
-        self._error: BaseException | None = None
+        self._jobs: deque[tuple[concurrent.futures.Future, int]] = deque()
         self.held = 0  # bytes of the jobs that wait
 
     def submit(self, job: Callable[[], None], size: int = 0) -> None:
-        """Have a job done that holds `size` bytes."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._error or not self.held or self.held + size <= self._limit)
-            self.check()
-            self.held += size
-        self._executor.submit(self._run, job, size)
+        """Have a job done that holds `size` bytes. Raises what an earlier job raised."""
+        while self._jobs and self.held + size > self._limit:
+            self._end_oldest()
+        self._jobs.append((self._executor.submit(job), size))
+        self.held += size
 
     def check(self) -> None:
         """Raise what a job raised."""
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        while self._jobs and self._jobs[0][0].done():
+            self._end_oldest()
 
     def close(self) -> None:
         """Do what is left, end the thread, raise what a job raised."""
         self._executor.shutdown()
         self.check()
 
-    def _run(self, job: Callable[[], None], size: int) -> None:
-        try:
-            if self._error is None:
-                job()
-        except BaseException as error:  # noqa: BLE001 - belongs to the owner
-            self._error = error
-        with self._changed:
-            self.held -= size
-            self._changed.notify_all()
+    def _end_oldest(self) -> None:
+        job, size = self._jobs.popleft()
+        self.held -= size
+        job.result()
 
 
 class RobotRecorder:
