@@ -146,13 +146,14 @@ class Tally:
     Args:
         period: s between two steps; None if it is not known, and then no step is missing.
         contract: of the robot; None without one, where rewards are what the task gave.
+        robot: its namespace, '' for none.
 
     Attributes:
         first, last: the earliest and the latest step; None before there is one.
     """
 
-    def __init__(self, period: float | None = None, contract: RobotContract | None = None):
-        self._period, self._contract = period, contract
+    def __init__(self, period: float | None = None, contract: RobotContract | None = None, robot: str = ''):
+        self._period, self._contract, self.robot = period, contract, robot
         self._steps: dict[int, Step] = {}
         self._modes: dict[int, Mode | None] = {}
         self.first: Step | None = None
@@ -192,6 +193,15 @@ class Tally:
     def is_whole(self) -> bool:
         """Whether every step from the first to the last of the episode is there."""
         return self.first is not None and self.first.is_first and self.last.is_last and not self.missing
+
+    @property
+    def state(self) -> str:
+        """Whether the first and the last step of the episode are there, in a word or two."""
+        if self.first.is_first and self.last.is_last:
+            return 'terminal' if self.last.is_terminal else 'whole'
+        if self.first.is_first or self.last.is_last:
+            return 'cut at the end' if self.first.is_first else 'cut at the start'
+        return 'cut'
 
     @property
     def total_reward(self) -> float | None:

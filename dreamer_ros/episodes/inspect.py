@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from dreamer_ros.episodes.bag_reader import SUFFIXES, entries, is_bag, is_partia
 from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.episodes.report import Regularity, Report, printable
 from dreamer_ros.errors import InputError
-from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.codecs import Step, read_step
 from dreamer_ros.wire.definitions import decode
@@ -226,77 +225,20 @@ def _number(value: float | None, form: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class EpisodeContents:
-    """One episode, or what the bag holds of it.
-
-    Attributes:
-        robot: namespace, '' for none.
-        start: header stamp of its first step, s.
-        steps: in the bag.
-        missing: how many more steps its first and last stamp have room for.
-        total_reward: sum over the steps in the bag; None where a robot has no reward.
-        actors: steps by who chose their action, as in the header of `action`: `random`, `policy/12/explore`, ….
-        begins, ends: whether its first and its last step are in the bag.
-        terminal: whether it ended for good rather than by time.
-    """
-
-    robot: str
-    start: float
-    steps: int
-    missing: int
-    total_reward: float | None
-    actors: dict[str, int]
-    begins: bool
-    ends: bool
-    terminal: bool
-
-    @classmethod
-    def of(cls, robot: str, tally: Tally) -> EpisodeContents:
-        """From what was counted."""
-        first, last = tally.first, tally.last
-        actors = Counter('unknown' if mode is None else str(mode) for mode in tally.modes)
-        return cls(
-            robot=robot.strip('/'),
-            start=first.stamp / 1e9,
-            steps=len(tally),
-            missing=tally.missing,
-            total_reward=tally.total_reward,
-            actors=dict(actors.most_common()),
-            begins=first.is_first,
-            ends=last.is_last,
-            terminal=last.is_terminal,
-        )
-
-    @property
-    def state(self) -> str:
-        """In a word or two."""
-        if self.begins and self.ends:
-            return 'terminal' if self.terminal else 'whole'
-        return 'cut' if not (self.begins or self.ends) else 'cut at the end' if self.begins else 'cut at the start'
-
-
-@dataclasses.dataclass(frozen=True)
-class TopicContents:
-    """One topic; `regularity` is by header stamps where messages have them, else by time of recording."""
-
-    name: str
-    type: str
-    regularity: Regularity
-
-
-@dataclasses.dataclass(frozen=True)
 class Contents:
     """One bag.
 
     Attributes:
         seconds: from the first to the last message.
+        episodes: what the bag holds of each, in order of time.
+        topics: type and regularity by name. Header stamps count where messages have them, else times of recording.
         problems: what is damaged, missing, or cannot be used.
     """
 
     path: Path
     seconds: float
-    episodes: tuple[EpisodeContents, ...]
-    topics: tuple[TopicContents, ...]
+    episodes: tuple[Tally, ...]
+    topics: dict[str, tuple[str, Regularity]]
     custom_data: dict[str, str]
     problems: tuple[str, ...]
 
@@ -305,8 +247,22 @@ class Contents:
         return {
             'bag': str(self.path),
             'seconds': self.seconds,
-            'episodes': [{**dataclasses.asdict(episode), 'state': episode.state} for episode in self.episodes],
-            'topics': {topic.name: {'type': topic.type, **topic.regularity.to_dict()} for topic in self.topics},
+            'episodes': [
+                {
+                    'robot': episode.robot,
+                    'start': episode.first.stamp / 1e9,
+                    'steps': len(episode),
+                    'missing': episode.missing,
+                    'total_reward': episode.total_reward,
+                    'actors': actors(episode),
+                    'begins': episode.first.is_first,
+                    'ends': episode.last.is_last,
+                    'terminal': episode.last.is_terminal,
+                    'state': episode.state,
+                }
+                for episode in self.episodes
+            ],
+            'topics': {name: {'type': kind, **entry.to_dict()} for name, (kind, entry) in self.topics.items()},
             'custom_data': self.custom_data,
             'problems': list(self.problems),
         }
@@ -315,23 +271,29 @@ class Contents:
         """For people: episodes, topics, problems."""
         rows = [('episode', 'steps', 'missing', 'return', 'state', 'actions of')]
         for number, episode in enumerate(self.episodes):
-            actors = (
-                ', '.join(
-                    f'{name} ({count})' if len(episode.actors) > 1 else name for name, count in episode.actors.items()
+            acted = actors(episode)
+            several = len(acted) > 1
+            rows.append(
+                (
+                    f'{number} {episode.robot}'.rstrip(),
+                    f'{len(episode)}',
+                    f'{episode.missing}',
+                    _number(episode.total_reward, '.2f'),
+                    episode.state,
+                    ', '.join(f'{name} ({count})' if several else name for name, count in acted.items()) or '-',
                 )
-                or '-'
             )
-            where = f'{number} {episode.robot}'.rstrip()
-            total = '-' if episode.total_reward is None else f'{episode.total_reward:.2f}'
-            rows.append((where, f'{episode.steps}', f'{episode.missing}', total, episode.state, actors))
         lines = [f'{self.path.name}: {len(self.episodes)} episodes, {self.seconds:.1f} s', '']
         if self.episodes:
             lines += [*align(rows, left=(0, 4, 5)), '']
-        width = max(len(topic.name) for topic in self.topics)
-        kind = max(len(topic.type) for topic in self.topics)
-        lines += [f'{topic.name:{width}}  {topic.type:{kind}}  {topic.regularity}' for topic in self.topics]
+        lines += align([(name, kind, str(entry)) for name, (kind, entry) in self.topics.items()], left=(0, 1, 2))
         lines += [f'problem: {problem}' for problem in self.problems]
         return '\n'.join(lines)
+
+
+def actors(episode: Tally) -> dict[str, int]:
+    """Steps by who chose their action, as in the header of `action`: `random`, `policy/12/explore`, …."""
+    return dict(Counter('unknown' if mode is None else str(mode) for mode in episode.modes).most_common())
 
 
 def read_contents(path: Path) -> Contents:
@@ -342,16 +304,17 @@ def read_contents(path: Path) -> Contents:
     """
     bag = open_bag(path)
     report = Report(bag.path, bag.report)
-    regularity = {name: Regularity() for name in bag.topics}
-    stamped = {name: _has_header(topic.type) for name, topic in bag.topics.items()}
-    steps: dict[str, dict[int, Step]] = {robot: {} for robot in bag.robots()}
-    actions: dict[str, dict[int, str]] = {robot: {} for robot in steps}
-    robot_of = {f'{robot}{topic.name}': (robot, topic) for robot in steps for topic in (STEP, ACTION)}
+    topics = {name: (kind, Regularity()) for name, kind in sorted(bag.types.items())}
+    stamped = {name: _has_header(kind) for name, kind in bag.types.items()}
+    robots = bag.robots()
+    steps: dict[str, dict[int, Step]] = {robot: {} for robot in robots}
+    actions: dict[str, dict[int, str]] = {robot: {} for robot in robots}
+    robot_of = {f'{robot}{topic.name}': (robot, topic) for robot in robots for topic in (STEP, ACTION)}
     unreadable: Counter = Counter()
     for message in bag.by_time():
         try:
             stamp = recorded_stamp(message) if stamped[message.topic] else message.time
-            regularity[message.topic].add(stamp, message.time)
+            topics[message.topic][1].add(stamp, message.time)
             robot, topic = robot_of.get(message.topic, ('', None))
             if topic is STEP:
                 steps[robot].setdefault(stamp, read_step(decode(message.data, STEP.type)))
@@ -362,34 +325,25 @@ def read_contents(path: Path) -> Contents:
     for name, count in unreadable.items():
         report.add(f'{count} messages on {name} cannot be read')
     spec = bag.find_spec()
-    period = None if spec is None else spec.control_period
-    episodes = []
-    for robot, found in steps.items():
-        tallies = _tallies((found[stamp] for stamp in sorted(found)), actions[robot], period, bag.contract)
-        episodes += [EpisodeContents.of(robot, tally) for tally in tallies]
+    episodes: list[Tally] = []
+    for robot in robots:
+        tally = None
+        for stamp, step in sorted(steps[robot].items()):
+            if tally is None or step.is_first or tally.last.is_last:
+                tally = Tally(spec and spec.control_period, bag.contract, robot.strip('/'))
+                episodes.append(tally)
+            tally.add(step, actions[robot].get(stamp))
     if not episodes and bag.contract is not None:  # of a robot that was teleoperated, or recorded by somebody else
         read, report = read_episodes(bag, spec)
-        episodes = [EpisodeContents.of('', tally_of(episode, bag.contract)) for episode in read]
+        episodes = [tally_of(episode, bag.contract) for episode in read]
     return Contents(
         bag.path,
         (bag.end - bag.start) / 1e9,
-        tuple(sorted(episodes, key=lambda episode: episode.start)),
-        tuple(TopicContents(name, topic.type, regularity[name]) for name, topic in sorted(bag.topics.items())),
+        tuple(sorted(episodes, key=lambda episode: episode.first.stamp)),
+        topics,
         bag.custom_data,
         tuple(problem.reason for problem in report),
     )
-
-
-def _tallies(
-    steps: Iterable[Step], actions: Mapping[int, str], period: float | None, contract: RobotContract | None
-) -> list[Tally]:
-    """Episodes of one robot, split where one begins or after one has ended."""
-    tallies: list[Tally] = []
-    for step in steps:
-        if not tallies or step.is_first or tallies[-1].last.is_last:
-            tallies.append(Tally(period, contract))
-        tallies[-1].add(step, actions.get(step.stamp))
-    return tallies
 
 
 def _has_header(type_name: str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from dreamer_ros.cli.main import main
 from dreamer_ros.episodes.bag_reader import read_metadata
-from dreamer_ros.episodes.inspect import read_contents
+from dreamer_ros.episodes.inspect import actors, read_contents
 from dreamer_ros.episodes.recovery import recover
 from dreamer_ros.episodes.report import Regularity
 from dreamer_ros.errors import InputError
@@ -31,14 +31,14 @@ def test_episodes_and_topics(bag):
     path, first, second = bag
     contents = read_contents(path)
     whole, cut = contents.episodes
-    assert (whole.robot, whole.steps, whole.missing) == ('sim0', 20, 0)
+    assert (whole.robot, len(whole), whole.missing) == ('sim0', 20, 0)
     assert whole.total_reward == pytest.approx(first.total_reward)
     assert whole.state == ('terminal' if first.is_terminal[-1] else 'whole')
-    assert whole.actors == {'policy/7/explore': 19}
-    assert (cut.steps, cut.missing, cut.state) == (12, 3, 'cut at the end')
+    assert actors(whole) == {'policy/7/explore': 19}
+    assert (len(cut), cut.missing, cut.state) == (12, 3, 'cut at the end')
     assert cut.total_reward == pytest.approx(np.delete(second.reward, [5, 6, 7]).sum(dtype=np.float64))
-    assert cut.start == pytest.approx(second.stamp[0] / 1e9)
-    topics = {topic.name: topic.regularity for topic in contents.topics}
+    assert cut.first.stamp == second.stamp[0]
+    topics = {name: regularity for name, (_, regularity) in contents.topics.items()}
     assert len(topics) == 5 and all(topic.messages == 32 for topic in topics.values())
     assert topics['/sim0/step'].gaps == 2, 'the hole, and the pause between the episodes'
     assert topics['/sim0/step'].longest_gap == pytest.approx(11 * PERIOD_NS / 1e9)
@@ -68,9 +68,9 @@ def test_a_robot_with_a_contract(tmp_path, rng):
     agent = robot_bags.played(rng, robot_bags.sensors(rng, 4.0), 30)
     contents = read_contents(robot_bags.write_robot_bag(tmp_path, 'bag', agent.rows, robot_bags.contract()))
     [episode] = contents.episodes
-    assert (episode.steps, episode.missing, episode.state) == (30, 0, 'whole')
+    assert (len(episode), episode.missing, episode.state) == (30, 0, 'whole')
     assert episode.total_reward == pytest.approx(sum(agent.rewards))
-    rates = {topic.name: topic.regularity.rate for topic in contents.topics}
+    rates = {name: regularity.rate for name, (_, regularity) in contents.topics.items()}
     assert rates['/robot/camera/image_raw'] == pytest.approx(30, rel=0.05)
     assert rates['/robot/cmd_vel'] == pytest.approx(10, rel=0.05)
 
@@ -104,7 +104,7 @@ def test_a_robot_that_nobody_but_a_human_drove(tmp_path, rng):
     rows = [row for row in agent.rows if row[0] not in ('step', 'action')]
     contents = read_contents(robot_bags.write_robot_bag(tmp_path, 'bag', rows, robot_bags.contract()))
     [episode] = contents.episodes
-    assert episode.steps > 20 and episode.actors == {}
+    assert len(episode) > 20 and actors(episode) == {}
 
 
 def test_a_damaged_bag_says_so(bag):

@@ -18,7 +18,7 @@ from dreamer_ros.cli.main import main
 from dreamer_ros.episodes.bag_reader import partial_path, read_metadata
 from dreamer_ros.episodes.bag_writer import EpisodeWriter
 from dreamer_ros.episodes.episode_reader import read_episodes
-from dreamer_ros.episodes.inspect import bags_in, read_contents
+from dreamer_ros.episodes.inspect import actors, bags_in, read_contents
 from dreamer_ros.episodes.labels import Labels
 from dreamer_ros.episodes.recovery import recover_all
 from dreamer_ros.errors import InputError
@@ -387,7 +387,7 @@ def test_who_acted_goes_out_and_comes_in_again(tmp_path, rng, custom, mode, vers
     data = read_metadata(bag)['custom_data']
     assert (data.get('mode'), data.get('policy_version')) == (mode, version)
     who = f'policy/{version}/{mode}' if version else mode or 'unknown'
-    assert read_contents(bag).episodes[0].actors == {who: 11}
+    assert actors(read_contents(bag).episodes[0]) == {who: 11}
 
 
 def test_sources_and_what_is_none(tmp_path, rng):
