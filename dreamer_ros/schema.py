@@ -138,7 +138,7 @@ class _Spot:
             self.key = _dotted(self.key, part)
             self.position.append(list(self.data).index(part) if part in self.data else len(self.data))
             if _is_model(self.kind):
-                field = self.kind.model_fields[part]
+                field = _fields(self.kind)[part]
                 self.kind, self.metadata = _unpacked(field.annotation, field.metadata)
             else:
                 self.kind, self.metadata = _unpacked(arguments[1])
@@ -189,10 +189,11 @@ def _dotted(*parts: Any) -> str:
 
 
 def _unknown(key: Any, place: str, kind: type[Model]) -> str:
-    near = difflib.get_close_matches(str(key), kind.model_fields, 3)
+    known = _fields(kind)
+    near = difflib.get_close_matches(str(key), known, 3)
     if near:
         return f'unknown key {place}; did you mean {", ".join(near)}?'
-    return f'unknown key {place}; expected one of {", ".join(kind.model_fields)}'
+    return f'unknown key {place}; expected one of {", ".join(known)}'
 
 
 def shown(value: Any) -> str:
@@ -309,6 +310,11 @@ def _is_model(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
 
 
+def _fields(kind: type[pydantic.BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a model by the names that files use."""
+    return {field.alias or name: field for name, field in kind.model_fields.items()}
+
+
 def _members(kind: Any) -> dict[Any, type[Model]]:
     """The models of a union by their tags; empty for anything else."""
     tags: dict[Any, type[Model]] = {}
@@ -367,7 +373,7 @@ def _rows(kind: Any, prefix: str) -> Iterator[Row]:
         for model in dict.fromkeys(_members(kind).values()):
             yield from _rows(model, prefix)
         return
-    for name, field in kind.model_fields.items():
+    for name, field in _fields(kind).items():
         inner, metadata = _unpacked(field.annotation, field.metadata)
         key = f'{prefix}{name}'
         below, element = key, inner

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
-from dreamer_ros.schema import Mismatch, Model, check, load_yaml
+from dreamer_ros.schema import Mismatch, Model, Name, check, load_yaml
 
 # Smaller numbers are seconds from the beginning of the recording, larger ones since 1970.
 EPOCH = 1e8
@@ -21,7 +21,7 @@ class Label(NamedTuple):
     Attributes:
         start, end: of its steps, ns.
         terminal: the world ends there, rather than the recording of it.
-        rewards: (time in ns, reward) each.
+        rewards: (time in ns, reward) each, in order.
     """
 
     start: int
@@ -35,32 +35,32 @@ class Label(NamedTuple):
 
 
 class _Reward(Model):
-    time: float
-    reward: float
+    time: float = Field(description='s from the first message of the bag, or since 1970')
+    reward: float = Field(description='of the step at that time')
 
 
 class _Episode(Model):
-    bag: str | None = None
-    start: float = 0.0
-    end: float | None = None
-    terminal: bool = False
-    reward: float = 0.0
-    rewards: tuple[_Reward, ...] = ()
+    bag: Name | None = Field(None, description='name of the bag; all bags')
+    start: float = Field(0.0, description='s from the first message of the bag, or since 1970')
+    end: float | None = Field(None, description='s from the first message of the bag, or since 1970; its last')
+    terminal: bool = Field(False, description='the world ends there, rather than the recording of it')
+    reward: float = Field(0.0, description='added to that of the last step')
+    rewards: tuple[_Reward, ...] = Field((), description='rewards at certain times')
 
     @model_validator(mode='after')
-    def _check_end(self) -> _Episode:
+    def _lasts(self):
         if self.end is not None and self.end <= self.start:
             raise Mismatch('end', f'a time after start ({self.start:g})', self.end)
         return self
 
 
 class _File(Model):
-    episodes: tuple[_Episode, ...]
+    episodes: tuple[_Episode, ...] = Field(description='at least one')
 
     @model_validator(mode='after')
-    def _check_some(self) -> _File:
+    def _has_some(self):
         if not self.episodes:
-            raise Mismatch('episodes', 'at least one', None)
+            raise Mismatch('episodes', 'at least one', 'none')
         return self
 
 
@@ -107,16 +107,12 @@ class Labels:
                 return ending
             return round(time * 1e9) + (0 if time >= EPOCH else beginning)
 
-        found = sorted(
-            Label(
-                absolute(episode.start),
-                absolute(episode.end),
-                episode.terminal,
-                ((absolute(episode.end), episode.reward), *((absolute(n.time), n.reward) for n in episode.rewards)),
-            )
-            for episode in self._episodes
-            if episode.bag in (None, bag)
-        )
+        def label(episode: _Episode) -> Label:
+            end = absolute(episode.end)
+            rewards = [(end, episode.reward), *((absolute(each.time), each.reward) for each in episode.rewards)]
+            return Label(absolute(episode.start), end, episode.terminal, tuple(sorted(rewards)))
+
+        found = sorted(label(episode) for episode in self._episodes if episode.bag in (None, bag))
         for one, other in zip(found, found[1:]):
             if other.start < one.end:
                 raise InputError(

@@ -9,7 +9,16 @@ import mujoco
 import numpy as np
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.simulation.task_file import Placement, Range, TaskFile
+from dreamer_ros.simulation.task_file import (
+    Closeness,
+    Distance,
+    Effort,
+    Placement,
+    Posture,
+    Randomise,
+    Reward,
+    TaskFile,
+)
 from dreamer_ros.simulation.world import Diverged, World
 
 Measure = Callable[[], float]
@@ -43,13 +52,13 @@ class RobotWorld(World):
         self.data = mujoco.MjData(self.model)
         self._substeps = self._count_substeps()
         self.control_step = task.control_period
-        self.default_cameras = tuple(self._number('camera', name) for name in task.cameras) or (0,)
-        self.choices = {name: self._choice(name, values) for name, values in task.choices.items()}
+        self.default_cameras = tuple(self._number('camera', name) for name in task.camera) or (0,)
+        self.choices = {name: self._choice(name, values) for name, values in task.actions.discrete.items()}
         self.default_length = task.episode_length
-        self._rewards = [(term.weight, self._measure(term.type, term.parameters)) for term in task.rewards]
-        self._ends = [(end, self._measure(end.type, end.parameters)) for end in task.ends]
-        self._placers = [self._placer(placement) for placement in task.placements]
-        self._joints = [self._joint_range(name, limits) for name, limits in task.joints.items()]
+        self._rewards = [(term.weight, self._measure(term)) for term in task.reward]
+        self._ends = [(end, self._measure(end)) for end in task.end]
+        self._placers = [self._placer(placement) for placement in task.reset.bodies]
+        self._joints = [self._joint_range(name, limits) for name, limits in task.reset.joints.items()]
         self._randomiser = _Randomiser(self.model, task.randomise)
         self.reset(0)  # a place that cannot be found is refused now, not in the middle of a run
 
@@ -72,7 +81,7 @@ class RobotWorld(World):
             raise Diverged(f'{self.name}: the physics became unstable')
         mujoco.mj_forward(self.model, self.data)  # mj_step leaves positions one substep behind the state
         reward = sum(weight * measure() for weight, measure in self._rewards)
-        ended = [end for end, measure in self._ends if not end.below <= measure() <= end.above]
+        ended = [end for end, measure in self._ends if end.reached(measure())]
         return reward + sum(end.reward for end in ended), bool(ended)
 
     # Loading
@@ -81,7 +90,7 @@ class RobotWorld(World):
         return InputError(f'task file {self._task.path}: {sentence}')
 
     def _load(self) -> mujoco.MjModel:
-        path = self._task.model
+        path = self._task.path.parent / self._task.model
         if not path.is_file():
             raise self._fail(f'model: expected an MJCF file, got {path}, which does not exist')
         try:
@@ -140,32 +149,32 @@ class RobotWorld(World):
             return self.data.xpos[number], self.data.xmat[number]
         raise self._fail(f'expected a site ({self._names("site")}) or a body ({self._names("body")}), got {name!r}')
 
-    def _measure(self, kind: str, parameters: dict) -> Measure:
+    def _measure(self, term: Reward | Distance | Posture) -> Measure:
         """The quantity that a reward term or end condition speaks of, as a function of the current state."""
-        if kind == 'effort':
+        if isinstance(term, Effort):
             low, high = self.action_limits()
             middle, half = (high + low) / 2, (high - low) / 2
             return lambda: float(np.mean(((self.data.ctrl - middle) / half) ** 2))
-        if kind == 'height':
-            position, _ = self._frame(parameters['of'])
-            return lambda: float(position[2])
-        if kind == 'tilt':
-            _, rotation = self._frame(parameters['of'])
+        if isinstance(term, Posture):
+            position, rotation = self._frame(term.of)
+            if term.type == 'height':
+                return lambda: float(position[2])
             return lambda: math.degrees(math.acos(min(1.0, max(-1.0, rotation[8]))))
 
-        start, rotation = self._frame(parameters['from'])
-        goal, _ = self._frame(parameters['to'])
+        start, rotation = self._frame(term.start)
+        goal, _ = self._frame(term.goal)
 
         def distance() -> float:
             return math.dist(start, goal)
 
-        if kind == 'distance':
+        if isinstance(term, Distance):
             return distance
-        if kind == 'progress':
-            return _Shrinking(distance)
-        if kind == 'closeness':
-            near, far = parameters['near'], parameters['far']
+        if isinstance(term, Closeness):
+            near, far = term.near, term.far
             return lambda: 0.1 ** (max(0.0, distance() - near) / (far - near))
+
+        if term.type == 'progress':
+            return _Shrinking(distance)
 
         def facing() -> float:
             cosine = float(rotation[0::3] @ (goal - start)) / max(distance(), 1e-9)
@@ -175,7 +184,7 @@ class RobotWorld(World):
 
     # Reset
 
-    def _joint_range(self, name: str, limits: Range) -> tuple[int, float, float]:
+    def _joint_range(self, name: str, limits: tuple[float, float]) -> tuple[int, float, float]:
         number = self._number('joint', name)
         kind = mujoco.mjtJoint(self.model.jnt_type[number])
         if kind not in (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE):
@@ -197,7 +206,7 @@ class RobotWorld(World):
 
     def _placer(self, placement: Placement) -> Callable[[], None]:
         position, quaternion = self._pose(placement.body)
-        others = [(self._pose(body)[0], distance) for body, distance in placement.apart]
+        others = [(self._pose(body)[0], distance) for body, distance in placement.apart.items()]
         ranges = enumerate((placement.x, placement.y, placement.z))
         axes = [(axis, limits) for axis, limits in ranges if limits]
 
@@ -234,9 +243,9 @@ class _Shrinking:
 class _Randomiser:
     """Multiplies properties of a model by random factors, always starting from the original values."""
 
-    def __init__(self, model: mujoco.MjModel, factors: dict[str, Range]):
+    def __init__(self, model: mujoco.MjModel, factors: Randomise):
         self._model = model
-        self._factors = factors
+        self._factors = {key: value for key, value in factors if value is not None}
         head = model.vis.headlight
         fields = {
             'light': (model.light_diffuse, model.light_ambient, head.diffuse, head.ambient),
@@ -244,7 +253,7 @@ class _Randomiser:
             'friction': (model.geom_friction,),
             'mass': (model.body_mass, model.body_inertia),
         }
-        self._originals = {key: [(field, field.copy()) for field in fields[key]] for key in factors}
+        self._originals = {key: [(field, field.copy()) for field in fields[key]] for key in self._factors}
 
     def apply(self, random: np.random.Generator) -> None:
         """Draw new factors. The data must be reset afterwards."""

@@ -2,85 +2,174 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from dreamer_ros.errors import InputError
-from dreamer_ros.files import read_text
-from dreamer_ros.sections import Range, Section, parse_yaml
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
-
-@dataclasses.dataclass(frozen=True)
-class Placement:
-    """Where a body may stand at the start of an episode.
-
-    Attributes:
-        body: its name.
-        x, y, z: m; None keeps the model's.
-        yaw: degrees about the vertical, on top of the model's orientation.
-        apart: (other body, least horizontal distance in m) pairs.
-    """
-
-    body: str
-    x: Range | None
-    y: Range | None
-    z: Range | None
-    yaw: Range | None
-    apart: tuple[tuple[str, float], ...]
+from dreamer_ros.schema import Count, Expected, Mismatch, Model, Name, Positive, Range, check, load_yaml
 
 
-@dataclasses.dataclass(frozen=True)
-class Reward:
-    """One term of the reward: `weight` times a measure of the given type."""
-
-    type: str
-    weight: float
-    parameters: dict[str, Any]
+def _different(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not len(set(names)) == len(names) > 0:
+        raise ValueError
+    return names
 
 
-@dataclasses.dataclass(frozen=True)
-class End:
-    """A condition that ends the episode: a measure of the given type below or above a bound."""
-
-    type: str
-    below: float
-    above: float
-    reward: float
-    parameters: dict[str, Any]
+def _positive(factors: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < factors[0] <= factors[1]:
+        raise ValueError
+    return factors
 
 
-@dataclasses.dataclass(frozen=True)
-class TaskFile:
-    """A task file whose names are yet to be checked against the model. sim/README.md explains the keys."""
-
-    path: Path
-    model: Path
-    cameras: tuple[str, ...]
-    choices: dict[str, tuple[float, ...]]
-    control_period: float
-    physics_timestep: float | None
-    episode_length: int
-    placements: tuple[Placement, ...]
-    joints: dict[str, Range]
-    rewards: tuple[Reward, ...]
-    ends: tuple[End, ...]
-    randomise: dict[str, Range]
+Names = Annotated[
+    tuple[Name, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    AfterValidator(_different),
+    Expected('a name or a list of different names'),
+]
+Factors = Annotated[tuple[float, float], AfterValidator(_positive), Expected('[low, high], factors above 0')]
 
 
-_PARAMETERS = {  # of each type: which are names, which are positive numbers
-    'closeness': (('from', 'to'), ('near', 'far')),
-    'progress': (('from', 'to'), ()),
-    'facing': (('from', 'to'), ()),
-    'effort': ((), ()),
-    'distance': (('from', 'to'), ()),
-    'height': (('of',), ()),
-    'tilt': (('of',), ()),
-}
-_REWARD_TYPES = ('closeness', 'progress', 'facing', 'effort')
-_END_TYPES = ('distance', 'height', 'tilt')
-_RANDOMISED = ('light', 'colour', 'friction', 'mass')
+class Actions(Model):
+    """Discrete actions instead of one action per actuator."""
+
+    discrete: dict[str, tuple[float, ...]] = Field({}, description='control of each actuator, by choice')
+
+    @model_validator(mode='after')
+    def _are_choices(self) -> Actions:
+        if len(self.discrete) == 1:
+            raise Mismatch('discrete', 'at least 2 choices', next(iter(self.discrete)))
+        return self
+
+
+class Placement(Model):
+    """Where a body may stand at the start of an episode."""
+
+    body: Name = Field(description='a body with a freejoint or mocap')
+    x: Range | None = Field(None, description='m; as in the model')
+    y: Range | None = Field(None, description='m; as in the model')
+    z: Range | None = Field(None, description='m; as in the model')
+    yaw: Range | None = Field(None, description="degrees about the vertical, added to the model's orientation; none")
+    apart: dict[str, Positive] = Field({}, description='least horizontal distance in m, by other body')
+
+
+class Reset(Model):
+    """What is random at the start of an episode."""
+
+    bodies: tuple[Placement, ...] = Field((), description='placed in this order')
+    joints: dict[str, Range] = Field({}, description='degrees or m, by hinge or slide joint')
+
+
+class _Pair(Model):
+    start: Name = Field(alias='from', description='a site or a body')
+    goal: Name = Field(alias='to', description='a site or a body')
+
+
+class _Reward(Model):
+    weight: float = Field(1.0, description='times the value')
+
+
+class Closeness(_Pair, _Reward):
+    """From 1 within `near` down to 0.1 at `far`, and on towards 0."""
+
+    type: Literal['closeness'] = Field(description='1 within near, 0.1 at far')
+    near: Positive = Field(description='m')
+    far: Positive = Field(description='m')
+
+    @model_validator(mode='after')
+    def _grows(self) -> Closeness:
+        if self.far <= self.near:
+            raise Mismatch('far', f'more than near ({self.near})', self.far)
+        return self
+
+
+class Approach(_Pair, _Reward):
+    """How a body nears another, or looks at it."""
+
+    type: Literal['progress', 'facing'] = Field(
+        description='m by which the distance shrank; or cosine between the x axis and the direction, at least 0'
+    )
+
+
+class Effort(_Reward):
+    """Mean square of the action."""
+
+    type: Literal['effort'] = Field(description='mean square of the action')
+
+
+Reward = Closeness | Approach | Effort
+
+
+class End(Model):
+    """Ends the episode for good where a measure is below or above a bound."""
+
+    below: float | None = Field(None, description='m or degrees')
+    above: float | None = Field(None, description='m or degrees')
+    reward: float = Field(0.0, description='added once')
+
+    @model_validator(mode='after')
+    def _has_one_bound(self) -> End:
+        if (self.below is None) == (self.above is None):
+            raise Mismatch('', 'either below or above', 'neither' if self.below is None else 'both')
+        return self
+
+    def reached(self, value: float) -> bool:
+        """Whether a value of the measure ends the episode."""
+        return value < self.below if self.below is not None else value > self.above
+
+
+class Distance(_Pair, End):
+    """Distance between two sites or bodies."""
+
+    type: Literal['distance'] = Field(description='m between from and to')
+
+
+class Posture(End):
+    """Height above the ground plane, or inclination."""
+
+    type: Literal['height', 'tilt'] = Field(description='m above z = 0; degrees between its z axis and the vertical')
+    of: Name = Field(description='a site or a body')
+
+
+class Randomise(Model):
+    """Factors that are drawn anew for every episode."""
+
+    light: Factors | None = Field(None, description='brightness of all lights; none')
+    colour: Factors | None = Field(None, description='red, green and blue of every material and geom; none')
+    friction: Factors | None = Field(None, description='sliding friction of all geoms; none')
+    mass: Factors | None = Field(None, description='mass and inertia of all bodies; none')
+
+
+class TaskFile(Model):
+    """A task file whose names are yet to be checked against the model."""
+
+    model: Name = Field(description='the MJCF file, relative to the task file')
+    camera: Names = Field((), description="that the robot sees through; the model's first")
+    actions: Actions = Actions()
+    control_period: Positive = Field(description='s per control step, a multiple of the physics timestep')
+    physics_timestep: Positive | None = Field(None, description="s; the model's")
+    episode_length: Count = Field(1000, description='control steps per episode')
+    reset: Reset = Reset()
+    reward: tuple[Annotated[Reward, Field(discriminator='type')], ...] = Field(
+        (), description='terms whose weighted sum is the reward of a control step'
+    )
+    end: tuple[Annotated[Distance | Posture, Field(discriminator='type')], ...] = Field(
+        (), description='conditions that end the episode for good'
+    )
+    randomise: Randomise = Randomise()
+    _path: Path = PrivateAttr(Path())
+
+    @model_validator(mode='after')
+    def _rewards(self) -> TaskFile:
+        if not self.reward:
+            raise Mismatch('reward', 'a list of at least one term', 'none')
+        return self
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
 
 
 def read(path: Path) -> TaskFile:
@@ -89,92 +178,7 @@ def read(path: Path) -> TaskFile:
     Raises:
         InputError: no such file, not YAML, or a key or value that does not belong there.
     """
-    top = parse_yaml(read_text(path), f'task file {path}')
-    reset, actions = top.section('reset'), top.section('actions')
-    task = TaskFile(
-        path=path,
-        model=path.parent / top.text('model'),
-        cameras=top.texts('camera'),
-        choices=_choices(actions.section('discrete')),
-        control_period=top.positive('control_period'),
-        physics_timestep=top.positive('physics_timestep', default=None),
-        episode_length=top.count('episode_length', default=1000),
-        placements=tuple(_placement(item) for item in reset.items('bodies')),
-        joints=_ranges(reset.section('joints')),
-        rewards=tuple(_reward(item) for item in top.items('reward')),
-        ends=tuple(_end(item) for item in top.items('end')),
-        randomise=_ranges(top.section('randomise'), _RANDOMISED, positive=True),
-    )
-    reset.finish()
-    actions.finish()
-    top.finish()
-    if not task.rewards:
-        raise InputError(f'task file {path}: reward: expected a list of at least one term, got none')
+    where = f'task file {path}'
+    task = check(TaskFile, load_yaml(path, where), where)
+    task._path = path
     return task
-
-
-def _placement(section: Section) -> Placement:
-    apart = section.section('apart')
-    placement = Placement(
-        body=section.text('body'),
-        x=section.range('x', default=None),
-        y=section.range('y', default=None),
-        z=section.range('z', default=None),
-        yaw=section.range('yaw', default=None),
-        apart=tuple((body, apart.positive(body)) for body in apart.keys()),
-    )
-    section.finish()
-    return placement
-
-
-def _reward(section: Section) -> Reward:
-    kind = section.choice('type', _REWARD_TYPES)
-    weight = float(section.number('weight', default=1.0))
-    parameters = _parameters(section, kind)
-    if kind == 'closeness' and parameters['far'] <= parameters['near']:
-        section.fail('far', f'more than near ({parameters["near"]})', parameters['far'])
-    section.finish()
-    return Reward(kind, weight, parameters)
-
-
-def _end(section: Section) -> End:
-    kind = section.choice('type', _END_TYPES)
-    bounds = section.keys()
-    if ('below' in bounds) == ('above' in bounds):
-        section.fail('', 'either below or above', sorted(set(bounds) & {'below', 'above'}))
-    end = End(
-        type=kind,
-        below=float(section.number('below', default=-math.inf)),
-        above=float(section.number('above', default=math.inf)),
-        reward=float(section.number('reward', default=0.0)),
-        parameters=_parameters(section, kind),
-    )
-    section.finish()
-    return end
-
-
-def _parameters(section: Section, kind: str) -> dict[str, Any]:
-    names, numbers = _PARAMETERS[kind]
-    parameters = {key: section.text(key) for key in names}
-    parameters.update((key, float(section.positive(key))) for key in numbers)
-    return parameters
-
-
-def _choices(section: Section) -> dict[str, tuple[float, ...]]:
-    """Discrete actions: name -> control of each actuator."""
-    choices = {name: section.numbers(name) for name in section.keys()}
-    if len(choices) == 1:
-        section.fail('', 'at least 2 choices', next(iter(choices)))
-    return choices
-
-
-def _ranges(section: Section, allowed: tuple[str, ...] = (), positive: bool = False) -> dict[str, Range]:
-    """Every key's range; the keys must be among `allowed`, if any are given."""
-    ranges = {}
-    for key in section.keys():
-        if allowed and key not in allowed:
-            section.fail('', f'the keys {", ".join(allowed)}', key)
-        ranges[key] = section.range(key)
-        if positive and ranges[key][0] <= 0:
-            section.fail(key, 'factors above 0', list(ranges[key]))
-    return ranges

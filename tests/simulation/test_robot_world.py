@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.schema import describe, reference
 from dreamer_ros.simulation import make
+from dreamer_ros.simulation.task_file import TaskFile
 
 ARM = """
 <mujoco>
@@ -266,7 +268,7 @@ def test_randomise_stays_in_its_ranges_around_the_original(arm):
         ({'camera': 'front'}, 'name of a camera .above., got .front'),
         ({'camera': []}, 'camera: expected a name or a list of different names, got'),
         ({'camera': ['above', 'above']}, 'camera: expected a name or a list of different names, got'),
-        ({'actions': {'continuous': {}}}, 'actions: expected the keys discrete, got .continuous'),
+        ({'actions': {'continuous': {}}}, 'unknown key actions.continuous; expected one of discrete'),
         ({'actions': {'discrete': {'go': [1]}}}, 'actions.discrete: expected at least 2 choices, got .go'),
         ({'actions': {'discrete': {'go': [1], 'back': 'slowly'}}}, 'actions.discrete.back: expected a list of numbers'),
         (
@@ -282,19 +284,19 @@ def test_randomise_stays_in_its_ranges_around_the_original(arm):
         ({'reward': [{'type': 'joy'}]}, r'reward\[0\].type: expected one of closeness, progress, facing, effort'),
         ({'reward': [{'type': 'facing', 'from': 'hand', 'to': 'moon'}]}, 'got .moon'),
         ({'reward': [{'type': 'facing', 'from': 'hand'}]}, r'reward\[0\].to .a name. is missing'),
-        ({'reward': [{'type': 'effort', 'near': 1}]}, r'reward\[0\]: expected the keys .*weight, got .near'),
+        ({'reward': [{'type': 'effort', 'near': 1}]}, r'unknown key reward\[0\].near; expected one of weight'),
         ({'reward': [{**ARM_TASK['reward'][0], 'far': 0.1}]}, r'far: expected more than near'),
-        ({'reset': {'joints': {1: [0, 1]}}}, 'reset.joints: expected a mapping of names'),
+        ({'reset': {'joints': {1: [0, 1]}}}, 'reset.joints.1: expected a name, got 1'),
         ({'reward': ['effort']}, r'reward\[0\]: expected a mapping'),
         ({'end': [{'type': 'tilt', 'of': 'arm'}]}, r'end\[0\]: expected either below or above'),
         ({'end': {'type': 'tilt'}}, 'end: expected a list'),
-        ({'reset': {'body': []}}, 'reset: expected the keys bodies, joints, got .body'),
+        ({'reset': {'body': []}}, 'unknown key reset.body; did you mean bodies'),
         ({'reset': {'bodies': [{'body': 'arm'}]}}, 'freejoint or mocap="true", got .arm'),
         ({'reset': {'bodies': [{'body': 'goal', 'x': [1, -1]}]}}, r'bodies\[0\].x: expected .low, high.'),
         ({'reset': {'bodies': [{'body': 'goal', 'x': [0, 1], 'apart': {'ball': 9}}]}}, 'no place for .goal'),
         ({'reset': {'joints': {'elbow': [0, 1]}}}, 'name of a joint .shoulder., got .elbow'),
-        ({'randomise': {'gravity': [1, 2]}}, 'light, colour, friction, mass, got .gravity'),
-        ({'randomise': {'mass': [0, 2]}}, 'randomise.mass: expected factors above 0'),
+        ({'randomise': {'gravity': [1, 2]}}, 'randomise.gravity; expected one of light, colour, friction, mass'),
+        ({'randomise': {'mass': [0, 2]}}, 'randomise.mass: expected .low, high., factors above 0, got'),
     ],
 )
 def test_mistakes_in_a_task_file(arm, changes, message):
@@ -307,7 +309,7 @@ def test_files_that_are_no_task(tmp_path, arm):
     with pytest.raises(InputError, match='nowhere.yaml: expected a text file'):
         make(str(tmp_path / 'nowhere.yaml'))
     broken = tmp_path / 'broken.yaml'
-    for text, message in (('model: [unclosed', 'expected YAML'), ('', 'the whole file: expected a mapping')):
+    for text, message in (('model: [unclosed', 'expected YAML'), ('', 'expected a mapping')):
         broken.write_text(text)
         with pytest.raises(InputError, match=f'broken.yaml: {message}'):
             make(str(broken))
@@ -317,3 +319,9 @@ def test_files_that_are_no_task(tmp_path, arm):
     (tmp_path / 'arm.xml').write_text('<mujoco><worldbody><geom size="1"/></worldbody></mujoco>')
     with pytest.raises(InputError, match='at least one camera'):
         arm()
+
+
+def test_every_key_is_described():
+    for row in describe(TaskFile):
+        assert row.help, row.key
+    assert '| `reward[].from` | name |  | required | a site or a body |' in reference(TaskFile)
