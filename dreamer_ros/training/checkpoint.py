@@ -22,14 +22,8 @@ from dreamer_ros.files import read_text, replacing, sha256
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEARNER, TENSORS, STATE, TRAINER, MANIFEST, LATEST = (
-    'learner',
-    'tensors.safetensors',
-    'state.json',
-    'trainer.json',
-    'manifest.json',
-    'latest',
-)
+LEARNER, TENSORS, STATE = 'learner', 'tensors.safetensors', 'state.json'
+TRAINER, MANIFEST, LATEST = 'trainer.json', 'manifest.json', 'latest'
 
 
 def write_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict, trainer: dict) -> None:
