@@ -146,7 +146,7 @@ class Entry(NamedTuple):
         films: by key of the camera, its video file and the number of its first frame there.
     """
 
-    index: int
+    number: int
     length: int
     tasks: tuple[str, ...]
     table: str
@@ -184,10 +184,10 @@ class Metadata:
         self.fps, self.features, self.total = info.fps, info.features, info.total_episodes
         self._films = [key for key, feature in info.features.items() if feature.dtype == 'video']
         entries = self._entries_2(info.chunks_size) if info.codebase_version.strip('v')[0] == '2' else self._entries_3()
-        self.entries = sorted(entries, key=lambda entry: entry.index)
+        self.entries = sorted(entries, key=lambda entry: entry.number)
         for entry, next_one in zip(self.entries, self.entries[1:]):
-            if entry.index == next_one.index:
-                raise InputError(f'meta: expected one episode {entry.index}, got several')
+            if entry.number == next_one.number:
+                raise InputError(f'meta: expected one episode {entry.number}, got several')
 
     def action_limits(self) -> tuple[np.ndarray, np.ndarray]:
         """Smallest and largest action f64[A] each, as the statistics say.

@@ -79,7 +79,7 @@ def read_lerobot(
                 episode, beyond = dataset.episode(entry, begins)
                 found = [episode] if labels is None else list(_labelled(episode, labels))
             except InputError as error:
-                problems.append(Problem(root, f'episode {entry.index}: {error}', entry.length))
+                problems.append(Problem(root, f'episode {entry.number}: {error}', entry.length))
                 continue
             without += not found
             clipped += beyond
@@ -87,10 +87,10 @@ def read_lerobot(
                 yield dataset.robot.spec, part, rewarded
     finally:
         dataset.close()
-    if clipped:
+    if clipped and contract:
         reason = f'{clipped} of {frame} actions are beyond the limits of {contract.source} and count as the limits'
         problems.append(Problem(root, reason))
-    if without:
+    if without and labels:
         problems.append(Problem(root, f'{without} of {len(data.entries)} episodes are not in {labels.source}'))
 
 
@@ -165,7 +165,7 @@ class _Dataset:
         vector = np.empty((len(times), len(self.robot.numbers)))
         for k, number in enumerate(self.robot.numbers):
             vector[:, k] = np.clip(values[number.key][:, number.element] * number.scale + number.offset, *number.clip)
-        begins, acted = self._known.get(entry.index, (begins, {}))
+        begins, acted = self._known.get(entry.number, (begins, {}))
         again = [*range(len(times)), len(times) - 1]
         episode = Episode.of_transitions(
             self._images(rows, entry, int(round(times[0] * fps))),
@@ -177,7 +177,7 @@ class _Dataset:
             bool(ends[-1]) or TRUNCATED not in values,
             bool(done[-1] and not truncated[-1]),
         )
-        episode.number = entry.index
+        episode.number = entry.number
         episode.meta = {**acted, **({'instruction': '; '.join(entry.tasks)} if entry.tasks else {})}
         return episode, beyond
 
@@ -192,7 +192,7 @@ class _Dataset:
         for key in ('episode_index', 'frame_index'):
             if key not in table.column_names or not pyarrow.types.is_integer(table.schema.field(key).type):
                 raise InputError(f'{entry.table}: expected a column {key} of whole numbers')
-        rows = table.filter(compute.equal(table['episode_index'], entry.index))
+        rows = table.filter(compute.equal(table['episode_index'], entry.number))
         if len(rows) != entry.length:
             raise InputError(f'{entry.table}: expected {entry.length} frames, as the metadata says, got {len(rows)}')
         if rows['frame_index'].to_pylist() != list(range(entry.length)):

@@ -23,7 +23,7 @@ class FilmReader:
     def __init__(self, fps: float):
         self._fps = fps
         self._path: Path | None = None
-        self._frames: Generator[Image.Image] | None = None
+        self._frames: Iterator[Image.Image] = iter(())
         self._next = 0  # number of the frame that comes next
 
     def frames(self, path: Path, name: str, first: int, count: int) -> Iterator[Image.Image]:
@@ -53,9 +53,9 @@ class FilmReader:
 
     def close(self) -> None:
         """End the process that decodes."""
-        if self._frames is not None:
+        if isinstance(self._frames, Generator):
             self._frames.close()
-        self._path = self._frames = None
+        self._path, self._frames = None, iter(())
 
     def _decode(self, path: Path, name: str) -> Generator[Image.Image]:
         if not path.is_file():

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import threading
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,7 +14,15 @@ from dreamer_ros.errors import InputError
 
 
 class StoredEpisode(Protocol):
-    """An episode in memory (`Episode`) or in a file (`CachedEpisode`)."""
+    """An episode in memory (`Episode`) or in a file (`CachedEpisode`).
+
+    Attributes:
+        path: its bag, if any.
+        number: its place among the episodes of that bag.
+    """
+
+    path: Any
+    number: int
 
     def __len__(self) -> int:
         """Steps."""

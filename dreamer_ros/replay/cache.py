@@ -29,7 +29,7 @@ import mmap
 import os
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -64,7 +64,7 @@ class CachedBag(NamedTuple):
         problems: what could not be used and why.
     """
 
-    episodes: list[tuple[StoredEpisode, EpisodeInfo, str]]
+    episodes: Sequence[tuple[StoredEpisode, EpisodeInfo, str]]
     problems: list[Problem]
 
 
