@@ -360,7 +360,7 @@ class _Config(Model):
     """What every system reads."""
 
     preset: str = Field('', description='name of the preset that this was resolved from')
-    system: str
+    system: str = Field(description='what learns')
     precision: Literal['float32', 'bfloat16'] = Field(
         'float32', description="of matrix products and convolutions; with schedule.overlap of the behaviour's only"
     )

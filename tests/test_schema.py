@@ -1,8 +1,10 @@
 """Typed models: what is refused and in which words, what is read of YAML and JSON, and what describes a model."""
 
+import importlib
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -25,6 +27,7 @@ from dreamer_ros.schema import (
     reference,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 BRACKETS = '[' * 100_000
 BOMB = 'a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n' + ''.join(
     f'{name}: &{name} [{", ".join([f"*{below}"] * 9)}]\n' for below, name in zip('abcdefghi', 'bcdefghij')
@@ -241,6 +244,23 @@ def test_what_is_too_large_is_refused_before_it_is_read(load, tmp_path):
     for source in (file, ' ' * (MAX_BYTES + 1)):
         with pytest.raises(InputError, match='x: expected at most 32 MB, got 32 MB'):
             load(source, 'x')
+
+
+def test_every_key_that_people_write_is_described():
+    for path in sorted((ROOT / 'dreamer_ros').rglob('[!_]*.py')):
+        if path.stem not in ('ros2', 'timeline'):  # they need packages that may be missing
+            importlib.import_module('.'.join(path.relative_to(ROOT).with_suffix('').parts))
+    models = [model for model in subclasses(Model) if model.__module__.startswith('dreamer_ros.')]
+    assert {'DreamerConfig', 'ContractFile', 'TaskFile', 'LabelsFile'} <= {model.__name__ for model in models}
+    for model in models:
+        for row in describe(model) if model.model_config['extra'] == 'forbid' else ():
+            assert row.help, f'{model.__module__}.{model.__name__}.{row.key}'
+
+
+def subclasses(kind):
+    for each in kind.__subclasses__():
+        yield each
+        yield from subclasses(each)
 
 
 def test_importing_it_is_quick():

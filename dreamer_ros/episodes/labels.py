@@ -54,7 +54,9 @@ class _Episode(Model):
         return self
 
 
-class _File(Model):
+class LabelsFile(Model):
+    """The keys of a labels file."""
+
     episodes: tuple[_Episode, ...] = Field(description='at least one')
 
     @model_validator(mode='after')
@@ -84,7 +86,7 @@ class Labels:
 
     def __init__(self, text: str, source: str):
         self.source = source
-        self._episodes = check(_File, load_yaml(text, source), source).episodes
+        self._episodes = check(LabelsFile, load_yaml(text, source), source).episodes
         self.bags = {episode.bag for episode in self._episodes if episode.bag is not None}
 
     @classmethod

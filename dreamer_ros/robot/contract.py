@@ -215,7 +215,7 @@ class RobotContract:
         Raises:
             InputError: not YAML, an unknown or missing key, or a value that does not fit; names file and key.
         """
-        contract = _contract(check(_ContractFile, load_yaml(text, source), source), text, source)
+        contract = _contract(check(ContractFile, load_yaml(text, source), source), text, source)
         try:
             contract.spec  # what a RobotSpec refuses, such as the names of cameras
             _check_fields(contract.command)
@@ -536,7 +536,9 @@ class _JoystickFile(Model):
             raise Mismatch('joystick.mode', 'absolute for a robot with discrete actions', self.mode)
 
 
-class _ContractFile(Model):
+class ContractFile(Model):
+    """The keys of a robot contract."""
+
     name: Name = Key(description='of the robot')
     rate: float = Key(ge=0.01, le=1000, description='actions per second')
     max_age: Positive = Key(description='s from measurement to action after which a message counts as missing')
@@ -598,7 +600,7 @@ class _ContractFile(Model):
 # From the file to the contract
 
 
-def _contract(file: _ContractFile, text: str, source: str) -> RobotContract:
+def _contract(file: ContractFile, text: str, source: str) -> RobotContract:
     def max_age(reader: _Reader) -> float:
         return file.max_age if reader.max_age is None else reader.max_age
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.robot.contract import RobotContract, _ContractFile, load_contract
+from dreamer_ros.robot.contract import ContractFile, RobotContract, load_contract
 from dreamer_ros.schema import describe, load_yaml, reference
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.topics import QoS
@@ -263,6 +263,6 @@ def test_arm_of_the_tests_is_complete():
 
 
 def test_every_key_is_described():
-    for row in describe(_ContractFile):
+    for row in describe(ContractFile):
         assert row.help, row.key
-    assert '| `command.axes[].limits` | [low, high] |  | required |' in reference(_ContractFile)
+    assert '| `command.axes[].limits` | [low, high] |  | required |' in reference(ContractFile)
