@@ -64,7 +64,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',  # in pyproject.toml it would stop colcon
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={PACKAGE: ['py.typed']},
+    package_data={PACKAGE: ['py.typed', 'ros/*.xml']},
     data_files=list(data_files()),
     entry_points={'console_scripts': console_scripts()},
 )

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from dreamer_ros.benchmark.results import Outcome, Protocol, Run, config_hash, machine
-from dreamer_ros.benchmark.systems import BASELINES, UNTRAINED, config_of, train
+from dreamer_ros.benchmark.results import BASELINES, Outcome, Protocol, Run, config_hash, machine
+from dreamer_ros.benchmark.systems import UNTRAINED, config_of, train
 from dreamer_ros.config import default_values
 from dreamer_ros.errors import InputError
 from dreamer_ros.launcher import end_with_parent

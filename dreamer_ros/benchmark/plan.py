@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dreamer_ros import options as shared
-from dreamer_ros.benchmark.results import Protocol
-from dreamer_ros.benchmark.systems import BASELINES
+from dreamer_ros.benchmark.results import BASELINES, Protocol
 from dreamer_ros.errors import InputError
 from dreamer_ros.options import Options
 from dreamer_ros.schema import Count, Name, Positive, check, load_yaml

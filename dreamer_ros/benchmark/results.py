@@ -15,6 +15,7 @@ from dreamer_ros.files import write_file
 from dreamer_ros.schema import load_json
 
 FILE = 'results.json'
+BASELINES = ('random', 'still', 'sac_pixels')  # see systems.py
 
 
 @dataclasses.dataclass(frozen=True)

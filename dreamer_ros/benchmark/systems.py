@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamer_ros.benchmark.results import Outcome, Protocol
+from dreamer_ros.benchmark.results import BASELINES, Outcome, Protocol
 from dreamer_ros.config import Config, load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
@@ -31,7 +31,6 @@ from dreamer_ros.training.rollout import Player, play_side_by_side
 from dreamer_ros.training.run_directory import latest_policy
 
 UNTRAINED = {'random': random_action, 'still': still_action}
-BASELINES = (*UNTRAINED, 'sac_pixels')
 LOOK_PERIOD = 1.0  # seconds between two looks at the metrics of a run over ROS
 PLAYERS = 5  # score a policy side by side; a fixed number, or scores would depend on the machine's cores
 

@@ -24,7 +24,7 @@ class Benchmark(BenchmarkOptions):
 
 @command(
     'dreamer benchmark --systems cpu random --tasks cartpole_balance --seeds 0 1 --steps 100000 '
-    '--output benchmarks/first'
+    '--output runs/benchmark-first'
 )
 def run(options: Benchmark) -> int:
     """Train systems on tasks and compare their scores. `dreamer benchmark table` compares finished benchmarks."""
@@ -51,7 +51,7 @@ class Table(Options):
     output: Annotated[str, Word('FOLDER')] = Field('', description='Folder for table.md and plots.')
 
 
-@command('dreamer benchmark table benchmarks/first benchmarks/second --at 100000')
+@command('dreamer benchmark table runs/benchmark-first runs/benchmark-second --at 100000')
 def table(options: Table) -> None:
     """Compare finished benchmarks with each other and with published scores."""
     print(

@@ -87,7 +87,7 @@ class Evolve(Options):
 def evolve(options: Evolve) -> None:
     """Evolve a new controller for a World Models run into the run's policies."""
     _prepare_torch()
-    from dreamer_ros.training.evolution import evolve
+    from dreamer_ros.training.controllers import evolve
 
     print(evolve(Path(options.run), options.place, options.temperature, options.generations, options.seed))
 
@@ -106,9 +106,9 @@ class Temperature(Options):
 def temperature(options: Temperature) -> None:
     """Evolve controllers in dreams of several temperatures, and compare their scores in dream and simulator."""
     _prepare_torch()
-    from dreamer_ros.training.temperature import measure
+    from dreamer_ros.training.controllers import compare_temperatures
 
-    paths = measure(Path(options.run), options.values, options.generations, options.episodes, options.seed)
+    paths = compare_temperatures(Path(options.run), options.values, options.generations, options.episodes, options.seed)
     print('\n'.join(map(str, paths)))
 
 

@@ -356,7 +356,7 @@ class Agent:
 
 def main() -> int:
     """Entry point of `ros2 run dreamer_ros agent`."""
-    return run_node('agent', lambda node, stop: Agent(node, stop).run())
+    return run_node('agent', lambda node, stop: Agent(node, stop).run(), may_freeze=True)
 
 
 if __name__ == '__main__':

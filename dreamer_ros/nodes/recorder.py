@@ -256,7 +256,7 @@ class Recorder:
 
 def main() -> int:
     """Entry point of `ros2 run dreamer_ros recorder`."""
-    return run_node('recorder', _record)
+    return run_node('recorder', _record, may_freeze=True)
 
 
 def _record(node: Node, stop: threading.Event) -> None:

@@ -33,7 +33,7 @@ from dreamer_ros.simulation import environment
 from dreamer_ros.simulation.origin import Origin
 from dreamer_ros.wire import codecs, topics
 
-ASK_AGAIN = 1.0  # seconds without an action until the observation is published once more
+ASK_AGAIN = 1.0  # seconds without an action or a pace until the observation is published once more
 SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
 TRAINER_PATIENCE = 5.0  # seconds at the start to discover the trainer that publishes `pace`
 PACE_PATIENCE = 4.0  # seconds from then on for a pace to arrive; a lost one is sent again after 3
@@ -234,10 +234,13 @@ class Simulator:
         return None
 
     def _await_learner(self, stamp: int) -> bool:
-        """True when the trainer's pace allows the observation of that stamp (or none is asked for)."""
+        """True when the trainer's pace allows the observation of that stamp (or none is asked for).
+
+        Publishes the last observation again while it waits: a trainer that missed it would wait as well.
+        """
         if not self._wait_for_learner:
             return True
-        began = time.monotonic()
+        began = asked = time.monotonic()
         while not self._stop.is_set():
             self._read_pace()
             if self._pace is not None and self._pace >= stamp:
@@ -245,6 +248,9 @@ class Simulator:
                 return True
             behind = 'nothing came yet' if self._pace is None else f'{(stamp - self._pace) / 1e9:.2f} s behind'
             self._say_waiting(began, f'the learner on {self._paces.topic_name} ({behind})')
+            if time.monotonic() - asked >= ASK_AGAIN:
+                asked = time.monotonic()
+                self._publisher.publish_again()
             self._idle(0.1)
         return False
 
@@ -384,7 +390,7 @@ class Simulator:
 
 def main() -> int:
     """Entry point of `ros2 run dreamer_ros simulator`."""
-    return run_node('simulator', lambda node, stop: Simulator(node, stop).run())
+    return run_node('simulator', lambda node, stop: Simulator(node, stop).run(), may_freeze=True)
 
 
 if __name__ == '__main__':

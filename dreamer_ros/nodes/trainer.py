@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from dreamer_ros.training.parallel import Team
 
 QUIET = 2.0  # seconds without a step before a robot is called quiet
+ASK_AGAIN = 1.0  # seconds without a step until the pace is published once more
 SAY_AGAIN = 5.0  # seconds between two lines about what is waited for
 BAG_TIME = 10.0  # seconds within which the bag of an ended episode is expected
 DREAM_FPS = 10.0
@@ -101,7 +102,7 @@ class RosRobot:
         name: its namespace.
         spec: None until it was received.
         live: stamps of agent steps that are in no bag of the store yet.
-        stamp: of the newest observation, ns; None before the first.
+        stamp: of the newest observation heard of, ns; None before the first.
         heard: when it came (monotonic seconds).
     """
 
@@ -113,24 +114,26 @@ class RosRobot:
         self.heard = time.monotonic()
         self.announcements = Announcements(inbox, name)
         self.steps = inbox.subscribe(topics.STEP.within(name), topics.TRAINER_SUBSCRIBER)
-        # A trainer that is restarted meets a robot that stands still and waits for `pace`. The latched answer
-        # to its last observation tells where.
-        self._actions = inbox.subscribe(topics.ACTION.within(name), topics.LATCHED)
         self._paces = qos.publisher(node, topics.PACE.within(name))
-        self._granted: int | None = None
+        self._reached = 0  # stamp of the newest observation, by `step` or by a bag
+        self._granted: int | None = None  # stamp that the robot may reach
+        self._asked = 0.0  # when that was published
         self._stored = 0  # stamp of the newest step that is in a bag of the store
         self._ended, self._ended_at = 0, 0.0  # live steps up to the latest end of an episode, and when it came
 
     def note(self, step: codecs.Step) -> None:
-        """Count one message of `step`; repeats of a stamp don't count."""
+        """Count one message of `step` and those that were lost before it. Repeats of a stamp do not count."""
         self.heard = time.monotonic()
-        if step.is_first and step.stamp < max(self.stamp or 0, self._stored):
+        if step.is_first and step.stamp < (self._stored if self.stamp is None else self.stamp):
             # A simulator of a new session: its clock begins at the wall's, which an earlier one may have outrun.
             self.live.clear()
-            self._stored = self._ended = 0
+            self._stored = self._ended = self._reached = 0
         elif self.stamp is not None and step.stamp <= self.stamp:
             return
-        self.stamp = step.stamp
+        elif self._has_been_granted(step.stamp):
+            period = self._period()
+            self.live.extend(range(max(self.stamp, self._stored) + period, step.stamp - period // 2, period))
+        self.stamp, self._reached = step.stamp, max(self._reached, step.stamp)
         if not step.is_first and step.stamp > self._stored:
             self.live.append(step.stamp)
         if step.is_last:
@@ -141,17 +144,19 @@ class RosRobot:
         """Live steps whose episode has ended; none any more when its bag does not come."""
         return self._ended if time.monotonic() - self._ended_at < BAG_TIME else 0
 
-    def find(self, inbox: Inbox) -> None:
-        """Learn where the robot stands from its last action, unless a step has told."""
-        if self.stamp is None:
-            message = self._actions.take_latest()
-            if message is not None:
-                self.stamp = codecs.stamp_to_ns(message.header.stamp)
+    def _has_been_granted(self, stamp: int) -> bool:
+        """Whether a stamp after the newest one is of a robot that went on unheard. It went no further than granted."""
+        return self.stamp is not None and self._granted is not None and stamp <= self._granted
+
+    def _period(self) -> int:
+        return round(self.spec.control_period * 1e9)
 
     def forget(self, stamp: int) -> None:
         """Steps up to this stamp are in the store now."""
-        if self.stamp is not None and stamp > self.stamp:
-            return  # recorded under an earlier clock
+        if self.stamp is not None and stamp > self._reached:
+            if not self._has_been_granted(stamp):
+                return  # recorded under an earlier clock
+            self._reached = stamp  # its steps were not heard
         self._stored = max(self._stored, stamp)
         while self.live and self.live[0] <= stamp:
             self.live.popleft()
@@ -161,12 +166,22 @@ class RosRobot:
         """Allow observations up to `steps` periods after the newest one. What was granted once stays so."""
         if self.stamp is None:
             return
-        pace = self.stamp + steps * round(self.spec.control_period * 1e9)
+        pace = self._reached + steps * self._period()
         if self._granted is None or pace > self._granted:
             self._granted = pace
-            message = Time()
-            codecs.fill_stamp(message, pace)
-            self._paces.publish(message)
+            self._publish_pace()
+
+    def ask_again(self) -> None:
+        """Publish the pace once a second to a robot that is not heard: it may have been lost."""
+        now = time.monotonic()
+        if self._granted is not None and now - max(self.heard, self._asked) > ASK_AGAIN:
+            self._publish_pace()
+
+    def _publish_pace(self) -> None:
+        self._asked = time.monotonic()
+        message = Time()
+        codecs.fill_stamp(message, self._granted)
+        self._paces.publish(message)
 
 
 class RosRobots(Robots):
@@ -278,7 +293,7 @@ class RosRobots(Robots):
             with self._lock:
                 for robot in self._robots.values():
                     self._take_steps(robot)
-                    robot.find(self._inbox)
+                    robot.ask_again()
                     self._check_spec(robot)
             self._play_dream()
             self._diagnostics.tick()
@@ -416,7 +431,7 @@ def main() -> int:
         from dreamer_ros.training import worker
 
         worker.main()
-    return run_node('trainer', body)
+    return run_node('trainer', body, may_freeze=True)
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import rclpy
 from rclpy.node import Node
@@ -21,7 +22,12 @@ for _end in _numbers:
     os.set_blocking(_end, False)
 
 
-def run_node(name: str, body: Callable[[Node, threading.Event], int | None], make: Callable[[str], Node] = Node) -> int:
+def run_node(
+    name: str,
+    body: Callable[[Node, threading.Event], int | None],
+    make: Callable[[str], Node] = Node,
+    may_freeze: bool = False,
+) -> int:
     """Run the main function of a process that is one node, between `rclpy.init` and shutdown.
 
     SIGINT and SIGTERM only set the event: the ROS context stays alive, so that `body` can still save and
@@ -31,6 +37,9 @@ def run_node(name: str, body: Callable[[Node, threading.Event], int | None], mak
         name: of the node, unless it is remapped.
         body: gets the fresh node and the stop event, works until the event is set; returns the exit code.
         make: makes the node of its name.
+        may_freeze: other processes remember this one for 90 s instead of 20 while it is stopped, and send it then what
+            it has missed. They also remember it for so long when it is killed. With Fast DDS, unless
+            FASTDDS_DEFAULT_PROFILES_FILE names other settings.
 
     Returns:
         Exit code; 2 after an InputError, which is printed as one line.
@@ -40,6 +49,8 @@ def run_node(name: str, body: Callable[[Node, threading.Event], int | None], mak
         signal.signal(number, lambda *_: stop.set())
     signal.set_wakeup_fd(_numbers[1], warn_on_full_buffer=False)
     end_with_launcher()
+    if may_freeze:
+        os.environ.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', str(Path(__file__).with_name('fastdds.xml')))
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
 
     def serve() -> int | None:

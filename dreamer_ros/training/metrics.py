@@ -54,18 +54,26 @@ class Metrics:
 
     Args:
         offline: no steps are collected, so TensorBoard gets its scalars over updates, as a run `offline`.
+
+    Raises:
+        InputError: something else has the name of one of them.
     """
 
     def __init__(self, run: Path, offline: bool = False):
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only who writes needs it
 
         self._offline = offline
-        path = run / FILE
-        torn = path.exists() and path.stat().st_size and path.read_bytes()[-1:] != b'\n'
-        self._file = open(path, 'a')
+        path, folder = run / FILE, run / 'tensorboard'
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f'{folder}: expected a folder for TensorBoard, got a file')
+        try:
+            torn = path.exists() and path.stat().st_size and path.read_bytes()[-1:] != b'\n'
+            self._file = open(path, 'a')
+        except OSError as error:
+            raise InputError(f'{path}: expected a file that can be written ({error.strerror})') from error
         if torn:  # a crash left half a line
             self._file.write('\n')
-        self._writer = SummaryWriter(str(run / 'tensorboard' / 'offline' if offline else run / 'tensorboard'))
+        self._writer = SummaryWriter(str(folder / 'offline' if offline else folder))
 
     def write(self, *, step: int, agent_steps: int, updates: int, time: float, **values: float | str) -> None:
         """Write one line; numbers also become TensorBoard scalars."""
@@ -87,14 +95,32 @@ class Metrics:
 
 
 def read_metrics(run: Path) -> list[dict]:
-    """All whole lines of a run's metrics, oldest first; empty when there are none."""
+    """The lines of a run's metrics, oldest first; empty when there are none.
+
+    Left out are lines that a crash or a damaged disk has spoiled, and what a later session has done again because it
+    went on from an earlier checkpoint.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     path = run / FILE
-    if not path.exists():
-        return []
-    lines = []
-    for line in path.read_bytes().splitlines():
+    try:
+        texts = path.read_bytes().splitlines() if path.exists() else []
+    except OSError as error:
+        raise InputError(f'{path}: expected a file that can be read ({error.strerror})') from error
+    lines, episodes, updates = [], set(), math.inf
+    for text in reversed(texts):
         try:
-            lines.append(load_json(line.decode(), str(path)))
-        except (InputError, UnicodeDecodeError):
-            continue  # torn by a crash, or damaged
-    return lines
+            line = load_json(text, str(path))
+        except InputError:
+            continue
+        if not isinstance(line, dict):
+            continue
+        episode = line.get('episode')
+        if episode in episodes or (episode is None and line.get('updates', 0) > updates):
+            continue
+        if episode is not None:
+            episodes.add(episode)
+        updates = min(updates, line.get('updates', 0))
+        lines.append(line)
+    return lines[::-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -29,6 +30,7 @@ from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.training.metrics import read_metrics
 from dreamer_ros.training.run_directory import latest_policy
 from dreamer_ros.wire.codecs import Step
+from tests.policy import tiny
 
 OVERRIDES = [
     'env.image_size=[32, 32]',
@@ -57,7 +59,7 @@ class Nodes:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._running = {}
+        self.running = {}
 
     def start(self, name: str, executable: str, namespace: str = '/', **parameters):
         """Start `python -m dreamer_ros.nodes.<executable>`, its output in <folder>/<name>.log."""
@@ -68,7 +70,7 @@ class Nodes:
             # JSON is YAML, and quotes what YAML would take for a number
             arguments += ['-p', f'{key}:={json.dumps(value)}']
         log = open(self._folder / f'{name}.log', 'a')
-        self._running[name] = subprocess.Popen(
+        self.running[name] = subprocess.Popen(
             [sys.executable, '-m', f'dreamer_ros.nodes.{executable}', *arguments],
             stdout=log,
             stderr=log,
@@ -76,7 +78,7 @@ class Nodes:
             cwd=Path(__file__).parents[2],
         )
         log.close()
-        return self._running[name]
+        return self.running[name]
 
     def log(self, name: str) -> str:
         """What a node has printed."""
@@ -84,10 +86,10 @@ class Nodes:
 
     def close(self):
         """End all nodes."""
-        for process in self._running.values():
+        for process in self.running.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-        for process in self._running.values():
+        for process in self.running.values():
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
@@ -275,28 +277,62 @@ def test_bad_parameters_are_one_sentence(nodes, tmp_path):
     assert not run.exists()
 
 
-def test_a_new_session_counts_though_its_clock_begins_before_the_last_bag(ros_domain):
+@pytest.fixture
+def robot(ros_domain):
+    """A robot of the trainer that nobody plays, and a function that has it hear steps."""
     rclpy.init()
     try:
         node = Node('trainer')
         robot = RosRobot(node, Inbox(node), 'sim0')
-
-        def step(stamp, first=False, last=False):
-            robot.note(Step(stamp, 0.0, first, last, False))
-
-        robot.forget(9000)  # a bag of the session before, which ran faster than the wall's clock
-        step(100, first=True)
-        step(110)
-        step(110)  # asked again
-        robot.forget(9500)  # another old bag, loaded late
-        step(120, last=True)
-        assert list(robot.live) == [110, 120] and robot.ended == 2
-        robot.forget(120)
-        assert not robot.live and robot.ended == 0
-        step(130, first=True)
-        step(130, first=True)
-        step(140)
-        assert list(robot.live) == [140]
+        robot.step = lambda stamp, first=False, last=False: robot.note(Step(stamp, 0.0, first, last, False))
+        yield robot
         node.destroy_node()
     finally:
         rclpy.try_shutdown()
+
+
+def test_a_new_session_counts_though_its_clock_begins_before_the_last_bag(robot):
+    step = robot.step
+    robot.forget(9000)  # a bag of the session before, which ran faster than the wall's clock
+    step(100, first=True)
+    step(110)
+    step(110)  # asked again
+    robot.forget(9500)  # another old bag, loaded late
+    step(120, last=True)
+    assert list(robot.live) == [110, 120] and robot.ended == 2
+    robot.forget(120)
+    assert not robot.live and robot.ended == 0
+    step(130, first=True)
+    step(130, first=True)
+    step(140)
+    assert list(robot.live) == [140]
+
+
+def test_steps_that_were_lost_or_came_late_count_once(robot, monkeypatch):
+    """The trainer stood still meanwhile. A robot goes no further than its pace, so what it has skipped is known."""
+    step, paces = robot.step, []
+    robot.spec = dataclasses.replace(tiny.spec(), control_period=1e-8)  # 10 ns
+    monkeypatch.setattr(RosRobot, '_publish_pace', lambda robot: paces.append(robot._granted))
+    step(100, first=True)
+    step(110)
+    robot.grant(10)
+    assert paces == [210]
+    step(150)  # 120 to 140 are lost
+    assert list(robot.live) == [110, 120, 130, 140, 150]
+    # A bag brings steps that no message has told of, and the robot stands there at least.
+    robot.forget(180)
+    assert not robot.live
+    robot.grant(5)
+    assert paces == [210, 230]
+    # Messages of these steps come after all.
+    step(160, last=True)
+    step(170, first=True)
+    step(180)
+    assert not robot.live
+    step(190)
+    assert list(robot.live) == [190]
+    robot.ask_again()
+    assert len(paces) == 2
+    robot.heard -= 2.0
+    robot.ask_again()  # not heard of for a second: the pace may have been lost
+    assert paces[2:] == [230]

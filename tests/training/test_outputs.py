@@ -53,6 +53,36 @@ def test_a_damaged_line_of_metrics_is_passed_over(tmp_path):
     assert read_metrics(tmp_path) == [{'step': 1}, {'step': 3}]
 
 
+def test_metrics_of_a_damaged_file_and_of_a_killed_session(tmp_path):
+    """What cannot be read is passed over; what a session did again counts once, as it was done last."""
+    path = tmp_path / 'metrics.jsonl'
+    entries = [
+        line(80, episode='a', return_random=1.0),
+        line(160, model_loss=2.0),  # update 20, after which the checkpoint was saved
+        line(240, model_loss=3.0),
+        line(240, episode='b', return_explore=4.0),
+        # killed; the next session goes on at update 20
+        {**line(248, episode='b', return_explore=4.0), 'updates': 20},
+        line(248, model_loss=5.0),
+    ]
+    damaged = [json.dumps(entry).encode() for entry in entries]
+    damaged[2:2] = [b'{"step": 9, "model_loss": \xff\xfe}', b'7', b'\xff']
+    path.write_bytes(b'\n'.join(damaged) + b'\n{"step": 300, "upd')
+    assert read_metrics(tmp_path) == [entries[0], entries[1], entries[4], entries[5]]
+
+
+def test_something_else_where_metrics_go_is_told(tmp_path):
+    (tmp_path / 'tensorboard').touch()
+    with pytest.raises(InputError, match='tensorboard: expected a folder for TensorBoard, got a file'):
+        Metrics(tmp_path)
+    (tmp_path / 'tensorboard').unlink()
+    (tmp_path / 'metrics.jsonl').mkdir()
+    with pytest.raises(InputError, match='metrics.jsonl: expected a file that can be written'):
+        Metrics(tmp_path)
+    with pytest.raises(InputError, match='metrics.jsonl: expected a file that can be read'):
+        read_metrics(tmp_path)
+
+
 def test_progress_without_a_terminal_prints_a_line():
     stream = io.StringIO()
     progress = Progress(stream)

@@ -13,7 +13,7 @@ from dreamer_ros.cli.main import main
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.runner import PolicyRunner
-from dreamer_ros.training.evolution import Simulators, evolve, open_world_models, simulated_generation
+from dreamer_ros.training.controllers import Simulators, evolve, open_world_models, simulated_generation
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.run_directory import RunDirectory, latest_policy
 
@@ -107,13 +107,13 @@ def test_what_has_evolved_before_ctrl_c_is_kept(tmp_path, spec, monkeypatch, cap
 def test_fitness_in_the_simulator_is_the_return_of_the_candidate(tmp_path, spec, monkeypatch):
     learner = open_world_models(trained_run(tmp_path / 'run', spec))
     seen, agent = [], learner.agent
-    simulators = Simulators(learner, 2, seed=3)
+    simulators = Simulators(learner, learner.config.controller.rollouts, seed=3)
     try:
         assert simulators.episode_steps == 10
         original = simulators.play
 
-        def play(episodes):
-            seen.append((agent.controller.weight.clone(), original(episodes)))
+        def play():
+            seen.append((agent.controller.weight.clone(), original()))
             return seen[-1][1]
 
         monkeypatch.setattr(simulators, 'play', play)
