@@ -106,14 +106,15 @@ def unsafe(path: Path, folder: Path | None = None) -> str:
     """
     try:
         path.name.encode()
-        mode = path.lstat().st_mode
-        if stat.S_ISLNK(mode):
+        if path.is_symlink():
             if folder is not None and not path.resolve().is_relative_to(folder.resolve()):
                 return 'it is a link that leads out of its folder'
-            mode = path.stat().st_mode
+        elif not path.exists():
+            return ''  # deleted this moment
+        mode = path.stat().st_mode
     except UnicodeEncodeError:
         return 'its name is not UTF-8'
-    except (OSError, RuntimeError) as error:  # a circle of links
+    except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links
         return f'it can not be read ({getattr(error, "strerror", None) or error})'
     return '' if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else 'it is neither a file nor a directory'
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamer_ros.episodes.assemble import GAP_PERIODS
+from dreamer_ros.episodes.assemble import GAP_PERIODS, LARGEST_REWARD
 from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
@@ -99,6 +99,8 @@ def read_arrays(path: Path, period: float | None, problems: list[Problem]) -> tu
     if rewards.ndim != 1:
         raise InputError(f'rewards: expected [T], got {list(rewards.shape)}')
     _check_finite('rewards', rewards)
+    if np.abs(rewards).max() > LARGEST_REWARD:
+        raise InputError(f'rewards: expected numbers within ±{LARGEST_REWARD:g}, got {np.abs(rewards).max():g}')
     ends = [_flags(arrays, unused, key, len(rewards)) for key in STEP_FLAGS]
     if all(flags is None for flags in ends):
         problems.append(Problem(path, 'expected terminations or truncations, got none: the episode counts as cut'))

@@ -16,7 +16,7 @@ import numpy as np
 from mcap.writer import MCAP0_MAGIC
 
 from dreamer_ros.config import ReplayConfig
-from dreamer_ros.episodes.bag_reader import SUFFIXES, bag_files, is_partial, missing_files, read_metadata
+from dreamer_ros.episodes.bag_reader import SUFFIXES, bag_files, is_partial, missing_files, read_metadata, unsafe
 from dreamer_ros.episodes.episode import Episode, EpisodeInfo
 from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.episodes.recovery import recover
@@ -397,7 +397,17 @@ class _Folder:
         ]
 
     def _unseen(self) -> list[Path]:
-        return sorted(path for path in self.path.iterdir() if path.name not in self._seen)
+        found = []
+        for path in sorted(self.path.iterdir()):
+            if path.name in self._seen:
+                continue
+            reason = unsafe(path)
+            if reason:
+                self._seen.add(path.name)
+                self._problems.append(Problem(path, f'can not be opened: {reason}'))
+            else:
+                found.append(path)
+        return found
 
     def _read(self, path: Path) -> tuple[list[Episode], list[Problem]]:
         try:

@@ -25,6 +25,7 @@ from dreamer_ros.episodes.report import Report
 from dreamer_ros.errors import InputError
 from tests.episodes.bags import SPEC, assert_equal, cdr_messages, random_episode, write_episode, write_raw
 from tests.episodes.robot_bags import contract, played, sensors, write_robot_bag
+from tests.replay.folders import dataset_of
 
 NOT_UTF8 = os.fsdecode(b'caf\xe9_1.mcap')
 
@@ -73,6 +74,19 @@ def test_strange_entries_of_a_folder(tmp_path, rng, capsys):
     assert main(['bag', 'info', str(folder), '--full']) == 0
     assert r'caf\xe9_1.mcap: it can not be opened: its name is not UTF-8' in capsys.readouterr().out
     assert [bag.name for bag, *_ in recover_all(folder)] == ['bag']
+
+
+def test_strange_entries_of_a_replay_folder(tmp_path, rng):
+    """Each is named once, at the first look; the bag is learnt from."""
+    folder = tmp_path / 'bags'
+    write_episode(folder, 'bag', random_episode(rng, 10))
+    strew(folder, tmp_path / 'nothing.mcap')
+    dataset = dataset_of(folder, SPEC, 1000)
+    for _ in range(2):
+        dataset.refresh()
+        assert dataset.steps == 10 and len(dataset.problems) == 4
+    told = ' | '.join(map(str, dataset.problems))
+    assert r'caf\xe9_1.mcap: can not be opened: its name is not UTF-8' in told and 'pipe.mcap: can not be' in told
 
 
 def test_a_pipe_is_no_bag(tmp_path):

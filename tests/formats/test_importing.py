@@ -288,6 +288,7 @@ def as_observations(image):
         ({'actions': np.full((9, 2), 1.5)}, r'actions: expected numbers in \[-1, 1\]'),
         ({'actions': np.zeros((9, 0))}, r'actions: expected \[T, A\] or whole numbers \[T\], got float64 \[9, 0\]'),
         ({'rewards': np.full(9, np.nan)}, 'rewards: expected finite numbers'),
+        ({'rewards': np.full(9, 1e20)}, r'rewards: expected numbers within ±1e\+09, got 1e\+20'),
         ({'observations/vector': np.full((10, 2), 1e39)}, 'observations/vector: expected finite numbers, as float32'),
         ({'terminations': np.ones(9, bool)}, 'terminations, truncations: expected one episode .* ends before the last'),
         ({'terminations': END, 'terminated': END}, 'expected terminations or terminated, got both'),
