@@ -14,6 +14,7 @@ from dreamer_ros.robot.contract import load_contract
 from dreamer_ros.simulation import task_file
 from dreamer_ros.simulation.origin import Origin
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training.checkpoint import read_checkpoint
 from dreamer_ros.training.run_directory import check_run
 from tests.test_schema import BOMB, BRACKETS
 
@@ -30,6 +31,7 @@ READERS = {  # by the name of the file
     'meta/info.json': lambda path: Metadata(path.parent.parent),
     'manifest': lambda path: Manifest.from_json(path.read_text(), 'topic policy'),
     'spec': lambda path: RobotSpec.from_json(path.read_text(), 'topic spec'),
+    'manifest.json': lambda path: read_checkpoint(path.parent),
     'origin': lambda path: Origin.from_json(path.read_text(), 'bag monday'),
 }
 

@@ -144,8 +144,9 @@ class Environment:
         return -(-self._length // self._repeat)
 
     def model_digest(self) -> str:
-        """16 hex digits over everything that MuJoCo compiled: others mean another world. To be asked for before
-        the first `reset`, as episodes may change colours, masses or terrain; takes some ten milliseconds.
+        """16 hex digits over everything that MuJoCo compiled; other digits mean another world.
+
+        Call it before the first `reset`: episodes may change colours, masses or terrain. It takes about 10 ms.
         """
         import mujoco
 

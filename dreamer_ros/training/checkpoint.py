@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text, replacing, sha256
+from dreamer_ros.schema import load_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +74,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict, dict]:
         return load_file(str(learner / TENSORS)), state, trainer
     except InputError:
         raise
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise InputError(f'checkpoint {folder}: cannot be read ({type(error).__name__}: {error})') from error
 
 
@@ -81,7 +82,7 @@ def is_complete(folder: Path) -> bool:
     """Whether all files of a checkpoint are there; nothing is said about their content."""
     try:
         return all((folder / name).is_file() for name in _recorded(folder))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False
 
 
@@ -113,7 +114,7 @@ def newest_first(checkpoints: Path) -> list[Path]:
 def _recorded(folder: Path) -> dict[str, str]:
     """SHA-256 of the files of a checkpoint, by their names in it."""
     if (folder / MANIFEST).exists():
-        files = json.loads((folder / MANIFEST).read_text())['files']
+        files = load_json(folder / MANIFEST, f'checkpoint {folder}: {MANIFEST}')['files']
         if sorted(files) != _files(folder):
             raise ValueError(f'expected the files {", ".join(files)}, found {", ".join(_files(folder))}')
         return files
