@@ -149,23 +149,24 @@ class Tally:
         robot: its namespace, '' for none.
 
     Attributes:
-        first, last: the earliest and the latest step; None before there is one.
+        first, last: the earliest and the latest step, once there is one.
     """
+
+    first: Step
+    last: Step
 
     def __init__(self, period: float | None = None, contract: RobotContract | None = None, robot: str = ''):
         self._period, self._contract, self.robot = period, contract, robot
         self._steps: dict[int, Step] = {}
         self._modes: dict[int, Mode | None] = {}
-        self.first: Step | None = None
-        self.last: Step | None = None
 
     def add(self, step: Step, frame_id: str | None = None) -> None:
         """Count a step; `frame_id` is that of the action that answers it, if there is one already."""
-        self._steps.setdefault(step.stamp, step)
-        if self.first is None or step.stamp < self.first.stamp:
+        if not self._steps or step.stamp < self.first.stamp:
             self.first = step
-        if self.last is None or step.stamp > self.last.stamp:
+        if not self._steps or step.stamp > self.last.stamp:
             self.last = step
+        self._steps.setdefault(step.stamp, step)
         if frame_id is not None:
             self.add_action(step.stamp, frame_id)
 
@@ -192,7 +193,7 @@ class Tally:
     @property
     def is_whole(self) -> bool:
         """Whether every step from the first to the last of the episode is there."""
-        return self.first is not None and self.first.is_first and self.last.is_last and not self.missing
+        return len(self) > 0 and self.first.is_first and self.last.is_last and not self.missing
 
     @property
     def state(self) -> str:

@@ -191,8 +191,8 @@ def _robots(bag: Bag, spec: RobotSpec, report: Report) -> list[RecordedRobot]:
                     robots.setdefault(namespace, RecordedRobot(namespace)).add_recorded(topic, message)
                 except Unusable as reason:
                     stampless[message.topic, str(reason)] += 1
-    for (name, reason), count in stampless.items():
-        report.add(f'{count} messages on {name} {reason}')
+    for (name, why), count in stampless.items():
+        report.add(f'{count} messages on {name} {why}')
     for robot in robots.values():
         robot.check_times()
     found = [robot for robot in robots.values() if robot.stamps(STEP.name)]

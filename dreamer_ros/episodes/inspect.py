@@ -327,14 +327,16 @@ def read_contents(path: Path) -> Contents:
     spec = bag.find_spec()
     episodes: list[Tally] = []
     for robot in robots:
-        tally = None
+        ended = True
         for stamp, step in sorted(steps[robot].items()):
-            if tally is None or step.is_first or tally.last.is_last:
-                tally = Tally(spec and spec.control_period, bag.contract, robot.strip('/'))
-                episodes.append(tally)
-            tally.add(step, actions[robot].get(stamp))
+            if step.is_first or ended:
+                period = None if spec is None else spec.control_period
+                episodes.append(Tally(period, bag.contract, robot.strip('/')))
+            episodes[-1].add(step, actions[robot].get(stamp))
+            ended = step.is_last
     if not episodes and bag.contract is not None:  # of a robot that was teleoperated, or recorded by somebody else
-        read, report = read_episodes(bag, spec)
+        read, problems = read_episodes(bag, bag.contract.spec)
+        report = Report(bag.path, problems)
         episodes = [tally_of(episode, bag.contract) for episode in read]
     return Contents(
         bag.path,

@@ -316,7 +316,7 @@ def _records(stream: BinaryIO, size: int) -> Iterator[tuple[int, int, int]]:
         raise EOFError('the end is missing')
 
 
-def _fields(data: bytes) -> ReadDataStream:
+def _fields(data: bytes | memoryview) -> ReadDataStream:
     return ReadDataStream(io.BytesIO(data))
 
 

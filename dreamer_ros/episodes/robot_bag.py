@@ -113,8 +113,8 @@ def robot_rows(
         yield tracks, rows
     if len(useless) == len(robots):
         raise useless[0][1]
-    for namespace, error in useless:
-        report.add(f'robot {namespace}: {error}')
+    for namespace, cause in useless:
+        report.add(f'robot {namespace}: {cause}')
 
 
 def _robot_tracks(bag: Bag, contract: RobotContract, report: Report) -> list[RobotTracks]:
@@ -151,8 +151,8 @@ def _robot_tracks(bag: Bag, contract: RobotContract, report: Report) -> list[Rob
     for topics in found.values():
         for name, messages in topics.items():
             topics[name] = _with_sound_stamps(messages, report)
-    for (name, reason), count in stampless.items():
-        report.add(f'{count} messages on {name} {reason}')
+    for (name, why), count in stampless.items():
+        report.add(f'{count} messages on {name} {why}')
     shared = found.pop('', {}) if len(found) > 1 else {}  # topics with absolute names in the contract
     robots: list[RobotTracks] = []
     blind: set[str] = set()  # names of topics of namespaces without anything to observe

@@ -96,7 +96,7 @@ def import_source(
     Args:
         folder: of the new bags.
         contract: of the robot in the bag or the dataset, unless the bag holds one.
-        labels: see `robot_episodes`.
+        labels: see `robot_rows`.
         period: s between two steps, for arrays that do not tell.
         image_size: (height, width) that a dataset's images get; None for theirs, or the contract's.
 

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 from rclpy.serialization import deserialize_message
-from rclpy.subscription import Subscription
 from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 
@@ -31,7 +30,7 @@ from dreamer_ros.robot.contract import IMAGE_TYPES, RobotContract
 from dreamer_ros.ros import diagnostics
 from dreamer_ros.ros.diagnostics import Diagnostics
 from dreamer_ros.ros.disk_guard import DiskGuard
-from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.ros.inbox import Inbox, PolledSubscription
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.fields import has_header
 from dreamer_ros.wire.topics import QoS, Topic
@@ -77,7 +76,7 @@ class _Source:
         self.name = topic.within(namespace).name
         self.late_after = late_after
         self.by_header = by_header
-        self.subscription: Subscription | None = None
+        self.subscription: PolledSubscription | None = None
         self.recent: deque[_Message] = deque()
         self._recent_bytes = 0
         self._sequences: dict[bytes, int] = {}  # of each publisher
@@ -319,7 +318,7 @@ class RobotRecorder:
         """Write the actions whose steps are written."""
         while self._unanswered and self._unanswered[0].stamp <= self._last_step:
             message = self._unanswered.popleft()
-            tally = self._bag.tally if self._bag is not None else ()
+            tally = self._bag.tally if self._bag is not None else Tally()
             if len(tally) and message.stamp >= tally.first.stamp:
                 self._write(self._actions, message)
                 tally.add_action(message.stamp, deserialize_message(message.cdr, Joy).header.frame_id)

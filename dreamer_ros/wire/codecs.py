@@ -47,7 +47,7 @@ def fill_stamp(stamp: Any, ns: int) -> None:
     stamp.sec, stamp.nanosec = divmod(ns, 1_000_000_000)
 
 
-def header_stamp(cdr: bytes) -> int:
+def header_stamp(cdr: bytes | memoryview) -> int:
     """Nanoseconds of header.stamp in a serialised message that begins with a std_msgs/Header.
 
     Raises:

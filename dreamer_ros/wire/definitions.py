@@ -85,7 +85,7 @@ def definition(type_name: str) -> Definition:
     return Definition(text, store.hash_rihs01(type_name))
 
 
-def decode(cdr: bytes, type_name: str) -> Any:
+def decode(cdr: bytes | memoryview, type_name: str) -> Any:
     """Deserialise a message without rclpy.
 
     A few bytes after the message are ignored: `serialize_message` of rclpy often returns too many.
