@@ -335,10 +335,15 @@ def load_contract(robot: str | Path) -> RobotContract:
 # The file: its keys, what each may hold, and how they fit together
 
 
-def _topic(text: str) -> str:
-    if not re.fullmatch(f'/?{NAMES}', text):
-        raise ValueError
-    return text
+def _matching(pattern: str, words: str) -> Any:
+    """The type of texts that match a regular expression as a whole."""
+
+    def check_text(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return text
+
+    return Annotated[str, AfterValidator(check_text), Expected(words)]
 
 
 def _type(name: str) -> str:
@@ -346,23 +351,11 @@ def _type(name: str) -> str:
     return name
 
 
-def _stick(text: str) -> str:
-    if not re.fullmatch(r'(axes|buttons)\[\d+\]', text):
-        raise ValueError
-    return text
-
-
-def _variable(text: str) -> str:
-    if not re.fullmatch('[A-Za-z_][A-Za-z0-9_]*', text):
-        raise ValueError
-    return text
-
-
-TopicName = Annotated[str, AfterValidator(_topic), Expected('the name of a topic')]
+TopicName = _matching(f'/?{NAMES}', 'the name of a topic')
+Stick = _matching(r'(axes|buttons)\[\d+\]', 'a stick or button such as axes[1] or buttons[4]')
+PublicKey = _matching('[0-9a-f]{64}', 'an ed25519 key of 64 hexadecimal digits')
+Variable = _matching('[A-Za-z_][A-Za-z0-9_]*', 'a name of letters, digits and underscores')
 MessageType = Annotated[Name, AfterValidator(_type)]
-Stick = Annotated[str, AfterValidator(_stick), Expected('a stick or button such as axes[1] or buttons[4]')]
-PublicKey = Annotated[str, Key(pattern='^[0-9a-f]{64}$'), Expected('an ed25519 key of 64 hexadecimal digits')]
-Variable = Annotated[str, AfterValidator(_variable), Expected('a name of letters, digits and underscores')]
 
 
 class _Reader(Model):
