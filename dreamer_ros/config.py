@@ -494,7 +494,7 @@ SYSTEMS: dict[str, type[Config]] = {'dreamer': DreamerConfig, 'planet': PlanetCo
 
 def default_values() -> dict:
     """What every key of every system is by default, with system dreamer's where they differ."""
-    values = {}
+    values: dict = {}
     for kind in reversed(SYSTEMS.values()):
         values = _merge(values, kind().to_dict())
     return values
@@ -599,12 +599,13 @@ def _readers(key: str) -> list[str]:
     """The systems that read a dotted key."""
     found = []
     for system, kind in SYSTEMS.items():
+        within: Any = kind
         for part in key.split('.'):
-            if not (isinstance(kind, type) and issubclass(kind, Model)):
+            if not (isinstance(within, type) and issubclass(within, Model)):
                 break  # names within a value
-            field = kind.model_fields.get(part)
-            kind = field and field.annotation
-        if kind is not None:
+            field = within.model_fields.get(part)
+            within = field and field.annotation
+        if within is not None:
             found.append(system)
     return found
 

@@ -249,7 +249,7 @@ def _value(kind: Any, text: str | Sequence[str], where: str) -> Any:
             words = words[0].split('x')  # 64x48
         return [_value(inner[0], word, where) for word in words]
     if kind is bool:
-        return {'true': True, 'false': False}.get(text.lower(), text)
+        return {'true': True, 'false': False}.get(str(text).lower(), text)
     if kind in (int, float):
         try:
             return kind(text)

@@ -322,7 +322,7 @@ def _members(kind: Any) -> dict[Any, type[Model]]:
         model, metadata = _unpacked(member)
         if not _is_model(model):
             return {}
-        own = [entry.tag for entry in metadata if isinstance(entry, pydantic.Tag)]
+        own: Sequence[Any] = [entry.tag for entry in metadata if isinstance(entry, pydantic.Tag)]
         literals = (field.annotation for field in model.model_fields.values())
         own = own or next((typing.get_args(each) for each in literals if typing.get_origin(each) is Literal), ())
         tags.update(dict.fromkeys(own, model))
@@ -473,11 +473,13 @@ def load_json(source: str | bytes | Path, where: str) -> Any:
 
 
 def _text(source: str | bytes | Path, where: str) -> str:
-    is_path = isinstance(source, Path)
-    size = (source.stat().st_size if source.exists() else 0) if is_path else len(source)
+    if isinstance(source, Path):
+        size = source.stat().st_size if source.exists() else 0
+    else:
+        size = len(source)
     if size > MAX_BYTES:
         raise InputError(f'{where}: expected at most {MAX_BYTES / 1e6:g} MB, got {size / 1e6:.0f} MB')
-    if is_path:
+    if isinstance(source, Path):
         try:
             return source.read_text(encoding='utf-8')
         except (OSError, UnicodeDecodeError) as error:
@@ -502,12 +504,12 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _BASES = (Composer, yaml.CSafeLoader) if yaml.__with_libyaml__ else (yaml.SafeLoader,)
 
 
-class _PlainLoader(*_BASES):
+class _PlainLoader(*_BASES):  # type: ignore[misc]  # which depends on the installation
     """Refuses keys that are there twice, of which YAML takes the last, and what grows without bound."""
 
     def __init__(self, text: str):
         _BASES[-1].__init__(self, text)
-        self.anchors = {}
+        self.anchors: dict[str, Any] = {}
         self._depth = 0
         self._nodes = 0
         self._repeated = 0
@@ -516,7 +518,7 @@ class _PlainLoader(*_BASES):
     def compose_node(self, parent, index):
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            size = self._sizes.get(event.anchor, 0)
+            size = self._sizes.get(event.anchor or '', 0)
             self._nodes += size
             self._repeated += size
             if self._repeated > MAX_REPEATED:

@@ -38,7 +38,7 @@ class ActionLimits:
     def within(self, values: np.ndarray, tolerance: float = 1e-5) -> np.ndarray:
         """bool[...]: whether no axis of values [..., A] is beyond its limits by more than that share of its range."""
         slack = tolerance * (self.high - self.low)
-        return ((self.low - slack <= values) & (values <= self.high + slack)).all(-1)
+        return np.all((self.low - slack <= values) & (values <= self.high + slack), -1)
 
 
 @dataclasses.dataclass(frozen=True)

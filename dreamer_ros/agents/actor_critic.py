@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dreamer_ros.agents.system import Batch
 from dreamer_ros.agents.world_model import WorldModel
-from dreamer_ros.config import Config
+from dreamer_ros.config import DreamerConfig
 from dreamer_ros.nets import lanes
 from dreamer_ros.nets.collective import gather, learners
 from dreamer_ros.nets.distributions import ACTIONS, SCALARS, OneHot, bounded
@@ -50,7 +50,7 @@ class ActorCritic(nn.Module):
         discrete: actions are one-hot choices.
     """
 
-    def __init__(self, config: Config, feature_size: int, action_size: int, discrete: bool = False):
+    def __init__(self, config: DreamerConfig, feature_size: int, action_size: int, discrete: bool = False):
         super().__init__()
         self.actor_config, self.critic_config = config.actor, config.critic
         self.imagination = config.imagination

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from cmaes import CMA, SepCMA
 from torch import Tensor, nn
 
-Strategy = CMA | SepCMA
+Strategy: TypeAlias = CMA | SepCMA
 # Largest candidate whose full covariance is adapted. A generation decomposes a matrix of n × n: 3 s for 1,100 numbers
 # (the largest controller of the World Models paper has 1,088), a minute for 3,000.
 FULL_COVARIANCE = 1200

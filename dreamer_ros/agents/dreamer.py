@@ -9,7 +9,7 @@ from dreamer_ros.agents.actor_critic import ActorCritic
 from dreamer_ros.agents.filter_policy import FilterPolicy
 from dreamer_ros.agents.system import Agent, Batch, Inspection
 from dreamer_ros.agents.world_model import WorldModel
-from dreamer_ros.config import Config
+from dreamer_ros.config import DreamerConfig
 from dreamer_ros.nets.rssm import State
 from dreamer_ros.spec import RobotSpec
 
@@ -22,7 +22,7 @@ class Dreamer(Agent):
         spec: the robot.
     """
 
-    def __init__(self, config: Config, spec: RobotSpec):
+    def __init__(self, config: DreamerConfig, spec: RobotSpec):
         super().__init__()
         action_size = len(spec.action)
         self.model = WorldModel(config, spec)

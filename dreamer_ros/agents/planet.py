@@ -11,7 +11,7 @@ from torch import Tensor
 from dreamer_ros.agents.filter_policy import FilterPolicy
 from dreamer_ros.agents.system import Agent, Batch, Inspection
 from dreamer_ros.agents.world_model import WorldModel
-from dreamer_ros.config import Config, PlannerConfig
+from dreamer_ros.config import PlanetConfig, PlannerConfig
 from dreamer_ros.errors import InputError
 from dreamer_ros.nets.rssm import State
 from dreamer_ros.spec import RobotSpec
@@ -30,7 +30,7 @@ class PlaNet(Agent):
         InputError: the robot's actions are discrete.
     """
 
-    def __init__(self, config: Config, spec: RobotSpec):
+    def __init__(self, config: PlanetConfig, spec: RobotSpec):
         super().__init__()
         if spec.discrete:
             raise InputError(

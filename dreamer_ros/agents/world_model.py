@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamer_ros.agents.system import Batch, Inspection
-from dreamer_ros.config import Config
+from dreamer_ros.config import DreamerConfig, PlanetConfig
 from dreamer_ros.nets import lanes
 from dreamer_ros.nets.collective import average, learners
 from dreamer_ros.nets.distributions import SCALARS
@@ -54,7 +54,7 @@ class WorldModel(nn.Module):
         spec: the robot.
     """
 
-    def __init__(self, config: Config, spec: RobotSpec):
+    def __init__(self, config: DreamerConfig | PlanetConfig, spec: RobotSpec):
         super().__init__()
         self.config, self.bits = config.loss, config.conv.bits
         size, heads = spec.image_size, config.mlp
@@ -293,9 +293,10 @@ class WorldModel(nn.Module):
         embed = torch.cat([self.embed(Batch(*part)) for part in parts], 1)
         states, _, _ = self.rssm.observe(embed, batch.previous_action, batch.is_first)
         predicted = self._predict(states, batch.previous_action, context)
-        images = [self._film(each) if self.decoder is not None else None for each in (states, predicted)]
+        seen, dreamt = (self._film(each) if self.decoder is not None else None for each in (states, predicted))
         return Inspection(
-            *images,
+            seen,
+            dreamt,
             self.predict_reward(states.feature),
             self.predict_reward(predicted.feature),
             None if value is None else value(states.feature),

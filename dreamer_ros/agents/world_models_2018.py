@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dreamer_ros.agents.cma_es import CMAES
 from dreamer_ros.agents.system import Agent, Batch, Inspection
-from dreamer_ros.config import Config
+from dreamer_ros.config import WorldModelsConfig
 from dreamer_ros.nets.distributions import SCALARS
 from dreamer_ros.nets.layers import flatten_time, head
 from dreamer_ros.nets.mdn_rnn import MDNRNN, LSTMState, dream_noise
@@ -45,7 +45,7 @@ class WorldModels(Agent):
 
     steady = False  # V rests after a while, and codes depend on where episodes begin
 
-    def __init__(self, config: Config, spec: RobotSpec):
+    def __init__(self, config: WorldModelsConfig, spec: RobotSpec):
         super().__init__()
         self.config = config
         latent, heads, actions = config.vae.latent, config.mlp, len(spec.action)
@@ -241,9 +241,8 @@ class WorldModels(Agent):
             latents.append(z[:, None])
             outputs.append(state.h[:, None])
         predicted, h = torch.cat(latents, 1), torch.cat(outputs, 1)
-        images = [self.vae.decode(flatten_time(z)).unflatten(0, shape) for z in (seen, predicted)]
-        rewards = self.predict_reward(seen, states.h), self.predict_reward(predicted, h)
-        return Inspection(*images, *rewards, None)
+        truth, dream = (self.vae.decode(flatten_time(z)).unflatten(0, shape) for z in (seen, predicted))
+        return Inspection(truth, dream, self.predict_reward(seen, states.h), self.predict_reward(predicted, h), None)
 
     def predict_reward(self, z: Tensor, h: Tensor) -> Tensor:
         """Expected reward on arriving at z [..., Z], whose past is in h [..., units]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -14,7 +15,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.viewing.figures import new_figure, save_figure
 
 MISSING = '–'
-OUR_COLOURS = (*colormaps['Dark2'].colors, *colormaps['Set1'].colors)
+OUR_COLOURS = [colormaps[name](number) for name, count in (('Dark2', 8), ('Set1', 9)) for number in range(count)]
 PUBLISHED_COLOURS = colormaps['tab10']
 SHORTEST_AXIS = 100_000  # env steps; the published curves begin about there
 
@@ -106,11 +107,11 @@ class Comparison:
             columns[system] = {task: float(np.mean(values)) if values else None for task, values in scores.items()}
             cells[system] = {task: _mean_and_deviation(values) for task, values in scores.items()}
         for method in METHODS:
-            scores = {task: self.published.score(method, task, self.published_at) for task in self.tasks}
-            if any(value is not None for value in scores.values()):
+            known = {task: self.published.score(method, task, self.published_at) for task in self.tasks}
+            if any(value is not None for value in known.values()):
                 name = self._name(method)
-                columns[name] = scores
-                cells[name] = {task: _number(value) for task, value in scores.items()}
+                columns[name] = known
+                cells[name] = {task: _number(value) for task, value in known.items()}
         rows = [['task', *columns]]
         rows += [[task, *(cells[name][task] for name in columns)] for task in self.tasks]
         means = [_column_mean(list(column.values())) for column in columns.values()]
@@ -182,7 +183,7 @@ class Comparison:
         end = max([SHORTEST_AXIS, *(run.outcome.env_steps for run in self.runs if run.task in tasks)])
         for number, method in enumerate(METHODS):
             points = mean_curve([self.published.points(method, task) for task in tasks])
-            style = dict(color=PUBLISHED_COLOURS(number), linewidth=1, alpha=0.6)
+            style: dict[str, Any] = dict(color=PUBLISHED_COLOURS(number), linewidth=1, alpha=0.6)
             if points and self.published.level(method) is not None:
                 axis.axhline(points[0][1], linestyle=':', label=self._name(method), **style)
             elif points:
@@ -217,7 +218,7 @@ def mean_curve(curves: Sequence[Points]) -> Points:
     """Mean of curves at all their env steps that every one of them reaches; empty if one is empty."""
     steps = sorted({steps for curve in curves for steps, _ in curve})
     values = [(step, [interpolate(curve, step) for curve in curves]) for step in steps]
-    return [(step, float(np.mean(row))) for step, row in values if None not in row]
+    return [(step, float(np.mean(np.array(row, float)))) for step, row in values if None not in row]
 
 
 def _mean_and_deviation(values: Sequence[float]) -> str:

@@ -11,6 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -146,8 +147,10 @@ class DrqPolicy(CnnPolicy):
 
     def _build(self, lr_schedule) -> None:
         super()._build(lr_schedule)
-        self.actor.features_extractor = ActorEncoder(self.critic.features_extractor)
-        self.actor.optimizer = self.optimizer_class(self.actor.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        actor: Any = self.actor
+        actor.features_extractor = ActorEncoder(cast(Encoder, self.critic.features_extractor))
+        make: Any = self.optimizer_class
+        actor.optimizer = make(self.actor.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
 
 class _Watch(BaseCallback):

@@ -13,7 +13,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dreamer_ros.benchmark.job import Job
 from dreamer_ros.benchmark.plan import Plan
@@ -99,8 +101,8 @@ def _finished(results: Results, job: Job) -> bool:
 class _Benchmark:
     def __init__(self, results: Results, waiting: list[Job], jobs: int, cores: list[int]):
         self._results, self._waiting = results, waiting
-        self._free = [cores[n::jobs] or cores for n in range(jobs)]  # cores of each process
-        self._running: dict[multiprocessing.connection.Connection, _Running] = {}
+        self._free: list[Sequence[int]] = [cores[n::jobs] or cores for n in range(jobs)]  # cores of each process
+        self._running: dict[Any, _Running] = {}  # by connection
         self._failed: list[str] = []
         self._total, self._ended = len(waiting), 0
         self._began = time.monotonic()
@@ -111,6 +113,7 @@ class _Benchmark:
             while self._waiting or self._running:
                 while self._waiting and self._free:
                     self._start(self._waiting.pop(0), self._free.pop())
+                connection: Any
                 for connection in multiprocessing.connection.wait(list(self._running), 0.2):
                     self._hear(connection)
                 if self._running and self._bar.due():
@@ -127,7 +130,7 @@ class _Benchmark:
                 f'`dreamer benchmark table {self._results.path.parent}` compares the others'
             )
 
-    def _start(self, job: Job, cores: list[int]) -> None:
+    def _start(self, job: Job, cores: Sequence[int]) -> None:
         ours, theirs = multiprocessing.Pipe()
         # A program of its own: a fork would inherit torch's and OpenGL's threads.
         child = subprocess.Popen(

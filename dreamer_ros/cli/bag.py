@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -50,7 +50,7 @@ def info(options: Info) -> None:
 def _print_contents(bags: Iterable[Path], as_json: bool) -> None:
     from dreamer_ros.episodes.inspect import read_contents
 
-    printed = []
+    printed: list[Any] = []
     for bag in bags:
         try:
             contents = read_contents(bag)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from dreamer_ros.options import Options, Word, as_text
@@ -51,7 +51,7 @@ class Group(NamedTuple):
     example: str
     alone: Command | None = None
 
-    def describe(self, parser: argparse.ArgumentParser, words: Iterable[str]) -> None:
+    def describe(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         """As that of Command. `words` are those that follow the noun."""
         names = [command.name for command in self.commands]
         if self.alone and not set(names).intersection(words[:1]):
@@ -60,7 +60,7 @@ class Group(NamedTuple):
         parser.description, parser.epilog = self.description, f'example: {self.example}'
         verbs = parser.add_subparsers(metavar='COMMAND', required=True)
         for command in self.commands:
-            summary, *_ = inspect.getdoc(command.run).partition('.')
+            summary, *_ = (inspect.getdoc(command.run) or '').partition('.')
             command.describe(verbs.add_parser(command.name, help=summary[0].lower() + summary[1:]))
 
 
@@ -79,7 +79,7 @@ def _add(parser: argparse.ArgumentParser, row: Row, options: type[Options]) -> N
     several = typing.get_origin(row.kind) is tuple and typing.get_args(row.kind)[-1] is Ellipsis
     default = as_text(row.default)
     shown = f' (default: {default})' if default and row.kind is not bool else ''
-    settings = {'help': f'{row.help}{shown}'.replace('%', '%%'), 'default': argparse.SUPPRESS}
+    settings: dict[str, Any] = {'help': f'{row.help}{shown}'.replace('%', '%%'), 'default': argparse.SUPPRESS}
     if row.kind is bool:
         settings |= {'action': 'store_const', 'const': 'true'}
     else:

@@ -60,10 +60,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    assignments = {}
+    assignments: dict[str, str] = {}
     if words[:1] != ['launch']:  # `name:=value` means the same as `--name value`
         pairs = [re.fullmatch(r'(\w+):=(.*)', word, re.DOTALL) for word in words]
-        assignments = dict(pair.groups() for pair in pairs if pair)
+        assignments = {pair[1]: pair[2] for pair in pairs if pair}
         words = [word for word, pair in zip(words, pairs) if not pair]
     given = vars(make_parser(words).parse_args(words))
     command, where = given.pop('command'), given.pop('where')

@@ -30,5 +30,5 @@ def _models() -> Iterator[tuple[str, type[Model]]]:
     for name in sorted(module.name for module in pkgutil.iter_modules(nodes.__path__)):
         module = importlib.import_module(f'dreamer_ros.nodes.{name}')
         yield f'Parameters of the node {name}', getattr(module, f'{name.title().replace("_", "")}Parameters')
-    for name, model in SYSTEMS.items():
-        yield f'Presets of the system {name}', model
+    for name, config in SYSTEMS.items():
+        yield f'Presets of the system {name}', config

@@ -57,9 +57,11 @@ def train(options: Train) -> int | None:
 
         worker.main()
     if _from_bags(options):
-        return _train_from_bags(_narrowed(options, OfflineTrain, 'training from bags'))
+        _train_from_bags(_narrowed(options, OfflineTrain, 'training from bags'))
+        return None
     if options.in_process:
-        return _train_in_process(_narrowed(options, InProcess, 'training with --in-process'))
+        _train_in_process(_narrowed(options, InProcess, 'training with --in-process'))
+        return None
     if process.torchrun_rank() is not None:
         raise InputError('dreamer train: expected --bags under torchrun, which starts learners but no simulators')
     from dreamer_ros.launching.supervisor import launch

@@ -260,7 +260,7 @@ class Control:
             self._finish(sensed)
             return
         action, mode = self._act(sensed, is_first)
-        steered = self._person and self._person.steer(self._gate.values, sensed.feedback)
+        steered = self._person.steer(self._gate.values, sensed.feedback) if self._person else None
         if steered is not None:
             action, mode = steered, Mode('human')
         limited = self._gate.command(action, ticket)

@@ -138,7 +138,8 @@ class Deployment:
         self.others = OtherPublishers(
             node, self.command_topic, {node.get_fully_qualified_name(): len(self._publishers), self._guard.name: 1}
         )
-        self._gate = Gate(contract, *(made.publish for made in self._publishers), self._time_ns)
+        commands, stops = self._publishers
+        self._gate = Gate(contract, commands.publish, stops.publish, self._time_ns)
         self._inputs = kept(Inputs(node, contract, self._time_ns))
         self._clock = kept(ClockWatch(node)) if self._sim_time else None
         self._person = kept(Person(node, contract)) if contract.joystick else None

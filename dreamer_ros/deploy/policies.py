@@ -20,7 +20,7 @@ STOP_PERIOD = 0.1  # seconds between two looks whether to give up
 KEPT = 'latest.json'  # the manifest, in the folder where the newest policy is kept
 
 
-def kept_policy(folder: Path, warn: Callable[[str], None]) -> Manifest | None:
+def kept_policy(folder: Path, warn: Callable[[str], object]) -> Manifest | None:
     """What `Policies` kept in a folder; None if there is none, or none that is whole, which is told."""
     if not (folder / KEPT).exists():
         return None

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
-from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.robot.contract import Camera, RobotContract, Source
 from dreamer_ros.robot.sensing import Problem, Sensed, Sensing
 from dreamer_ros.ros.inbox import PolledSubscription
 from dreamer_ros.wire import codecs
@@ -57,7 +57,9 @@ class Inputs:
         }
         # What the policy cannot do without, and how old it may be; numbers with a default may be missing.
         self._limits: dict[str, float] = {}
-        for source in (*contract.cameras, *(entry.source for entry in contract.vector if entry.source.default is None)):
+        needed = [entry.source for entry in contract.vector if entry.source.default is None]
+        sources: list[Camera | Source] = [*contract.cameras, *needed]
+        for source in sources:
             self._limits[source.topic] = min(source.max_age, self._limits.get(source.topic, source.max_age))
         self._subscriptions = {
             topic.name: PolledSubscription(node, topic, LATEST, raw=True) for topic in contract.topics

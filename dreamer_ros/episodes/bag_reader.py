@@ -11,7 +11,7 @@ import stat
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import zstandard
 
@@ -335,7 +335,7 @@ class Bag:
     def _add_sqlite(self, file: Path) -> list[str]:
         """Add rows up to the first one that can not be read."""
         rows: list[tuple[int, int, bytes]] = []
-        topics: dict[int, tuple[str, str, str]] = {}
+        topics: dict[int, tuple[str, ...]] = {}
         damage = []
         try:
             with contextlib.closing(sqlite3.connect(f'{file.absolute().as_uri()}?mode=ro', uri=True)) as database:
@@ -420,7 +420,7 @@ def _decompressed(file: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix='dreamer_ros-') as folder:
         plain = Path(folder, file.stem)
         with file.open('rb') as source, plain.open('wb') as target:
-            zstandard.ZstdDecompressor().copy_stream(source, _Bounded(target))
+            zstandard.ZstdDecompressor().copy_stream(source, cast(BinaryIO, _Bounded(target)))
         yield plain
 
 

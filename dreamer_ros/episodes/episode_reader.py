@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def read_episodes(
         contract = bag.contract_to_read_by(contract)
         if contract is not None:
             contract.check(spec)
-            found = robot_rows(bag, contract, labels, report)
+            found: Iterator[tuple[Any, Assembler]] = robot_rows(bag, contract, labels, report)
         else:
             bag.check_spec(spec)
             found = own_rows(bag, spec, report)
@@ -186,9 +187,9 @@ def _robots(bag: Bag, spec: RobotSpec, report: Report) -> list[RecordedRobot]:
     for compressed in (False, True):
         for message in bag.messages:
             if message.topic in place and (bag.types[message.topic] == COMPRESSED) == compressed:
-                namespace, topic = place[message.topic]
+                namespace, plain = place[message.topic]
                 try:
-                    robots.setdefault(namespace, RecordedRobot(namespace)).add_recorded(topic, message)
+                    robots.setdefault(namespace, RecordedRobot(namespace)).add_recorded(plain, message)
                 except Unusable as reason:
                     stampless[message.topic, str(reason)] += 1
     for (name, why), count in stampless.items():

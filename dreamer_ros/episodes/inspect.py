@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -355,7 +355,7 @@ def _has_header(type_name: str) -> bool:
         return False
 
 
-def align(rows: list[tuple[str, ...]], left: tuple[int, ...]) -> list[str]:
+def align(rows: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> list[str]:
     """Lines of cells, of which the columns in `left` begin at one place and the others end there."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return [

@@ -9,7 +9,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import lz4.frame
 import zstandard
@@ -213,7 +213,7 @@ class StoredAttachment(NamedTuple):
 _Found = tuple[int, int, int, Store | _ChunkStore, int, int]
 _NO_SCHEMA = Schema(data=b'', encoding='', id=0, name='')
 # Records outside of chunks that are read besides messages.
-_SMALL = {Opcode.SCHEMA: Schema, Opcode.CHANNEL: Channel, Opcode.METADATA: Metadata}
+_SMALL: dict[int, Any] = {Opcode.SCHEMA: Schema, Opcode.CHANNEL: Channel, Opcode.METADATA: Metadata}
 
 
 def scan_mcap(path: Path, metadata_name: str) -> Scan:
@@ -283,7 +283,7 @@ def scan_mcap(path: Path, metadata_name: str) -> Scan:
             schema.encoding,
             channel.message_encoding,
         )
-    messages = [RawMessage(topics[number].name, *rest) for number, *rest in found if number in topics]
+    messages = [RawMessage(topics[entry[0]].name, *entry[1:]) for entry in found if entry[0] in topics]
     if len(messages) < len(found):
         damage.append(f'{len(found) - len(messages)} messages are of channels that nothing in it describes')
     return Scan(

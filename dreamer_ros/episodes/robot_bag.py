@@ -169,9 +169,9 @@ def _robot_tracks(bag: Bag, contract: RobotContract, report: Report) -> list[Rob
         else:
             blind.update(track.name for track in tracks.values())
     if not robots:
-        topics = ', '.join(sorted({message.topic for message in bag.messages})) or 'no messages'
+        recorded = ', '.join(sorted({message.topic for message in bag.messages})) or 'no messages'
         expected = ', '.join(topic.name for topic in contract.topics)
-        raise InputError(f'none of the topics {expected} of {contract.source} are in it, but {topics}')
+        raise InputError(f'none of the topics {expected} of {contract.source} are in it, but {recorded}')
     others = bag.types.keys() - place.keys()
     report.left_out((m for m in bag.messages if m.topic in blind), 'of robots without anything to observe')
     report.left_out((m for m in bag.messages if m.topic in others), 'not of this robot')

@@ -172,7 +172,7 @@ def _import_own(result: Imported, bag: Bag) -> None:
     bag.check_spec(spec)
     for robot, rows in own_rows(bag, spec, result.problems):
         infos = _by_stamp(bag, robot, camera_infos(spec.cameras))
-        kept = {key: bag.custom_data[key] for key in ('task', 'seed') if key in bag.custom_data}
+        kept: dict[str, str] = {key: bag.custom_data[key] for key in ('task', 'seed') if key in bag.custom_data}
         for number, run in enumerate(rows.runs(result.problems)):
             name, data = robot.namespace.strip('/') or spec.name, {**_summary(run), **kept}
             _write(result, name, number, spec, data, _own_messages(robot, run, bag, infos))

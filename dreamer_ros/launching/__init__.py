@@ -7,7 +7,8 @@ differ. Nothing here imports rclpy, torch or launch.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.launching import deploy, offline_train, record, replay, robot_train, sim_eval, sim_train
@@ -15,7 +16,7 @@ from dreamer_ros.launching.processes import Scenario
 from dreamer_ros.options import Options
 
 # name: (options, what makes a Scenario of them)
-SCENARIOS = {
+SCENARIOS: dict[str, tuple[type[Options], Callable[[Any], Scenario]]] = {
     'sim_train': (sim_train.SimTrain, sim_train.sim_train),
     'sim_eval': (sim_eval.SimEval, sim_eval.sim_eval),
     'offline_train': (offline_train.OfflineTrain, offline_train.offline_train),

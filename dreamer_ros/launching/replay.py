@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -64,7 +64,7 @@ def replay(options: Replay) -> Scenario:
     if not bag.exists():
         raise InputError(f'replay: bag:={options.bag}: expected the directory of a bag, but it does not exist')
     folder = Path(options.output).expanduser().absolute() if options.output else Path('replays').absolute() / bag.name
-    parameters = {'bag': str(bag), 'output': str(folder)}
+    parameters: dict[str, Any] = {'bag': str(bag), 'output': str(folder)}
     if mode == 'simulate':
         process = Process('resimulator', '/', {**parameters, 'task': options.task or None}, leads=True)
     elif mode == 'dream':

@@ -84,7 +84,7 @@ class _Run:
 
     def _start(self, process: Process) -> list:
         environment = child_environment(process, os.environ)
-        tail = collections.deque(maxlen=50)
+        tail: collections.deque[str] = collections.deque(maxlen=50)
         node = Node(
             package='dreamer_ros',
             executable=process.executable,

@@ -11,7 +11,7 @@ from dreamer_ros import options as shared
 from dreamer_ros.config import EnvConfig, load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
-from dreamer_ros.launching.processes import Scenario, learner, simulated_robot, task_name
+from dreamer_ros.launching.processes import Process, Scenario, learner, simulated_robot, task_name
 from dreamer_ros.options import Options, as_text
 from dreamer_ros.seeds import collector_seed
 from dreamer_ros.spec import RobotSpec
@@ -68,7 +68,7 @@ def sim_train(options: SimTrain) -> Scenario:
     }
     agent = {'mode': 'train', 'evaluate_every': options.evaluate_every}
     robots = [f'sim{number}' for number in range(options.simulators)]
-    processes = []
+    processes: list[Process] = []
     for number, robot in enumerate(robots):
         seed = collector_seed(options.seed, number)
         processes += simulated_robot(robot, simulator, agent, seed, folder / 'episodes')

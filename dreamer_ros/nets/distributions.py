@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class Normal:
 
     def loss(self, raw: Tensor, *targets: Tensor) -> Tensor:
         """½(prediction − target)², summed over the targets."""
-        return sum(0.5 * (raw.squeeze(-1) - target).square() for target in targets)
+        return sum((0.5 * (raw.squeeze(-1) - target).square() for target in targets), torch.zeros_like(raw[..., 0]))
 
 
 class TwoHot:
@@ -92,7 +93,7 @@ class SparseCrossEntropy(torch.autograd.Function):
         return gradient.to(ctx.dtype), None, None
 
 
-SCALARS = {'normal': Normal, 'twohot': TwoHot}
+SCALARS: dict[str, Any] = {'normal': Normal, 'twohot': TwoHot}
 
 
 class BoundedNormal:
@@ -214,7 +215,7 @@ class OneHot:
         return -(log_probs.exp() * log_probs).sum(-1)
 
 
-ACTIONS = {'tanh_normal': TanhNormal, 'truncated_normal': TruncatedNormal, 'normal': BoundedNormal}
+ACTIONS: dict[str, Any] = {'tanh_normal': TanhNormal, 'truncated_normal': TruncatedNormal, 'normal': BoundedNormal}
 
 
 def bounded(action: Tensor) -> Tensor:

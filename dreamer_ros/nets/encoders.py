@@ -41,7 +41,7 @@ class ObservationEncoder(nn.Module):
         if spec.vector:
             self.encoders['vector'] = VectorEncoder(config.mlp, len(spec.vector))
         self.inputs: tuple[str, ...] = tuple(self.encoders)
-        self.output_size = sum(encoder.output_size for encoder in self.encoders.values())
+        self.output_size: int = sum(encoder.output_size for encoder in self.encoders.values())  # type: ignore[misc]
 
     def forward(self, *observation: Tensor) -> Tensor:
         """Embeddings [N, output_size] of the `inputs`: image uint8 [N, H, W, channels], vector float32 [N, size]."""

@@ -278,7 +278,8 @@ class LayerNormGRU(Cell):
 
     def forward(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
         x = self.input(self.stoch(stoch) + action)
-        return self.gated(*self.norm(self.hidden(x) + self.recurrent(deter)).chunk(3, -1), deter)
+        reset, candidate, update = self.norm(self.hidden(x) + self.recurrent(deter)).chunk(3, -1)
+        return self.gated(reset, candidate, update, deter)
 
 
 class BlockGRU(Cell):
@@ -304,7 +305,8 @@ class BlockGRU(Cell):
         grouped = to_blocks(deter, self.blocks)
         x = torch.cat([grouped, shared.expand(self.blocks, -1, -1)], -1)
         x = self.activation(self.norm(from_blocks(self.hidden(x))))
-        return from_blocks(self.gated(*self.gates(to_blocks(x, self.blocks)).chunk(3, -1), grouped))
+        reset, candidate, update = self.gates(to_blocks(x, self.blocks)).chunk(3, -1)
+        return from_blocks(self.gated(reset, candidate, update, grouped))
 
 
 CELLS = {'gru': GRU, 'layernorm_gru': LayerNormGRU, 'block_gru': BlockGRU}

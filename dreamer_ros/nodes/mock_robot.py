@@ -118,7 +118,9 @@ class MockRobot:
     def _set_up(self) -> None:
         """Stand at a new start."""
         self._observation = self._environment.reset()
-        self._rewards = collections.deque(maxlen=max(1, round(1 / self._contract.rate / self._period)))
+        self._rewards: collections.deque[float] = collections.deque(
+            maxlen=max(1, round(1 / self._contract.rate / self._period))
+        )
         self._values = self._standstill(None)
         self._commanded = -np.inf
         self._over_since: float | None = None
@@ -236,7 +238,8 @@ def _simulate(
         render=render,
         inputs=inputs,
         episode_length=FOREVER,
-        **(dict(image_size=size, cameras=() if cameras == ('camera',) else cameras) if cameras else {}),
+        image_size=size if cameras else (64, 64),
+        cameras=() if cameras == ('camera',) else cameras,
     )
     try:
         # The images are resized, and the agent acts at a rate of its own.

@@ -228,7 +228,7 @@ class Player:
             if stamp == float('inf'):
                 return
             message = Joy()
-            codecs.fill_action(message, shadow.step(), stamp, Mode('evaluate', self._runner.version))
+            codecs.fill_action(message, shadow.step(), int(stamp), Mode('evaluate', self._runner.version))
             self._shadow_actions.publish(message)
 
     def _report(self) -> None:

@@ -108,7 +108,7 @@ class Simulator:
         self._waits_for = ''
         self._refused = self._asked_again = self._overruns = 0
         self._timings = Timings('period', 'waiting', 'simulation', 'publication')
-        self._sent = deque(maxlen=STAMPS_KEPT)
+        self._sent: deque[int] = deque(maxlen=STAMPS_KEPT)
         self._observation: environment.Observation | None = None
         self._pace: int | None = None
         self._action_template: MessageTemplate | None = None

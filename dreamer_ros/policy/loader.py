@@ -104,6 +104,7 @@ class PolicyLoader:
                 if self._closed.is_set():
                     return
                 manifest, self._pending = self._pending, None
+            assert manifest is not None
             with tempfile.TemporaryFile() as begun:  # what came so far, for the next attempt
                 self._load(manifest, begun)
 
@@ -246,7 +247,8 @@ def manifest_path(policy: Path) -> Path:
 
 def _open_in_time(path: str, spec: RobotSpec | None, digest: str | None, seed: int | None, data: bytes) -> PolicyRunner:
     """A runner, made on a thread that is given up when it takes too long: a policy may hold an endless loop."""
-    cancellation, outcome = Cancellation(), []
+    cancellation = Cancellation()
+    outcome: list[PolicyRunner | BaseException] = []
 
     def work() -> None:
         try:

@@ -214,7 +214,7 @@ class PolicyRunner:
         if found != wanted:
             raise InputError(f'policy {self.path}: expected inputs and outputs {wanted}, got {found}')
         binding = self._session.io_binding()
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for node in [*inputs, *outputs]:
             shape = [1, *node.shape[1:]]
             if not all(isinstance(size, int) for size in shape):
@@ -226,7 +226,7 @@ class PolicyRunner:
                     f'policy {self.path}: expected at most {LARGEST} numbers each, got {node.name}{node.shape}'
                 )
             dtype = ONNX_TYPES[node.name][1]
-            arrays[node.name] = array = np.zeros(shape, dtype)
+            array = arrays[node.name] = np.zeros(shape, dtype)
             bind = binding.bind_output if node.name in ('action', 'next_state') else binding.bind_input
             bind(node.name, 'cpu', 0, dtype, shape, array.ctypes.data)
         self._binding = binding

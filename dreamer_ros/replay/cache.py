@@ -245,7 +245,7 @@ class EpisodeCache:
     def _write_steps(self, stream: BinaryIO, episode: Episode) -> dict:
         rows = np.empty(len(episode), self._row_type)
         images = np.ascontiguousarray(episode.image)
-        for name in self._row_type.names:
+        for name in self._row_type.names or ():
             rows[name] = getattr(episode, name)
         offset, digest = stream.tell(), hashlib.sha256()
         for array in (images, rows):

@@ -100,7 +100,7 @@ class Commands:
             setattr(message, 'joint_names' if self._type == TRAJECTORY else 'name', self._joints)
         for field in lists:
             parent, last = _parent(message, field), field.parts[-1]
-            size = len(self._joints) or last.element + 1
+            size = len(self._joints) or int(last.element) + 1
             values = getattr(parent, last.attribute)
             if len(values) < size:
                 setattr(parent, last.attribute, np.zeros(size, values.dtype))

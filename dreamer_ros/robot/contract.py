@@ -235,13 +235,13 @@ class RobotContract:
         return RobotSpec(
             name=self.name,
             image_size=self.image_size,
-            vector=[entry.name for entry in self.vector],
-            action=list(choices) if choices else [axis.name for axis in axes],
-            action_low=[0.0] * len(choices) if choices else [axis.limits[0] for axis in axes],
-            action_high=[1.0] * len(choices) if choices else [axis.limits[1] for axis in axes],
+            vector=tuple(entry.name for entry in self.vector),
+            action=tuple(choices or (axis.name for axis in axes)),
+            action_low=(0.0,) * len(choices) if choices else tuple(axis.limits[0] for axis in axes),
+            action_high=(1.0,) * len(choices) if choices else tuple(axis.limits[1] for axis in axes),
             control_period=1 / self.rate,
             action_repeat=1,
-            cameras=[camera.name for camera in self.cameras],
+            cameras=tuple(camera.name for camera in self.cameras),
             discrete=bool(choices),
         )
 
@@ -258,7 +258,8 @@ class RobotContract:
     @functools.cached_property
     def topics(self) -> tuple[Topic, ...]:
         """What is subscribed to observe the robot, each topic once."""
-        found = {reader.topic: reader.type for reader in (*self.cameras, *self.sources)}
+        readers: list[Camera | Source] = [*self.cameras, *self.sources]
+        found = {reader.topic: reader.type for reader in readers}
         return tuple(Topic(name, type_name, SENSOR) for name, type_name in found.items())
 
     @property
@@ -335,15 +336,15 @@ def load_contract(robot: str | Path) -> RobotContract:
 # The file: its keys, what each may hold, and how they fit together
 
 
-def _matching(pattern: str, words: str) -> Any:
-    """The type of texts that match a regular expression as a whole."""
+def _matching(pattern: str) -> AfterValidator:
+    """For texts that match a regular expression as a whole."""
 
     def check_text(text: str) -> str:
         if not re.fullmatch(pattern, text):
             raise ValueError
         return text
 
-    return Annotated[str, AfterValidator(check_text), Expected(words)]
+    return AfterValidator(check_text)
 
 
 def _type(name: str) -> str:
@@ -351,10 +352,10 @@ def _type(name: str) -> str:
     return name
 
 
-TopicName = _matching(f'/?{NAMES}', 'the name of a topic')
-Stick = _matching(r'(axes|buttons)\[\d+\]', 'a stick or button such as axes[1] or buttons[4]')
-PublicKey = _matching('[0-9a-f]{64}', 'an ed25519 key of 64 hexadecimal digits')
-Variable = _matching('[A-Za-z_][A-Za-z0-9_]*', 'a name of letters, digits and underscores')
+TopicName = Annotated[str, _matching(f'/?{NAMES}'), Expected('the name of a topic')]
+Stick = Annotated[str, _matching(r'(axes|buttons)\[\d+\]'), Expected('a stick or button such as axes[1] or buttons[4]')]
+PublicKey = Annotated[str, _matching('[0-9a-f]{64}'), Expected('an ed25519 key of 64 hexadecimal digits')]
+Variable = Annotated[str, _matching('[A-Za-z_][A-Za-z0-9_]*'), Expected('a name of letters, digits and underscores')]
 MessageType = Annotated[Name, AfterValidator(_type)]
 
 
@@ -372,7 +373,9 @@ class _CropFile(Model):
 
 
 class _CameraFile(_Reader):
-    type: Literal[IMAGE_TYPES] = Key(description='of its messages, in full')
+    type: Literal[IMAGE_TYPES] = Key(  # type: ignore[valid-type]  # one table says which
+        description='of its messages, in full'
+    )
     crop: _CropFile | None = Key(None, description='the part of the image that is used; all of it')
 
 
@@ -451,7 +454,9 @@ class _QosFile(Model):
 
 class _CommandFile(Model):
     topic: TopicName = Key(description="relative to the robot's namespace, or absolute")
-    type: Literal[tuple(COMMAND_FIELDS)] = Key(description='of its messages, in full')
+    type: Literal[tuple(COMMAND_FIELDS)] = Key(  # type: ignore[valid-type]  # one table says which
+        description='of its messages, in full'
+    )
     axes: tuple[_AxisFile, ...] = Key(description='what is commanded, in the order of the actions')
     choices: dict[str, dict[str, float]] = Key({}, description='of a robot with discrete actions: values of the axes')
     stop: Annotated[
@@ -547,9 +552,9 @@ class ContractFile(Model):
     episode_length: Count | None = Key(None, description='actions per episode; until somebody ends it')
     estop: TopicName = Key('estop', description='std_msgs/Bool topic that stops the robot while true')
     joystick: _JoystickFile | None = Key(None, description='how a person takes over; nobody does')
-    public_key: (
-        Annotated[str, Key(pattern='^[0-9a-f]{64}$'), Expected('an ed25519 key of 64 hexadecimal digits')] | None
-    ) = Key(None, description='policies must be signed for this ed25519 key, 64 hexadecimal digits; no signatures')
+    public_key: PublicKey | None = Key(
+        None, description='policies must be signed for this ed25519 key, 64 hexadecimal digits; no signatures'
+    )
 
     @model_validator(mode='after')
     def _fits(self):
@@ -617,7 +622,7 @@ def _contract(file: ContractFile, text: str, source: str) -> RobotContract:
         stamps=file.stamps,
         image_size=file.image_size if file.cameras else (0, 0),
         cameras=tuple(
-            Camera(name, camera.topic, camera.type, camera.crop and Crop(**camera.crop.model_dump()), max_age(camera))
+            Camera(name, camera.topic, camera.type, _crop(camera), max_age(camera))
             for name, camera in file.cameras.items()
         ),
         vector=tuple(
@@ -690,6 +695,10 @@ def _check_fields(command: Command) -> None:
         raise InputError(f'command.axes: expected {expected}, got {", ".join(texts)}')
 
 
+def _crop(camera: _CameraFile) -> Crop | None:
+    return Crop(**camera.crop.model_dump()) if camera.crop else None
+
+
 def _joystick(file: _JoystickFile, command: _CommandFile) -> Joystick:
     def stick(text: str) -> Field:
         return Field.parse(text, JOY)
@@ -700,7 +709,7 @@ def _joystick(file: _JoystickFile, command: _CommandFile) -> Joystick:
         gains=() if command.choices else tuple(gains),
         relative=file.mode == 'relative',
         choices=tuple((name, stick(file.choices[name])) for name in command.choices if name in file.choices),
-        takeover=file.takeover and stick(file.takeover),
+        takeover=stick(file.takeover) if file.takeover else None,
         dead_zone=file.dead_zone,
         release=file.release,
         max_age=file.max_age,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -15,7 +15,7 @@ from dreamer_ros.wire import topics
 PERIOD = 1.0  # seconds of wall time: a stalled simulation must not silence diagnostics
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-Report = tuple[bytes, str, dict[str, object]]
+Report = tuple[bytes, str, Mapping[str, object]]
 
 
 class Diagnostics:

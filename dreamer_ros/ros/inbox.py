@@ -35,7 +35,7 @@ except (ImportError, AttributeError):
 
 HOUSEKEEPING_PERIOD = 0.025  # seconds between two turns of the executor (0.2 ms each)
 
-Info = dict[str, Any]
+Info = Any  # a mapping; its type differs between versions of rclpy
 
 
 class PolledSubscription:

@@ -39,16 +39,12 @@ class MessageTemplate:
             values = getattr(message, field)
             dtype = np.dtype(values.typecode if isinstance(values, array.array) else values.dtype)
             # Bytes that occur nowhere else in a message.
-            marker = np.arange(1, 1 + len(values) * dtype.itemsize, dtype=np.uint8) * 37 ^ (0xA5 + number)
-            markers.append(marker.tobytes())
+            numbers = np.arange(1, 1 + len(values) * dtype.itemsize, dtype=np.uint8) * 37 ^ (0xA5 + number)
+            marker = numbers.tobytes()
+            markers.append(marker)
             # Arrays of fixed length are numpy's.
-            setattr(
-                marked,
-                field,
-                array.array(dtype.char, marker.tobytes())
-                if isinstance(values, array.array)
-                else np.frombuffer(marker.tobytes(), dtype),
-            )
+            is_array = isinstance(values, array.array)
+            setattr(marked, field, array.array(dtype.char, marker) if is_array else np.frombuffer(marker, dtype))
             self._dtypes.append(dtype)
         cdr = serialize_message(marked)
         self._head = cdr[:_STAMP_AT]

@@ -26,7 +26,7 @@ from dreamer_ros.episodes.bag_writer import EpisodeWriter, new_episode
 from dreamer_ros.episodes.episode import robot_data
 from dreamer_ros.episodes.report import Regularity
 from dreamer_ros.errors import InputError
-from dreamer_ros.robot.contract import IMAGE_TYPES, RobotContract
+from dreamer_ros.robot.contract import IMAGE_TYPES, Camera, RobotContract, Source
 from dreamer_ros.ros import diagnostics
 from dreamer_ros.ros.diagnostics import Diagnostics
 from dreamer_ros.ros.disk_guard import DiskGuard
@@ -402,7 +402,8 @@ class RobotRecorder:
 def _limits(contract: RobotContract) -> dict[str, float]:
     """How old a message of each topic may be, s."""
     limits: dict[str, float] = {}
-    for reader in (*contract.cameras, *contract.sources):
+    readers: list[Camera | Source] = [*contract.cameras, *contract.sources]
+    for reader in readers:
         limits[reader.topic] = min(reader.max_age, limits.get(reader.topic, math.inf))
     return limits
 

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import rclpy
 from rclpy.node import Node
@@ -24,7 +25,7 @@ for _end in _numbers:
 
 def run_node(
     name: str,
-    body: Callable[[Node, threading.Event], int | None],
+    body: Callable[[Any, threading.Event], int | None],
     make: Callable[[str], Node] = Node,
     may_freeze: bool = False,
 ) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import rclpy
 from lifecycle_msgs.srv import ChangeState
@@ -31,7 +32,8 @@ def call(service: str, value: str | None) -> str:
     try:
         kind = _kind(node, service)
         request = _request(service, kind, value)
-        client = node.create_client({'Trigger': Trigger, 'SetBool': SetBool, 'ChangeState': ChangeState}[kind], service)
+        kinds: dict[str, Any] = {'Trigger': Trigger, 'SetBool': SetBool, 'ChangeState': ChangeState}
+        client: Any = node.create_client(kinds[kind], service)
         if not client.wait_for_service(DISCOVERY_TIME):
             raise InputError(f'service {service}: expected a node that offers it, found none')
         answer = client.call_async(request)

@@ -7,7 +7,7 @@ import difflib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -117,10 +117,10 @@ class Environment:
         self.spec = RobotSpec(
             name=world.name,
             image_size=(self.cameras[0].height, self.cameras[0].width) if self.cameras else (0, 0),
-            vector=[f'{name}/{what}' for what in ('position', 'velocity') for name in self._joint_names if vector],
+            vector=tuple(f'{name}/{what}' for what in ('position', 'velocity') for name in self._joint_names if vector),
             action=tuple(world.choices) if discrete else _actuator_names(world),
-            action_low=np.zeros(len(self._choices)) if discrete else low,
-            action_high=np.ones(len(self._choices)) if discrete else high,
+            action_low=(0.0,) * len(self._choices) if discrete else tuple(low),
+            action_high=(1.0,) * len(self._choices) if discrete else tuple(high),
             control_period=world.control_step * action_repeat,
             action_repeat=action_repeat,
             cameras=_camera_names(world, self.cameras),
@@ -172,7 +172,7 @@ class Environment:
         self._is_last = self._is_terminal = self._diverged = False
         return self._observe()
 
-    def step(self, action: Sequence[float]) -> Observation:
+    def step(self, action: Sequence[float] | np.ndarray) -> Observation:
         """Apply an action for action_repeat control steps, or fewer if the episode ends, and look.
 
         Args:
@@ -186,7 +186,7 @@ class Environment:
         self.advance(action)
         return self._observe()
 
-    def advance(self, action: Sequence[float]) -> None:
+    def advance(self, action: Sequence[float] | np.ndarray) -> None:
         """The physics half of `step`."""
         if self._is_last:
             raise RuntimeError('the episode is over: call reset() first')
@@ -226,8 +226,8 @@ class Environment:
                 renderer.close()
         self._world.close()
 
-    def _control(self, action: Sequence[float]) -> np.ndarray:
-        action = np.asarray(action, np.float64)
+    def _control(self, given: Sequence[float] | np.ndarray) -> np.ndarray:
+        action = np.asarray(given, np.float64)
         if action.shape != (len(self.spec.action),):
             raise InputError(
                 f'action of {self.spec.name}: expected {len(self.spec.action)} values '
@@ -240,7 +240,9 @@ class Environment:
         return self.spec.limits.to_units(np.clip(action, -1, 1))
 
     def _observe(self) -> Observation:
-        flags = dict(reward=self._reward, is_first=self._is_first, is_last=self._is_last, is_terminal=self._is_terminal)
+        flags: dict[str, Any] = dict(
+            reward=self._reward, is_first=self._is_first, is_last=self._is_last, is_terminal=self._is_terminal
+        )
         if self._diverged:
             self._seen = dataclasses.replace(self._seen, **flags)
         else:

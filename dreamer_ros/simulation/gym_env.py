@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -41,7 +41,7 @@ class GymEnv(gymnasium.Env[Any, Any]):
         InputError: an unknown task, a value out of range, or OpenGL is not available.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {'render_modes': ['rgb_array']}
+    metadata: dict[str, Any] = {'render_modes': ['rgb_array']}
 
     def __init__(self, task: str, *, seed: int | None = None, render_mode: str | None = None, **options: Any):
         if render_mode not in (None, 'rgb_array'):

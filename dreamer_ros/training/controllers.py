@@ -200,8 +200,9 @@ def compare_temperatures(
             controller = agent.evolution.mean.float()[None]
             dreamed = agent.dream(controller, agent.starts(None, episodes), temperature, noise)[0]
             dream, real = _score(dreamed.tolist()), _score(simulators.play())
-            rows.append({'temperature': temperature, 'dream': dream, 'simulator': real})
-            scores = (f'{s["mean"]:.1f} ± {s["std"]:.1f} in the {place}' for place, s in list(rows[-1].items())[1:])
+            scored = {'dream': dream, 'simulator': real}
+            rows.append({'temperature': temperature, **scored})
+            scores = (f'{s["mean"]:.1f} ± {s["std"]:.1f} in the {place}' for place, s in scored.items())
             bar.write(f'temperature {temperature:g}: {", ".join(scores)}', file=sys.stderr)
     result = {
         'task': learner.spec.name,

@@ -69,10 +69,10 @@ class InProcessRobots(Robots):
         if self._round or not steps:
             return
         missing = self._schedule.prefill - self._collected
-        steps = min(steps, missing if missing > 0 else self._schedule.steps_per_update)
+        most: float = min(steps, missing if missing > 0 else self._schedule.steps_per_update)
         if self._marks:
-            steps = min(steps, self._marks[0] - self._collected)
-        self._steps = math.ceil(steps / len(self._players))
+            most = min(most, self._marks[0] - self._collected)
+        self._steps = math.ceil(most / len(self._players))
         policy = None if missing > 0 else self._policy
         self._round = [player.collect(self._steps, policy) for player in self._players]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -79,7 +80,7 @@ def inspect_episode(learner: Learner, episode: Episode, context: int = 5) -> Epi
     if seen.value is not None:
         numbers['value'] = value = array(seen.value)
     if seen.value is not None and known:
-        imagination = learner.config.imagination
+        imagination: Any = learner.config.imagination  # type: ignore[union-attr]  # of whatever has values
         over = 0.0 if imagination.include_start else float(episode.reward[-1])
         cut = over if episode.is_terminal[-1] else value[-1]
         for name, last in (('discounted_return', over), ('bootstrapped_return', cut)):
@@ -166,9 +167,10 @@ def inspection_film(inspection: EpisodeInspection) -> np.ndarray:
     figure = new_figure(width * scale, PANEL * len(panels) + 30)
     for column, name in enumerate(COLUMNS):
         figure.text((column + 0.5) / len(COLUMNS), 0.995, name, ha='center', va='top', fontsize='small')
-    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    axes = list(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0])
     _draw(inspection, panels, axes)
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 25 / (PANEL * len(panels) + 30)))
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(0, 0, 1, 1 - 25 / (PANEL * len(panels) + 30)))
     return np.stack(list(film_with_curves(inspection.film, scale, figure, axes, range(len(inspection.film)))))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from dreamer_ros.agents.dreamer import Dreamer
 from dreamer_ros.agents.system import Batch, make_agent
 from dreamer_ros.config import Config, stored_config
 from dreamer_ros.errors import InputError
@@ -68,7 +69,10 @@ class Learner:
             torch.set_float32_matmul_precision('high')  # TF32: its rounding is below that of a sampled gradient
             if self.agent.steady and not config.schedule.overlap and team is None:
                 self.gradients = Recording(self.compute_gradients, list(self.agent.parameters()))
-        self.overlap = Overlap(self.agent, self.optimizer, self.autocast) if config.schedule.overlap else None
+        self.overlap: Overlap | None = None
+        if config.schedule.overlap:
+            assert isinstance(self.agent, Dreamer), 'the config says so'
+            self.overlap = Overlap(self.agent, self.optimizer, self.autocast)
         self.updates = 0
         self._synchronise()
 

@@ -104,7 +104,7 @@ class Trainer:
             time.monotonic()
         )  # when the latest checkpoint was saved, and the latest update made
         self._dreamt = 0.0  # when a dream was shown
-        budget = schedule.updates if self._offline else schedule.budget * spec.action_repeat
+        budget = schedule.updates if isinstance(schedule, OfflineSchedule) else schedule.budget * spec.action_repeat
         self.status = Status(step=0, budget=budget, frames=0, updates=0, offline=self._offline)
 
     def train(self) -> None:

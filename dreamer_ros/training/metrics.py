@@ -77,7 +77,12 @@ class Metrics:
 
     def write(self, *, step: int, agent_steps: int, updates: int, time: float, **values: float | str) -> None:
         """Write one line; numbers also become TensorBoard scalars."""
-        line = {'step': step, 'agent_steps': agent_steps, 'updates': updates, 'time': round(time, 3)}
+        line: dict[str, float | str | None] = {
+            'step': step,
+            'agent_steps': agent_steps,
+            'updates': updates,
+            'time': round(time, 3),
+        }
         for key, value in values.items():
             if isinstance(value, str):
                 line[key] = value

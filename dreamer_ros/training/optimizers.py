@@ -47,7 +47,7 @@ class LaProp(torch.optim.Optimizer):
             torch._foreach_clamp_min_(norms, 1e-12)
             torch._foreach_div_(limits, norms)
             torch._foreach_clamp_max_(limits, 1.0)
-            gradients = torch._foreach_mul(gradients, limits)
+            gradients = list(torch._foreach_mul(gradients, limits))
 
             torch._foreach_mul_(squares, self.BETA2)
             torch._foreach_addcmul_(squares, gradients, gradients, 1.0 - self.BETA2)

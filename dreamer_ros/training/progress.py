@@ -47,7 +47,7 @@ class Bar:
 
     def __init__(self, stream: TextIO | None = None):
         self._stream = sys.stderr if stream is None else stream
-        self._bar = None
+        self._bar: tqdm | None = None
         self._next = 0.0
 
     def due(self) -> bool:

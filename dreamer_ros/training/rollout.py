@@ -74,7 +74,7 @@ class Player:
     def _load(self, policy: Path | None) -> None:
         if policy == self._policy:
             return
-        runner = PolicyRunner(policy, self.spec, seed=self._rng.integers(2**31))
+        runner = PolicyRunner(policy, self.spec, seed=int(self._rng.integers(2**31)))
         if self._runner is not None:
             runner.carry_over(self._runner)
         self._runner, self._policy = runner, policy

@@ -54,6 +54,7 @@ def _new_folder(parent: Path, prefix: str) -> Path:
                 raise _unwritable(folder, error) from error
         except OSError as error:
             raise _unwritable(folder, error) from error
+    raise AssertionError('the numbers never end')
 
 
 def latest_policy(run: str | Path) -> Path:
@@ -258,11 +259,11 @@ def _check(path: Path, spec: RobotSpec | None, config: Config | None) -> None:
                 f'{stored.difference(spec)}; choose another log directory'
             )
     if config is not None and config_file.exists():
-        stored = stored_config(load_yaml(config_file, f'run {path}: config.yaml'), f'run {path}: config.yaml')
-        changed = sorted(_differences(stored.to_dict(), config.to_dict()))
+        before = stored_config(load_yaml(config_file, f'run {path}: config.yaml'), f'run {path}: config.yaml')
+        changed = sorted(_differences(before.to_dict(), config.to_dict()))
         if changed:
             raise InputError(
-                f'run {path}: expected the preset {stored.preset} it was started with, but '
+                f'run {path}: expected the preset {before.preset} it was started with, but '
                 f'{"; ".join(changed[:4])}{" …" * (len(changed) > 4)}; choose another log directory'
             )
 

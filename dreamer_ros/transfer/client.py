@@ -130,7 +130,7 @@ class Client:
             raise ValueError(str(error)) from error
         except _WriteFailed as error:
             self.close()
-            raise error.__cause__ from None
+            raise (error.__cause__ or error) from None
         except (Failed, ValueError):
             self.close()
             raise
@@ -159,7 +159,7 @@ class Client:
             if fresh:
                 self.close()
                 kind = http.client.HTTPSConnection if parts.scheme == 'https' else http.client.HTTPConnection
-                self._connection, self._server = kind(parts.hostname, parts.port, timeout=TIMEOUT), server
+                self._connection, self._server = kind(parts.hostname or '', parts.port, timeout=TIMEOUT), server
             try:
                 # A byte now and then would keep us for ever.
                 late = threading.Event()

@@ -58,7 +58,7 @@ class Shelf:
             return None
         if kind == 'policies' and self._policies and len(names) == 1:
             return _file(self._policies / names[0]) if POLICY.fullmatch(names[0]) else None
-        if kind != 'bags' or not self._bags or len(names) > 2:
+        if kind != 'bags' or self._bags is None or len(names) > 2:
             return None
         if not names:
             return _document(bags=self.bags())

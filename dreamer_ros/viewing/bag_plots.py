@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def draw(axes: Sequence[Axes], drawn: Sequence[Panel], seconds: np.ndarray, name
     for axis, panel in zip(axes, drawn):
         for place, (name, values) in enumerate(panel.curves.items()):
             colour = f'C{place % 10}'
-            style = {'drawstyle': 'steps-post'} if panel.held else {}
+            style: dict[str, Any] = {'drawstyle': 'steps-post'} if panel.held else {}
             axis.plot(seconds, values, color=colour, linewidth=1, label=name if named else None, **style)
         axis.set_ylabel(panel.label, fontsize='small')
         axis.tick_params(labelsize='small')
@@ -72,7 +72,7 @@ def plot_bag(look: Look, path: Path) -> Path:
     strip = bool(look.spec.cameras)
     figure = new_figure(WIDTH, 60 + PANEL * len(rows) + PANEL * strip)
     figure.suptitle(look.title(), fontsize='medium')
-    axes = figure.subplots(len(rows) + strip, 1, squeeze=False)[:, 0]
+    axes = list(figure.subplots(len(rows) + strip, 1, squeeze=False)[:, 0])
     if strip:
         _draw_strip(look, axes[0])
     curves = axes[strip:]
@@ -124,7 +124,7 @@ def _frames(look: Look, number: int, every: int) -> Iterator[np.ndarray]:
     height, width = side_by_side(episode.image[0]).shape[:2]
     scale = -(-FILM_IMAGE // height)
     figure = new_figure(max(FILM_WIDTH, width * scale), FILM_PANEL * len(drawn) + 30)
-    axes = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
+    axes = list(figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0])
     seconds = (episode.stamp - episode.stamp[0]) / 1e9
     draw(axes, drawn, seconds)
     axes[-1].set_xlabel('time [s]', fontsize='small')

@@ -177,7 +177,7 @@ def _read_steps(bag: Bag, spec: RobotSpec, first_stamp: int) -> list[_Recorded]:
     if len(runs) > 1:
         reason = report[-1].reason if report else 'another one follows'
         raise InputError(f'bag {bag.path}: expected one whole episode, but {reason}')
-    steps = []
+    steps: list[Any] = []
     for row in runs[0]:
         messages = robot.steps[row.step.stamp]
         if JOINT_STATES.name not in messages:
@@ -251,7 +251,7 @@ def _differences(recorded: _Recorded, observation: Observation, last: bool):
         if name == 'is_last' and last and was:
             continue  # an episode may be ended on request
         pairs.append((name, was, now))
-    for quantity, was, now in pairs:
-        was, now = float(was), float(now)
-        if was != now:
-            yield quantity, was, now, abs(was - now)
+    for quantity, recorded_value, simulated_value in pairs:
+        before, after = float(recorded_value), float(simulated_value)
+        if before != after:
+            yield quantity, before, after, abs(before - after)

@@ -242,7 +242,7 @@ def read_action(msg: Any, size: int) -> np.ndarray:
     return action_from(msg.axes, size)
 
 
-def action_from(axes: Sequence[float], size: int) -> np.ndarray:
+def action_from(axes: Sequence[float] | np.ndarray, size: int) -> np.ndarray:
     """Check the axes of an action.
 
     Returns:

@@ -59,7 +59,9 @@ def _register(type_name: str) -> None:
     try:
         types = get_types_from_msg(read_text(file), type_name)
         _, fields = types[type_name]
-        for _, (kind, content) in fields:
+        field: Any
+        for _, field in fields:
+            kind, content = field
             if kind in (Nodetype.ARRAY, Nodetype.SEQUENCE):
                 (kind, content), _ = content
             if kind is Nodetype.NAME:

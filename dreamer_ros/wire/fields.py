@@ -75,8 +75,9 @@ class Field:
             value = getattr(value, attribute)
             if element is None:
                 continue
-            number = element
-            if isinstance(element, str):
+            if isinstance(element, int):
+                number = element
+            else:
                 try:
                     number = list(names or ()).index(element)
                 except ValueError:

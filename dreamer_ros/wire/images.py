@@ -65,7 +65,7 @@ def fit_image(image: Image.Image, crop: Crop | None, size: tuple[int, int] | Non
     if image.mode == 'I;16':
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if size is not None and (height, width) != size:
-        image = image.resize((size[1], size[0]), Image.BOX)
+        image = image.resize((size[1], size[0]), Image.Resampling.BOX)
     pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
 
