@@ -83,7 +83,7 @@ class Quantize(Options):
         '', description='File to write, not among released policies. Default: <name>_int8.onnx beside the policy.'
     )
     bags: Annotated[str, Word('PATH')] = Field(
-        '', description='Bag or folder of bags with observations to compare on. Default: images of noise.'
+        '', description='Bag, folder of bags or run with observations to compare on. Default: images of noise.'
     )
 
 
@@ -112,17 +112,14 @@ def quantize(options: Quantize) -> None:
 
 
 def _episodes(bags: Path, policy: Path) -> Iterator:
-    """Episodes of a bag, or of the bags of a folder."""
+    """Episodes of a bag, a folder of bags or a run, read for the robot of a policy."""
     from dreamer_ros.episodes.episode_reader import read_episodes
+    from dreamer_ros.episodes.inspect import bags_in
     from dreamer_ros.policy.runner import PolicyRunner
 
     spec = PolicyRunner(policy).spec
-    single = (bags / 'metadata.yaml').exists()
-    paths = [bags] if single else sorted(file.parent for file in bags.glob('*/metadata.yaml'))
-    if not paths:
-        raise InputError(f'{bags}: expected a bag, or a folder of bags')
-    for path in paths:
-        yield from read_episodes(path, spec)[0]
+    for bag in bags_in(bags):
+        yield from read_episodes(bag, spec)[0]
 
 
 class Release(Options):

@@ -1,7 +1,7 @@
 """Runs a scenario without `ros2 launch`: starts its processes, watches them, and ends them all.
 
-One thread does everything. A pipe (or pseudo-terminal) per child, a pipe that the signal handlers write to
-and one `select` over all of them: nothing here can deadlock with a fork, and no event is waited for twice.
+One thread does everything: it waits with one `select` for the outputs of all children and for a pipe that the signal
+handlers write to. Without other threads, no fork can copy a lock that is held.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from dreamer_ros.launching.processes import ExitRules, Process, Scenario, Verdic
 EXIT_INTERRUPTED = 130
 EXIT_FAILED = 1
 
-# What an installation may lack and nodes import before they can say so themselves: all of them rclpy, these more.
+# Packages that an installation may lack and that nodes import before they can say so: rclpy, and for these more.
 _IMPORTS = {'trainer': ('torch',)}
 
-# Say what a stop waits for when it takes longer than this, and again after as long.
+# Seconds after which a stop says what it waits for, again and again.
 REPORT_EVERY = 3.0
 
 
@@ -42,7 +42,7 @@ class _Child:
     process: Process
     popen: subprocess.Popen
     output: int  # file descriptor
-    raw: bool  # draws on the terminal itself: passed on as it comes, not line by line
+    raw: bool  # it draws on the terminal itself, so that its output is passed on as it comes, not by lines
     decoder: codecs.IncrementalDecoder
     partial: str = ''
     tail: collections.deque[str] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=50))
@@ -274,7 +274,7 @@ class Supervisor:
 
 
 class _Signals:
-    """Turns the signals of a supervisor into bytes on a descriptor that `select` can wait for."""
+    """Turns signals into bytes on a descriptor that `select` can wait for."""
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGWINCH)
 
