@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from dreamer_ros.benchmark import sweep
-from dreamer_ros.benchmark.comparison import Comparison, mean_curve
+from dreamer_ros.benchmark.comparison import METHODS, Comparison, Published, mean_curve
 from dreamer_ros.benchmark.plan import Plan
-from dreamer_ros.benchmark.published import METHODS, Published
 from dreamer_ros.benchmark.results import Outcome, Protocol, Results, Run, config_hash
 from dreamer_ros.cli.main import main
 from dreamer_ros.errors import InputError
