@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -193,8 +194,9 @@ def _by_stamp(bag: Bag, robot: RecordedRobot, topics: tuple[Topic, ...]) -> dict
     found: dict[int, dict[str, RawMessage]] = {}
     for message in bag.messages:
         name = message.topic
-        if name in types and bag.types[name] == types[name] and len(message.data) >= 12:
-            found.setdefault(header_stamp(message.data), {}).setdefault(name, message)
+        if name in types and bag.types[name] == types[name]:
+            with contextlib.suppress(InputError):  # told when the episodes were read
+                found.setdefault(header_stamp(message.data), {}).setdefault(name, message)
     return {stamp: list(messages.values()) for stamp, messages in found.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.ros import diagnostics, qos
 from dreamer_ros.ros.diagnostics import Diagnostics, Timings
-from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.ros.inbox import Inbox, PolledSubscription
 from dreamer_ros.ros.message_template import MessageTemplate
 from dreamer_ros.ros.ownership import Announcements
 from dreamer_ros.ros.parameters import read_parameters
@@ -197,29 +198,36 @@ class Agent:
         """Keep the newest message of the last input; True if there is one. An older one unanswered is dropped
         and counted.
         """
-        while (message := self._last_input.take()) is not None:
+        for stamp, message in self._taken(self._last_input):
             came = time.perf_counter()
-            stamp = codecs.header_stamp(message)
             if self._newest is not None and self._newest_stamp != stamp:
                 self._dropped += 1
             self._newest, self._newest_stamp, self._newest_came = message, stamp, came
         return self._newest is not None
 
     def _take_rest(self) -> None:
-        while (message := self._step_messages.take()) is not None:
+        for stamp, message in self._taken(self._step_messages):
             try:
-                self._keep(STEP, message, self._read_step(message))
+                self._keep(STEP, stamp, self._read_step(stamp, message))
             except InputError as error:
                 self._log.warning(f'ignored: {error}', throttle_duration_sec=SAY_AGAIN)
         for name, subscription in self._others.items():
-            while (message := subscription.take()) is not None:
-                self._keep(name, message, message)
+            for stamp, message in self._taken(subscription):
+                self._keep(name, stamp, message)
 
-    def _read_step(self, cdr: bytes) -> Step:
+    def _taken(self, subscription: PolledSubscription) -> Iterator[tuple[int, bytes]]:
+        """Messages that wait, with their stamps."""
+        while (message := subscription.take()) is not None:
+            try:
+                yield codecs.header_stamp(message), message
+            except InputError as error:
+                self._log.warning(f'{subscription.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)
+
+    def _read_step(self, stamp: int, cdr: bytes) -> Step:
         values = self._step_template.read(cdr) if self._step_template else None
         if values is not None:
             reward, *flags = values[0].tolist()
-            return Step(codecs.header_stamp(cdr), reward, *(flag == 1.0 for flag in flags))
+            return Step(stamp, reward, *(flag == 1.0 for flag in flags))
         message = deserialize_message(cdr, JointState)
         step = codecs.read_step(message)
         plain = tuple(message.name) == codecs.STEP_NAMES and not (message.velocity or message.effort)
@@ -252,8 +260,7 @@ class Agent:
         self._learnt += 1
         return self._learnt <= TEMPLATES_LEARNT
 
-    def _keep(self, topic: str, message: bytes, value: bytes | Step) -> None:
-        stamp = codecs.header_stamp(message)
+    def _keep(self, topic: str, stamp: int, value: bytes | Step) -> None:
         if stamp != self._answered:  # a repeat would begin the episode again
             self._waiting.add(topic, stamp, value)
             if len(self._waiting.steps) > UNPAIRED_KEPT:

@@ -121,7 +121,10 @@ class Recorder:
         count = 0
         for subscription in self._subscriptions:
             while (message := subscription.take()) is not None:
-                self._aligner.add(subscription.topic_name, codecs.header_stamp(message), message, now)
+                try:
+                    self._aligner.add(subscription.topic_name, codecs.header_stamp(message), message, now)
+                except InputError as error:
+                    self._log.warning(f'{subscription.topic_name}: left out: {error}', throttle_duration_sec=SAY_AGAIN)
                 count += 1
         for stamp, messages in self._aligner.take(now):
             self._record(stamp, messages)

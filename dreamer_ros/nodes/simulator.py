@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import numpy as np
@@ -210,8 +211,7 @@ class Simulator:
         # quiet moment to answer services.
         self._idle(0.0)
         while not self._stop.is_set():
-            while (message := self._actions.take()) is not None:
-                answered = codecs.header_stamp(message)
+            for answered, message in self._answers():
                 if answered != stamp:
                     self._check_stamp(answered)
                 elif not self._paused and (action := self._valid(message)) is not None:
@@ -272,7 +272,10 @@ class Simulator:
     def _read_pace(self) -> None:
         message = self._paces.take_latest()
         if message is not None:
-            self._pace = codecs.stamp_to_ns(message)
+            try:
+                self._pace = codecs.stamp_to_ns(message)
+            except InputError as error:
+                self._log.warning(f'{self._paces.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)
 
     # Real time
 
@@ -285,8 +288,8 @@ class Simulator:
         tick = stepped + period
         while not self._stop.is_set():
             self._idle(max(0.0, tick - time.monotonic()))
-            while (message := self._actions.take()) is not None:
-                if self._check_stamp(codecs.header_stamp(message)):
+            for answered, message in self._answers():
+                if self._check_stamp(answered):
                     action = self._valid(message)
                     held = held if action is None else action
             now = time.monotonic()
@@ -324,6 +327,15 @@ class Simulator:
         self._diagnostics.tick()
         self._spec_publisher.tick()
         self._inbox.wait(seconds, self._actions, self._paces)
+
+    def _answers(self) -> Iterator[tuple[int, bytes]]:
+        """Actions that wait, with their stamps."""
+        while (message := self._actions.take()) is not None:
+            try:
+                yield codecs.header_stamp(message), message
+            except InputError as error:
+                self._refused += 1
+                self._log.warning(f'{self._actions.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)
 
     def _check_stamp(self, stamp: int) -> bool:
         """Whether an observation of that stamp was sent; says so if not."""

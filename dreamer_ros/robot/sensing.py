@@ -206,8 +206,9 @@ class _Slot:
         self.refused = ''  # why the newest message was left out
 
     def receive(self, message: Any, received_ns: int) -> int:
-        stamp = stamp_to_ns(message.header.stamp) if self._header else received_ns
+        stamp = received_ns
         try:
+            stamp = stamp_to_ns(message.header.stamp) if self._header else received_ns
             # Robots often publish the states of some joints here and of others there.
             values = {field: field.read(message) for field in self._fields}
         except InputError as error:

@@ -30,6 +30,8 @@ ENCODINGS = {
     'mono8': (1, (0, 0, 0)),
     'mono16': (2, (1, 1, 1)),
 }
+# Seconds; a year before the last one that a message can hold.
+LATEST = 2**31 - 366 * 86_400
 # Larger numbers become infinite in training, NaN compares as not smaller.
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -38,8 +40,19 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def stamp_to_ns(stamp: Any) -> int:
-    """builtin_interfaces/Time to nanoseconds."""
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
+    """builtin_interfaces/Time to nanoseconds.
+
+    Raises:
+        InputError: no time that a clock of ours may show.
+    """
+    return _sensible(stamp.sec, stamp.nanosec)
+
+
+def _sensible(seconds: int, nanoseconds: int) -> int:
+    # One more step from the end of time, and the next stamp would not fit into its message.
+    if not (0 <= seconds < LATEST and nanoseconds < 1_000_000_000):
+        raise InputError(f'stamp: expected a time from 1970 to 2037, got {seconds} s and {nanoseconds} ns')
+    return seconds * 1_000_000_000 + nanoseconds
 
 
 def fill_stamp(stamp: Any, ns: int) -> None:
@@ -51,13 +64,13 @@ def header_stamp(cdr: bytes | memoryview) -> int:
     """Nanoseconds of header.stamp in a serialised message that begins with a std_msgs/Header.
 
     Raises:
-        InputError: too few bytes to hold one.
+        InputError: too few bytes to hold one, or no time that a clock of ours may show.
     """
     if len(cdr) < 12:
         raise InputError(f'serialised message: expected a header stamp, got {len(cdr)} bytes')
     # The second byte of the encapsulation says the byte order.
     sec, nanosec = struct.unpack_from('<iI' if cdr[1] & 1 else '>iI', cdr, 4)
-    return sec * 1_000_000_000 + nanosec
+    return _sensible(sec, nanosec)
 
 
 # Images

@@ -160,3 +160,16 @@ def test_robot_side_imports_neither_ros_nor_training_libraries():
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.strip() == '[]'
+
+
+@pytest.mark.parametrize(
+    'seconds, nanoseconds', [(2**31 - 1, 999_999_999), (2**31 - 86_400, 0), (-1, 0), (-(2**31), 0), (1, 2**32 - 1)]
+)
+def test_stamps_at_the_end_of_time_are_refused(seconds, nanoseconds):
+    """Who went on from one would not find a message that holds the next."""
+    message = Image()
+    message.header.stamp.sec, message.header.stamp.nanosec = seconds, nanoseconds
+    with pytest.raises(InputError, match=f'stamp: expected a time from 1970 to 2037, got {seconds} s'):
+        codecs.stamp_to_ns(message.header.stamp)
+    with pytest.raises(InputError, match='expected a time from 1970 to 2037'):
+        codecs.header_stamp(serialize_message(message))
