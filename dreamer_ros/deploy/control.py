@@ -14,9 +14,10 @@ from sensor_msgs.msg import JointState, Joy
 
 from dreamer_ros.deploy.policies import Policies
 from dreamer_ros.deploy.realtime import CONTROL, raise_thread
+from dreamer_ros.deploy.stops import Deadline, TimeSetBack
 from dreamer_ros.deploy.subscriptions import Inputs
 from dreamer_ros.deploy.takeover import Person
-from dreamer_ros.deploy.watchdog import Deadline, Gate
+from dreamer_ros.deploy.watchdog import Gate
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.actions import random_action
 from dreamer_ros.policy.runner import PolicyRunner
@@ -174,6 +175,7 @@ class Control:
         self._overdue, self._person, self._complain = overdue, person, complain
         self._spec = contract.spec
         self._leading = contract.cameras[0].topic if contract.cameras else contract.topics[0].name
+        self._set_back = TimeSetBack(time_ns, 1.0 / contract.rate)
         self._rng = np.random.default_rng(behaviour.seed)
         self._runner: PolicyRunner | None = None
         self._stamp = 0
@@ -241,6 +243,8 @@ class Control:
 
     def _tick(self, tick: float, due: float, metronome: Metronome) -> None:
         ticket = self._gate.ticket()
+        if seconds := self._set_back.look():
+            self._begin_anew(seconds)
         # Stamps are what tells steps apart, whatever the system's clock does.
         self._stamp = max(self._stamp + 1, self._time_ns())
         sensed = self._inputs.observe(self._stamp)
@@ -288,6 +292,13 @@ class Control:
         self._stops = 0
         self._step(sensed, action)
 
+    def _begin_anew(self, seconds: float) -> None:
+        """Stop, and forget what was measured before the clock was set back: its age cannot be told any more."""
+        self._gate.hold('time', f'the clock was set back by {seconds:.3f} s; waiting for what is measured from now on')
+        self._end_episode_quietly()
+        self._inputs.forget()
+        self._stamp = 0
+
     def _step(self, sensed: Sensed, action: np.ndarray) -> None:
         """Publish a step of the running episode."""
         if sensed.reward_problems and self._length > 0:  # there is no reward for the first
@@ -314,6 +325,7 @@ class Control:
             self._gate.hold('observation', self._inputs.told(sensed.problems))
         else:
             self._gate.release('observation')
+            self._gate.release('time')
         self._gate.release('action')
         if self._length < 0:
             # An episode cannot begin where it ends: somebody has to set the robot up again.
@@ -354,7 +366,7 @@ class Control:
         self._length = -1
 
     def _end_episode_quietly(self) -> None:
-        """The same at the end of the loop, when nobody may observe any more."""
+        """The same between two ticks: at the end of the loop, or of the time it counted with."""
         if self._length > 0:
             self._stamp = max(self._stamp + 1, self._time_ns())
             self._end_episode(self._inputs.observe(self._stamp))

@@ -14,23 +14,23 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from std_msgs.msg import Header
 
+from dreamer_ros.deploy.command_topic import CommandTopic
 from dreamer_ros.deploy.control import LATE, Behaviour, Control, StepPublisher
 from dreamer_ros.deploy.guard import Guard
 from dreamer_ros.deploy.policies import Policies
-from dreamer_ros.deploy.publisher_monitor import OtherPublishers
 from dreamer_ros.deploy.realtime import has_priority
+from dreamer_ros.deploy.stops import Advance, ClockWatch, Deadline, EmergencyStop
 from dreamer_ros.deploy.subscriptions import Inputs
 from dreamer_ros.deploy.takeover import Person
-from dreamer_ros.deploy.watchdog import Advance, Check, Deadline, Gate, Watchdog
+from dreamer_ros.deploy.watchdog import Check, Gate, Watchdog
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.manifest import Manifest
-from dreamer_ros.robot.contract import ESTOP, RobotContract
+from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.ros import diagnostics, qos
 from dreamer_ros.ros.diagnostics import Diagnostics, Timings
-from dreamer_ros.ros.inbox import PolledSubscription
 from dreamer_ros.ros.ownership import TopicLock, announcement
 from dreamer_ros.ros.runtime import terminating
-from dreamer_ros.wire import codecs, topics
+from dreamer_ros.wire import topics
 from dreamer_ros.wire.fields import has_header
 from dreamer_ros.wire.topics import QoS, Topic
 
@@ -41,7 +41,6 @@ CLOCK_PATIENCE = 0.5  # of a period in which ROS time must advance
 STOPS = 5  # before the agent falls silent: a single message may be lost
 STOP_GAP = 0.02  # seconds between them
 POSE_TIME = 10.0  # seconds at most to reach the pose that is the stop
-LISTENING = 1.0  # seconds within which the middleware tells of a latched emergency stop
 HEARTBEAT = 0.1  # seconds
 HEARTBEATS = Topic('~/heartbeat', 'std_msgs/msg/Header', QoS(depth=10))
 
@@ -67,7 +66,7 @@ class Deployment:
     Attributes:
         policies: which one plays.
         command_topic: by its full name.
-        others: who publishes it besides.
+        command: who else publishes it, and who obeys it.
         executor_deadline: to be kept by whoever runs the node's callbacks while this is active.
     """
 
@@ -129,14 +128,19 @@ class Deployment:
         self._estop = kept(EmergencyStop(node, contract.estop))
         self.policies = kept(Policies(contract, behaviour.seed, keep, complain))
         # It starts while the policy is loaded.
-        self._guard = kept(Guard(contract, Topic(self.command_topic, command.type, command.qos), FROZEN * self.period))
+        full = Topic(self.command_topic, command.type, command.qos)
+        self._guard = kept(Guard(contract, full, FROZEN * self.period))
         if policy:
             self.policies.load(policy, stop)
         if not self._guard.wait():
             raise InputError('expected the guard process to start; its error is above')
         self._publishers = [publisher(command) for _ in range(2)]
-        self.others = OtherPublishers(
-            node, self.command_topic, {node.get_fully_qualified_name(): len(self._publishers), self._guard.name: 1}
+        self.command = CommandTopic(
+            node,
+            full,
+            contract.source,
+            self._publishers[0],
+            {node.get_fully_qualified_name(): len(self._publishers), self._guard.name: 1},
         )
         commands, stops = self._publishers
         self._gate = Gate(contract, commands.publish, stops.publish, self._time_ns)
@@ -187,7 +191,7 @@ class Deployment:
         return 'none' if runner is None else f'version {runner.version}'
 
     def start(self) -> None:
-        """Permit commands.
+        """Permit commands; they begin once somebody obeys them.
 
         Raises:
             InputError: the control loop of before still hangs in a step.
@@ -301,6 +305,7 @@ class Deployment:
             'stale': self._inputs.overdue,
             'executor': self.executor_deadline,
             'guard': self._check_guard,
+            'subscriber': self.command.check,
         }
         if self._person:
             checks['joystick'] = self._person.lost
@@ -377,64 +382,13 @@ class Deployment:
         if self._person:
             values['in control'] = 'a person' if self._person.steering else 'the policy'
         if self.waiting():
-            return diagnostics.ERROR, self.waiting(), values
+            level = diagnostics.WARN if set(gate.reasons) == {'subscriber'} else diagnostics.ERROR
+            return level, self.waiting(), values
         if self.policies.problem:
             return diagnostics.WARN, self.policies.problem, values
         if self._person and self._person.problem:
             return diagnostics.WARN, self._person.problem, values
-        if self.others.names:
-            return diagnostics.WARN, f'{self.command_topic} is published by {", ".join(self.others.names)} too', values
+        if self.command.others:
+            others = ', '.join(self.command.others)
+            return diagnostics.WARN, f'{self.command_topic} is published by {others} too', values
         return diagnostics.OK, 'commanding' if self.active else 'inactive', values
-
-
-class EmergencyStop:
-    """The latched e-stop topic, taken by hand so that no executor can delay it.
-
-    Two subscriptions, because a latched one is deaf to publishers that do not latch, such as `ros2 topic pub`, and
-    the other one to what was said before it was there.
-    """
-
-    def __init__(self, node: Node, topic: str):
-        self._subscriptions = [
-            PolledSubscription(node, Topic(topic, ESTOP, quality), quality)
-            for quality in (QoS(depth=1, transient_local=True), QoS(depth=10, reliable=False))
-        ]
-        self._pressed = False
-        self._known = time.monotonic() + LISTENING
-        self.topic = self._subscriptions[0].topic_name
-
-    def listening(self, now: float) -> str:
-        """A sentence for as long as a stop that was pressed before may not have been heard of."""
-        return f'listening for an emergency stop on {self.topic}' if now < self._known else ''
-
-    def pressed(self) -> bool:
-        """What was said last."""
-        for subscription in self._subscriptions:
-            while (message := subscription.take()) is not None:
-                self._pressed = message.data
-        return self._pressed
-
-    def close(self) -> None:
-        """Unsubscribe."""
-        for subscription in self._subscriptions:
-            subscription.close()
-
-
-class ClockWatch:
-    """Simulated time as it comes in, taken by hand: ROS time itself waits for the executor."""
-
-    def __init__(self, node: Node):
-        self._subscription = PolledSubscription(node, topics.CLOCK, topics.LATEST)
-        self._newest = 0, time.monotonic()
-
-    def read(self) -> tuple[int, float]:
-        """Nanoseconds, 0 before the first message, and when that was published in monotonic seconds."""
-        while (taken := self._subscription.take_with_info()) is not None:
-            message, info = taken
-            delay = max(0.0, (time.time_ns() - info['source_timestamp']) / 1e9)
-            self._newest = codecs.stamp_to_ns(message.clock), time.monotonic() - delay
-        return self._newest
-
-    def close(self) -> None:
-        """Unsubscribe."""
-        self._subscription.close()

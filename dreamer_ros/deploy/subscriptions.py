@@ -11,6 +11,7 @@ from typing import NamedTuple
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
+from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import Camera, RobotContract, Source
 from dreamer_ros.robot.sensing import Problem, Sensed, Sensing
 from dreamer_ros.ros.inbox import PolledSubscription
@@ -50,7 +51,7 @@ class Inputs:
     """
 
     def __init__(self, node: Node, contract: RobotContract, time_ns: Callable[[], int]):
-        self._time_ns = time_ns
+        self._contract, self._time_ns = contract, time_ns
         self._sensing = Sensing(contract)
         self._by_header = {
             topic.name: contract.stamps == 'header' and has_header(topic.type) for topic in contract.topics
@@ -87,6 +88,13 @@ class Inputs:
             message = deserialize_message(taken.cdr, self._subscriptions[topic].message_type)
             self._sensing.receive(topic, message, taken.source)
         return self._sensing.observe(tick_ns)
+
+    def forget(self) -> None:
+        """What came until now does not count; the control loop's."""
+        with self._lock:
+            self._take()
+            self._newest, self._unread = {}, {}
+        self._sensing = Sensing(self._contract)
 
     def waited(self, system_ns: int) -> float | None:
         """Seconds since the newest message of the leading topic (the first camera) arrived; None before."""
@@ -128,12 +136,15 @@ class Inputs:
         for topic, subscription in self._subscriptions.items():
             while (message := subscription.take_with_info()) is not None:
                 cdr, info = message
-                stamp = codecs.header_stamp(cdr) if self._by_header[topic] else info['source_timestamp']
+                try:
+                    stamp = codecs.header_stamp(cdr) if self._by_header[topic] else info['source_timestamp']
+                except InputError:
+                    continue  # nothing that is known of it says when it was measured
                 taken = Taken(
                     cdr,
                     info['source_timestamp'],
                     info['received_timestamp'],
-                    now + self._limits.get(topic, math.inf) - (now_ns - stamp) / 1e9,
+                    now + self._limits.get(topic, math.inf) - max(0, now_ns - stamp) / 1e9,
                     info.get('publication_sequence_number'),
                 )
                 before = self._newest.get(topic)

@@ -116,6 +116,7 @@ class Gate:
     def hold(self, name: str, reason: str) -> None:
         """Stop the robot and hold commands back until `release(name)`; at once, whatever else hangs."""
         if name in self._reasons:
+            self._reasons[name] = reason  # it may say more by now
             return
         first = not self._reasons
         # Before all else: a command that has not been sent by now is not sent any more.
@@ -201,42 +202,3 @@ class Watchdog:
                 self._gate.release(name)
         self._gate.repeat(now)
         self._beat()
-
-
-class Deadline:
-    """A check of something that must happen in time: `set` says by when it must be set again.
-
-    Args:
-        reason: of the stop, once it is late.
-    """
-
-    def __init__(self, reason: str):
-        self._reason = reason
-        self._at = float('inf')
-
-    def set(self, at: float) -> None:
-        """By monotonic time `at`, in seconds."""
-        self._at = at
-
-    def __call__(self, now: float) -> str:
-        return self._reason if now > self._at else ''
-
-
-class Advance:
-    """A check of something that must keep changing, such as ROS time.
-
-    Args:
-        read: its value now, and since when it may have that, in monotonic seconds.
-        patience: seconds it may stay the same.
-        reason: of the stop.
-    """
-
-    def __init__(self, read: Callable[[], tuple[int, float]], patience: float, reason: str):
-        self._read, self._patience, self._reason = read, patience, reason
-        self._last: tuple[int, float] | None = None
-
-    def __call__(self, now: float) -> str:
-        value, since = self._read()
-        if self._last is None or value != self._last[0]:
-            self._last = value, since
-        return self._reason if now - self._last[1] > self._patience else ''

@@ -265,12 +265,8 @@ class RobotAgent(LifecycleNode):
                 self._refuse(deployment.policies.problem)
             else:
                 self._log.info(f'policy {deployment.version}')
-        newcomers = deployment.others.look()
-        if newcomers:
-            self._log.warning(
-                f'{", ".join(newcomers)} publishes {deployment.command_topic} too: the robot obeys whoever spoke last, '
-                'and what stops this agent stops nobody else'
-            )
+        for warning in deployment.command.look():
+            self._log.warning(warning)
         deployment.tick_diagnostics()
         if self._line and self._line.due():
             self._line.show(deployment.describe(self._timings.summary()))

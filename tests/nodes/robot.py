@@ -87,7 +87,7 @@ class Camera:
 
     def tell(self, word: str) -> int:
         """Change what it does: `pause` (images stop), `nan_image`, `nan_state` (its numbers are none),
-        `clock_pause`, each undone by `sane`.
+        `clock_pause`, each undone by `sane`; `clock_back` sets its clock back by a minute, for good.
 
         Returns:
             Nanoseconds of system time: of the first message that is affected, or for a pause of the last one before.
@@ -127,15 +127,10 @@ class Ears:
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain)
         self.node = Node('ears', namespace=NAMESPACE, context=self._context)
-
-        def hear(name, kind, depth=1000, raw=False):
-            quality = topics.QoS(depth=depth)
-            return PolledSubscription(self.node, topics.Topic(name, kind, quality), quality, raw)
-
-        self._subscription = hear('cmd_vel', 'geometry_msgs/msg/Twist')
-        self._steps = hear('step', topics.STEP.type)
-        self._images = hear('camera/image_raw', topics.IMAGE.type, depth=1, raw=True)
-        self._began = hear('began', 'std_msgs/msg/Int64')
+        self._subscription: PolledSubscription | None = self._hear('cmd_vel', 'geometry_msgs/msg/Twist')
+        self._steps = self._hear('step', topics.STEP.type)
+        self._images = self._hear('camera/image_raw', topics.IMAGE.type, depth=1, raw=True)
+        self._began = self._hear('began', 'std_msgs/msg/Int64')
         self.steps: list[tuple[int, float]] = []  # stamp, and age of its image, ns
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
@@ -150,6 +145,20 @@ class Ears:
         self._faults = self.node.create_publisher(String, 'fault', 10)
         self._policies = self.node.create_publisher(String, 'policy', qos.profile(topics.LATCHED))
 
+    def leave(self) -> None:
+        """Listen to commands no more."""
+        subscription, self._subscription = self._subscription, None
+        time.sleep(0.05)
+        subscription.close()
+
+    def join(self) -> None:
+        """Listen to them again."""
+        self._subscription = self._hear('cmd_vel', 'geometry_msgs/msg/Twist')
+
+    def _hear(self, name: str, kind: str, depth: int = 1000, raw: bool = False) -> PolledSubscription:
+        quality = topics.QoS(depth=depth)
+        return PolledSubscription(self.node, topics.Topic(name, kind, quality), quality, raw)
+
     def _listen(self) -> None:
         while not self._ending.wait(0.001):
             while (message := self._images.take()) is not None:
@@ -159,7 +168,8 @@ class Ears:
                 self.steps.append((codecs.stamp_to_ns(message.header.stamp), ages['age/camera/image_raw']))
             while (message := self._began.take()) is not None:
                 self.began = message.data
-            while (taken := self._subscription.take_with_info()) is not None:
+            commands = self._subscription
+            while commands is not None and (taken := commands.take_with_info()) is not None:
                 twist, info = taken
                 self.commands.append(
                     Command(twist.linear.x, twist.angular.z, info['source_timestamp'], info['received_timestamp'])
@@ -257,7 +267,7 @@ def _camera(rate: float, size: int, clock: bool) -> None:
     clocks = qos.publisher(node, topics.CLOCK)
     image, joint, random = Image(), JointState(), np.random.default_rng(0)
     pixels = random.integers(0, 256, (size, size, 3), np.uint8)
-    word, ticks, image_stamp, clock_stamp = 'sane', 0, 0, 0
+    word, ticks, image_stamp, clock_stamp, back = 'sane', 0, 0, 0, 0
     awaiting = False  # somebody waits for the first message that is affected
     following = time.monotonic()
     clocks_per_image = 4 if clock else 1
@@ -268,10 +278,11 @@ def _camera(rate: float, size: int, clock: bool) -> None:
                 word = sys.stdin.readline().strip()
                 if not word:
                     return
+                back += 60 * 10**9 * (word == 'clock_back')
                 awaiting = word.startswith('nan')
                 if not awaiting:
                     print(clock_stamp if word == 'clock_pause' else image_stamp, flush=True)
-        now = time.time_ns()
+        now = time.time_ns() - back
         if clock and word != 'clock_pause':
             message = Clock()
             codecs.fill_stamp(message.clock, now)

@@ -16,12 +16,13 @@ import sys
 import termios
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from geometry_msgs.msg import Twist
+from geometry_msgs.msg import Twist, TwistStamped
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.node import Node
@@ -30,7 +31,8 @@ from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import Bool, Header, String
 from std_srvs.srv import Trigger
 
-from dreamer_ros.deploy.deployment import LISTENING, EmergencyStop
+from dreamer_ros.deploy import stops
+from dreamer_ros.deploy.stops import LISTENING, STOPS, EmergencyStop
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.robot.sensing import Sensing
@@ -247,6 +249,62 @@ def test_an_emergency_stop_of_before_is_listened_for(ros_domain):
     for node, context in zip(nodes, contexts):
         node.destroy_node()
         rclpy.shutdown(context=context)
+
+
+def test_a_clock_that_is_set_back_stops_the_robot_for_a_moment(ros_domain, tmp_path):
+    with scene(tmp_path, ros_domain, RATE, clock=True) as robot:
+        robot.ready()
+        count, began = len(robot.ears.steps), time.monotonic()
+        robot.camera.tell('clock_back')
+        wait_for(lambda: re.search(r'stopped: the clock was set back by 60\.\d+ s', robot.log.read_text()))
+        robot.ready()
+        assert time.monotonic() - began < 20, 'and not when the clock is where it was'
+        later = [stamp for stamp, _ in robot.ears.steps[count:]]
+        assert min(np.diff(later)) < -59e9 and (np.diff(later) < 0).sum() == 1, 'episodes of before and after'
+        assert max(age for _, age in robot.ears.steps[-5:]) < 1e9
+
+
+def test_nothing_is_commanded_into_the_void(robot, ros_domain):
+    """Who does not listen, or to something else, is named; a robot that goes is missed."""
+    ears = robot.ears
+    robot.ready()
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=ros_domain)
+    node = Node('driver', namespace='/robot', context=context)
+    try:
+        node.create_subscription(TwistStamped, 'cmd_vel', lambda message: None, 10)
+        levels = []
+        ears.node.create_subscription(
+            DiagnosticArray, '/diagnostics', lambda message: levels.append(message.status[0]), QoSProfile(depth=10)
+        )
+        ears.leave()
+        sentence = (
+            '/robot/cmd_vel has a subscriber of geometry_msgs/msg/TwistStamped (/robot/driver), '
+            f'{robot.contract.source} says geometry_msgs/msg/Twist'
+        )
+        wait_for(lambda: 'stopped: /robot/cmd_vel' in robot.log.read_text())
+        wait_for(lambda: f'{sentence}; the robot is not commanded until somebody listens' in robot.log.read_text())
+        wait_for(
+            lambda: ears.spin(0.1) or any(s.level == DiagnosticStatus.WARN and sentence in s.message for s in levels)
+        )
+        ears.join()
+        robot.ready()
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_every_stop_is_in_the_list():
+    deploy = Path(stops.__file__).parent
+    held = set()
+    for path in deploy.glob('*.py'):
+        held |= set(re.findall(r"\.hold\(\s*'(\w+)'", path.read_text()))
+    checks = re.search(r'def _checks.*?return checks', (deploy / 'deployment.py').read_text(), re.S)[0]
+    watched = re.findall(r"(?:^\s+|checks\[)'(\w+)'", checks, re.M)
+    assert watched == [name for name in STOPS if name in watched], 'in the order of the list'
+    assert held | set(watched) == set(STOPS)
+    told = (deploy.parent.parent / 'docs' / 'robots.md').read_text()
+    assert re.findall(r'^\| `(\w+)` \|', told, re.M) == list(STOPS)
 
 
 def test_what_is_recorded_is_what_the_agent_saw(robot):

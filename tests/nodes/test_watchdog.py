@@ -11,7 +11,8 @@ import pytest
 
 from dreamer_ros.deploy import guard
 from dreamer_ros.deploy.control import Metronome
-from dreamer_ros.deploy.watchdog import Advance, Deadline, Gate, Watchdog
+from dreamer_ros.deploy.stops import Advance, Deadline, TimeSetBack
+from dreamer_ros.deploy.watchdog import Gate, Watchdog
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.wire.definitions import decode
 from tests.nodes.robot import contract_text
@@ -248,3 +249,17 @@ def test_metronome_leaves_out_what_it_missed():
     late = metronome.wait()
     following = metronome.wait()
     assert late - first > 0.05 and following - late == pytest.approx(0.01)
+
+
+def test_a_clock_set_back_is_told_once():
+    clock = [10**18]
+    watch = TimeSetBack(lambda: clock[0], 0.05)
+    assert watch.look() == 0.0
+    clock[0] -= 10**7
+    assert watch.look() == 0.0, 'a small correction'
+    clock[0] += 10**9
+    assert watch.look() == 0.0
+    clock[0] -= 60 * 10**9
+    assert abs(watch.look() - 60.0) < 0.1 and watch.look() == 0.0
+    clock[0] += 3600 * 10**9
+    assert watch.look() == 0.0, 'forward'
