@@ -25,8 +25,8 @@ def nodes(request, ros_domain, monkeypatch):
     assert inbox_module.PRIVATE, 'else only one way is tried'
     monkeypatch.setattr(inbox_module, 'PRIVATE', request.param)
     context = rclpy.Context()
-    # What the process is told applies to the hidden node of the public way, too.
-    rclpy.init(['--ros-args', '-r', '__node:=other', '-r', 'old:=flags'], context=context, domain_id=ros_domain)
+    # The hidden node of the public way must know the remappings of the process, too.
+    rclpy.init(args=['--ros-args', '-r', 'old:=flags'], context=context, domain_id=ros_domain)
     made = [Node(name, namespace='/here', context=context) for name in ('speaker', 'listener')]
     yield made
     for node in made:
