@@ -251,7 +251,7 @@ def test_every_key_that_people_write_is_described():
         if path.stem not in ('ros2', 'timeline'):  # they need packages that may be missing
             importlib.import_module('.'.join(path.relative_to(ROOT).with_suffix('').parts))
     models = [model for model in subclasses(Model) if model.__module__.startswith('dreamer_ros.')]
-    assert {'DreamerConfig', 'ContractFile', 'TaskFile', 'LabelsFile'} <= {model.__name__ for model in models}
+    assert {'DreamerConfig', 'RobotContract', 'TaskFile', 'LabelsFile'} <= {model.__name__ for model in models}
     for model in models:
         for row in describe(model) if model.model_config['extra'] == 'forbid' else ():
             assert row.help, f'{model.__module__}.{model.__name__}.{row.key}'

@@ -174,7 +174,7 @@ class Control:
         self._publisher, self._behaviour, self._time_ns = steps, behaviour, time_ns
         self._overdue, self._person, self._complain = overdue, person, complain
         self._spec = contract.spec
-        self._leading = contract.cameras[0].topic if contract.cameras else contract.topics[0].name
+        self._leading = contract.topics[0].name
         self._set_back = TimeSetBack(time_ns, 1.0 / contract.rate)
         self._rng = np.random.default_rng(behaviour.seed)
         self._runner: PolicyRunner | None = None

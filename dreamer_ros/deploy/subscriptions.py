@@ -12,7 +12,7 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.robot.contract import Camera, RobotContract, Source
+from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.robot.sensing import Problem, Sensed, Sensing
 from dreamer_ros.ros.inbox import PolledSubscription
 from dreamer_ros.wire import codecs
@@ -56,12 +56,8 @@ class Inputs:
         self._by_header = {
             topic.name: contract.stamps == 'header' and has_header(topic.type) for topic in contract.topics
         }
-        # What the policy cannot do without, and how old it may be; numbers with a default may be missing.
-        self._limits: dict[str, float] = {}
-        needed = [entry.source for entry in contract.vector if entry.source.default is None]
-        sources: list[Camera | Source] = [*contract.cameras, *needed]
-        for source in sources:
-            self._limits[source.topic] = min(source.max_age, self._limits.get(source.topic, source.max_age))
+        # What the policy cannot do without, and how old it may be.
+        self._limits = contract.age_limits([*contract.cameras.values(), *contract.vector])
         self._subscriptions = {
             topic.name: PolledSubscription(node, topic, LATEST, raw=True) for topic in contract.topics
         }
@@ -69,7 +65,7 @@ class Inputs:
         self._lock = threading.Lock()
         self._newest: dict[str, Taken] = {}
         self._unread: dict[str, Taken] = {}
-        self._leading = contract.cameras[0].topic if contract.cameras else contract.topics[0].name
+        self._leading = contract.topics[0].name
         self.dropped = 0
         self.repeated = 0
 

@@ -19,6 +19,7 @@ from dreamer_ros.spec import ActionLimits, RobotSpec
 from dreamer_ros.wire.images import Crop
 
 Size = tuple[int, int]
+NO_CLIP = (-math.inf, math.inf)
 
 
 class Camera(NamedTuple):
@@ -35,7 +36,7 @@ class Number(NamedTuple):
     element: int
     scale: float = 1.0
     offset: float = 0.0
-    clip: tuple[float, float] = (-math.inf, math.inf)
+    clip: tuple[float, float] = NO_CLIP
 
 
 @dataclasses.dataclass
@@ -120,9 +121,9 @@ def contract_robot(data: Metadata, contract: RobotContract) -> DatasetRobot:
     found, vectors = _cameras(data), _vectors(data)
     names = [feature.camera for feature in found]
     if len(found) == len(contract.cameras) == 1:
-        names = [contract.cameras[0].name]
-    order = _places([camera.name for camera in contract.cameras], names, True, f'{source}: cameras')
-    cameras = [Camera(found[k], camera.crop) for k, camera in zip(order, contract.cameras)]
+        names = list(contract.cameras)
+    order = _places(list(contract.cameras), names, True, f'{source}: cameras')
+    cameras = [Camera(found[k], camera.crop) for k, camera in zip(order, contract.cameras.values())]
     order = _places(
         [entry.name for entry in contract.vector],
         [name for feature in vectors for name in feature.elements],
@@ -130,7 +131,10 @@ def contract_robot(data: Metadata, contract: RobotContract) -> DatasetRobot:
         f'{source}: vector',
     )
     elements = _elements(vectors)
-    numbers = [Number(*elements[k], entry.scale, entry.offset, entry.clip) for k, entry in zip(order, contract.vector)]
+    numbers = [
+        Number(*elements[k], entry.scale, entry.offset, entry.clip or NO_CLIP)
+        for k, entry in zip(order, contract.vector)
+    ]
     axes = [axis.name for axis in command.axes]
     if len(axes) != action.shape[0]:
         raise InputError(f'{ACTION}: expected {len(axes)} numbers, the axes of {source}, got {action.shape[0]}')

@@ -78,7 +78,7 @@ class MockRobot:
         self._log = node.get_logger()
         parameters = read_parameters(node, MockRobotParameters)
         self._contract = contract = load_contract(parameters.robot)
-        size = parameters.image_size or contract.image_size
+        size = parameters.image_size or contract.spec.image_size
         self._environment = _simulate(parameters.task, contract, size, parameters.seed, parameters.render)
         self._period = self._environment.spec.control_period
         self._camera_period = 1 / parameters.camera_rate if parameters.camera_rate else 0.0
@@ -181,7 +181,7 @@ class MockRobot:
             InputError: simulated robots have no such thing.
         """
         contract = self._contract
-        for number, camera in enumerate(contract.cameras):
+        for number, camera in enumerate(contract.cameras.values()):
             if camera.topic == topic.name:
                 return (lambda stamp: self._image(number, camera.type, stamp)), True
         if topic.type == 'sensor_msgs/msg/JointState':
@@ -244,7 +244,7 @@ def _simulate(
     try:
         # The images are resized, and the agent acts at a rate of its own.
         contract.check(
-            dataclasses.replace(simulated.spec, image_size=contract.image_size, control_period=1 / contract.rate)
+            dataclasses.replace(simulated.spec, image_size=contract.spec.image_size, control_period=1 / contract.rate)
         )
     except InputError:
         simulated.close()

@@ -29,7 +29,7 @@ class Commands:
         self._contract = contract
         self._type = command.type
         self._limits = ActionLimits(*zip(*(axis.limits for axis in command.axes)))
-        self._choices = np.array(list(command.choices.values()))
+        self._choices = np.array([command.pose(values) for values in command.choices.values()])
         self._size = len(contract.spec.action)
         self._matrix = command.matrix
         self._inverse = np.linalg.pinv(command.matrix)

@@ -5,16 +5,14 @@ sim/README.md explains the keys. A contract gives the same RobotSpec as a simula
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Discriminator, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, PrivateAttr, Tag, ValidationInfo, field_validator, model_validator
 from pydantic import Field as Key
 
 from dreamer_ros.errors import InputError
@@ -47,166 +45,303 @@ PERIOD_TOLERANCE = 0.01  # by how much of it a policy's control period may diffe
 LIMIT_TOLERANCE = 1e-6  # by how much of its range a limit may
 
 
-class Camera(NamedTuple):
-    """Where a camera's images come from; `max_age` in s."""
+def _matching(pattern: str) -> AfterValidator:
+    """Annotates texts that must match a regular expression as a whole."""
 
-    name: str
-    topic: str
-    type: str
-    crop: Crop | None
-    max_age: float
+    def check_text(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return text
 
-
-class Source(NamedTuple):
-    """A number in the messages of a topic.
-
-    Attributes:
-        max_age: s; an older one counts as missing.
-        default: its value while it is missing; None for none.
-    """
-
-    topic: str
-    type: str
-    field: Field
-    max_age: float
-    default: float | None = None
+    return AfterValidator(check_text)
 
 
-class Input(NamedTuple):
+def _type(name: str) -> str:
+    definition(name)
+    return name
+
+
+TopicName = Annotated[str, _matching(f'/?{NAMES}'), Expected('the name of a topic')]
+Stick = Annotated[str, _matching(r'(axes|buttons)\[\d+\]'), Expected('a stick or button such as axes[1] or buttons[4]')]
+PublicKey = Annotated[str, _matching('[0-9a-f]{64}'), Expected('an ed25519 key of 64 hexadecimal digits')]
+Variable = Annotated[str, _matching('[A-Za-z_][A-Za-z0-9_]*'), Expected('a name of letters, digits and underscores')]
+MessageType = Annotated[Name, AfterValidator(_type)]
+
+
+class Reader(Model):
+    """What reads a topic."""
+
+    topic: TopicName = Key(description="relative to the robot's namespace, or absolute")
+    type: MessageType = Key(description='of its messages, in full')
+    max_age: Positive | None = Key(None, description="s after which a message counts as missing; the contract's")
+
+
+class Camera(Reader):
+    """Where a camera's images come from."""
+
+    type: Literal[IMAGE_TYPES] = Key(  # type: ignore[valid-type]  # one table says which
+        description='of its messages, in full'
+    )
+    crop: Crop | None = Key(None, description='the part of the image that is used; all of it')
+
+
+class Source(Reader):
+    """A number in the messages of a topic."""
+
+    path: Name = Key(alias='field', description='path of the number in a message')
+
+    @field_validator('path')
+    @classmethod
+    def _exists(cls, path: str, info: ValidationInfo) -> str:
+        if 'type' in info.data:
+            Field.parse(path, info.data['type'])
+        return path
+
+    @functools.cached_property
+    def field(self) -> Field:
+        """Where the number stands in a message."""
+        return Field.parse(self.path, self.type)
+
+
+class Input(Source):
     """A number that the policy reads: the source's times `scale` plus `offset`, then clipped."""
 
-    name: str
-    source: Source
-    scale: float
-    offset: float
-    clip: Range
+    name: Name = Key(description='of the number that the policy reads')
+    scale: float = Key(1.0, description='times the field')
+    offset: float = Key(0.0, description='added after scaling')
+    clip: Range | None = Key(None, description='bounds of the result; none')
 
 
-class Formula(NamedTuple):
+class Term(Source):
+    """A number that a reward or an end is computed from."""
+
+    default: float | None = Key(None, description='value while there is no message, or an old one; none')
+    expression: ClassVar[Expression] = Expression('value', ['value'])
+
+    @property
+    def sources(self) -> Mapping[str, Term]:
+        """As those of a Formula."""
+        return {'value': self}
+
+
+class Formula(Model):
     """A number computed from others."""
 
-    expression: Expression
-    sources: Mapping[str, Source]
+    sources: dict[Variable, Term] = Key({}, alias='fields', description='the numbers that the expression names')
+    text: Name = Key(alias='expression', description='formula over the names of the fields')
+
+    @field_validator('text')
+    @classmethod
+    def _can_be_read(cls, text: str, info: ValidationInfo) -> str:
+        if 'sources' in info.data:
+            Expression(text, info.data['sources'])
+        return text
+
+    @functools.cached_property
+    def expression(self) -> Expression:
+        """The formula, compiled."""
+        return Expression(self.text, self.sources)
 
 
-class Axis(NamedTuple):
-    """One physical quantity that is commanded.
-
-    Attributes:
-        gains: what one unit of it adds to each field of the message.
-        limits: in its unit; what actions -1 and 1 stand for.
-        rate_limit: its greatest change in units per second; infinite for none.
-        unit: for people.
-        feedback: where it stands now, in the same unit; None where the robot does not tell.
-    """
-
-    name: str
-    gains: tuple[tuple[Field, float], ...]
-    limits: Range
-    rate_limit: float
-    unit: str
-    feedback: Source | None
+_TermOrFormula = Annotated[
+    Annotated[Term, Tag('field')] | Annotated[Formula, Tag('expression')],
+    Discriminator(lambda data: 'expression' if isinstance(data, dict) and 'expression' in data else 'field'),
+]
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
+class Axis(Model):
+    """One physical quantity that is commanded."""
+
+    name: Name = Key(description='of what is commanded')
+    field: Name | None = Key(None, description='path of the field of the message that it is')
+    fields: dict[str, float] = Key({}, description='instead: gain for each field of the message')
+    limits: Range = Key(description='what actions -1 and 1 stand for, in its unit')
+    rate_limit: Positive | None = Key(None, description='greatest change in units per second; none')
+    unit: str = Key('', description='for people')
+    feedback: Source | None = Key(None, description='where the axis stands now, in the same unit')
+
+    @model_validator(mode='after')
+    def _fits(self):
+        if bool(self.field) == bool(self.fields):
+            raise Mismatch('field', 'either field or fields', 'both' if self.field else 'neither')
+        if not self.limits[0] < self.limits[1]:
+            raise Mismatch('limits', '[low, high] that differ', list(self.limits))
+        return self
+
+    @property
+    def gains(self) -> Mapping[str, float]:
+        """What one unit of the axis adds to each field of the message."""
+        return {self.field: 1.0} if self.field else self.fields
+
+
+class _Qos(Model):
+    depth: Count = Key(1, description='messages kept')
+    reliability: Literal['reliable', 'best_effort'] = Key('reliable', description='of the publisher')
+
+
+class Command(Model):
     """How the robot is commanded.
 
-    Attributes:
-        axes: A of them, in the order of the action unless there are choices.
-        choices: of a robot with discrete actions: name -> f64[A]; empty for any other.
-        stop: f64[A] in the units of the axes, or None to hold what was commanded last.
-        stop_at_once: without regard to rate limits: to zero, not to a pose.
-        frame_id: of the header, where the type has one.
-        qos: of the publisher.
-        controller_timeout: s without a command after which the robot's own controller stops it; None where it
-            never does. It is set there, not here: this is what people and the stand-in of the hardware rely on.
+    `controller_timeout` is set in the robot's own controller, not here. People and the stand-in of the hardware
+    rely on it.
     """
 
-    topic: str
-    type: str
-    axes: tuple[Axis, ...]
-    choices: Mapping[str, tuple[float, ...]]
-    stop: tuple[float, ...] | None
-    stop_at_once: bool
-    frame_id: str
-    qos: QoS
-    controller_timeout: float | None
+    topic: TopicName = Key(description="relative to the robot's namespace, or absolute")
+    type: Literal[tuple(COMMAND_FIELDS)] = Key(  # type: ignore[valid-type]  # one table says which
+        description='of its messages, in full'
+    )
+    axes: tuple[Axis, ...] = Key(description='what is commanded, in the order of the actions')
+    choices: dict[str, dict[str, float]] = Key({}, description='of a robot with discrete actions: values of the axes')
+    stop_rule: Annotated[
+        Literal['zero', 'hold'] | dict[str, float], Expected('one of zero, hold, or a value for each axis')
+    ] = Key(alias='stop', description='what is commanded when the robot must stop')
+    frame_id: str = Key('', description='of the header, where the type has one')
+    qos: _Qos = _Qos()
+    controller_timeout: Positive | None = Key(
+        None, description="s without a command after which the robot's own controller stops it; it never does"
+    )
 
     @functools.cached_property
     def fields(self) -> tuple[Field, ...]:
         """Every field of the message that an axis writes, F of them."""
-        return tuple(dict.fromkeys(field for axis in self.axes for field, _ in axis.gains))
+        texts = dict.fromkeys(text for axis in self.axes for text in axis.gains)
+        return tuple(Field.parse(text, self.type) for text in texts)
 
     @functools.cached_property
     def matrix(self) -> np.ndarray:
         """f64[F, A]: its product with the axes' values gives the fields' values."""
-        matrix = np.zeros((len(self.fields), len(self.axes)))
+        return np.array([[axis.gains.get(field.text, 0.0) for axis in self.axes] for field in self.fields])
+
+    @property
+    def stop(self) -> tuple[float, ...] | None:
+        """f64[A] in the units of the axes, or None to hold what was commanded last."""
+        if isinstance(self.stop_rule, dict):
+            return self.pose(self.stop_rule)
+        return None if self.stop_rule == 'hold' else (0.0,) * len(self.axes)
+
+    @property
+    def stop_at_once(self) -> bool:
+        """Without regard to rate limits: to zero, not to a pose."""
+        return self.stop_rule == 'zero'
+
+    def pose(self, values: Mapping[str, float]) -> tuple[float, ...]:
+        """Values by the names of the axes in the order of the axes."""
+        return tuple(values[axis.name] for axis in self.axes)
+
+    @model_validator(mode='after')
+    def _fits(self):
+        names = [axis.name for axis in self.axes]
+        if not names:
+            raise Mismatch('axes', 'at least one', [])
+        if len(set(names)) < len(names):
+            raise Mismatch('axes', 'different names', names)
+        pattern, example = COMMAND_FIELDS[self.type]
         for number, axis in enumerate(self.axes):
-            for field, gain in axis.gains:
-                matrix[self.fields.index(field), number] = gain
-        return matrix
+            for text in axis.gains:
+                if not re.fullmatch(pattern, text):
+                    key = f'axes[{number}].{"field" if axis.field else "fields"}'
+                    raise Mismatch(key, f'a field of {self.type} such as {example}', text)
+        if isinstance(self.stop_rule, dict):
+            self._check_pose(self.stop_rule, 'stop')
+        for axis in self.axes:
+            if self.stop_rule == 'zero' and not axis.limits[0] <= 0 <= axis.limits[1]:
+                raise Mismatch('stop', f'another, because 0 is not within the limits of {axis.name}', 'zero')
+            if self.stop_rule == 'hold' and axis.feedback is None:
+                raise Mismatch('stop', f'feedback of {axis.name}, which says where to hold it', 'none')
+        for name, pose in self.choices.items():
+            self._check_pose(pose, f'choices.{name}')
+        if len(self.choices) == 1:
+            raise Mismatch('choices', 'at least 2', list(self.choices))
+        self._check_fields()
+        return self
+
+    def _check_pose(self, pose: Mapping[str, float], key: str) -> None:
+        for axis in self.axes:
+            if axis.name not in pose:
+                raise Fault(f'{key}.{axis.name}', 'expected a number, but it is missing')
+            value = pose[axis.name]
+            if not axis.limits[0] <= value <= axis.limits[1]:
+                raise Mismatch(f'{key}.{axis.name}', f'a value within its limits {list(axis.limits)}', value)
+        for name in set(pose) - {axis.name for axis in self.axes}:
+            raise Mismatch(key, f'the axes {", ".join(axis.name for axis in self.axes)}', name)
+
+    def _check_fields(self) -> None:
+        """Whether the axes fill the message, and can be told from it again."""
+        texts = [field.text for field in self.fields]
+        expected = ''
+        if np.linalg.matrix_rank(self.matrix) < len(self.axes):
+            expected = 'axes that can be told apart in the message, each with fields of its own'
+        elif self.type == 'std_msgs/msg/Float64MultiArray':
+            if {f'data[{number}]' for number in range(len(texts))} - set(texts):
+                expected = f'the elements from data[0] to data[{len(texts) - 1}]'
+        else:
+            joints: dict[str, set] = {}
+            for field in self.fields:
+                attribute, element = field.parts[-1]
+                if isinstance(element, str):
+                    joints.setdefault(attribute, set()).add(element)
+            if len(set(map(frozenset, joints.values()))) > 1:
+                expected = f'the same joints in {" and ".join(joints)}'
+        if expected:
+            raise Mismatch('axes', expected, texts)
 
 
-class Joystick(NamedTuple):
-    """How a person takes over from the policy, with a sensor_msgs/Joy.
+class Joystick(Model):
+    """How a person takes over from the policy, with a sensor_msgs/Joy."""
 
-    Attributes:
-        gains: for each axis of the command, what one unit of a stick adds to its value, in its unit; with `relative`
-            per second.
-        relative: sticks move the axes from where they are; otherwise they say where, and at rest that is 0.
-        choices: of a robot with discrete actions, instead: (choice, button or stick) each, the first one in use wins.
-        takeover: held down while a person steers; None if whatever is in use takes over.
-        dead_zone: what a stick must exceed to be in use.
-        release: s of rest after which the policy goes on.
-        max_age: s without a message, while a person steers, after which the robot is stopped.
-    """
+    topic: TopicName = Key('joy', description='of sensor_msgs/Joy')
+    axes: dict[str, dict[Stick, float]] = Key(
+        {}, description='for each axis of the command, what a stick at 1 adds to it, in its unit'
+    )
+    choices: dict[str, Stick] = Key({}, description='instead, of a robot with discrete actions: their buttons')
+    mode: Literal['absolute', 'relative'] = Key(
+        'absolute', description='sticks say where the axes are to be, or move them, per second'
+    )
+    takeover: Stick | None = Key(None, description='held down while a person steers; whatever is moved takes over')
+    dead_zone: Positive = Key(0.1, description='what a stick must exceed to count')
+    release: Positive = Key(1.0, description='s of rest after which the policy goes on')
+    max_age: Positive = Key(
+        0.5, description='s without a message, while a person steers, after which the robot is stopped'
+    )
 
-    topic: str
-    gains: tuple[tuple[tuple[Field, float], ...], ...]
-    relative: bool
-    choices: tuple[tuple[str, Field], ...]
-    takeover: Field | None
-    dead_zone: float
-    release: float
-    max_age: float
+    def check_moves(self, command: Command) -> None:
+        """Refuse what the robot does not have."""
+        used, unused = ('choices', 'axes') if command.choices else ('axes', 'choices')
+        known = list(command.choices) or [axis.name for axis in command.axes]
+        for name in getattr(self, used):
+            if name not in known:
+                raise Mismatch(f'joystick.{used}', f'{used} of the command ({", ".join(known)})', name)
+        if getattr(self, unused):
+            raise Mismatch(f'joystick.{unused}', f'{used} alone, as of the command', list(getattr(self, unused)))
+        if not (any(self.axes.values()) or self.choices):
+            raise Mismatch('joystick', f'{used} that it moves', 'none')
+        if self.mode == 'relative' and command.choices:
+            raise Mismatch('joystick.mode', 'absolute for a robot with discrete actions', self.mode)
 
 
-@dataclasses.dataclass(frozen=True)
-class RobotContract:
-    """A validated contract; make it with `load_contract` or `RobotContract.from_text`.
+class RobotContract(Model):
+    """A validated contract. Make it with `load_contract` or `RobotContract.from_text`."""
 
-    Attributes:
-        name: of the robot.
-        rate: actions per second.
-        stamps: when a message counts as measured: its `header` stamp, or when it was received (`receive`).
-        image_size: (height, width) in pixels of every camera's image as the policy sees it; (0, 0) without cameras.
-        cameras, vector: the inputs of the policy in their order.
-        command: its output.
-        reward: None where it is labelled later.
-        terminal: ends the episode for good where it is not 0; None for never.
-        episode_length: actions per episode; None for no limit.
-        estop: std_msgs/Bool topic that stops the robot while true.
-        joystick: None if nobody takes over.
-        public_key: ed25519, 64 hexadecimal digits; policies must be signed for it. None for no signatures.
-        text, source: the YAML as it was read, and the name of its file.
-    """
-
-    name: str
-    rate: float
-    stamps: str
-    image_size: tuple[int, int]
-    cameras: tuple[Camera, ...]
-    vector: tuple[Input, ...]
-    command: Command
-    reward: Formula | None
-    terminal: Formula | None
-    episode_length: int | None
-    estop: str
-    joystick: Joystick | None
-    public_key: str | None
-    text: str = dataclasses.field(repr=False)
-    source: str
+    name: Name = Key(description='of the robot')
+    rate: float = Key(ge=0.01, le=1000, description='actions per second')
+    max_age: Positive = Key(description='s from measurement to action after which a message counts as missing')
+    stamps: Literal['header', 'receive'] = Key('header', description='when a message counts as measured')
+    image_size: Annotated[tuple[Count, Count] | None, Expected('[height, width] in pixels')] = Key(
+        None, description="height and width in pixels of every camera's image as the policy sees it"
+    )
+    cameras: dict[str, Camera] = Key({}, description='where images come from, by name')
+    vector: tuple[Input, ...] = Key((), description='the numbers that the policy reads')
+    command: Command = Key(description='how the robot is moved')
+    reward: _TermOrFormula | None = Key(None, description='of every step; labelled later')
+    terminal: _TermOrFormula | None = Key(None, description='ends the episode for good where it is not 0; never')
+    episode_length: Count | None = Key(None, description='actions per episode; until somebody ends it')
+    estop: TopicName = Key('estop', description='std_msgs/Bool topic that stops the robot while true')
+    joystick: Joystick | None = Key(None, description='how a person takes over; nobody does')
+    public_key: PublicKey | None = Key(
+        None, description='policies must be signed for this ed25519 key, 64 hexadecimal digits; no signatures'
+    )
+    _text: str = PrivateAttr('')
+    _source: str = PrivateAttr('')
 
     @classmethod
     def from_text(cls, text: str, source: str) -> RobotContract:
@@ -215,13 +350,57 @@ class RobotContract:
         Raises:
             InputError: not YAML, an unknown or missing key, or a value that does not fit; names file and key.
         """
-        contract = _contract(check(ContractFile, load_yaml(text, source), source), text, source)
-        try:
-            contract.spec  # what a RobotSpec refuses, such as the names of cameras
-            _check_fields(contract.command)
-        except InputError as error:
-            raise InputError(f'{source}: {error}') from error
+        contract = check(cls, load_yaml(text, source), source)
+        contract._text, contract._source = text, source
         return contract
+
+    @model_validator(mode='after')
+    def _fits(self):
+        if not self.cameras and not self.vector:
+            raise ValueError('expected cameras or vector, something to observe, got neither')
+        if self.cameras and self.image_size is None:
+            raise Fault('image_size', 'expected [height, width] in pixels, but it is missing')
+        names = [entry.name for entry in self.vector]
+        if len(set(names)) < len(names):
+            raise Mismatch('vector', 'different names', names)
+        types: dict[str, str] = {}
+        for key, user in (*self._readers(), ('command', self.command)):
+            known = types.setdefault(user.topic, user.type)
+            if known != user.type:
+                raise Mismatch(f'{key}.type', f'{known}, as elsewhere for {user.topic}', user.type)
+        known = types.setdefault(self.estop, ESTOP)
+        if known != ESTOP:
+            raise Mismatch('estop', f'a topic of {ESTOP}, but {self.estop} is one of {known} elsewhere', self.estop)
+        if self.joystick:
+            topic = self.joystick.topic
+            if types.get(topic, JOY) != JOY:
+                raise Mismatch('joystick.topic', f'a topic of {JOY}, but {topic} is one of {types[topic]}', topic)
+            self.joystick.check_moves(self.command)
+        self.spec  # what a RobotSpec refuses, such as the names of cameras
+        return self
+
+    def _readers(self) -> Iterator[tuple[str, Camera | Source]]:
+        """(key, reader) of whatever is read to observe the robot."""
+        for name, camera in self.cameras.items():
+            yield f'cameras.{name}', camera
+        for number, entry in enumerate(self.vector):
+            yield f'vector[{number}]', entry
+        for key, formula in (('reward', self.reward), ('terminal', self.terminal)):
+            for name, source in formula.sources.items() if formula else ():
+                yield f'{key}.fields.{name}' if isinstance(formula, Formula) else key, source
+        for number, axis in enumerate(self.command.axes):
+            if axis.feedback:
+                yield f'command.axes[{number}].feedback', axis.feedback
+
+    @property
+    def text(self) -> str:
+        """The YAML as it was read."""
+        return self._text
+
+    @property
+    def source(self) -> str:
+        """The name of its file."""
+        return self._source
 
     @property
     def period_ns(self) -> int:
@@ -234,38 +413,45 @@ class RobotContract:
         axes, choices = self.command.axes, self.command.choices
         return RobotSpec(
             name=self.name,
-            image_size=self.image_size,
+            image_size=self.image_size if self.image_size and self.cameras else (0, 0),
             vector=tuple(entry.name for entry in self.vector),
-            action=tuple(choices or (axis.name for axis in axes)),
-            action_low=(0.0,) * len(choices) if choices else tuple(axis.limits[0] for axis in axes),
-            action_high=(1.0,) * len(choices) if choices else tuple(axis.limits[1] for axis in axes),
+            action=tuple(choices) or tuple(axis.name for axis in axes),
+            action_low=(0.0,) * len(choices) or tuple(axis.limits[0] for axis in axes),
+            action_high=(1.0,) * len(choices) or tuple(axis.limits[1] for axis in axes),
             control_period=1 / self.rate,
             action_repeat=1,
-            cameras=tuple(camera.name for camera in self.cameras),
+            cameras=tuple(self.cameras),
             discrete=bool(choices),
         )
 
     @functools.cached_property
     def sources(self) -> tuple[Source, ...]:
         """Every number that is read from a topic: of the inputs, reward, end and feedback."""
-        formulas = [formula for formula in (self.reward, self.terminal) if formula]
-        return (
-            *(entry.source for entry in self.vector),
-            *(source for formula in formulas for source in formula.sources.values()),
-            *(axis.feedback for axis in self.command.axes if axis.feedback),
-        )
+        return tuple(reader for _, reader in self._readers() if isinstance(reader, Source))
 
     @functools.cached_property
     def topics(self) -> tuple[Topic, ...]:
-        """What is subscribed to observe the robot, each topic once."""
-        readers: list[Camera | Source] = [*self.cameras, *self.sources]
-        found = {reader.topic: reader.type for reader in readers}
+        """What is subscribed to observe the robot, each topic once, the first camera's first."""
+        found = {reader.topic: reader.type for _, reader in self._readers()}
         return tuple(Topic(name, type_name, SENSOR) for name, type_name in found.items())
 
     @property
     def command_topic(self) -> Topic:
         """What is published to move it."""
-        return Topic(self.command.topic, self.command.type, self.command.qos)
+        qos = self.command.qos
+        return Topic(self.command.topic, self.command.type, QoS(qos.depth, qos.reliability == 'reliable'))
+
+    def age_limit(self, reader: Camera | Source) -> float:
+        """Seconds after which a message counts as missing."""
+        return reader.max_age or self.max_age
+
+    def age_limits(self, readers: Iterable[Camera | Source]) -> dict[str, float]:
+        """The same for each topic of the readers: the strictest counts."""
+        limits: dict[str, float] = {}
+        for reader in readers:
+            limit = self.age_limit(reader)
+            limits[reader.topic] = min(limit, limits.get(reader.topic, limit))
+        return limits
 
     def check(self, policy: RobotSpec) -> None:
         """Refuse a policy, or a simulated robot, of another spec; names and action repeats may differ.
@@ -331,386 +517,3 @@ def load_contract(robot: str | Path) -> RobotContract:
             raise InputError(f'robot: expected a contract file (.yaml) or one of {", ".join(known)}, got {robot}')
         path = share('sim', str(robot), 'robot.yaml')
     return RobotContract.from_text(read_text(path), str(path))
-
-
-# The file: its keys, what each may hold, and how they fit together
-
-
-def _matching(pattern: str) -> AfterValidator:
-    """For texts that match a regular expression as a whole."""
-
-    def check_text(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError
-        return text
-
-    return AfterValidator(check_text)
-
-
-def _type(name: str) -> str:
-    definition(name)
-    return name
-
-
-TopicName = Annotated[str, _matching(f'/?{NAMES}'), Expected('the name of a topic')]
-Stick = Annotated[str, _matching(r'(axes|buttons)\[\d+\]'), Expected('a stick or button such as axes[1] or buttons[4]')]
-PublicKey = Annotated[str, _matching('[0-9a-f]{64}'), Expected('an ed25519 key of 64 hexadecimal digits')]
-Variable = Annotated[str, _matching('[A-Za-z_][A-Za-z0-9_]*'), Expected('a name of letters, digits and underscores')]
-MessageType = Annotated[Name, AfterValidator(_type)]
-
-
-class _Reader(Model):
-    topic: TopicName = Key(description="relative to the robot's namespace, or absolute")
-    type: MessageType = Key(description='of its messages, in full')
-    max_age: Positive | None = Key(None, description="s after which a message counts as missing; the contract's")
-
-
-class _CropFile(Model):
-    x: int = Key(ge=0, description='pixels left of it')
-    y: int = Key(ge=0, description='pixels above it')
-    width: Count = Key(description='pixels')
-    height: Count = Key(description='pixels')
-
-
-class _CameraFile(_Reader):
-    type: Literal[IMAGE_TYPES] = Key(  # type: ignore[valid-type]  # one table says which
-        description='of its messages, in full'
-    )
-    crop: _CropFile | None = Key(None, description='the part of the image that is used; all of it')
-
-
-class _SourceFile(_Reader):
-    field: Name = Key(description='path of the number in a message')
-
-    @model_validator(mode='after')
-    def _is_there(self):
-        try:
-            Field.parse(self.field, self.type)
-        except InputError as error:
-            raise Fault('field', str(error)) from error
-        return self
-
-
-class _InputFile(_SourceFile):
-    name: Name = Key(description='of the number that the policy reads')
-    scale: float = Key(1.0, description='times the field')
-    offset: float = Key(0.0, description='added after scaling')
-    clip: Range | None = Key(None, description='bounds of the result; none')
-
-
-class _TermFile(_SourceFile):
-    default: float | None = Key(None, description='value while there is no message, or an old one; none')
-
-
-class _ExpressionFile(Model):
-    fields: dict[Variable, _TermFile] = Key({}, description='the numbers that the expression names')
-    expression: Name = Key(description='formula over the names of the fields')
-
-    @model_validator(mode='after')
-    def _can_be_read(self):
-        try:
-            Expression(self.expression, self.fields)
-        except InputError as error:
-            raise Fault('expression', str(error)) from error
-        return self
-
-
-_FormulaFile = Annotated[
-    Annotated[_TermFile, Tag('field')] | Annotated[_ExpressionFile, Tag('expression')],
-    Discriminator(lambda data: 'expression' if isinstance(data, dict) and 'expression' in data else 'field'),
-]
-
-
-class _AxisFile(Model):
-    name: Name = Key(description='of what is commanded')
-    field: Name | None = Key(None, description='path of the field of the message that it is')
-    fields: dict[str, float] = Key({}, description='instead: gain for each field of the message')
-    limits: Range = Key(description='what actions -1 and 1 stand for, in its unit')
-    rate_limit: Positive | None = Key(None, description='greatest change in units per second; none')
-    unit: str = Key('', description='for people')
-    feedback: _SourceFile | None = Key(None, description='where the axis stands now, in the same unit')
-
-    @model_validator(mode='after')
-    def _fits(self):
-        if bool(self.field) == bool(self.fields):
-            raise Mismatch('field', 'either field or fields', 'both' if self.field else 'neither')
-        if not self.limits[0] < self.limits[1]:
-            raise Mismatch('limits', '[low, high] that differ', list(self.limits))
-        return self
-
-    @property
-    def gains(self) -> dict[str, float]:
-        return {self.field: 1.0} if self.field else self.fields
-
-    def check_within(self, value: float, key: str) -> None:
-        if not self.limits[0] <= value <= self.limits[1]:
-            raise Mismatch(key, f'a value within its limits {list(self.limits)}', value)
-
-
-class _QosFile(Model):
-    depth: Count = Key(1, description='messages kept')
-    reliability: Literal['reliable', 'best_effort'] = Key('reliable', description='of the publisher')
-
-
-class _CommandFile(Model):
-    topic: TopicName = Key(description="relative to the robot's namespace, or absolute")
-    type: Literal[tuple(COMMAND_FIELDS)] = Key(  # type: ignore[valid-type]  # one table says which
-        description='of its messages, in full'
-    )
-    axes: tuple[_AxisFile, ...] = Key(description='what is commanded, in the order of the actions')
-    choices: dict[str, dict[str, float]] = Key({}, description='of a robot with discrete actions: values of the axes')
-    stop: Annotated[
-        Literal['zero', 'hold'] | dict[str, float], Expected('one of zero, hold, or a value for each axis')
-    ] = Key(description='what is commanded when the robot must stop')
-    frame_id: str = Key('', description='of the header, where the type has one')
-    qos: _QosFile = _QosFile()
-    controller_timeout: Positive | None = Key(
-        None, description="s without a command after which the robot's own controller stops it; it never does"
-    )
-
-    @model_validator(mode='after')
-    def _fits(self):
-        names = [axis.name for axis in self.axes]
-        if not names:
-            raise Mismatch('axes', 'at least one', [])
-        if len(set(names)) < len(names):
-            raise Mismatch('axes', 'different names', names)
-        pattern, example = COMMAND_FIELDS[self.type]
-        for number, axis in enumerate(self.axes):
-            for text in axis.gains:
-                if not re.fullmatch(pattern, text):
-                    key = f'axes[{number}].{"field" if axis.field else "fields"}'
-                    raise Mismatch(key, f'a field of {self.type} such as {example}', text)
-        if isinstance(self.stop, dict):
-            self._check_pose(self.stop, 'stop')
-        for axis in self.axes:
-            if self.stop == 'zero' and not axis.limits[0] <= 0 <= axis.limits[1]:
-                raise Mismatch('stop', f'another, because 0 is not within the limits of {axis.name}', self.stop)
-            if self.stop == 'hold' and axis.feedback is None:
-                raise Mismatch('stop', f'feedback of {axis.name}, which says where to hold it', 'none')
-        for name, pose in self.choices.items():
-            self._check_pose(pose, f'choices.{name}')
-        if len(self.choices) == 1:
-            raise Mismatch('choices', 'at least 2', list(self.choices))
-        return self
-
-    def _check_pose(self, pose: Mapping[str, float], key: str) -> None:
-        for axis in self.axes:
-            if axis.name not in pose:
-                raise Fault(f'{key}.{axis.name}', 'expected a number, but it is missing')
-            axis.check_within(pose[axis.name], f'{key}.{axis.name}')
-        for name in set(pose) - {axis.name for axis in self.axes}:
-            raise Mismatch(key, f'the axes {", ".join(axis.name for axis in self.axes)}', name)
-
-
-class _JoystickFile(Model):
-    topic: TopicName = Key('joy', description='of sensor_msgs/Joy')
-    axes: dict[str, dict[Stick, float]] = Key(
-        {}, description='for each axis of the command, what a stick at 1 adds to it, in its unit'
-    )
-    choices: dict[str, Stick] = Key({}, description='instead, of a robot with discrete actions: their buttons')
-    mode: Literal['absolute', 'relative'] = Key(
-        'absolute', description='sticks say where the axes are to be, or move them, per second'
-    )
-    takeover: Stick | None = Key(None, description='held down while a person steers; whatever is moved takes over')
-    dead_zone: Positive = Key(0.1, description='what a stick must exceed to count')
-    release: Positive = Key(1.0, description='s of rest after which the policy goes on')
-    max_age: Positive = Key(
-        0.5, description='s without a message, while a person steers, after which the robot is stopped'
-    )
-
-    def check_moves(self, command: _CommandFile) -> None:
-        """Refuse what the robot does not have."""
-        used, unused = ('choices', 'axes') if command.choices else ('axes', 'choices')
-        known = list(command.choices) or [axis.name for axis in command.axes]
-        for name in getattr(self, used):
-            if name not in known:
-                raise Mismatch(f'joystick.{used}', f'{used} of the command ({", ".join(known)})', name)
-        if getattr(self, unused):
-            raise Mismatch(f'joystick.{unused}', f'{used} alone, as of the command', list(getattr(self, unused)))
-        if not (any(self.axes.values()) or self.choices):
-            raise Mismatch('joystick', f'{used} that it moves', 'none')
-        if self.mode == 'relative' and command.choices:
-            raise Mismatch('joystick.mode', 'absolute for a robot with discrete actions', self.mode)
-
-
-class ContractFile(Model):
-    """The keys of a robot contract."""
-
-    name: Name = Key(description='of the robot')
-    rate: float = Key(ge=0.01, le=1000, description='actions per second')
-    max_age: Positive = Key(description='s from measurement to action after which a message counts as missing')
-    stamps: Literal['header', 'receive'] = Key('header', description='when a message counts as measured')
-    image_size: Annotated[tuple[Count, Count] | None, Expected('[height, width] in pixels')] = Key(
-        None, description="height and width in pixels of every camera's image as the policy sees it"
-    )
-    cameras: dict[str, _CameraFile] = Key({}, description='where images come from, by name')
-    vector: tuple[_InputFile, ...] = Key((), description='the numbers that the policy reads')
-    command: _CommandFile = Key(description='how the robot is moved')
-    reward: _FormulaFile | None = Key(None, description='of every step; labelled later')
-    terminal: _FormulaFile | None = Key(None, description='ends the episode for good where it is not 0; never')
-    episode_length: Count | None = Key(None, description='actions per episode; until somebody ends it')
-    estop: TopicName = Key('estop', description='std_msgs/Bool topic that stops the robot while true')
-    joystick: _JoystickFile | None = Key(None, description='how a person takes over; nobody does')
-    public_key: PublicKey | None = Key(
-        None, description='policies must be signed for this ed25519 key, 64 hexadecimal digits; no signatures'
-    )
-
-    @model_validator(mode='after')
-    def _fits(self):
-        if not self.cameras and not self.vector:
-            raise ValueError('expected cameras or vector, something to observe, got neither')
-        if self.cameras and self.image_size is None:
-            raise Fault('image_size', 'expected [height, width] in pixels, but it is missing')
-        names = [entry.name for entry in self.vector]
-        if len(set(names)) < len(names):
-            raise Mismatch('vector', 'different names', names)
-        types: dict[str, str] = {}
-        for key, topic, type_name in self._topics():
-            known = types.setdefault(topic, type_name)
-            if known != type_name:
-                if key == 'estop':
-                    raise Mismatch(key, f'a topic of {ESTOP}, but {topic} is one of {known} elsewhere', topic)
-                raise Mismatch(f'{key}.type', f'{known}, as elsewhere for {topic}', type_name)
-        if self.joystick:
-            self.joystick.check_moves(self.command)
-        return self
-
-    def _topics(self) -> Iterator[tuple[str, str, str]]:
-        """(key, topic, type) of whatever is read or written."""
-        readers: list[tuple[str, Any]] = [(f'cameras.{name}', camera) for name, camera in self.cameras.items()]
-        readers += [(f'vector[{number}]', entry) for number, entry in enumerate(self.vector)]
-        readers += [('command', self.command)]
-        for number, axis in enumerate(self.command.axes):
-            readers += [(f'command.axes[{number}].feedback', axis.feedback)] if axis.feedback else []
-        for key, formula in (('reward', self.reward), ('terminal', self.terminal)):
-            if isinstance(formula, _ExpressionFile):
-                readers += [(f'{key}.fields.{name}', term) for name, term in formula.fields.items()]
-            elif formula:
-                readers += [(key, formula)]
-        for key, reader in readers:
-            yield key, reader.topic, reader.type
-        yield 'estop', self.estop, ESTOP
-        if self.joystick:
-            yield 'joystick', self.joystick.topic, JOY
-
-
-# From the file to the contract
-
-
-def _contract(file: ContractFile, text: str, source: str) -> RobotContract:
-    def max_age(reader: _Reader) -> float:
-        return file.max_age if reader.max_age is None else reader.max_age
-
-    def read(reader: _SourceFile) -> Source:
-        default = reader.default if isinstance(reader, _TermFile) else None
-        return Source(reader.topic, reader.type, Field.parse(reader.field, reader.type), max_age(reader), default)
-
-    def formula(given: _TermFile | _ExpressionFile | None) -> Formula | None:
-        if given is None:
-            return None
-        if isinstance(given, _TermFile):
-            return Formula(Expression('value', ['value']), {'value': read(given)})
-        return Formula(
-            Expression(given.expression, given.fields), {name: read(term) for name, term in given.fields.items()}
-        )
-
-    infinite = (-math.inf, math.inf)
-    return RobotContract(
-        name=file.name,
-        rate=file.rate,
-        stamps=file.stamps,
-        image_size=file.image_size if file.cameras else (0, 0),
-        cameras=tuple(
-            Camera(name, camera.topic, camera.type, _crop(camera), max_age(camera))
-            for name, camera in file.cameras.items()
-        ),
-        vector=tuple(
-            Input(entry.name, read(entry), entry.scale, entry.offset, entry.clip or infinite) for entry in file.vector
-        ),
-        command=_command(file.command, read),
-        reward=formula(file.reward),
-        terminal=formula(file.terminal),
-        episode_length=file.episode_length,
-        estop=file.estop,
-        joystick=_joystick(file.joystick, file.command) if file.joystick else None,
-        public_key=file.public_key,
-        text=text,
-        source=source,
-    )
-
-
-def _command(file: _CommandFile, read: Callable[[_SourceFile], Source]) -> Command:
-    axes = tuple(
-        Axis(
-            axis.name,
-            tuple((Field.parse(text, file.type), gain) for text, gain in axis.gains.items()),
-            axis.limits,
-            axis.rate_limit or math.inf,
-            axis.unit,
-            read(axis.feedback) if axis.feedback else None,
-        )
-        for axis in file.axes
-    )
-
-    def pose(values: Mapping[str, float]) -> tuple[float, ...]:
-        return tuple(values[axis.name] for axis in axes)
-
-    stops = {'hold': None, 'zero': (0.0,) * len(axes)}
-    return Command(
-        topic=file.topic,
-        type=file.type,
-        axes=axes,
-        choices={name: pose(values) for name, values in file.choices.items()},
-        stop=pose(file.stop) if isinstance(file.stop, dict) else stops[file.stop],
-        stop_at_once=file.stop == 'zero',
-        frame_id=file.frame_id,
-        qos=QoS(depth=file.qos.depth, reliable=file.qos.reliability == 'reliable'),
-        controller_timeout=file.controller_timeout,
-    )
-
-
-def _check_fields(command: Command) -> None:
-    """Whether the axes fill the message, and can be told from it again.
-
-    Raises:
-        InputError: they do not.
-    """
-    texts = [field.text for field in command.fields]
-    expected = ''
-    if np.linalg.matrix_rank(command.matrix) < len(command.axes):
-        expected = 'axes that can be told apart in the message, each with fields of its own'
-    elif command.type == 'std_msgs/msg/Float64MultiArray':
-        if {f'data[{number}]' for number in range(len(texts))} - set(texts):
-            expected = f'the elements from data[0] to data[{len(texts) - 1}]'
-    else:
-        joints: dict[str, set] = {}
-        for field in command.fields:
-            attribute, element = field.parts[-1]
-            if isinstance(element, str):
-                joints.setdefault(attribute, set()).add(element)
-        if len(set(map(frozenset, joints.values()))) > 1:
-            expected = f'the same joints in {" and ".join(joints)}'
-    if expected:
-        raise InputError(f'command.axes: expected {expected}, got {", ".join(texts)}')
-
-
-def _crop(camera: _CameraFile) -> Crop | None:
-    return Crop(**camera.crop.model_dump()) if camera.crop else None
-
-
-def _joystick(file: _JoystickFile, command: _CommandFile) -> Joystick:
-    def stick(text: str) -> Field:
-        return Field.parse(text, JOY)
-
-    gains = (tuple((stick(text), gain) for text, gain in file.axes.get(axis.name, {}).items()) for axis in command.axes)
-    return Joystick(
-        topic=file.topic,
-        gains=() if command.choices else tuple(gains),
-        relative=file.mode == 'relative',
-        choices=tuple((name, stick(file.choices[name])) for name in command.choices if name in file.choices),
-        takeover=stick(file.takeover) if file.takeover else None,
-        dead_zone=file.dead_zone,
-        release=file.release,
-        max_age=file.max_age,
-    )

@@ -8,7 +8,7 @@ import numpy as np
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.commands import Commands
-from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.robot.contract import JOY, RobotContract
 from dreamer_ros.wire.codecs import FLOAT32_MAX
 from dreamer_ros.wire.fields import Field
 
@@ -35,9 +35,16 @@ class Sticks:
     """
 
     def __init__(self, contract: RobotContract):
-        self._joystick = contract.joystick
+        joystick, command = contract.joystick, contract.command
+        self._joystick = joystick
+        self._takeover = _field(joystick.takeover) if joystick.takeover else None
+        # In the order of the choices, of which the first in use wins.
+        self._buttons = {name: _field(joystick.choices[name]) for name in command.choices if name in joystick.choices}
+        self._gains = [
+            [(_field(stick), gain) for stick, gain in joystick.axes.get(axis.name, {}).items()] for axis in command.axes
+        ]
         self._commands = Commands(contract)
-        self._stop = contract.command.stop
+        self._stop = command.stop
         self._period = 1.0 / contract.rate
         self._names = contract.spec.action
 
@@ -47,18 +54,17 @@ class Sticks:
         Raises:
             InputError: it lacks a stick or a button, or holds something that is no number.
         """
-        joystick = self._joystick
         choice, values = None, None
-        if joystick.choices:
-            pressed = [name for name, field in joystick.choices if self._stick(message, field)]
+        if self._buttons:
+            pressed = [name for name, field in self._buttons.items() if self._stick(message, field)]
             choice = pressed[0] if pressed else None
             used = choice is not None
         else:
-            moved = [[self._stick(message, field) * gain for field, gain in gains] for gains in joystick.gains]
+            moved = [[self._stick(message, field) * gain for field, gain in gains] for gains in self._gains]
             values = np.array([sum(parts) for parts in moved])
             used = any(part != 0 for parts in moved for part in parts)
-        if joystick.takeover is not None:
-            used = self._stick(message, joystick.takeover) != 0
+        if self._takeover:
+            used = self._stick(message, self._takeover) != 0
             if not used:  # nothing moves by a hand that has let go
                 choice, values = None, None if values is None else np.zeros_like(values)
         return Hand(used, values, choice)
@@ -69,11 +75,11 @@ class Sticks:
         Args:
             now: f64[axes], where the axes are, in their units; NaN where that is not known.
         """
-        if self._joystick.choices:
+        if self._buttons:
             if hand.choice is not None:
                 return np.eye(len(self._names), dtype=np.float32)[self._names.index(hand.choice)]
             return self._commands.action(now if self._stop is None else np.array(self._stop))
-        if not self._joystick.relative:
+        if self._joystick.mode == 'absolute':
             return self._commands.action(hand.values)
         rest = self._commands.values(np.zeros(len(now))) if self._stop is None else np.array(self._stop)
         return self._commands.action(np.where(np.isnan(now), rest, now) + hand.values * self._period)
@@ -84,3 +90,7 @@ class Sticks:
         if not abs(value) <= FLOAT32_MAX:
             raise InputError(f'{self._joystick.topic}: {field.text}: expected a finite value, got {value}')
         return value if abs(value) > self._joystick.dead_zone else 0.0
+
+
+def _field(stick: str) -> Field:
+    return Field.parse(stick, JOY)

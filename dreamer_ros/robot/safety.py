@@ -37,7 +37,7 @@ class Safety:
         command = contract.command
         self._names = [axis.name for axis in command.axes]
         self._low, self._high = np.array([axis.limits for axis in command.axes]).T
-        self._rate = np.array([axis.rate_limit for axis in command.axes])
+        self._rate = np.array([axis.rate_limit or np.inf for axis in command.axes])
         self._period = 1 / contract.rate
         self._stop = None if command.stop is None else np.array(command.stop)
         self._at_once = command.stop_at_once

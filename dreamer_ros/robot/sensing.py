@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.robot.contract import Camera, Formula, RobotContract, Source
+from dreamer_ros.robot.contract import Camera, Formula, RobotContract, Source, Term
 from dreamer_ros.wire.codecs import FLOAT32_MAX, join_images, stamp_to_ns
 from dreamer_ros.wire.fields import Field, has_header
 from dreamer_ros.wire.images import decode_image
@@ -96,8 +95,8 @@ class Sensing:
         """The observation at a tick, from the newest message of each topic."""
         contract = self._contract
         problems: dict[str, Problem] = {}  # by topic: one says enough
-        frames = [self._frame(camera, tick_ns, problems) for camera in contract.cameras]
-        inputs = np.array([self._value(entry.source, tick_ns, problems) for entry in contract.vector])
+        frames = [self._frame(name, camera, tick_ns, problems) for name, camera in contract.cameras.items()]
+        inputs = np.array([self._value(entry, tick_ns, problems) for entry in contract.vector])
         feedback = np.array(
             [
                 self._value(axis.feedback, tick_ns, problems) if axis.feedback else np.nan
@@ -119,34 +118,31 @@ class Sensing:
         )
 
     def _scaled(self, inputs: np.ndarray) -> np.ndarray:
-        entries = self._contract.vector
-        scaled = [
-            min(max(value * entry.scale + entry.offset, entry.clip[0]), entry.clip[1])
-            for entry, value in zip(entries, inputs.tolist())
-        ]
+        scaled = [value * entry.scale + entry.offset for entry, value in zip(self._contract.vector, inputs.tolist())]
+        for number, entry in enumerate(self._contract.vector):
+            if entry.clip:
+                scaled[number] = min(max(scaled[number], entry.clip[0]), entry.clip[1])
         return np.array(scaled, np.float32)
 
-    def _frame(self, camera: Camera, tick_ns: int, problems: dict[str, Problem]) -> np.ndarray | None:
-        slot = self._fresh(camera.topic, camera.max_age, tick_ns, problems)
+    def _frame(self, name: str, camera: Camera, tick_ns: int, problems: dict[str, Problem]) -> np.ndarray | None:
+        slot = self._fresh(camera, tick_ns, problems)
         if slot is None:
             return None
-        if camera.name not in slot.frames:
+        if name not in slot.frames:
             try:
-                slot.frames[camera.name] = decode_image(
-                    slot.message, camera.type, camera.crop, self._contract.image_size
-                )
+                slot.frames[name] = decode_image(slot.message, camera.type, camera.crop, self._contract.image_size)
             except InputError as error:
-                slot.frames[camera.name] = str(error)
-        frame = slot.frames[camera.name]
+                slot.frames[name] = str(error)
+        frame = slot.frames[name]
         if isinstance(frame, str):
             problems[camera.topic] = Problem(camera.topic, 'bad', frame)
             return None
         return frame
 
-    def _value(self, source: Source, tick_ns: int, problems: dict[str, Problem]) -> float:
-        """A source's value, its default, or NaN with a problem."""
+    def _value(self, source: Source, tick_ns: int, problems: dict[str, Problem], default: float | None = None) -> float:
+        """A source's value, or the default, or NaN with a problem."""
         found: dict[str, Problem] = {}
-        slot = self._fresh(source.topic, source.max_age, tick_ns, found)
+        slot = self._fresh(source, tick_ns, found)
         if slot is not None:
             value = slot.values[source.field]
             if abs(value) <= FLOAT32_MAX:
@@ -154,14 +150,14 @@ class Sensing:
             found[source.topic] = Problem(
                 source.topic, 'bad', f'{source.field.text}: expected a finite value, got {value}'
             )
-        if source.default is not None:
-            return source.default
+        if default is not None:
+            return default
         problems.update(found)
         return np.nan
 
-    def _formula(self, formula: Formula, tick_ns: int, problems: dict[str, Problem]) -> float:
-        values: Mapping[str, float] = {
-            name: self._value(source, tick_ns, problems) for name, source in formula.sources.items()
+    def _formula(self, formula: Term | Formula, tick_ns: int, problems: dict[str, Problem]) -> float:
+        values = {
+            name: self._value(source, tick_ns, problems, source.default) for name, source in formula.sources.items()
         }
         if problems:
             return np.nan
@@ -171,8 +167,9 @@ class Sensing:
             problems['expression'] = Problem('expression', 'bad', str(error))
             return np.nan
 
-    def _fresh(self, topic: str, max_age: float, tick_ns: int, problems: dict[str, Problem]) -> _Slot | None:
+    def _fresh(self, reader: Camera | Source, tick_ns: int, problems: dict[str, Problem]) -> _Slot | None:
         """The topic's slot if what it holds is neither too old nor from the future."""
+        topic, max_age = reader.topic, self._contract.age_limit(reader)
         slot = self._slots[topic]
         reason = f' ({slot.refused})' if slot.refused else ''
         if slot.message is None:

@@ -26,7 +26,7 @@ from dreamer_ros.episodes.bag_writer import EpisodeWriter, new_episode
 from dreamer_ros.episodes.episode import robot_data
 from dreamer_ros.episodes.report import Regularity
 from dreamer_ros.errors import InputError
-from dreamer_ros.robot.contract import IMAGE_TYPES, Camera, RobotContract, Source
+from dreamer_ros.robot.contract import IMAGE_TYPES, RobotContract
 from dreamer_ros.ros import diagnostics
 from dreamer_ros.ros.diagnostics import Diagnostics
 from dreamer_ros.ros.disk_guard import DiskGuard
@@ -188,7 +188,7 @@ class RobotRecorder:
         self._robot = robot or namespace.strip('/') or contract.name
         self._inbox = Inbox(node)
         observed = dict.fromkeys((*contract.topics, contract.command_topic))
-        limits = _limits(contract)
+        limits = contract.age_limits([*contract.cameras.values(), *contract.sources])
         self._sources = [
             _Source(
                 topic,
@@ -397,15 +397,6 @@ class RobotRecorder:
             return diagnostics.WARN, f'nobody publishes {", ".join(missing)}', values
         state = 'waiting for an episode' if self._bag is None else f'writing to {self._folder}'
         return diagnostics.OK, state, values
-
-
-def _limits(contract: RobotContract) -> dict[str, float]:
-    """How old a message of each topic may be, s."""
-    limits: dict[str, float] = {}
-    readers: list[Camera | Source] = [*contract.cameras, *contract.sources]
-    for reader in readers:
-        limits[reader.topic] = min(reader.max_age, limits.get(reader.topic, math.inf))
-    return limits
 
 
 def _answer(response: Trigger.Response, success: bool, message: str) -> Trigger.Response:

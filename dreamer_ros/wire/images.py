@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import array
 import io
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from pydantic import Field
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.schema import Count, Model
 from dreamer_ros.wire.codecs import fill_stamp, image_to_array
 
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
 
 
-class Crop(NamedTuple):
-    """The part of an image that is used, in pixels from its upper left corner."""
+class Crop(Model):
+    """The part of an image that is used."""
 
-    x: int
-    y: int
-    width: int
-    height: int
+    x: int = Field(ge=0, description='pixels left of it')
+    y: int = Field(ge=0, description='pixels above it')
+    width: Count = Field(description='pixels')
+    height: Count = Field(description='pixels')
 
 
 def decode_image(message: Any, type_name: str, crop: Crop | None, size: tuple[int, int] | None) -> np.ndarray:
@@ -54,7 +56,8 @@ def fit_image(image: Image.Image, crop: Crop | None, size: tuple[int, int] | Non
     Args:
         image: RGB, or grey of 8 or 16 bits.
     """
-    x, y, width, height = crop or (0, 0, image.width, image.height)
+    crop = crop or Crop(x=0, y=0, width=image.width, height=image.height)
+    x, y, width, height = crop.x, crop.y, crop.width, crop.height
     if x + width > image.width or y + height > image.height:
         raise InputError(
             f'image: expected at least {x + width}x{y + height} pixels because of crop, '

@@ -57,7 +57,9 @@ def test_colours_padding_and_crop(encoding, order, padding, rng):
     pixels = rng.integers(0, 256, (11, 7, 4), np.uint8)
     for message in both_ways(raw(pixels[:, :, order], encoding, padding)):
         np.testing.assert_array_equal(decode_image(message, RAW, None, (11, 7)), pixels[:, :, :3])
-        np.testing.assert_array_equal(decode_image(message, RAW, Crop(1, 2, 5, 8), (8, 5)), pixels[2:10, 1:6, :3])
+        np.testing.assert_array_equal(
+            decode_image(message, RAW, Crop(x=1, y=2, width=5, height=8), (8, 5)), pixels[2:10, 1:6, :3]
+        )
 
 
 @pytest.mark.parametrize('big_endian', [False, True])
@@ -66,7 +68,8 @@ def test_grey(big_endian, rng):
     sent = pixels.astype('>u2' if big_endian else '<u2')
     for message in both_ways(raw(sent, 'mono16', 3, big_endian)):
         np.testing.assert_array_equal(
-            decode_image(message, RAW, Crop(1, 0, 4, 6), (6, 4)), np.repeat(pixels[:, 1:, None] >> 8, 3, 2)
+            decode_image(message, RAW, Crop(x=1, y=0, width=4, height=6), (6, 4)),
+            np.repeat(pixels[:, 1:, None] >> 8, 3, 2),
         )
     grey = (pixels >> 8).astype(np.uint8)
     for message in both_ways(raw(grey, 'mono8', 1)):
@@ -76,7 +79,7 @@ def test_grey(big_endian, rng):
 @pytest.mark.parametrize('size', [(48, 64), (60, 31), (7, 9), (1, 1)])
 def test_resizing_averages_over_areas(size, rng):
     pixels = rng.integers(0, 256, (97, 131, 3), np.uint8)
-    seen = decode_image(raw(pixels, 'rgb8'), RAW, Crop(10, 7, 120, 90), size)
+    seen = decode_image(raw(pixels, 'rgb8'), RAW, Crop(x=10, y=7, width=120, height=90), size)
     assert seen.shape == (*size, 3) and seen.dtype == np.uint8
     # Each of two passes rounds.
     assert np.abs(seen - area_average(pixels[7:97, 10:130], *size)).max() <= 1.01
@@ -123,7 +126,7 @@ def test_bad_images(rng):
         with pytest.raises(InputError, match='image: .* rgb8 with rows of'):
             decode_image(message, RAW, None, (6, 5))
     with pytest.raises(InputError, match='expected at least 6x6 pixels because of crop, got 5x6'):
-        decode_image(raw(pixels, 'rgb8'), RAW, Crop(1, 0, 5, 6), (6, 5))
+        decode_image(raw(pixels, 'rgb8'), RAW, Crop(x=1, y=0, width=5, height=6), (6, 5))
 
 
 def test_damaged_compressed_images(rng):
