@@ -1,4 +1,4 @@
-"""Reads a bag of any storage, whole or damaged: its files, its messages, and which robot it is of."""
+"""Reads the messages of a bag, MCAP or sqlite3, whole or damaged, and tells which robot it is from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 import zstandard
 
 from dreamer_ros.episodes.episode import embedded_contract
-from dreamer_ros.episodes.mcap_scan import CDR, LARGEST, RawMessage, Store, scan_mcap
+from dreamer_ros.episodes.mcap_scan import CDR, LARGEST, RawMessage, scan_mcap
 from dreamer_ros.episodes.report import Report, printable
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
@@ -25,20 +25,18 @@ from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.definitions import decode
 from dreamer_ros.wire.topics import SENSOR, SPEC, STEP, QoS, Topic
 
-# Files of bags: MCAP and sqlite3, and either as rosbag2 compresses whole files.
+# Of the files of a bag: MCAP or sqlite3, plain or compressed by rosbag2.
 SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd')
 ZSTD = '.zstd'
 # Bytes that a compressed file may decompress to.
 LARGEST_FILE = 8 * 2**30
-# How compressed messages begin, and CDR does.
+# First bytes of a compressed message, and of a plain one: the header of CDR.
 FRAME = zstandard.FRAME_HEADER
 PLAIN = (b'\0\0', b'\0\1')
 # Stamps of ROS messages are int32 seconds: a later or a negative time is no time.
 END_OF_TIME = 2**31 * 10**9
 # Key of custom_data that tells what was lost when the bag was recovered.
 DAMAGE = 'damage'
-# Name of the MCAP metadata record that keeps custom_data where a crash can't lose it.
-CUSTOM_DATA = 'dreamer_ros'
 # Enums of rmw: numbers up to metadata version 8, words from 9 on.
 _BEST_EFFORT, _TRANSIENT_LOCAL = (2, 'best_effort'), (1, 'transient_local')
 
@@ -47,12 +45,12 @@ _BEST_EFFORT, _TRANSIENT_LOCAL = (2, 'best_effort'), (1, 'transient_local')
 
 
 def partial_path(folder: Path, name: str) -> Path:
-    """Where a bag lies while it is written. The name is hidden from `ros2 bag` and from the replay store."""
+    """Where a bag is written, hidden from `ros2 bag` and from the replay store."""
     return folder / f'.{name}.partial'
 
 
 def is_partial(path: Path) -> bool:
-    """Whether a directory is a bag that is being written, or was left by a crash."""
+    """Whether a bag is still being written, or was left by a crash."""
     return path.name.startswith('.') and path.name.endswith('.partial')
 
 
@@ -74,14 +72,14 @@ def bag_name(path: Path) -> str:
     return name[: len(name) - len(suffix)]
 
 
-def bag_files(path: Path, suffixes: tuple[str, ...] = SUFFIXES, report: Report | None = None) -> list[Path]:
+def bag_files(path: Path, report: Report | None = None) -> list[Path]:
     """The files of a bag directory that hold messages, in order: `NAME_2.mcap` comes before `NAME_10.mcap`."""
-    files = [file for file in entries(path, report) if file.name.endswith(suffixes) and not file.is_dir()]
+    files = [file for file in entries(path, report) if file.name.endswith(SUFFIXES) and not file.is_dir()]
     return sorted(files, key=lambda file: (len(file.name), file.name))
 
 
 def entries(folder: Path, report: Report | None = None) -> list[Path]:
-    """What lies in a folder, by name. `report` gets the entries that are left out because of `unsafe`.
+    """The safe entries of a folder, by name. `report` gets the others, see `unsafe`.
 
     Raises:
         OSError: the folder can't be read.
@@ -143,7 +141,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def missing_files(path: Path, information: Mapping[str, Any]) -> list[str]:
-    """Files that the metadata of a bag directory names, and that are not in it, compressed or not."""
+    """Files that the metadata of a bag names and that its directory lacks, compressed or not."""
     found = {name for file in bag_files(path) for name in (file.name, file.stem)}
     return sorted({Path(str(name)).name for name in information.get('relative_file_paths') or ()} - found)
 
@@ -158,15 +156,15 @@ class Bag:
     messages of large MCAP files stay on the disk.
 
     Args:
-        report: gets the problems; what is in it when an error is raised tells of it, too.
+        report: gets the problems, also those that were found before an error.
 
     Attributes:
         messages: in the order of the files.
-        others: whole messages that are not CDR of a known type, which nothing here can decode.
+        others: whole messages that can't be decoded, because they are not CDR of a known type.
         types: of the topics, by name; also of topics without messages.
         custom_data: what the recorder noted.
         damage: problems of the files.
-        report: these, and what else is not used.
+        report: these, and what was left out.
 
     Raises:
         InputError: nothing in it can be read.
@@ -197,17 +195,18 @@ class Bag:
         if DAMAGE in self.custom_data:
             self.report.add(f'recovered from damage: {self.custom_data[DAMAGE]}')
         self.report.left_out(self.others, 'not CDR of a known type')
-        timeless = [m for m in self.messages if not (0 <= m.time < END_OF_TIME and 0 <= m.published < END_OF_TIME)]
-        if timeless:
-            self.report.left_out(timeless, 'recorded at a time that is none (before 1970 or after 2038)')
-            gone = set(map(id, timeless))
-            self.messages = [message for message in self.messages if id(message) not in gone]
+        timed, timeless = [], []
+        for message in self.messages:
+            has_time = 0 <= message.time < END_OF_TIME and 0 <= message.published < END_OF_TIME
+            (timed if has_time else timeless).append(message)
+        self.messages = timed
+        self.report.left_out(timeless, 'recorded at a time that is none (before 1970 or after 2038)')
 
-    # Whose it is
+    # The robot that it was recorded from
 
     @functools.cached_property
     def contract(self) -> RobotContract | None:
-        """Contract of the robot, where the bag holds one.
+        """Contract of the robot, if the bag holds one.
 
         Raises:
             InputError: it is damaged.
@@ -215,17 +214,16 @@ class Bag:
         return embedded_contract(self.custom_data)
 
     def contract_to_read_by(self, given: RobotContract | None) -> RobotContract | None:
-        """The given contract, else the bag's own; None for a bag of our own topics.
+        """The given contract, else the bag's own. None for a bag of our own topics, which names its spec.
 
-        `dreamer bag import` makes bags of our own topics also of arrays and datasets of robots with a contract. They
-        name their spec.
+        `dreamer bag import` writes our own topics, even for a robot that has a contract.
         """
         if 'spec_hash' in self.custom_data and 'contract' not in self.custom_data:
             return None
         return given or self.contract
 
     def find_spec(self) -> RobotSpec | None:
-        """Spec of the robot, where the bag tells it by a contract, in custom_data or on a topic.
+        """Spec of the robot, from its contract, custom_data or the topic `spec`. None without any of them.
 
         Raises:
             InputError: it is damaged.
@@ -254,7 +252,7 @@ class Bag:
         return spec
 
     def check_spec(self, spec: RobotSpec) -> None:
-        """Raise InputError if the bag says that it is of another robot."""
+        """Raise InputError if the bag is from another robot."""
         found = self.custom_data.get('spec_hash')
         if found is None or found == spec.hash:
             return
@@ -281,7 +279,7 @@ class Bag:
 
     @functools.cached_property
     def topics(self) -> dict[str, Topic]:
-        """Topics by name, with the quality of service of their first publisher where metadata.yaml tells it."""
+        """Topics by name, with the QoS that metadata.yaml has of their first publisher."""
         offered: dict[str, QoS] = {}
         with contextlib.suppress(InputError, KeyError, TypeError, ValueError, AttributeError, IndexError):
             for entry in self._information['topics_with_message_count']:
@@ -289,21 +287,15 @@ class Bag:
                 offered[topic['name']] = _quality(topic['offered_qos_profiles'])
         return {name: Topic(name, kind, offered.get(name, SENSOR)) for name, kind in self.types.items()}
 
-    def by_time(self, topics: Collection[str] | None = None) -> Iterator[RawMessage]:
+    def by_time(self, topics: Collection[str] | None = None) -> list[RawMessage]:
         """All messages, or those of some topics, in the order of their recording."""
-        for message in sorted(self.messages, key=operator.attrgetter('time')):
-            if topics is None or message.topic in topics:
-                yield message
+        messages = (message for message in self.messages if topics is None or message.topic in topics)
+        return sorted(messages, key=operator.attrgetter('time'))
 
     def robots(self) -> tuple[str, ...]:
-        """Namespaces with a topic `step`, as '/sim0/'; '/' of a robot without one."""
-        return tuple(
-            sorted(
-                name[: -len(STEP.name)]
-                for name, kind in self.types.items()
-                if name.endswith(f'/{STEP.name}') and kind == STEP.type
-            )
-        )
+        """Namespaces of the topics `step`: '/sim0/', or '/' for a robot without a namespace."""
+        steps = (name for name, kind in self.types.items() if name.endswith(f'/{STEP.name}') and kind == STEP.type)
+        return tuple(sorted(name.removesuffix(STEP.name) for name in steps))
 
     # Reading
 
@@ -317,7 +309,7 @@ class Bag:
             self._information = read_metadata(self.path)
         except InputError as error:
             self.report.add(str(error).split(': ', 1)[1])
-        files = bag_files(self.path, report=left_out)
+        files = bag_files(self.path, left_out)
         if not files:
             raise InputError('no MCAP file and no sqlite3 file is in it')
         for name in missing_files(self.path, self._information):
@@ -325,7 +317,7 @@ class Bag:
         return files
 
     def _add_mcap(self, file: Path) -> list[str]:
-        scan = scan_mcap(file, CUSTOM_DATA)
+        scan = scan_mcap(file)
         for message in scan.messages:
             (self.messages if scan.topics[message.topic].is_readable else self.others).append(message)
         self.types.update((topic.name, topic.type) for topic in scan.topics.values() if topic.is_readable)
@@ -350,7 +342,7 @@ class Bag:
         for number, time, data in rows:
             if number in topics and isinstance(time, int) and isinstance(data, bytes):
                 name, _, form = topics[number]
-                message = RawMessage(name, time, time, Store(data), 0, len(data))
+                message = RawMessage(name, time, time, memoryview(data), 0, len(data))
                 (self.messages if form == CDR else self.others).append(message)
             else:
                 strange += 1
@@ -360,7 +352,7 @@ class Bag:
         return damage
 
     def _decompress_messages(self) -> None:
-        """Undo rosbag2's compression of single messages. metadata.yaml may tell of it or not."""
+        """Undo rosbag2's compression of single messages, even if metadata.yaml does not mention it."""
         first = {message.topic: message for message in reversed(self.messages)}
         if str(self._information.get('compression_mode')).upper() != 'MESSAGE' and not any(
             message.data[: len(FRAME)] == FRAME for message in first.values()
@@ -375,7 +367,7 @@ class Bag:
             with contextlib.suppress(zstandard.ZstdError, MemoryError):
                 if zstandard.frame_content_size(message.data) <= LARGEST:
                     data = decompressor.decompress(message.data, max_output_size=LARGEST)
-                    whole.append(message._replace(store=Store(data), start=0, end=len(data)))
+                    whole.append(message._replace(source=memoryview(data), start=0, end=len(data)))
         if len(whole) < len(self.messages):
             self.report.add(f'{len(self.messages) - len(whole)} messages can not be decompressed')
         self.messages = whole
@@ -413,7 +405,7 @@ def open_bag(path: Path) -> Bag:
 
 @contextlib.contextmanager
 def _decompressed(file: Path) -> Iterator[Path]:
-    """A file without rosbag2's compression of whole files: a temporary one while it is used."""
+    """Yields the file, or a temporary decompressed copy if rosbag2 compressed it."""
     if file.suffix != ZSTD:
         yield file
         return
@@ -425,7 +417,7 @@ def _decompressed(file: Path) -> Iterator[Path]:
 
 
 class _Bounded:
-    """A file that takes no more than `LARGEST_FILE` bytes."""
+    """A file of `LARGEST_FILE` bytes at most."""
 
     def __init__(self, file: Any):
         self._file, self._left = file, LARGEST_FILE
@@ -438,7 +430,7 @@ class _Bounded:
 
 
 def _quality(profiles: Any) -> QoS:
-    """What the first publisher of a topic offered."""
+    """The QoS that the first publisher of a topic offered."""
     profiles = load_yaml(profiles, 'offered_qos_profiles', exponents=False) if isinstance(profiles, str) else profiles
     if not profiles:
         return SENSOR

@@ -1,4 +1,4 @@
-"""An episode on disk: one rosbag2 directory, written so that a crash at any moment loses a chunk at most."""
+"""Writes an episode as a rosbag2 directory, of which a crash loses one chunk at most."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import yaml
 from mcap.records import Attachment, Metadata
 from mcap.writer import CompressionType, Writer
 
-from dreamer_ros.episodes.bag_reader import CUSTOM_DATA, partial_path
-from dreamer_ros.episodes.mcap_scan import RawTopic
+from dreamer_ros.episodes.bag_reader import partial_path
+from dreamer_ros.episodes.mcap_scan import CUSTOM_DATA, RawTopic
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import sync, write_file
 from dreamer_ros.wire.definitions import definition
 from dreamer_ros.wire.topics import Topic
 
-# What a crash can lose: about 20 frames of 64x64 RGB, and never more than a second.
+# A chunk is what a crash can lose: about 20 frames of 64x64 RGB, and never more than a second.
 CHUNK_BYTES = 256 * 1024
 CHUNK_SECONDS = 1.0
-# Then the next file begins: the index of a file stays in memory until its end.
+# A larger bag is split into files of this size, because the index of a file stays in memory until its end.
 FILE_BYTES = 2**30
-# Written to the disk at the latest then, so that closing a large file does not take long.
+# So much is synced at once, so that closing a large file does not take long.
 SYNC_BYTES = 32 * 2**20
 
 
@@ -40,29 +40,27 @@ def episode_name(robot: str, number: int, now: datetime.datetime) -> str:
 
 
 class BagExists(InputError):
-    """There is a bag of that name."""
+    """A bag of that name exists."""
 
 
 class EpisodeWriter:
     """Writes one bag from serialised messages.
 
     The bag grows as `.NAME.partial`, locked for as long as this process lives, and becomes `NAME` when it is
-    whole. What a crash leaves is finished by `recover`.
+    whole. `recover` finishes what a crash leaves.
+
+    Args:
+        folder: of all bags; created if missing.
+        name: of the bag's directory, see `episode_name`.
+        topics: with their full names, see `Topic.within`.
+        custom_data: what is known so far; `close` adds to it.
+
+    Raises:
+        BagExists: there is one of that name.
+        InputError: a type is unknown, or the disk refuses.
     """
 
     def __init__(self, folder: Path, name: str, topics: Iterable[Topic], custom_data: Mapping[str, str]) -> None:
-        """Create the directory.
-
-        Args:
-            folder: holds all bags; created if missing.
-            name: directory name of the bag, see `episode_name`.
-            topics: by the full names the messages travel under, see `Topic.within`.
-            custom_data: what is known so far; what `close` gets is added.
-
-        Raises:
-            BagExists: there is one of that name.
-            InputError: a type is unknown, or the disk refuses.
-        """
         self._path = Path(folder) / name
         self._partial = partial_path(Path(folder), name)
         self._custom_data = dict(custom_data)
@@ -88,8 +86,8 @@ class EpisodeWriter:
         """Append a serialised message; `stamp_ns` becomes its log and publish time.
 
         Raises:
-            InputError: the disk refuses (full, for instance), now or earlier. The bag is closed then; its whole
-                chunks stay for `recover`, and other bags are untouched.
+            InputError: the disk refuses, now or earlier, for instance because it is full. The bag is closed then.
+                Its whole chunks stay for `recover`.
         """
         with self._telling_disk_errors():
             if self._files[-1].size >= FILE_BYTES:
@@ -112,7 +110,7 @@ class EpisodeWriter:
         return self._path
 
     def abort(self) -> None:
-        """Throw the bag away. After a failed `write` or `close`, or after `close`, nothing is left to do."""
+        """Delete the bag, unless it is closed already."""
         if self._lock is None:
             return
         self._files[-1].discard()
@@ -146,19 +144,14 @@ class EpisodeWriter:
 
 
 def new_episode(
-    folder: Path,
-    robot: str,
-    number: int,
-    now: datetime.datetime,
-    topics: Iterable[Topic],
-    custom_data: Mapping[str, str],
+    folder: Path, robot: str, number: int, topics: list[Topic], custom_data: Mapping[str, str]
 ) -> EpisodeWriter:
-    """Begin an episode's bag under the first free name from that number on: others may record to the folder, too.
+    """Begin an episode's bag now, under the first free name from `number` on: others may record to the folder, too.
 
     Raises:
         InputError: see EpisodeWriter.
     """
-    topics = list(topics)
+    now = datetime.datetime.now(datetime.timezone.utc)
     while True:
         try:
             return EpisodeWriter(folder, episode_name(robot, number, now), topics, custom_data)
@@ -176,7 +169,7 @@ class McapFile:
         self.first_time: int | None = None
         self.last_time = 0
         self._stream = path.open('wb')
-        # Chunks end where we say (`flush`), because only then they are sure to have left this process.
+        # `write` ends the chunks, because only `flush` makes sure that they have left this process.
         self._writer = Writer(self._stream, chunk_size=2**62, compression=CompressionType.ZSTD)
         self._pending = self._unsynced = 0
         self._flushed = time.monotonic()
@@ -219,7 +212,7 @@ class McapFile:
             self._unsynced = 0
 
     def add_foreign(self, metadata: list[Metadata], attachments: list[Attachment]) -> None:
-        """Append what other writers put beside messages; of records that are alike, one."""
+        """Append the metadata records and attachments of other writers, equal ones once."""
         for number, record in enumerate(metadata):
             if record not in metadata[:number]:
                 self._writer.add_metadata(record.name, record.metadata)
@@ -297,17 +290,12 @@ def lock_directory(path: Path, wait: bool) -> int | None:
     Returns:
         None if another process has the lock, or has just renamed or removed the directory.
     """
-    try:
+    with contextlib.suppress(BlockingIOError, FileNotFoundError), contextlib.ExitStack() as on_failure:
         handle = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # The lock belongs to the directory, whatever it is called by now.
-            if os.path.samestat(os.fstat(handle), os.stat(path)):
-                locked, handle = handle, None
-                return locked
-        finally:
-            if handle is not None:
-                os.close(handle)
-    except (BlockingIOError, FileNotFoundError):
-        pass
+        on_failure.callback(os.close, handle)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        # The lock belongs to the directory, whatever it is called by now.
+        if os.path.samestat(os.fstat(handle), os.stat(path)):
+            on_failure.pop_all()
+            return handle
     return None

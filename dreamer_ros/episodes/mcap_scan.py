@@ -19,7 +19,9 @@ from mcap.opcode import Opcode
 from mcap.records import Attachment, Channel, Chunk, Metadata, Schema
 from mcap.writer import MCAP0_MAGIC
 
-# What damaged bytes provoke in the libraries that read them.
+# Name of the metadata record, at the head of the file, that keeps custom_data safe from a crash.
+CUSTOM_DATA = 'dreamer_ros'
+# What the libraries raise when they read damaged bytes.
 _DAMAGE = (
     McapError,
     struct.error,
@@ -31,9 +33,9 @@ _DAMAGE = (
     EOFError,
     KeyError,
 )
-# Of a file whose messages take more than this, the least recently used chunks are read again when needed.
+# Decompressed chunks of one file that stay in memory. The least recently used ones are read again when needed.
 HELD_BYTES = 256 * 2**20
-# Bytes of a chunk or a message, decompressed. One that declares more is left out: a few kB can decompress to GBs.
+# Bytes of a decompressed chunk or message. Larger ones are left out: a few kB can decompress to GBs.
 LARGEST = 512 * 2**20
 CDR = 'cdr'
 _RECORD = struct.Struct('<BQ')  # opcode, length
@@ -45,44 +47,37 @@ class Oversize(ValueError):
 
 
 class RawMessage(NamedTuple):
-    """A message as stored: topic, log and publish time in ns, and where its CDR bytes are."""
+    """A message as stored.
+
+    Attributes:
+        time, published: log and publish time, ns.
+        source: what holds its CDR bytes, from `start` to `end`.
+    """
 
     topic: str
     time: int
     published: int
-    store: Store | _ChunkStore
+    source: memoryview | _Chunk
     start: int
     end: int
 
     @property
     def data(self) -> memoryview:
         """CDR bytes."""
-        return self.store.data()[self.start : self.end]
+        return self.source[self.start : self.end]
 
 
-class Store:
-    """Bytes in memory that messages are parts of."""
-
-    def __init__(self, data: bytes | memoryview):
-        self._data = memoryview(data)
-
-    def data(self) -> memoryview:
-        """All of them."""
-        return self._data
-
-
-class _ChunkStore:
-    """A chunk of a file. Only the chunks that were used last are in memory."""
+class _Chunk:
+    """A chunk of a file, which can be sliced like its decompressed bytes."""
 
     def __init__(self, path: Path, start: int, end: int, recent: _Recent):
         self._path, self._start, self._end, self._recent = path, start, end, recent
 
-    def data(self) -> memoryview:
-        """Its bytes, decompressed."""
-        return self._recent.get(self)
+    def __getitem__(self, part: slice) -> memoryview:
+        return self._recent.get(self)[part]
 
     def read(self) -> memoryview:
-        """The same, from the file.
+        """All its bytes, from the file.
 
         Raises:
             Oversize: it is larger than `LARGEST`.
@@ -116,24 +111,18 @@ class _Recent:
     """The chunks that were used last, within `HELD_BYTES`."""
 
     def __init__(self):
-        self._chunks: OrderedDict[_ChunkStore, memoryview] = OrderedDict()
+        self._chunks: OrderedDict[_Chunk, memoryview] = OrderedDict()
         self._bytes = 0
 
-    def get(self, chunk: _ChunkStore) -> memoryview:
+    def get(self, chunk: _Chunk) -> memoryview:
         """A chunk's bytes."""
-        data = self._chunks.get(chunk)
-        if data is None:
-            return self.add(chunk, chunk.read())
+        if chunk not in self._chunks:
+            self._chunks[chunk] = data = chunk.read()
+            self._bytes += len(data)
+            while self._bytes > HELD_BYTES and len(self._chunks) > 1:
+                self._bytes -= len(self._chunks.popitem(last=False)[1])
         self._chunks.move_to_end(chunk)
-        return data
-
-    def add(self, chunk: _ChunkStore, data: memoryview) -> memoryview:
-        """Remember a chunk, forget older ones."""
-        self._chunks[chunk] = data
-        self._bytes += len(data)
-        while self._bytes > HELD_BYTES and len(self._chunks) > 1:
-            self._bytes -= len(self._chunks.popitem(last=False)[1])
-        return data
+        return self._chunks[chunk]
 
 
 class RawTopic(NamedTuple):
@@ -155,7 +144,7 @@ class RawTopic(NamedTuple):
 
     @property
     def is_readable(self) -> bool:
-        """Whether its messages are what a type can decode."""
+        """Whether its messages can be decoded by its type."""
         return self.encoding == CDR and self.type != ''
 
 
@@ -166,19 +155,18 @@ class Scan:
     Attributes:
         topics: by name.
         messages: of all whole chunks, in file order.
-        custom_data: as our writer puts it at the head of the file.
-        metadata: the records of other writers.
-        attachments: see `StoredAttachment.read`.
+        custom_data: the content of the record `CUSTOM_DATA`.
+        metadata: the metadata records of other writers.
         damage: what is wrong with the file, one phrase each. Empty for a whole file.
-        has_oversize: whether some of it was left out because it is larger than `LARGEST`.
+        has_oversize: whether something was left out because it is larger than `LARGEST`.
     """
 
-    topics: dict[str, RawTopic]
-    messages: list[RawMessage]
-    custom_data: dict[str, str]
-    metadata: list[Metadata]
-    attachments: list[StoredAttachment]
-    damage: list[str]
+    topics: dict[str, RawTopic] = dataclasses.field(default_factory=dict)
+    messages: list[RawMessage] = dataclasses.field(default_factory=list)
+    custom_data: dict[str, str] = dataclasses.field(default_factory=dict)
+    metadata: list[Metadata] = dataclasses.field(default_factory=list)
+    attachments: list[StoredAttachment] = dataclasses.field(default_factory=list)
+    damage: list[str] = dataclasses.field(default_factory=list)
     has_oversize: bool = False
 
 
@@ -209,72 +197,73 @@ class StoredAttachment(NamedTuple):
         return attachment
 
 
-# A message before the name of its topic is known: its channel, and the rest of RawMessage.
-_Found = tuple[int, int, int, Store | _ChunkStore, int, int]
 _NO_SCHEMA = Schema(data=b'', encoding='', id=0, name='')
-# Records outside of chunks that are read besides messages.
-_SMALL: dict[int, Any] = {Opcode.SCHEMA: Schema, Opcode.CHANNEL: Channel, Opcode.METADATA: Metadata}
+_PARSED: dict[int, Any] = {Opcode.SCHEMA: Schema, Opcode.CHANNEL: Channel, Opcode.METADATA: Metadata}
 
 
-def scan_mcap(path: Path, metadata_name: str) -> Scan:
+def scan_mcap(path: Path) -> Scan:
     """Read every whole chunk of an MCAP file. Damage is noted in the result, never raised.
-
-    Args:
-        path: the file.
-        metadata_name: name of the MCAP metadata record that holds `custom_data`.
 
     Raises:
         OSError: the file can't be read.
     """
+    scan = Scan()
     schemas: dict[int, Schema] = {}
     channels: dict[int, Channel] = {}
-    found: list[_Found] = []
-    custom_data: dict[str, str] = {}
-    metadata: list[Metadata] = []
-    attachments: list[StoredAttachment] = []
-    damage: list[str] = []
-    has_oversize = False
+    # Messages as their channel and the fields of RawMessage after the topic, whose name may come later.
+    found: list[tuple[int, int, int, memoryview | _Chunk, int, int]] = []
+
+    def take(opcode: int, data: memoryview, source: memoryview | _Chunk, start: int, end: int) -> None:
+        if opcode == Opcode.MESSAGE:
+            channel, _, time, published = _MESSAGE.unpack_from(data, start)
+            found.append((channel, time, published, source, start + _MESSAGE.size, end))
+        elif opcode in _PARSED:
+            record = _PARSED[opcode].read(_fields(data[start:end]))
+            # The summary at the end of the file repeats schemas and channels. Those of the chunks come first and
+            # count, because a CRC protects them.
+            if opcode == Opcode.SCHEMA:
+                schemas.setdefault(record.id, record)
+            elif opcode == Opcode.CHANNEL:
+                channels.setdefault(record.id, record)
+            elif record.name == CUSTOM_DATA:
+                scan.custom_data = dict(record.metadata)
+            else:
+                scan.metadata.append(record)
+
     size = path.stat().st_size
     recent = _Recent()
     with path.open('rb') as stream:
         try:
             for opcode, start, end in _records(stream, size):
-                if end - start > LARGEST and (opcode in (Opcode.CHUNK, Opcode.MESSAGE) or opcode in _SMALL):
-                    damage.append(f'a record at byte {start} has {end - start} bytes, and at most {LARGEST} are read')
-                    has_oversize = True
+                if opcode == Opcode.ATTACHMENT:
+                    scan.attachments.append(StoredAttachment(path, start, end))
+                elif opcode not in (Opcode.CHUNK, Opcode.MESSAGE, *_PARSED):
+                    continue
+                elif end - start > LARGEST:
+                    scan.damage.append(
+                        f'a record at byte {start} has {end - start} bytes, and at most {LARGEST} are read'
+                    )
+                    scan.has_oversize = True
                 elif opcode == Opcode.CHUNK:
-                    chunk = _ChunkStore(path, start, end, recent)
+                    chunk, before = _Chunk(path, start, end, recent), len(found)
                     # A damaged chunk must not hide those behind it.
                     try:
-                        data = chunk.read()
-                        found += _read_chunk(data, chunk, schemas, channels)
-                        recent.add(chunk, data)
+                        data = recent.get(chunk)
+                        for inner, first, last in _split(data):
+                            take(inner, data, chunk, first, last)
                     except _DAMAGE as error:
-                        damage.append(f'a chunk at byte {start} is damaged ({_phrase(error)})')
-                        has_oversize |= isinstance(error, Oversize)
-                elif opcode == Opcode.MESSAGE:
-                    store = Store(stream.read(end - start))
-                    found.append(_message(store.data(), store, 0, end - start))
-                elif opcode in _SMALL:
-                    record = _SMALL[opcode].read(_fields(stream.read(end - start)))
-                    if opcode == Opcode.SCHEMA:
-                        schemas.setdefault(record.id, record)
-                    elif opcode == Opcode.CHANNEL:
-                        channels.setdefault(record.id, record)
-                    elif record.name == metadata_name:
-                        custom_data = dict(record.metadata)
-                    else:
-                        metadata.append(record)
-                elif opcode == Opcode.ATTACHMENT:
-                    attachments.append(StoredAttachment(path, start, end))
+                        del found[before:]
+                        scan.damage.append(f'a chunk at byte {start} is damaged ({_phrase(error)})')
+                        scan.has_oversize |= isinstance(error, Oversize)
+                else:
+                    data = memoryview(stream.read(end - start))
+                    take(opcode, data, data, 0, len(data))
         except _DAMAGE as error:
-            damage.append(f'it breaks off at byte {stream.tell()} of {size} ({_phrase(error)})')
-    # The summary at the end of the file repeats schemas and channels. Those of the chunks count where both are
-    # there, because chunks are checked by their CRC.
-    topics = {}
-    for number, channel in channels.items():
+            scan.damage.append(f'it breaks off at byte {stream.tell()} of {size} ({_phrase(error)})')
+    names = {number: channel.topic for number, channel in channels.items()}
+    for channel in channels.values():
         schema = schemas.get(channel.schema_id, _NO_SCHEMA)
-        topics[number] = RawTopic(
+        scan.topics[channel.topic] = RawTopic(
             channel.topic,
             schema.name,
             schema.data.decode('utf-8', 'replace'),
@@ -283,22 +272,14 @@ def scan_mcap(path: Path, metadata_name: str) -> Scan:
             schema.encoding,
             channel.message_encoding,
         )
-    messages = [RawMessage(topics[entry[0]].name, *entry[1:]) for entry in found if entry[0] in topics]
-    if len(messages) < len(found):
-        damage.append(f'{len(found) - len(messages)} messages are of channels that nothing in it describes')
-    return Scan(
-        {topic.name: topic for topic in topics.values()},
-        messages,
-        custom_data,
-        metadata,
-        attachments,
-        damage,
-        has_oversize,
-    )
+    scan.messages = [RawMessage(names[number], *rest) for number, *rest in found if number in names]
+    if len(scan.messages) < len(found):
+        scan.damage.append(f'{len(found) - len(scan.messages)} messages are of channels that nothing in it describes')
+    return scan
 
 
 def _records(stream: BinaryIO, size: int) -> Iterator[tuple[int, int, int]]:
-    """Records of a file as (opcode, first byte, byte after), the stream standing at the first."""
+    """Records of a file as (opcode, first byte, byte after). The stream stands at the first byte."""
     if stream.read(len(MCAP0_MAGIC)) != MCAP0_MAGIC:
         raise ValueError('it does not begin as an MCAP file does')
     opcode = None
@@ -318,28 +299,6 @@ def _records(stream: BinaryIO, size: int) -> Iterator[tuple[int, int, int]]:
 
 def _fields(data: bytes | memoryview) -> ReadDataStream:
     return ReadDataStream(io.BytesIO(data))
-
-
-def _message(data: memoryview, store: Store | _ChunkStore, start: int, end: int) -> _Found:
-    number, _, time, published = _MESSAGE.unpack_from(data, start)
-    return number, time, published, store, start + _MESSAGE.size, end
-
-
-def _read_chunk(
-    data: memoryview, store: _ChunkStore, schemas: dict[int, Schema], channels: dict[int, Channel]
-) -> list[_Found]:
-    """All messages of a chunk."""
-    messages = []
-    for opcode, start, end in _split(data):
-        if opcode == Opcode.MESSAGE:
-            messages.append(_message(data, store, start, end))
-        elif opcode == Opcode.SCHEMA:
-            schema = Schema.read(_fields(data[start:end]))
-            schemas.setdefault(schema.id, schema)
-        elif opcode == Opcode.CHANNEL:
-            channel = Channel.read(_fields(data[start:end]))
-            channels.setdefault(channel.id, channel)
-    return messages
 
 
 def _split(data: memoryview) -> Iterator[tuple[int, int, int]]:

@@ -8,16 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dreamer_ros.episodes.assemble import Tally
-from dreamer_ros.episodes.bag_reader import (
-    CUSTOM_DATA,
-    DAMAGE,
-    Bag,
-    bag_files,
-    entries,
-    is_bag,
-    is_partial,
-    read_metadata,
-)
+from dreamer_ros.episodes.bag_reader import DAMAGE, Bag, bag_files, entries, is_bag, is_partial, read_metadata
 from dreamer_ros.episodes.bag_writer import McapFile, lock_directory, publish, write_metadata
 from dreamer_ros.episodes.episode import embedded_contract
 from dreamer_ros.episodes.mcap_scan import LARGEST, RawTopic, Scan, scan_mcap
@@ -29,7 +20,7 @@ from dreamer_ros.wire.topics import ACTION, STEP
 
 
 def recover(path: Path) -> Path | None:
-    """Finish a bag that a crash left: keep whole chunks, attachments and metadata records, write metadata.yaml, rename.
+    """Finish a bag that a crash left: keep its whole chunks, write metadata.yaml, rename it.
 
     Takes a `.NAME.partial` directory, or any bag directory without metadata.yaml. Stopping it at any moment
     loses nothing: it can be run again.
@@ -40,43 +31,49 @@ def recover(path: Path) -> Path | None:
     Raises:
         InputError: nothing in it is whole, or it can't be written.
     """
-    path = Path(path)
-    name = path.name[1 : -len('.partial')] if is_partial(path) else path.name
     try:
         lock = lock_directory(path, wait=False)
         if lock is None:
             return None
         try:
-            return _recover(path, name)
+            return _recover(path)
         finally:
             os.close(lock)
     except OSError as error:
         raise InputError(f'episode bag {path}: recovery failed ({error})') from error
 
 
-def _recover(path: Path, name: str) -> Path:
-    sources = bag_files(path, ('.mcap',))
-    scans = [scan_mcap(source, CUSTOM_DATA) for source in sources]
+def _recover(path: Path) -> Path:
+    sources = [file for file in bag_files(path) if file.suffix == '.mcap']
+    scans = [scan_mcap(source) for source in sources]
     if not any(scan.messages for scan in scans):
         raise InputError(f'episode bag {path}: nothing to recover, no complete chunk of messages is in it')
-    if any(scan.has_oversize for scan in scans):  # its file would be deleted with what is left out
+    if any(scan.has_oversize for scan in scans):  # deleting its file would lose what was left out
         raise InputError(f'episode bag {path}: not recovered, it holds a record of more than {LARGEST} bytes')
+    name = path.name[1 : -len('.partial')] if is_partial(path) else path.name
     target = path.parent / name
     if target != path and target.exists():
         raise InputError(f'episode bag {path}: {target.name} exists already')
+    custom_data = scans[0].custom_data
     contract = None
-    with contextlib.suppress(InputError):  # a damaged one is told where the bag is read
-        contract = embedded_contract(scans[0].custom_data)
-    custom_data = {**scans[0].custom_data, **_tally(scans, contract), 'recovered': 'true'}
-    damage = _damage(path, scans)
+    with contextlib.suppress(InputError):  # reading the bag tells of a damaged one
+        contract = embedded_contract(custom_data)
+    damage = [custom_data[DAMAGE]] if DAMAGE in custom_data else []
+    damage += [sentence for scan in scans for sentence in scan.damage]
+    with contextlib.suppress(InputError, FileNotFoundError):
+        expected = read_metadata(path).get('message_count')
+        found = sum(len(scan.messages) for scan in scans)
+        if expected != found:
+            damage.append(f'{found} of {expected} messages are whole')
     attachments = []
     for stored in (stored for scan in scans for stored in scan.attachments):
         try:
             attachments.append(stored.read())
         except ValueError as error:
             damage.append(str(error))
+    custom_data = {**custom_data, **_tally(scans, contract), 'recovered': 'true'}
     if damage:
-        custom_data[DAMAGE] = '; '.join([*filter(None, [custom_data.get(DAMAGE)]), *damage])
+        custom_data[DAMAGE] = '; '.join(damage)
     topics: dict[str, RawTopic] = {}
     for scan in scans:
         topics.update(scan.topics)
@@ -89,7 +86,7 @@ def _recover(path: Path, name: str) -> Path:
         file.finish()
     finally:
         file.discard()
-    # Stopped between these two, the next recovery finds some messages twice, which reading drops by stamp.
+    # After a stop between these two, the next recovery finds some messages twice. Readers drop repeated stamps.
     file.path = file.path.replace(path / f'{name}_0.mcap')
     for source in sources:
         if source != file.path:
@@ -100,19 +97,8 @@ def _recover(path: Path, name: str) -> Path:
     return target
 
 
-def _damage(path: Path, scans: list[Scan]) -> list[str]:
-    """What is lost, one phrase each."""
-    damage = [sentence for scan in scans for sentence in scan.damage]
-    with contextlib.suppress(InputError, FileNotFoundError):
-        expected = read_metadata(path).get('message_count')
-        found = sum(len(scan.messages) for scan in scans)
-        if expected != found:
-            damage.append(f'{found} of {expected} messages are whole')
-    return damage
-
-
 def _tally(scans: Iterable[Scan], contract: RobotContract | None) -> dict[str, str]:
-    """Length, return and who acted, as far as step messages and actions were recovered."""
+    """Length, return and actor, from the step messages and actions that were recovered."""
     tally = Tally(contract=contract)
     for scan in scans:
         for message in scan.messages:
@@ -127,7 +113,7 @@ def _tally(scans: Iterable[Scan], contract: RobotContract | None) -> dict[str, s
 
 
 def recover_all(path: Path) -> Iterator[tuple[Path, str, bool]]:
-    """Finish every bag at a path that is not whole.
+    """Finish a bag, or every bag of a folder.
 
     Yields:
         Bag, what became of it, and whether it can be used now.
@@ -151,16 +137,14 @@ def _is_bag(path: Path) -> bool:
 
 
 def _recovered(path: Path) -> tuple[str, bool]:
-    """What became of a bag, and whether it can be used now."""
     try:
         bag = Bag(path)
         messages = len(bag.messages) + len(bag.others)
         if not is_partial(path) and not bag.damage:
             return f'is whole, {messages} messages', True
-        files = bag_files(path)
-        if not any(file.suffix == '.mcap' for file in files):
+        if not any(file.suffix == '.mcap' for file in bag_files(path)):
             return (
-                f'holds {messages} messages in files that only MCAP bags are recovered from; `dreamer bag import` '
+                f'holds {messages} messages, but only MCAP files can be recovered; `dreamer bag import` '
                 'reads them as they are'
             ), False
         found = recover(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import sys
 import threading
 import time
@@ -221,9 +220,8 @@ class Recorder:
             self._close_episode()
 
     def _open_episode(self, first_stamp: int) -> None:
-        now = datetime.datetime.now(datetime.timezone.utc)
         data = {**robot_data(self._robot, self._spec), **self._origin(first_stamp)}
-        self._writer = new_episode(self._folder, self._robot, self._episodes, now, self._topics, data)
+        self._writer = new_episode(self._folder, self._robot, self._episodes, self._topics, data)
         self._tally = Tally(self._spec.control_period)
         self._gaps = 0  # steps that lack a message
         self._episodes += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import datetime
 import functools
 import json
 import math
@@ -336,9 +335,8 @@ class RobotRecorder:
         contract = self._contract
         names = [dataclasses.replace(source.topic, name=source.name) for source in self._all]
         self._disk.check(at_once=True)
-        now = datetime.datetime.now(datetime.timezone.utc)
         writer = new_episode(
-            self._folder, self._robot, self._bags, now, names, robot_data(self._robot, contract.spec, contract)
+            self._folder, self._robot, self._bags, names, robot_data(self._robot, contract.spec, contract)
         )
         self._bags += 1
         self._bag = _Bag(writer, contract, self._all, requested)

@@ -185,7 +185,7 @@ def test_times_that_are_none(tmp_path, rng, time):
     rows = list(agent.rows)
     path = write_robot_bag(tmp_path, 'bag', rows, robot)
     file = path / 'bag_0.mcap'
-    scan = mcap_scan.scan_mcap(file, 'none')
+    scan = mcap_scan.scan_mcap(file)
     with file.open('wb') as stream:
         writer = Writer(stream)
         writer.start(profile='ros2')

@@ -138,7 +138,7 @@ def replay(robot, bag, ticks):
     [file] = bag_files(bag)
     types = {topic.name: topic.type for topic in robot.topics}
     by_stamp = defaultdict(dict)
-    for raw in scan_mcap(file, '').messages:
+    for raw in scan_mcap(file).messages:
         message = decode(raw.data, types[raw.topic])
         header = robot.stamps == 'header' and has_header(types[raw.topic])
         stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec if header else raw.time
