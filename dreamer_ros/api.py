@@ -18,6 +18,7 @@ from dreamer_ros.errors import InputError, missing_package
 from dreamer_ros.files import read_text
 from dreamer_ros.policy.loader import load, policy_path
 from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.schema import check
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.metrics import read_metrics
 from dreamer_ros.training.run_directory import latest_policy
@@ -59,7 +60,7 @@ def make(
     except ModuleNotFoundError as error:
         raise missing_package(error) from error
     if robot_spec is not None:
-        defaults = _senses(robot_spec)
+        defaults = robot_spec.simulator_options()
     else:
         config = load_preset(preset)
         defaults = {
@@ -261,24 +262,12 @@ def train(
             return open_run(folder)
         import threading
 
-        from dreamer_ros.training.offline import plan
+        from dreamer_ros.training.offline import OfflineOptions, plan
 
-        run = plan(
-            [str(folder) for folder in bags], preset=preset, logdir=str(logdir), updates=updates, overrides=changes
-        )
-        train_from_bags(run, device, learners=1, seed=seed, stop=stop or threading.Event())
+        options = {'preset': preset, 'logdir': str(logdir), 'updates': updates, 'overrides': changes}
+        options |= {'bags': tuple(map(str, bags)), 'seed': seed, 'device': device}
+        run = plan(check(OfflineOptions, options, 'train'))
+        train_from_bags(run, stop or threading.Event())
         return open_run(run.folder)
     except ModuleNotFoundError as error:
         raise missing_package(error) from error
-
-
-def _senses(spec: RobotSpec) -> dict[str, Any]:
-    """Options with which a simulator shows what a spec says."""
-    if not spec.cameras:
-        return {'inputs': 'vector', 'action_repeat': spec.action_repeat}
-    return {
-        'inputs': 'both' if spec.vector else 'image',
-        'image_size': spec.image_size,
-        'cameras': () if spec.cameras == ('camera',) else spec.cameras,
-        'action_repeat': spec.action_repeat,
-    }

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -138,6 +139,17 @@ class RobotSpec:
     def limits(self) -> ActionLimits:
         """Of the actuators; of a discrete robot 0 and 1 per choice."""
         return ActionLimits(self.action_low, self.action_high)
+
+    def simulator_options(self) -> dict[str, Any]:
+        """The options with which a simulator of the task shows an agent what the spec describes."""
+        if not self.cameras:
+            return {'inputs': 'vector', 'action_repeat': self.action_repeat}
+        return {
+            'inputs': 'both' if self.vector else 'image',
+            'image_size': self.image_size,
+            'cameras': () if self.cameras == ('camera',) else self.cameras,
+            'action_repeat': self.action_repeat,
+        }
 
     def to_dict(self) -> dict:
         """Plain JSON-ready values."""

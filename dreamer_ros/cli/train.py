@@ -6,36 +6,24 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from pydantic import Field
 
 from dreamer_ros import options as shared
 from dreamer_ros.cli.command import command
 from dreamer_ros.errors import InputError
-from dreamer_ros.launching.offline_train import OfflineTrain
 from dreamer_ros.launching.sim_train import SimTrain, sim_train
 from dreamer_ros.options import Options, Word
 from dreamer_ros.training import process
+from dreamer_ros.training.offline import OfflineOptions, plan
 
-SomeOptions = TypeVar('SomeOptions', bound=Options)
-
-
-class InProcess(Options):
-    """What can be set of training in one process."""
-
-    task: shared.Task
-    preset: shared.Preset
-    overrides: shared.Overrides
-    logdir: shared.Logdir
-    steps: shared.Steps
-    seed: shared.Seed
-    simulators: shared.Simulators
-    device: shared.Device
+IN_PROCESS = 'in_process', 'task', 'preset', 'overrides', 'logdir', 'steps', 'seed', 'simulators', 'device'
 
 
-class Train(OfflineTrain, SimTrain):
+class Train(OfflineOptions, SimTrain):
     """Options of `dreamer train`."""
 
     task: Annotated[shared.Task, Word('TASK', positional=True)]
@@ -57,16 +45,19 @@ def train(options: Train) -> int | None:
 
         worker.main()
     if _from_bags(options):
-        _train_from_bags(_narrowed(options, OfflineTrain, 'training from bags'))
+        _check_all_read(options, OfflineOptions.model_fields, 'training from bags')
+        _train_from_bags(options)
         return None
     if options.in_process:
-        _train_in_process(_narrowed(options, InProcess, 'training with --in-process'))
+        _check_all_read(options, IN_PROCESS, 'training with --in-process')
+        _train_in_process(options)
         return None
     if process.torchrun_rank() is not None:
         raise InputError('dreamer train: expected --bags under torchrun, which starts learners but no simulators')
     from dreamer_ros.launching.supervisor import launch
 
-    return launch(sim_train(_narrowed(options, SimTrain, 'training in simulation, without --bags')))
+    _check_all_read(options, SimTrain.model_fields, 'training in simulation, without --bags')
+    return launch(sim_train(options))
 
 
 def _from_bags(options: Train) -> bool:
@@ -81,33 +72,22 @@ def _from_bags(options: Train) -> bool:
     return bool(load_preset(str(saved)).replay.bags)
 
 
-def _narrowed(options: Train, kind: type[SomeOptions], where: str) -> SomeOptions:
-    """The options of one way to train; refuses those that were given for another one."""
-    given = options.model_fields_set - {'in_process' if kind is InProcess else ''}
-    for name in sorted(given - set(kind.model_fields)):
+def _check_all_read(options: Train, names: Collection[str], where: str) -> None:
+    """Refuse options that were given for another way to train."""
+    for name in sorted(options.model_fields_set.difference(names)):
         flag = 'TASK' if name == 'task' else '--' + name.replace('_', '-')
         raise InputError(f'dreamer train: {flag} does not go with {where}')
-    return kind(**{name: getattr(options, name) for name in given})
 
 
-def _train_from_bags(options: OfflineTrain) -> None:
-    from dreamer_ros.training.offline import plan
+def _train_from_bags(options: Train) -> None:
     from dreamer_ros.training.session import train_from_bags
 
-    run = plan(
-        options.bags,
-        options.robot,
-        options.preset,
-        options.logdir,
-        options.updates,
-        options.validation,
-        options.overrides,
-    )
+    run = plan(options)
     print(f'learning {run.spec.name} from bags; everything goes to {run.folder}', flush=True)
-    train_from_bags(run, options.device, process.learners(options.learners), options.seed, _stop_event())
+    train_from_bags(run, _stop_event())
 
 
-def _train_in_process(options: InProcess) -> None:
+def _train_in_process(options: Train) -> None:
     from dreamer_ros.config import load_preset
     from dreamer_ros.training.session import train_in_process
 

@@ -14,12 +14,13 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.launching import deploy, offline_train, record, replay, robot_train, sim_eval, sim_train
 from dreamer_ros.launching.processes import Scenario
 from dreamer_ros.options import Options
+from dreamer_ros.training.offline import OfflineOptions
 
 # name: (options, what makes a Scenario of them)
 SCENARIOS: dict[str, tuple[type[Options], Callable[[Any], Scenario]]] = {
     'sim_train': (sim_train.SimTrain, sim_train.sim_train),
     'sim_eval': (sim_eval.SimEval, sim_eval.sim_eval),
-    'offline_train': (offline_train.OfflineTrain, offline_train.offline_train),
+    'offline_train': (OfflineOptions, offline_train.offline_train),
     'deploy': (deploy.Deploy, deploy.deploy),
     'robot_train': (robot_train.RobotTrain, robot_train.robot_train),
     'record': (record.Record, record.record),

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field
 
 from dreamer_ros import options as shared
@@ -16,12 +15,8 @@ from dreamer_ros.launching.processes import Process, Scenario, check_namespace, 
 from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import load, policy_path
 from dreamer_ros.robot.contract import RobotContract
-from dreamer_ros.spec import RobotSpec
+from dreamer_ros.robot.simulated_contract import simulated_contract
 from dreamer_ros.training.run_directory import new_logdir
-
-# How old observations of a simulated robot may be: so many control periods, and at least so many seconds.
-SIMULATED_AGE = 3
-SIMULATED_AGE_SECONDS = 0.1
 
 
 class Deploy(Options):
@@ -104,56 +99,3 @@ def robot_agent(namespace: str, parameters: Mapping[str, object], leads: bool, r
         node='agent',
         restarts=restarts,
     )
-
-
-def simulated_contract(spec: RobotSpec, rewarded: bool) -> str:
-    """YAML of a contract that has the spec: images, joint states, and a controller that takes the actions' units.
-
-    Args:
-        rewarded: whether the mock robot tells the task's reward.
-
-    Raises:
-        InputError: a spec that says too little, that of discrete actions.
-    """
-    if spec.discrete:
-        raise InputError(
-            f'deploy: {spec.name} has discrete actions, so that only a contract can say what they do: '
-            'expected robot:=<contract>'
-        )
-    topics = [f'{"camera" if number == 0 else name}/image_raw' for number, name in enumerate(spec.cameras)]
-    middle = [(low + high) / 2 for low, high in zip(spec.action_low, spec.action_high)]
-    centred = not any(middle)
-    contract = {
-        'name': spec.name,
-        'rate': 1 / spec.control_period,
-        'max_age': max(SIMULATED_AGE * spec.control_period, SIMULATED_AGE_SECONDS),
-        **({'image_size': list(spec.image_size)} if spec.cameras else {}),
-        'cameras': {
-            name: {'topic': topic, 'type': 'sensor_msgs/msg/Image'} for name, topic in zip(spec.cameras, topics)
-        },
-        'vector': [_joint(name) for name in spec.vector],
-        'command': {
-            'topic': 'commands',
-            'type': 'std_msgs/msg/Float64MultiArray',
-            'axes': [
-                {'name': name, 'field': f'data[{number}]', 'limits': [low, high]}
-                for number, (name, low, high) in enumerate(zip(spec.action, spec.action_low, spec.action_high))
-            ],
-            'stop': 'zero' if centred else dict(zip(spec.action, middle)),
-        },
-        **({'reward': {'topic': 'reward', 'type': 'std_msgs/msg/Float64', 'field': 'data'}} if rewarded else {}),
-    }
-    return yaml.safe_dump(
-        {key: value for key, value in contract.items() if value != {} and value != []}, sort_keys=False
-    )
-
-
-def _joint(name: str) -> dict:
-    """The input called `<joint>/position` or `<joint>/velocity`."""
-    joint, _, quantity = name.rpartition('/')
-    return {
-        'name': name,
-        'topic': 'joint_states',
-        'type': 'sensor_msgs/msg/JointState',
-        'field': f'{quantity}[{joint}]',
-    }

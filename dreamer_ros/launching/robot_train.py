@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dreamer_ros import options as shared
-from dreamer_ros.config import Config, load_preset
+from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.launching.deploy import mock_robot, robot_agent
@@ -23,7 +23,7 @@ from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.offline import senses
 from dreamer_ros.training.process import check_learners
-from dreamer_ros.training.run_directory import check_run, new_logdir, preset_of, write_description
+from dreamer_ros.training.run_directory import check_run, new_logdir, preset_of
 from dreamer_ros.training.schedule import Schedule
 
 LOCAL = '127.0.0.1'
@@ -79,35 +79,59 @@ def robot_train(options: RobotTrain) -> Scenario:
     begin = Path(options.begin).expanduser().absolute() if options.begin and not resumed else None
     if begin:
         contract.check(RobotSpec.from_json(read_text(begin / 'spec.json'), str(begin / 'spec.json')))
+    path = policy_path(options.policy) if options.policy else None
+    if options.role != 'trainer':
+        if path:
+            contract.check(load(path).spec)
+        if options.mock and not options.task:
+            raise InputError('robot_train: expected task:=<what the mock robot simulates>')
+        if options.task and not options.mock:
+            raise InputError('robot_train: task:=… is for mock:=true')
+    preset = preset_of(options.preset, begin or logdir)
+    overrides = (*options.overrides, *senses(contract.spec))
     config = None
     if options.role != 'robot':
-        config = load_preset(preset_of(options.preset, begin or logdir), (*options.overrides, *senses(contract.spec)))
+        config = load_preset(preset, overrides)
         check_learners(config, options.learners)
         Schedule.make(config.schedule, options.steps or config.schedule.steps, 1)  # refuses what teaches nothing
+    policies_url = _policies_url(options) if options.role == 'trainer' else None
+    # A start that is refused leaves no folder behind.
     folder = logdir or new_logdir(contract.name, config.preset if config else 'robot')
     check_run(folder, contract.spec, config)  # the trainer does so too, but by then a robot here moves
     processes: list[Process] = []
     if options.role != 'trainer':
-        processes += _robot_side(options, contract, source, folder)
+        processes += _robot_side(options, contract, source, folder, path)
     if options.role == 'robot':
         processes.append(_file_server({'bags': str(folder / 'episodes')}, options, processes[-1].namespace))
+        return Scenario('robot_train', tuple(processes), folder)
+    trainer = {
+        'contract': source,
+        'logdir': str(folder),
+        'preset': preset,
+        'overrides': overrides,
+        'steps': options.steps,
+        'free_running': True,
+        'device': options.device,
+        'learners': options.learners,
+        'seed': options.seed,
+        'begin': str(begin) if begin else None,
+        'signing_key': str(Path(options.signing_key).expanduser().absolute()) if options.signing_key else None,
+        'policies_url': policies_url,
+    }
+    if options.role == 'all':
+        trainer['threads'] = max(1, (os.cpu_count() or 1) - 1)  # the robot's control loop comes first
     else:
-        write_description(folder, config, contract.spec)
-        processes += _trainer_side(options, config, source, folder, begin)
-    return Scenario('robot_train', tuple(processes), folder)
+        processes += _bag_pullers(options.bags, folder / 'episodes')
+        processes.append(_file_server({'policies': str(folder / 'policies')}, options, '/'))
+    return Scenario('robot_train', (*processes, learner('trainer', trainer)), folder)
 
 
-def _robot_side(options: RobotTrain, contract: RobotContract, source: str, folder: Path) -> list[Process]:
+def _robot_side(
+    options: RobotTrain, contract: RobotContract, source: str, folder: Path, policy: Path | None
+) -> list[Process]:
     """What runs on the robot's computer."""
     place = '/' + (options.namespace or contract.name).strip('/')
     alone = options.role == 'robot'  # else the trainer owns the terminal, and says how it goes
-    path = policy_path(options.policy) if options.policy else None
-    if path:
-        contract.check(load(path).spec)
-    if options.mock and not options.task:
-        raise InputError('robot_train: expected task:=<what the mock robot simulates>')
-    if options.task and not options.mock:
-        raise InputError('robot_train: task:=… is for mock:=true')
     agent = {
         'robot': source,
         'mode': 'train',
@@ -116,7 +140,7 @@ def _robot_side(options: RobotTrain, contract: RobotContract, source: str, folde
         'seed': options.seed,
         'keep': str(folder / 'robot'),
         'show': alone,
-        'policy': str(path) if path else None,
+        'policy': str(policy) if policy else None,
     }
     return [
         *([mock_robot(place, options.task, source, options.seed)] if options.mock else []),
@@ -125,55 +149,38 @@ def _robot_side(options: RobotTrain, contract: RobotContract, source: str, folde
     ]
 
 
-def _trainer_side(options: RobotTrain, config: Config, source: str, folder: Path, begin: Path | None) -> list[Process]:
-    """What runs on the trainer's computer."""
-    trainer = {
-        'contract': source,
-        'logdir': str(folder),
-        'steps': options.steps or config.schedule.steps,
-        'free_running': True,
-        'device': options.device,
-        'learners': options.learners,
-        'seed': options.seed,
-        'begin': str(begin) if begin else None,
-        'signing_key': str(Path(options.signing_key).expanduser().absolute()) if options.signing_key else None,
-    }
-    if options.role == 'all':
-        # The robot's control loop comes first.
-        return [learner('trainer', {**trainer, 'threads': max(1, (os.cpu_count() or 1) - 1)})]
-    if not options.bags:
-        raise InputError('robot_train: role:=trainer expects bags:=http://<host of the robot>:<port>')
-    trainer['policies_url'] = f'http://{_reachable(options.bags, options.address)}:{options.port}/policies'
-    pullers = [
+def _bag_pullers(bags: Sequence[str], folder: Path) -> list[Process]:
+    """What brings the bags of robots elsewhere into a folder here."""
+    return [
         Process(
             'bag_puller',
             '/',
-            {'source': bags, 'folder': str(folder / 'episodes')},
-            node='bag_puller' if len(options.bags) == 1 else f'bag_puller_{number}',
+            {'source': url, 'folder': str(folder)},
+            node='bag_puller' if len(bags) == 1 else f'bag_puller_{number}',
         )
-        for number, bags in enumerate(options.bags)
+        for number, url in enumerate(bags)
     ]
-    server = _file_server({'policies': str(folder / 'policies')}, options, '/')
-    return [*pullers, server, learner('trainer', trainer)]
 
 
 def _file_server(shown: dict, options: RobotTrain, namespace: str) -> Process:
     return Process('file_server', namespace, {**shown, 'address': options.address, 'port': options.port})
 
 
-def _reachable(bags: Sequence[str], address: str) -> str:
-    """The address of this computer by which the robot finds it.
+def _policies_url(options: RobotTrain) -> str:
+    """Where robots elsewhere find the policies of the trainer here.
 
     Raises:
-        InputError: it listens where robots elsewhere cannot reach it.
+        InputError: no robot is named, or the trainer's address is one that robots elsewhere cannot reach.
     """
-    own = _own_address(bags[0])
+    if not options.bags:
+        raise InputError('robot_train: role:=trainer expects bags:=http://<host of the robot>:<port>')
+    own, address = _own_address(options.bags[0]), options.address
     if address == LOCAL and own != LOCAL:
         raise InputError(
-            f'robot_train: the robot at {bags[0]} cannot fetch policies from {LOCAL}: expected '
+            f'robot_train: the robot at {options.bags[0]} cannot fetch policies from {LOCAL}: expected '
             f'address:={own} or address:={EVERYWHERE}, where whoever reaches it may read them'
         )
-    return own if address == EVERYWHERE else address
+    return f'http://{own if address == EVERYWHERE else address}:{options.port}/policies'
 
 
 def _own_address(url: str) -> str:

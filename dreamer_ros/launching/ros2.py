@@ -107,8 +107,12 @@ class _Run:
         return [RegisterEventHandler(listener), node]
 
     def _on_shutdown(self, event, context) -> list:
-        """Ctrl-C in a terminal reaches the processes by itself, `kill -INT` of `ros2 launch` does not."""
+        """Send the SIGINT that launch leaves to the terminal. A Ctrl-C reaches every process by itself, a `kill -INT`
+        only `ros2 launch`.
+        """
         self._finishing = self._stopped = True
+        if not event.due_to_sigint or context.noninteractive:
+            return []
         running = [node for node in self._nodes.values() if (node.process_details or {}).get('pid')]
         return [
             EmitEvent(event=SignalProcess(signal_number=signal.SIGINT, process_matcher=matches_action(node)))

@@ -14,7 +14,6 @@ from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import policy_file
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.seeds import evaluation_seed
-from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.run_directory import latest_policy, new_evaluation, new_logdir
 
 
@@ -57,13 +56,7 @@ def sim_eval(options: SimEval) -> Scenario:
         folder = new_evaluation(within)  # bags and results of two evaluations do not mix
     else:
         folder = Path(options.output).expanduser().absolute() if options.output else new_logdir(name, 'evaluation')
-    simulator = {
-        'task': task,
-        **_senses(spec),
-        'action_repeat': spec.action_repeat,
-        'render': options.render,
-        'mode': options.mode,
-    }
+    simulator = {'task': task, **spec.simulator_options(), 'render': options.render, 'mode': options.mode}
     agent = {'mode': 'evaluate', 'policy': str(path)}
     robot = simulated_robot('sim0', simulator, agent, evaluation_seed(options.seed), folder, options.episodes)
     evaluator = {
@@ -73,11 +66,3 @@ def sim_eval(options: SimEval) -> Scenario:
     }
     counting = Process('evaluator', '/sim0', evaluator, leads=True, patience=(10.0, 'writing its result'))
     return Scenario('sim_eval', (*robot, counting), folder, run=within)
-
-
-def _senses(spec: RobotSpec) -> dict[str, object]:
-    """The simulator's parameters for a policy that was made for this robot."""
-    if not spec.cameras:
-        return {'inputs': 'vector'}
-    cameras = () if spec.cameras == ('camera',) else spec.cameras
-    return {'inputs': 'both' if spec.vector else 'image', 'image_size': spec.image_size, 'cameras': cameras}

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from dreamer_ros import options as shared
-from dreamer_ros.config import EnvConfig, load_preset
+from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.launching.processes import Process, Scenario, learner, simulated_robot, task_name
@@ -16,7 +16,7 @@ from dreamer_ros.options import Options, as_text
 from dreamer_ros.seeds import collector_seed
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.process import check_learners
-from dreamer_ros.training.run_directory import check_run, new_logdir, preset_of, write_description
+from dreamer_ros.training.run_directory import check_run, new_logdir, preset_of
 from dreamer_ros.training.schedule import Schedule
 
 
@@ -50,17 +50,19 @@ def sim_train(options: SimTrain) -> Scenario:
     name = task_name(task)
     if saved and saved != name:
         raise InputError(f'logdir {existing}: expected task {saved}, which its run was started with, got {name}')
-    config = load_preset(preset_of(options.preset, existing), options.overrides)
+    preset = preset_of(options.preset, existing)
+    config = load_preset(preset, options.overrides)
     check_learners(config, options.learners)
     repeat = config.action_repeat_for(name)
     steps = options.steps or config.schedule.steps
     Schedule.make(config.schedule, steps, repeat)  # refuses a budget that teaches nothing
     folder = existing or new_logdir(name, config.preset)
     check_run(folder, None, config)  # the trainer does so too, but by then the first episode is recorded
-    write_description(folder, config)
     simulator = {
         'task': task,
-        **senses(config.env),
+        'inputs': config.env.inputs,
+        'image_size': config.env.image_size,
+        'cameras': config.env.cameras,
         'action_repeat': repeat,
         'render': options.render,
         'mode': 'realtime' if options.mode == 'realtime' else 'lockstep',
@@ -74,6 +76,8 @@ def sim_train(options: SimTrain) -> Scenario:
         processes += simulated_robot(robot, simulator, agent, seed, folder / 'episodes')
     trainer = {
         'logdir': str(folder),
+        'preset': preset,
+        'overrides': options.overrides,
         'robots': robots,
         'steps': steps,
         'free_running': options.mode != 'lockstep',
@@ -94,11 +98,6 @@ def sim_train(options: SimTrain) -> Scenario:
         folder,
         then=('sim_eval', evaluation) if options.episodes else None,
     )
-
-
-def senses(env: EnvConfig) -> dict[str, object]:
-    """The simulator's parameters that say what the agent perceives."""
-    return {'inputs': env.inputs, 'image_size': env.image_size, 'cameras': env.cameras}
 
 
 def _saved_task(run: Path) -> str | None:

@@ -65,6 +65,8 @@ def run_node(
         return run_main(serve)
     finally:
         rclpy.try_shutdown()
+        # Python drops its handlers while it ends. A second SIGINT would then look like a crash.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def terminating() -> str:

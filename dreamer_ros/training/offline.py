@@ -7,16 +7,34 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dreamer_ros import options as shared
 from dreamer_ros.config import Config, load_preset
 from dreamer_ros.episodes.bag_reader import read_metadata
 from dreamer_ros.episodes.episode import embedded_contract
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
+from dreamer_ros.options import Options
 from dreamer_ros.replay.dataset import bag_folder, check_distinct
 from dreamer_ros.robot.contract import RobotContract, load_contract
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training.process import check_learners, learners
 from dreamer_ros.training.run_directory import check_run, new_logdir, preset_of
 from dreamer_ros.training.schedule import Schedule
+
+
+class OfflineOptions(Options):
+    """Learn from bags alone, without simulator and robot."""
+
+    bags: shared.Bags
+    preset: shared.Preset
+    overrides: shared.Overrides
+    logdir: shared.Logdir
+    updates: shared.Updates
+    validation: shared.Validation
+    robot: shared.BagContract
+    seed: shared.Seed
+    device: shared.Device
+    learners: shared.Learners
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +42,12 @@ class OfflineRun:
     """What to learn, from what, and where it goes.
 
     Attributes:
+        options: what was asked for.
         contract: of the robot, for bags that do not hold one.
         updates: of the whole run, earlier sessions included.
     """
 
+    options: OfflineOptions
     config: Config
     spec: RobotSpec
     contract: RobotContract | None
@@ -35,39 +55,22 @@ class OfflineRun:
     updates: int
 
 
-def plan(
-    bags: Sequence[str],
-    robot: str = '',
-    preset: str = '',
-    logdir: str = '',
-    updates: int | None = None,
-    validation: float | None = None,
-    overrides: Sequence[str] = (),
-) -> OfflineRun:
+def plan(options: OfflineOptions) -> OfflineRun:
     """Check everything that can be checked before anything is loaded.
-
-    Args:
-        bags: folders of bags, each `DIR` or `DIR:WEIGHT`; none takes those of an existing run.
-        robot: contract of the robot, for bags that say nothing of theirs.
-        preset: '' for that of an existing run, else `cpu`.
-        logdir: run directory, continued if it exists; '' makes one.
-        updates: None for as many as the preset makes online.
-        validation: share of the episodes that is held out; None for the preset's.
-        overrides: section.key=value, on top of the preset.
 
     Raises:
         InputError: something of it does not fit.
     """
-    saved = Path(logdir).expanduser().absolute() if logdir else None
+    saved = Path(options.logdir).expanduser().absolute() if options.logdir else None
     resumed = saved is not None and (saved / 'config.yaml').exists()
-    overrides = list(overrides)
-    folders = [bag_folder(text) for text in bags]
+    overrides = list(options.overrides)
+    folders = [bag_folder(text) for text in options.bags]
     check_distinct([*([saved / 'episodes'] if saved else []), *(path for path, _ in folders)])
     if folders:  # absolute, so that the run can be continued from anywhere
         overrides.append(f'replay.bags={json.dumps([f"{path}:{weight:g}" for path, weight in folders])}')
-    if validation is not None:
-        overrides.append(f'replay.validation={validation}')
-    contract = load_contract(robot) if robot else None
+    if options.validation is not None:
+        overrides.append(f'replay.validation={options.validation}')
+    contract = load_contract(options.robot) if options.robot else None
     if contract is not None:
         spec = contract.spec
     elif resumed:
@@ -76,14 +79,16 @@ def plan(
         spec = find_spec([path for path, _ in folders])
     else:
         raise InputError('bags: expected folders of bags to learn from, got none')
-    config = load_preset(preset_of(preset, saved), (*overrides, *([] if resumed else senses(spec))))
+    config = load_preset(preset_of(options.preset, saved), (*overrides, *([] if resumed else senses(spec))))
+    check_learners(config, learners(options.learners))
+    updates = options.updates
     if updates is None:
         online = Schedule.make(config.schedule, config.schedule.steps, spec.action_repeat)
         updates = online.updates_due(online.budget)
     if saved:
         check_run(saved, spec, config)
     folder = saved or new_logdir(spec.name, config.preset)
-    return OfflineRun(config, spec, contract, folder, updates)
+    return OfflineRun(options, config, spec, contract, folder, updates)
 
 
 def find_spec(folders: Sequence[Path]) -> RobotSpec:
@@ -117,10 +122,7 @@ def _custom_data(folders: Sequence[Path]) -> Iterator[dict]:
                 yield {str(key): str(value) for key, value in data.items()}
 
 
-def senses(spec: RobotSpec) -> Iterator[str]:
+def senses(spec: RobotSpec) -> list[str]:
     """Overrides that have an agent perceive what the bags hold, also when it goes on with a simulator."""
-    yield f'env.inputs={"both" if spec.cameras and spec.vector else "image" if spec.cameras else "vector"}'
-    if spec.cameras:
-        yield f'env.image_size={json.dumps(spec.image_size)}'
-        yield f'env.cameras={json.dumps([] if spec.cameras == ("camera",) else spec.cameras)}'
-    yield f'env.action_repeat={{"default": {spec.action_repeat}}}'
+    options = {**spec.simulator_options(), 'action_repeat': {'default': spec.action_repeat}}
+    return [f'env.{key}={json.dumps(value)}' for key, value in options.items()]

@@ -75,21 +75,6 @@ def preset_of(preset: str, run: str | Path | None) -> str:
     return preset or (str(config) if config and config.exists() else 'cpu')
 
 
-def write_description(path: Path, config: Config, spec: RobotSpec | None = None) -> None:
-    """Write what a run is made with: its resolved preset, and its robot where that is known already.
-
-    Raises:
-        InputError: the directory cannot be written.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        write_file(path / 'config.yaml', config.to_yaml())
-        if spec is not None:
-            write_file(path / 'spec.json', spec.to_json() + '\n')
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
 class RunDirectory:
     """Opens a run directory for one trainer; a fresh one is created, one with a checkpoint is continued.
 
@@ -119,7 +104,8 @@ class RunDirectory:
             raise _unwritable(self.path, error) from error
         try:
             _check(self.path, spec, config)
-            write_description(self.path, config, spec)
+            write_file(self.path / 'config.yaml', config.to_yaml())
+            write_file(self.path / 'spec.json', spec.to_json() + '\n')
             folders = (self.path, self.policies, self.checkpoints)
             for leftover in itertools.chain(*(folder.glob('.*.partial') for folder in folders)):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

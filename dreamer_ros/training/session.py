@@ -88,14 +88,14 @@ def train_in_process(
     return folder
 
 
-def train_from_bags(run: OfflineRun, device: str, learners: int, seed: int, stop: threading.Event) -> None:
+def train_from_bags(run: OfflineRun, stop: threading.Event) -> None:
     """Learn from bags alone until the updates are made or the event is set.
 
     Raises:
         InputError: the folder, the device or the bags do not fit.
     """
-    process.check_learners(run.config, learners)
-    with prepare_learners(run.config, robots=0, learners=learners) as team:
+    options = run.options
+    with prepare_learners(run.config, robots=0, learners=process.learners(options.learners)) as team:
         from dreamer_ros.training.loop import Trainer
         from dreamer_ros.training.run_replay import BagReplay
 
@@ -105,10 +105,10 @@ def train_from_bags(run: OfflineRun, device: str, learners: int, seed: int, stop
                 run.spec,
                 directory,
                 Robots(),
-                BagReplay(directory.episodes, run.config, run.spec, seed, run.contract),
+                BagReplay(directory.episodes, run.config, run.spec, options.seed, run.contract),
                 OfflineSchedule(run.updates),
-                device=device,
-                seed=seed,
+                device=options.device,
+                seed=options.seed,
                 stop=stop,
                 progress=Progress(),
                 team=team,

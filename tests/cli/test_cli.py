@@ -151,7 +151,7 @@ def test_train_from_bags_goes_on_without_their_names(started, monkeypatch, tmp_p
     run = tmp_path / 'run'
     run.mkdir()
     plans = []
-    monkeypatch.setattr('dreamer_ros.training.offline.plan', lambda *arguments: plans.append(arguments) or 1 / 0)
+    monkeypatch.setattr('dreamer_ros.cli.train.plan', lambda options: plans.append(options) or 1 / 0)
     for bags, learns_from_bags in (('[]', False), ('[elsewhere]', True)):
         (run / 'config.yaml').write_text(load_preset('cpu', [f'replay.bags={bags}']).to_yaml())
         if learns_from_bags:
@@ -159,7 +159,7 @@ def test_train_from_bags_goes_on_without_their_names(started, monkeypatch, tmp_p
                 main(['train', '--logdir', str(run)])
         else:
             main(['train', '--logdir', str(run)])
-    assert [plan[3] for plan in plans] == [str(run)] and len(started) == 1
+    assert [plan.logdir for plan in plans] == [str(run)] and len(started) == 1
     main(['train', 'cartpole_swingup', '--logdir', str(run)])
     assert len(started) == 2
 

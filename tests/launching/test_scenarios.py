@@ -19,7 +19,7 @@ from dreamer_ros.paths import share
 from dreamer_ros.policy.export import export
 from dreamer_ros.policy.loader import load
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.training.run_directory import preset_of
+from dreamer_ros.training.run_directory import RunDirectory
 from tests.agents.small import config, robot
 from tests.policy.tiny import spec as tiny_spec
 from tests.policy.tiny import tiny_policy
@@ -87,9 +87,7 @@ def test_presets_and_overrides_reach_simulator_and_trainer():
     simulator, trainer = processes['simulator of sim0'].parameters, processes['trainer'].parameters
     assert (simulator['image_size'], simulator['action_repeat']) == ([32, 48], 5)
     assert trainer['steps'] == 123456
-    # Resolved once: the trainer finds the result in the run directory.
-    assert not {'preset', 'overrides'} & set(trainer) and trainer['logdir'] == str(run.folder)
-    assert load_preset(preset_of('', run.folder)).to_dict() == load_preset('dreamerv3_1m', overrides).to_dict()
+    assert (trainer['preset'], trainer['overrides'], trainer['logdir']) == ('dreamerv3_1m', overrides, str(run.folder))
 
 
 def test_what_the_agent_perceives_reaches_the_simulators():
@@ -230,6 +228,16 @@ def test_an_existing_run_brings_its_task_and_preset(tmp_path):
         scenario('sim_train', {'logdir': str(tmp_path), 'task': 'cup_catch'})
     with pytest.raises(InputError, match=r'started with, but env.image_size is \[32, 32\] instead of \[64, 64\]'):
         scenario('sim_train', {'logdir': str(tmp_path), 'overrides': 'env.image_size=32'})
+
+
+@pytest.mark.parametrize('arguments', [{'task': 'walker_walk'}, {'robot': 'rover'}])
+def test_a_start_that_came_to_nothing_leaves_the_next_one_free(arguments, tmp_path):
+    """The trainer writes what a run is made with, when it begins; until then any other preset can be started."""
+    name = 'robot_train' if 'robot' in arguments else 'sim_train'
+    for preset in ('dreamerv3_1m', ''):
+        run = scenario(name, {**arguments, 'logdir': str(tmp_path / 'run'), 'preset': preset})
+        assert by_label(run)['trainer'].parameters['preset'] == (preset or 'cpu')
+    assert not (tmp_path / 'run').exists()
 
 
 def test_replay(tmp_path):
@@ -444,22 +452,6 @@ def test_deploy_refuses_what_does_not_fit(rover_policy, tmp_path, monkeypatch):
     assert not (tmp_path / 'runs').exists() or not list((tmp_path / 'runs').iterdir())
 
 
-@pytest.mark.parametrize('inputs', ['image', 'both', 'vector'])
-def test_a_policy_without_a_contract_gets_that_of_its_simulation(inputs):
-    from dreamer_ros.launching.deploy import simulated_contract
-    from dreamer_ros.robot.contract import RobotContract
-    from dreamer_ros.simulation.environment import make
-
-    environment = make('cartpole_swingup', image_size=(32, 32), action_repeat=4, inputs=inputs)
-    environment.close()
-    contract = RobotContract.from_text(simulated_contract(environment.spec, rewarded=True), 'robot.yaml')
-    contract.check(environment.spec)
-    assert contract.reward.sources
-    # Nobody but the stand-in publishes it.
-    assert RobotContract.from_text(simulated_contract(environment.spec, rewarded=False), 'robot.yaml').reward is None
-    assert contract.name == 'cartpole_swingup' and contract.rate == 25
-
-
 def test_robot_train_on_one_computer(rover_policy, tmp_path):
     run = scenario(
         'robot_train',
@@ -496,7 +488,8 @@ def test_robot_train_on_one_computer(rover_policy, tmp_path):
     }
     trainer = processes['trainer'].parameters
     assert trainer['free_running'] is True and trainer['contract'] == 'rover' and trainer['steps'] == 5000
-    assert load_preset(preset_of('', run.folder)).env.image_size == (48, 48) and 'policies_url' not in trainer
+    assert load_preset(trainer['preset'], trainer['overrides']).env.image_size == (48, 48)
+    assert 'policies_url' not in trainer
 
 
 def test_robot_train_on_two_computers(tmp_path, monkeypatch):
@@ -532,18 +525,19 @@ def test_robot_train_goes_on(rover_policy, tmp_path):
     from dreamer_ros.robot.contract import load_contract
 
     logdir = {'robot': 'rover', 'logdir': str(tmp_path / 'run')}
-    scenario('robot_train', {**logdir, 'preset': 'dreamerv3_1m'})
-    resolved = load_preset(preset_of('', tmp_path / 'run'))
+    first = by_label(scenario('robot_train', {**logdir, 'preset': 'dreamerv3_1m'}))['trainer'].parameters
+    resolved = load_preset(first['preset'], first['overrides'])
+    RunDirectory(tmp_path / 'run', resolved, load_contract('rover').spec).close()
     for again in (logdir, {**logdir, 'preset': 'dreamerv3_1m'}):
         trainer = by_label(scenario('robot_train', again))['trainer'].parameters
-        assert load_preset(preset_of('', trainer['logdir'])).to_dict() == resolved.to_dict()
+        assert load_preset(trainer['preset'], trainer['overrides']).to_dict() == resolved.to_dict()
 
     simulated = dataclasses.replace(load_contract('rover').spec, name='rover_target', action_repeat=4)
     (tmp_path / 'run' / 'spec.json').write_text(simulated.to_json())
     run = scenario('robot_train', {'robot': 'rover', 'begin': str(tmp_path / 'run')})
     trainer = by_label(run)['trainer'].parameters
     assert trainer['begin'] == str(tmp_path / 'run')
-    assert load_preset(preset_of('', run.folder)).to_dict() == resolved.to_dict()
+    assert load_preset(trainer['preset'], trainer['overrides']).to_dict() == resolved.to_dict()
     assert run.folder.name.startswith('rover-dreamerv3_1m-')
     (tmp_path / 'run' / 'spec.json').write_text(dataclasses.replace(simulated, control_period=0.1).to_json())
     with pytest.raises(InputError, match='rate: expected 10, as for rover_target, got 5'):
@@ -563,15 +557,15 @@ def test_robot_train_goes_on(rover_policy, tmp_path):
         ({'robot': 'rover', 'preset': 'nothing'}, 'nothing'),
     ],
 )
-def test_robot_train_refuses_what_does_not_fit(arguments, complaint):
+def test_robot_train_refuses_what_does_not_fit(arguments, complaint, tmp_path):
     with pytest.raises(InputError, match=complaint):
         scenario('robot_train', arguments)
+    assert not list(tmp_path.glob('runs/*')), 'nothing was started'
 
 
 def test_robot_train_refuses_the_run_of_another_robot_before_anything_moves(tmp_path):
     """With the trainer's own sentence; the two roles that could do harm with such a folder."""
     from dreamer_ros.robot.contract import load_contract
-    from dreamer_ros.training.run_directory import RunDirectory
 
     config = load_preset('cpu')
     run = RunDirectory(tmp_path / 'run', config, load_contract('arm').spec)

@@ -22,12 +22,13 @@ from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.launching import scenario
 from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.schema import check
 from dreamer_ros.training import loop as trainer_module
-from dreamer_ros.training import session
+from dreamer_ros.training import offline, session
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.loop import Trainer
 from dreamer_ros.training.metrics import read_metrics
-from dreamer_ros.training.offline import find_spec, plan
+from dreamer_ros.training.offline import OfflineOptions, find_spec
 from dreamer_ros.training.plots import plot_run
 from dreamer_ros.training.progress import Progress
 from dreamer_ros.training.robots import Robots
@@ -37,6 +38,10 @@ from dreamer_ros.training.schedule import OfflineSchedule, Schedule
 from dreamer_ros.training.validation import CONTEXT, held_out_errors
 from tests.episodes import bags
 from tests.training.test_loop import ROBOT, STEPS, Walking, make_trainer, write_bags
+
+
+def plan(folders, **options):
+    return offline.plan(check(OfflineOptions, {'bags': folders, **options}, 'test'))
 
 
 def learn(run, stop=None):
@@ -238,15 +243,9 @@ def test_the_scenario_starts_one_process(tmp_path, preset):
     description = scenario('offline_train', arguments)
     [process] = description.processes
     assert process.leads and description.folder == tmp_path / 'run' and description.then is None
-    assert process.parameters == {
-        'logdir': str(tmp_path / 'run'),
-        'updates': 7,
-        'device': 'auto',
-        'learners': 1,
-        'seed': 0,
-    }
-    # The node goes on with the plan of the launcher.
-    planned = plan([], logdir=str(tmp_path / 'run'), updates=7)
+    # The node makes the same plan.
+    planned = offline.plan(check(OfflineOptions, process.parameters, 'test'))
+    assert planned.updates == 7 and not planned.folder.exists()
     assert planned.config.replay.bags == (f'{tmp_path}/a:2',) and planned.config.replay.validation == 0.25
     assert planned.config.schedule.batch == 2 and planned.folder == tmp_path / 'run'
     arguments['logdir'] = str(tmp_path / 'other')
@@ -326,9 +325,10 @@ def test_the_command_interrupted_twice_ends_at_once_and_is_continued(tmp_path, p
 
 @pytest.mark.parametrize('environment, ended', [({}, [130]), ({'TORCHELASTIC_RUN_ID': 'x', 'RANK': '0'}, [])])
 def test_one_ctrl_c_that_torchrun_repeats_is_one(tmp_path, preset, monkeypatch, environment, ended):
+    monkeypatch.chdir(tmp_path)
     ends, before = [], {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def interrupted(run, device, learners, seed, stop):
+    def interrupted(run, stop):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
         assert stop.is_set()
@@ -339,7 +339,7 @@ def test_one_ctrl_c_that_torchrun_repeats_is_one(tmp_path, preset, monkeypatch, 
     monkeypatch.setattr(session, 'train_from_bags', interrupted)
     write_bags(tmp_path / 'a', [0])
     try:
-        main(['train', '--bags', str(tmp_path / 'a'), '--preset', preset, '--logdir', str(tmp_path / 'run')])
+        main(['train', '--bags', str(tmp_path / 'a'), '--preset', preset, '--override', 'schedule.overlap=false'])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
