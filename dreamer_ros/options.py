@@ -206,21 +206,25 @@ DiskReserve = Annotated[
 
 
 class Options(Model):
-    """Options of one place.
+    """Options of a scenario, a node or a command.
 
     Attributes:
-        renamed: earlier names that still work, with the names of today.
+        renamed: earlier names that still work, and the current ones.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
 
+    def pick(self, *names: str) -> dict[str, Any]:
+        """Some of the options by name, for parameters of the same names."""
+        return {name: getattr(self, name) for name in names}
+
     @classmethod
     def from_texts(cls, texts: Mapping[str, str | Sequence[str]], where: str) -> Self:
-        """Options as people type them. A list is one text whose words are separated by blanks, or several texts.
+        """Parse options as people type them. A list is one text of words between blanks, or several texts.
 
         Args:
             texts: by name; an empty text stands for the default.
-            where: what the options belong to, for errors.
+            where: command or scenario, for errors.
 
         Raises:
             InputError: an unknown name, or a value that does not fit.
@@ -236,7 +240,7 @@ class Options(Model):
 
 
 def _value(kind: Any, text: str | Sequence[str], where: str) -> Any:
-    """The value that a text stands for. A text that stands for none is left to be refused by the model."""
+    """Convert a text to a value of a type. A text that does not fit stays as it is: the model refuses it."""
     while typing.get_origin(kind) is Annotated:
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is tuple:
@@ -259,12 +263,12 @@ def _value(kind: Any, text: str | Sequence[str], where: str) -> Any:
 
 
 class Word(NamedTuple):
-    """How an option is written on the command line, if not as --name VALUE. Annotates its field.
+    """Annotates an option that is not written --name VALUE on the command line.
 
     Attributes:
-        metavar: what stands for the value in helps.
-        positional: it is written without a flag.
-        flags: instead of that of its name.
+        metavar: placeholder of the value in help texts.
+        positional: whether it is written without a flag.
+        flags: replace the flag that is made of the name.
     """
 
     metavar: str = ''
@@ -282,7 +286,7 @@ class Argument(NamedTuple):
 
 
 def as_arguments(options: type[Options]) -> tuple[Argument, ...]:
-    """The options in the order to show them."""
+    """The options in order of declaration."""
     return tuple(
         Argument(row.key, as_text(row.default), row.help, ('true', 'false') if row.kind is bool else row.choices)
         for row in describe(options)

@@ -23,8 +23,8 @@ class Info(Options):
     """Options of `dreamer bag info`."""
 
     path: Annotated[str, Word('PATH', positional=True)] = Field(
-        description='A bag, all of whose messages are read. Or a folder of bags or a run directory, of which only what '
-        'the recorders noted is read.'
+        description='A bag, whose messages are all read. Or a folder of bags or a run directory, where only the notes '
+        'of the recorders are read.'
     )
     full: bool = Field(False, description='Read all messages of the bags in a folder, too.')
     json_: Annotated[bool, Word(flags=('--json',))] = Field(False, description='Print JSON, for programs.')
@@ -126,17 +126,17 @@ class Import(Options):
     to: Annotated[str, Word('FOLDER')] = Field(description='Folder that the episode bags go to.')
     robot: Annotated[str, Word('CONTRACT')] = Field(
         '',
-        description='Contract of the robot in bags of its own topics: a YAML file, or a robot of sim/. Of a LeRobot '
-        'dataset it picks cameras and numbers by name, and its limits normalise actions. Default for a dataset: its '
-        'smallest and its largest action do.',
+        description='Contract of the robot, for bags of its own topics: a YAML file, or a robot of sim/. For a LeRobot '
+        'dataset it picks cameras and numbers by name, and its limits normalise actions. Without a contract, the '
+        'smallest and the largest action of the dataset do.',
     )
     labels: Annotated[str, Word('FILE')] = Field(
         '',
-        description='YAML of episodes (start, end, terminal, rewards) that the bags do not tell. Episode 12 of a '
-        'LeRobot dataset is bag: episode_000012.',
+        description='YAML file of episodes (start, end, terminal, rewards), for bags that do not mark them. Episode 12 '
+        'of a LeRobot dataset is bag: episode_000012.',
     )
     period: Annotated[Positive | None, Word('SECONDS')] = Field(
-        None, description='Time between two steps of .npz files that do not tell it.'
+        None, description='Time between two steps, for .npz files without it.'
     )
     image_size: Annotated[tuple[Count, Count] | None, Word('HEIGHTxWIDTH')] = Field(
         None, description="Size that images of LeRobot datasets get. Default: theirs, or the contract's."
@@ -236,7 +236,7 @@ def keep(options: Keep) -> None:
 
 
 def _warn(problems: Iterable[str]) -> None:
-    """Say what of a bag is not there."""
+    """Print what is missing or wrong in a bag."""
     for problem in problems:
         print(f'warning: {problem}', file=sys.stderr)
 

@@ -16,7 +16,7 @@ class Command(NamedTuple):
     """A command.
 
     Attributes:
-        run: gets the options and returns an exit code, None for 0. Its docstring is the description.
+        run: takes the options and returns an exit code; None means 0. Its docstring is the description.
         options: the model.
         example: a command line.
     """
@@ -31,7 +31,7 @@ class Command(NamedTuple):
         return self.run.__name__.strip('_')
 
     def describe(self, parser: argparse.ArgumentParser) -> None:
-        """Give a parser what this command says of itself and what it accepts."""
+        """Give a parser the description and the options of this command."""
         parser.description = inspect.getdoc(self.run)
         parser.epilog = f'example: {self.example}'
         parser.set_defaults(command=self, where=parser.prog)
@@ -43,7 +43,7 @@ class Group(NamedTuple):
     """Commands of one noun.
 
     Attributes:
-        alone: what the noun does by itself, if anything.
+        alone: the command that the noun stands for by itself, if any.
     """
 
     commands: tuple[Command, ...]
@@ -52,7 +52,7 @@ class Group(NamedTuple):
     alone: Command | None = None
 
     def describe(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-        """As that of Command. `words` are those that follow the noun."""
+        """Give a parser the commands. `words` are those after the noun."""
         names = [command.name for command in self.commands]
         if self.alone and not set(names).intersection(words[:1]):
             self.alone.describe(parser)
@@ -65,7 +65,7 @@ class Group(NamedTuple):
 
 
 def command(example: str) -> Callable[[Callable], Command]:
-    """Make a command of a function, whose one argument is annotated with the model of its options."""
+    """Decorate a function of one argument, which is annotated with the model of the options."""
 
     def decorate(run: Callable[[Any], int | None]) -> Command:
         return Command(run, typing.get_type_hints(run)['options'], example)
@@ -74,7 +74,7 @@ def command(example: str) -> Callable[[Callable], Command]:
 
 
 def _add(parser: argparse.ArgumentParser, row: Row, options: type[Options]) -> None:
-    """Add one option. The model checks the value, so that it is a text here, or several."""
+    """Add one option. It stays text here: the model converts and checks it."""
     word = next((entry for entry in options.model_fields[row.key].metadata if isinstance(entry, Word)), Word())
     several = typing.get_origin(row.kind) is tuple and typing.get_args(row.kind)[-1] is Ellipsis
     default = as_text(row.default)
@@ -95,7 +95,7 @@ def _add(parser: argparse.ArgumentParser, row: Row, options: type[Options]) -> N
 
 
 def _metavar(row: Row, several: bool) -> str:
-    """What stands for one value of an option."""
+    """Placeholder of one value of an option."""
     if row.choices:
         return '{' + ','.join(map(str, row.choices)) + '}'
     if 'number' in row.type:

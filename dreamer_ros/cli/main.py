@@ -1,7 +1,7 @@
 """The `dreamer` command.
 
-Only the module of the command that runs is imported, and the command imports the rest, so that `dreamer --help` is
-instant, and that a robot without torch and mujoco has the commands that need neither.
+Only the module of the command that runs is imported, so that `dreamer --help` is instant. Commands import what they
+need when they run, so that those that need neither torch nor mujoco work on a robot without them.
 """
 
 from __future__ import annotations

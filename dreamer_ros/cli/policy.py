@@ -72,7 +72,7 @@ def verify(options: Verify) -> None:
     signed = f', signed by {options.key}' if options.key else ''
     print(f'{manifest.uri}: version {runner.version} for {runner.spec.name} (spec {runner.spec.hash}){signed}')
     if KEY not in runner.metadata and stored is None:
-        print(f'it is without {KEY} and without a manifest: only what it computes was checked, not every byte')
+        print(f'it has neither {KEY} nor a manifest: its outputs were checked, but not every byte')
 
 
 class Quantize(Options):
@@ -91,7 +91,7 @@ class Quantize(Options):
 def quantize(options: Quantize) -> None:
     """Write a variant of a policy with 8-bit weights, and say how much its actions differ.
 
-    Whether it keeps the return, `dreamer eval --policy` tells.
+    `dreamer eval --policy` tells whether it keeps the return.
     """
     from dreamer_ros.policy.quantize import difference, quantize
 

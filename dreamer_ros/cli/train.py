@@ -1,4 +1,4 @@
-"""`dreamer train`, the main job, and what it can be told to learn: `dreamer tasks` and `dreamer presets`."""
+"""`dreamer train`, `dreamer tasks` and `dreamer presets`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def train(options: Train) -> int | None:
 
 
 def _from_bags(options: Train) -> bool:
-    """Whether bags were named, what only training from bags reads, or a run that learns from bags."""
+    """Whether the options name bags, an option that only training from bags reads, or a run that learns from bags."""
     if options.bags or options.model_fields_set & {'updates', 'validation', 'robot'}:
         return True
     saved = Path(options.logdir).expanduser() / 'config.yaml' if options.logdir else None

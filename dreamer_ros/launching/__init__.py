@@ -1,7 +1,7 @@
 """What runs in each scenario: processes, parameters, remappings, and what their exits mean.
 
-`dreamer launch` (supervisor.py) and `ros2 launch` (ros2.py) both start what is described here, so that they cannot
-differ. Nothing here imports rclpy, torch or launch.
+`dreamer launch` (supervisor.py) and `ros2 launch` (ros2.py) start the same descriptions. The scenarios import neither
+rclpy nor torch nor launch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dreamer_ros.launching.processes import Scenario
 from dreamer_ros.options import Options
 from dreamer_ros.training.offline import OfflineOptions
 
-# name: (options, what makes a Scenario of them)
+# name: (options, function that makes the Scenario)
 SCENARIOS: dict[str, tuple[type[Options], Callable[[Any], Scenario]]] = {
     'sim_train': (sim_train.SimTrain, sim_train.sim_train),
     'sim_eval': (sim_eval.SimEval, sim_eval.sim_eval),
@@ -29,7 +29,7 @@ SCENARIOS: dict[str, tuple[type[Options], Callable[[Any], Scenario]]] = {
 
 
 def scenario_options(name: str) -> type[Options]:
-    """What can be set in a scenario.
+    """The options of a scenario.
 
     Raises:
         InputError: there is no such scenario.
@@ -46,7 +46,7 @@ def scenario(name: str, arguments: Mapping[str, str]) -> Scenario:
 
     Args:
         name: one of SCENARIOS.
-        arguments: `name:=value` pairs as text; what is missing takes its default.
+        arguments: values as text, by name. The others take their defaults.
 
     Raises:
         InputError: unknown scenario or argument, or a value that does not fit.

@@ -71,7 +71,7 @@ def deploy(options: Deploy) -> Scenario:
     place = '/' + (options.namespace or contract.name).strip('/')
     check_namespace(place)
     folder = new_logdir(Path(options.robot).stem if options.robot else spec.name, 'deploy')
-    # The contract beside what was done with it. The nodes read the user's own, which their errors name.
+    # A copy for the record. The nodes read the user's file, so that their errors name it.
     write_file(folder / 'robot.yaml', contract.text)
     source = source or str(folder / 'robot.yaml')
     processes = [mock_robot(place, task, source, options.seed)] if mocked else []

@@ -27,15 +27,15 @@ _NAMESPACE = re.compile(f'/|/{NAMES}')
 
 
 def check_namespace(namespace: str) -> None:
-    """Refuse a namespace that ROS would, such as a robot's name with a blank.
+    """Check a namespace as ROS does.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not valid, such as a robot's name with a blank.
     """
     if not _NAMESPACE.fullmatch(namespace):
         raise InputError(
-            'namespace: expected names of letters, digits and underscores that begin with no digit, '
-            f'separated by /, got {namespace!r}; namespace:=… takes the place of a name'
+            'namespace: expected names of letters, digits and underscores, separated by /, none of which begins with '
+            f'a digit, got {namespace!r}; set another one with namespace:=…'
         )
 
 
@@ -46,7 +46,7 @@ class Process:
     Attributes:
         executable: `ros2 run dreamer_ros <executable>` and `python -m dreamer_ros.nodes.<executable>`.
         namespace: '/sim0', or '/' for the root.
-        parameters: ROS parameters. What is None or empty is left out, so that the node's default counts.
+        parameters: ROS parameters. None and empty lists are dropped, so that the node's defaults hold.
         remappings: (from, to) pairs.
         environment: variables that are set unless the user's environment has them.
         leads: the scenario is over when this process exits with 0; it owns the terminal.
@@ -66,7 +66,7 @@ class Process:
     restarts: bool = True
 
     def __post_init__(self):
-        """Check the namespace, and leave out parameters without a value, which ROS does not know."""
+        """Check the namespace, and drop parameters without a value, which ROS cannot express."""
         check_namespace(self.namespace)
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in self.parameters.items()}
         values = {name: value for name, value in values.items() if value is not None and value != []}
@@ -134,11 +134,11 @@ class Verdict(enum.Enum):
 
 
 class ExitRules:
-    """Decides over exits while a scenario runs, for both launchers.
+    """Decides what an exit means while a scenario runs, for both launchers.
 
-    The scenario is finished when its leading process exits with 0. A process that a signal killed has crashed. Every
-    node resumes from what it saved, so it is restarted, at most RESTARTS_PER_MINUTE times a minute, unless that would
-    move a robot. Every other exit ends the scenario: a node that ended by itself has said why, and would do so again.
+    The scenario is finished when its leading process exits with 0. A process that a signal killed has crashed. It is
+    restarted and resumes from what it saved, at most RESTARTS_PER_MINUTE times a minute, unless that would move a
+    robot. Every other exit ends the scenario: the node has said why it ended, and would end again.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
@@ -194,10 +194,10 @@ def simulated_robot(
     """Simulator, agent and recorder of a robot.
 
     Args:
-        name: of the robot, its namespace.
-        simulator, agent: parameters of the two.
-        folder: of the bags.
-        episodes: keep so many whole episodes alone; None for everything that is played.
+        name: of the robot, and its namespace.
+        simulator, agent: parameters of these nodes.
+        folder: for the bags.
+        episodes: how many whole episodes to keep; None keeps everything.
     """
     place = f'/{name}'
     # Agent, recorder, and trainer or evaluator: none of them misses the first step.
@@ -211,21 +211,24 @@ def simulated_robot(
     )
 
 
-# What people name
+# Contracts and tasks
 
 
 def load_named_contract(robot: str) -> tuple[RobotContract, str]:
-    """A contract by its file or by a robot of sim/, and the same name for other processes, whatever their folder is.
+    """Load a contract from a file, or that of a robot of sim/ by its name.
+
+    Returns:
+        The contract, and the name or absolute path by which other processes find it.
 
     Raises:
-        InputError: something is wrong with it.
+        InputError: it does not exist or is not valid.
     """
     file = Path(robot).expanduser()
     return load_contract(robot), str(file.absolute()) if file.suffix else robot
 
 
 def task_name(task: str) -> str:
-    """Name of a task; of a task file the name that stands in it."""
+    """Name of a task, which may be given as a task file."""
     try:
         from dreamer_ros.simulation import task_name
     except ModuleNotFoundError as error:
@@ -237,12 +240,12 @@ def task_name(task: str) -> str:
 
 
 def child_environment(process: Process, environment: Mapping[str, str]) -> dict[str, str]:
-    """Environment of a child: the user's, completed by what the process asks for."""
+    """Environment of a child: the user's variables go before those of the process."""
     return {'PYTHONUNBUFFERED': '1', **process.environment, **environment, launcher.VARIABLE: launcher.new_launch()}
 
 
 def telling_line(lines: Iterable[str]) -> str:
-    """': ' and the line of an output that says most about its end: the last with 'error', else the last."""
+    """': ' and the line that best explains why a process ended: the last with 'error', else the last."""
     written = [line.strip() for line in lines if line.strip()]
     errors = [line for line in written if 'error' in line.lower()]
     return f': {(errors or written)[-1]}' if written else ''

@@ -105,15 +105,12 @@ def robot_train(options: RobotTrain) -> Scenario:
         processes.append(_file_server({'bags': str(folder / 'episodes')}, options, processes[-1].namespace))
         return Scenario('robot_train', tuple(processes), folder)
     trainer = {
+        **options.pick('steps', 'device', 'learners', 'seed'),
         'contract': source,
         'logdir': str(folder),
         'preset': preset,
         'overrides': overrides,
-        'steps': options.steps,
         'free_running': True,
-        'device': options.device,
-        'learners': options.learners,
-        'seed': options.seed,
         'begin': str(begin) if begin else None,
         'signing_key': str(Path(options.signing_key).expanduser().absolute()) if options.signing_key else None,
         'policies_url': policies_url,
@@ -133,11 +130,9 @@ def _robot_side(
     place = '/' + (options.namespace or contract.name).strip('/')
     alone = options.role == 'robot'  # else the trainer owns the terminal, and says how it goes
     agent = {
+        **options.pick('evaluate_every', 'pause', 'seed'),
         'robot': source,
         'mode': 'train',
-        'evaluate_every': options.evaluate_every,
-        'pause': options.pause,
-        'seed': options.seed,
         'keep': str(folder / 'robot'),
         'show': alone,
         'policy': str(policy) if policy else None,
@@ -163,7 +158,7 @@ def _bag_pullers(bags: Sequence[str], folder: Path) -> list[Process]:
 
 
 def _file_server(shown: dict, options: RobotTrain, namespace: str) -> Process:
-    return Process('file_server', namespace, {**shown, 'address': options.address, 'port': options.port})
+    return Process('file_server', namespace, {**shown, **options.pick('address', 'port')})
 
 
 def _policies_url(options: RobotTrain) -> str:

@@ -56,7 +56,7 @@ def sim_eval(options: SimEval) -> Scenario:
         folder = new_evaluation(within)  # bags and results of two evaluations do not mix
     else:
         folder = Path(options.output).expanduser().absolute() if options.output else new_logdir(name, 'evaluation')
-    simulator = {'task': task, **spec.simulator_options(), 'render': options.render, 'mode': options.mode}
+    simulator = {'task': task, **spec.simulator_options(), **options.pick('render', 'mode')}
     agent = {'mode': 'evaluate', 'policy': str(path)}
     robot = simulated_robot('sim0', simulator, agent, evaluation_seed(options.seed), folder, options.episodes)
     evaluator = {

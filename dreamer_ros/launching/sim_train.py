@@ -54,8 +54,7 @@ def sim_train(options: SimTrain) -> Scenario:
     config = load_preset(preset, options.overrides)
     check_learners(config, options.learners)
     repeat = config.action_repeat_for(name)
-    steps = options.steps or config.schedule.steps
-    Schedule.make(config.schedule, steps, repeat)  # refuses a budget that teaches nothing
+    Schedule.make(config.schedule, options.steps or config.schedule.steps, repeat)  # refuses what teaches nothing
     folder = existing or new_logdir(name, config.preset)
     check_run(folder, None, config)  # the trainer does so too, but by then the first episode is recorded
     simulator = {
@@ -75,29 +74,15 @@ def sim_train(options: SimTrain) -> Scenario:
         seed = collector_seed(options.seed, number)
         processes += simulated_robot(robot, simulator, agent, seed, folder / 'episodes')
     trainer = {
+        **options.pick('overrides', 'steps', 'device', 'learners', 'seed'),
         'logdir': str(folder),
         'preset': preset,
-        'overrides': options.overrides,
         'robots': robots,
-        'steps': steps,
         'free_running': options.mode != 'lockstep',
-        'device': options.device,
-        'learners': options.learners,
-        'seed': options.seed,
     }
-    evaluation = {
-        'run': str(folder),
-        'task': task,
-        'episodes': as_text(options.episodes),
-        'seed': as_text(options.seed),
-        'render': options.render,
-    }
-    return Scenario(
-        'sim_train',
-        (*processes, learner('trainer', trainer)),
-        folder,
-        then=('sim_eval', evaluation) if options.episodes else None,
-    )
+    evaluation = {'run': str(folder), 'task': task, **options.pick('episodes', 'seed', 'render')}
+    then = ('sim_eval', {name: as_text(value) for name, value in evaluation.items()}) if options.episodes else None
+    return Scenario('sim_train', (*processes, learner('trainer', trainer)), folder, then)
 
 
 def _saved_task(run: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The parameters of a node: read once, as one object of the model that declares them."""
+"""Declares the parameters of a node from a model, and reads them once."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ _FLOATS = -float('inf'), float('inf')
 def read_parameters(node: Node, model: type[SomeOptions]) -> SomeOptions:
     """Declare the parameters of a model, read-only, and return their values.
 
-    A field that may be None is declared with its type and without a value. A text of a list that is empty is left
-    out: ROS has no empty lists.
+    An optional field is declared with its type alone. ROS has no empty lists, so empty texts in a list are dropped.
 
     Raises:
         InputError: an unknown parameter, or a value that does not fit.
@@ -51,7 +50,7 @@ def read_parameters(node: Node, model: type[SomeOptions]) -> SomeOptions:
 
 
 def _plain(value: Any) -> Any:
-    """A parameter's value as the models take it; the arrays of rclpy are lists."""
+    """A parameter's value for a model: arrays of rclpy become lists."""
     return [item for item in value if item != ''] if isinstance(value, (list, tuple, array)) else value
 
 

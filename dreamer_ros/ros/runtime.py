@@ -16,8 +16,8 @@ from rclpy.signals import SignalHandlerOptions
 from dreamer_ros.errors import run_main
 from dreamer_ros.launcher import end_with_launcher
 
-ENDING = (signal.SIGINT, signal.SIGTERM)  # in this order: who handles SIGTERM has a handler for SIGINT too
-# Python's own signal handler writes there, whatever its threads are doing.
+ENDING = (signal.SIGINT, signal.SIGTERM)  # in this order: the launcher takes a SIGTERM handler for both
+# Python writes the numbers of signals there at once, whatever its threads are doing.
 _numbers = os.pipe()
 for _end in _numbers:
     os.set_blocking(_end, False)
@@ -36,10 +36,10 @@ def run_node(
 
     Args:
         name: of the node, unless it is remapped.
-        body: gets the fresh node and the stop event, works until the event is set; returns the exit code.
-        make: makes the node of its name.
-        may_freeze: other processes remember this one for 90 s instead of 20 while it is stopped, and send it then what
-            it has missed. They also remember it for so long when it is killed. With Fast DDS, unless
+        body: gets the node and the stop event, runs until the event is set, and returns the exit code.
+        make: makes the node from its name.
+        may_freeze: the process may stand still for long. Other processes then keep its subscriptions for 90 s instead
+            of 20, also after it was killed, and send it what it missed. Only with Fast DDS, and unless
             FASTDDS_DEFAULT_PROFILES_FILE names other settings.
 
     Returns:
@@ -70,8 +70,9 @@ def run_node(
 
 
 def terminating() -> str:
-    """The name of the signal that asked this process to end, once; '' if none did. From any thread, at once, while
-    the stop event is set only when the main thread gets to it.
+    """The name of the signal that asked this process to end, told once; '' if none did.
+
+    Any thread can ask. The stop event is set later, when the main thread runs the signal handler.
     """
     try:
         numbers = os.read(_numbers[0], 100)

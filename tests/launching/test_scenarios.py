@@ -86,7 +86,7 @@ def test_presets_and_overrides_reach_simulator_and_trainer():
     processes = by_label(run)
     simulator, trainer = processes['simulator of sim0'].parameters, processes['trainer'].parameters
     assert (simulator['image_size'], simulator['action_repeat']) == ([32, 48], 5)
-    assert trainer['steps'] == 123456
+    assert load_preset(trainer['preset'], trainer['overrides']).schedule.steps == 123456
     assert (trainer['preset'], trainer['overrides'], trainer['logdir']) == ('dreamerv3_1m', overrides, str(run.folder))
 
 
@@ -223,7 +223,7 @@ def test_an_existing_run_brings_its_task_and_preset(tmp_path):
     (tmp_path / 'config.yaml').write_text(load_preset('dreamerv3_1m', ('schedule.steps=77777',)).to_yaml())
     processes = by_label(scenario('sim_train', {'logdir': str(tmp_path)}))
     assert processes['simulator of sim0'].parameters['task'] == 'walker_walk'
-    assert processes['trainer'].parameters['steps'] == 77777
+    assert load_preset(processes['trainer'].parameters['preset']).schedule.steps == 77777
     with pytest.raises(InputError, match='expected task walker_walk, which its run was started with, got cup_catch'):
         scenario('sim_train', {'logdir': str(tmp_path), 'task': 'cup_catch'})
     with pytest.raises(InputError, match=r'started with, but env.image_size is \[32, 32\] instead of \[64, 64\]'):
