@@ -12,7 +12,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -20,9 +20,11 @@ import pydantic
 import yaml
 from pydantic import ConfigDict, Field
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
 from yaml.composer import Composer, ComposerError
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import read_text
 
 MAX_BYTES = 32_000_000  # of a file or a message
 MAX_DEPTH = 50  # of brackets or indentation
@@ -41,12 +43,6 @@ class Model(pydantic.BaseModel):
     model_config = ConfigDict(frozen=True, extra='forbid', strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class Expected(NamedTuple):
-    """Annotation of a field whose constraints alone would not give a good phrase for 'expected ...'."""
-
-    text: str
-
-
 class Fault(ValueError):
     """What a validator of a model raises about one of its keys, dotted; with an empty key about the whole."""
 
@@ -62,9 +58,19 @@ class Mismatch(Fault):
         super().__init__(key, f'expected {expected}, got {shown(got)}')
 
 
-Name = Annotated[str, Field(min_length=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+class Expected(NamedTuple):
+    """Annotation of a type whose constraints alone would not give a good phrase for 'expected ...'."""
+
+    text: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._check, handler(source))
+
+    def _check(self, value: Any, inner: Callable[[Any], Any]) -> Any:
+        try:
+            return inner(value)
+        except pydantic.ValidationError:
+            raise Mismatch('', self.text, value) from None
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -73,6 +79,9 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+Name = Annotated[str, Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[float, float], pydantic.AfterValidator(_ordered), Expected('[low, high]')]
 
 
@@ -88,14 +97,18 @@ def check(kind: Any, data: Any, where: str) -> Any:
         where: the file, topic or parameter that the data came from.
 
     Raises:
-        InputError: one sentence on the first thing in the data that does not fit.
+        InputError: one sentence on one thing in the data that does not fit.
     """
     try:
-        return _adapter(kind).validate_python(_tuples(data))
-    except pydantic.ValidationError as error:
-        problems = [_problem(kind, each, data) for each in error.errors(include_url=False)]
-    _, sentence = min(problems, key=lambda problem: problem[0])
-    raise InputError(f'{where}: {sentence}')
+        return _adapter(kind).validate_python(_convert(data, tuple))
+    except pydantic.ValidationError as failure:
+        errors = failure.errors(include_url=False)
+    # A misspelt key is missing as well, but it is the better hint.
+    errors.sort(key=lambda error: {**dict.fromkeys(_UNKNOWN, 0), 'missing': 2}.get(error['type'], 1))
+    raise InputError(f'{where}: {_sentence(kind, errors[0])}')
+
+
+_UNKNOWN = ('extra_forbidden', 'invalid_key')
 
 
 @functools.lru_cache
@@ -103,102 +116,72 @@ def _adapter(kind: Any) -> pydantic.TypeAdapter:
     return pydantic.TypeAdapter(kind)
 
 
-def _tuples(data: Any) -> Any:
+def _convert(data: Any, sequence: type) -> Any:
+    """Plain data with all its lists and tuples as one of the two."""
     if isinstance(data, (list, tuple)):
-        return tuple(map(_tuples, data))
+        return sequence(_convert(value, sequence) for value in data)
     if isinstance(data, dict):
-        return {key: _tuples(value) for key, value in data.items()}
+        return {key: _convert(value, sequence) for key, value in data.items()}
     return data
 
 
-class _Spot:
-    """A place in the data, and the type that is declared there."""
-
-    def __init__(self, kind: Any, data: Any):
-        self.kind, self.metadata = _unpacked(kind)
-        self.data = data
-        self.key = ''  # dotted
-        self.position: list[int] = []  # of each part of the key among its neighbours
-
-    def descend(self, part: Any) -> bool:
-        """Go to a part of pydantic's path; False if the spot says as a whole what belongs here."""
-        origin, arguments = typing.get_origin(self.kind), typing.get_args(self.kind)
-        if _phrase(self.metadata):
-            return False
-        if _is_union(self.kind):  # the part is a tag, no key
-            self.kind = _members(self.kind).get(part, self.kind)
-            return _is_model(self.kind)
-        if origin is tuple:
-            if arguments[-1] is not Ellipsis:
-                return False
-            self.key += f'[{part}]'
-            self.position.append(part)
-            self.kind, self.metadata = _unpacked(arguments[0])
-        else:
-            self.key = _dotted(self.key, part)
-            self.position.append(list(self.data).index(part) if part in self.data else len(self.data))
-            if _is_model(self.kind):
-                field = _fields(self.kind)[part]
-                self.kind, self.metadata = _unpacked(field.annotation, field.metadata)
-            else:
-                self.kind, self.metadata = _unpacked(arguments[1])
-        if isinstance(self.data, dict) and part not in self.data:
-            self.data = None
-        else:
-            self.data = self.data[part]
-        return True
-
-
-def _problem(kind: Any, error: Mapping[str, Any], data: Any) -> tuple[list[int], str]:
-    """One of pydantic's errors: where it stands in the data, for sorting, and this project's sentence about it."""
-    spot = _Spot(kind, data)
-    path = list(error['loc'])
-    unknown = error['type'] in ('extra_forbidden', 'invalid_key')
-    name = path.pop() if unknown else path.pop(-2) if path[-1:] == ['[key]'] else None  # a key that is wrong itself
-    for part in path:
-        if part == '[key]' or not spot.descend(part):
-            break
-    if unknown:
-        return [*spot.position, list(spot.data).index(name)], _unknown(name, _dotted(spot.key, name), spot.kind)
-    cause = (error.get('ctx') or {}).get('error')
-    members = _members(spot.kind)
-    key, words, got = spot.key, expected(spot.kind, spot.metadata), spot.data
-    if name is not None:
-        key, got = _dotted(key, name), name
-        words = expected(typing.get_args(spot.kind)[0]).replace('a text', 'a name')
-    elif error['type'] == 'finite_number':
+def _sentence(kind: Any, error: Mapping[str, Any]) -> str:
+    """What one of pydantic's errors says, in this project's words."""
+    path, error_type, got = list(error['loc']), error['type'], error['input']
+    if error_type in _UNKNOWN:
+        name = path.pop()
+        key, kind, _ = _declared(kind, path)
+        near = difflib.get_close_matches(str(name), _fields(kind), 3)
+        hint = f'did you mean {", ".join(near)}?' if near else f'expected one of {", ".join(_fields(kind))}'
+        return f'unknown key {_dotted(key, name)}; {hint}'
+    wrong_key = path[-1:] == ['[key]']
+    key, kind, metadata = _declared(kind, path[:-2] if wrong_key else path)
+    words = expected(kind, metadata)
+    if wrong_key:
+        words = expected(typing.get_args(kind)[0]).replace('a text', 'a name')
+        key = _dotted(key, got)
+    elif error_type == 'finite_number':
         words = words.replace('a number', 'a finite number', 1)
-    elif error['type'].startswith('union_tag') and isinstance(got, dict):
+    elif error_type.startswith('union_tag'):
         tag = error['ctx']['discriminator'].strip("'")
-        key, words, got = _dotted(key, tag), _one_of(list(members)), got.get(tag, _MISSING)
-    elif error['type'] == 'missing' and spot.data is None:
-        got = _MISSING
-    elif isinstance(cause, Fault):
+        key, words = _dotted(key, tag), _one_of(list(_members(kind)))
+        error_type, got = ('missing', None) if tag not in got else (error_type, got[tag])
+    if error_type == 'missing':
+        return f'{key} ({words}) is missing'
+    cause = (error.get('ctx') or {}).get('error')
+    if isinstance(cause, Fault):
         key = _dotted(key, cause.key)
-    if got is _MISSING:
-        return spot.position, f'{key} ({words}) is missing'
     text = str(cause or '') or f'expected {words}, got {shown(got)}'
-    return spot.position, f'{key}: {text}' if key else text
+    return f'{key}: {text}' if key else text
 
 
-_MISSING = object()
+def _declared(kind: Any, path: Sequence[int | str]) -> tuple[str, Any, list[Any]]:
+    """What stands at a path of pydantic's: its dotted key, its type, and what annotates that."""
+    kind, metadata = _unpacked(kind)
+    key = ''
+    for part in path:
+        arguments = typing.get_args(kind)
+        if _is_union(kind):  # the part is a tag, no key
+            kind = _members(kind)[part]
+        elif _is_model(kind):
+            key, field = _dotted(key, part), _fields(kind)[str(part)]
+            kind, metadata = _unpacked(field.annotation, field.metadata)
+        elif typing.get_origin(kind) is tuple:
+            key += f'[{part}]'
+            kind, metadata = _unpacked(arguments[0])
+        else:
+            key = _dotted(key, part)
+            kind, metadata = _unpacked(arguments[1])
+    return key, kind, metadata
 
 
 def _dotted(*parts: Any) -> str:
     return '.'.join(str(part) for part in parts if part != '')
 
 
-def _unknown(key: Any, place: str, kind: type[Model]) -> str:
-    known = _fields(kind)
-    near = difflib.get_close_matches(str(key), known, 3)
-    if near:
-        return f'unknown key {place}; did you mean {", ".join(near)}?'
-    return f'unknown key {place}; expected one of {", ".join(known)}'
-
-
 def shown(value: Any) -> str:
     """A value as errors show it: what people would write, cut where it is long."""
-    text = repr(value)
+    text = repr(_convert(value, list))
     return text if len(text) <= _SHOWN else f'{text[:_SHOWN]}…'
 
 
@@ -208,39 +191,39 @@ def shown(value: Any) -> str:
 def expected(kind: Any, metadata: Sequence[Any] = ()) -> str:
     """What a value of a type must be, as the words after 'expected': 'a whole number of at least 1'."""
     kind, metadata = _unpacked(kind, metadata)
-    if text := _phrase(metadata):
+    if text := _phrase(kind, metadata):
         return text
-    if typing.get_origin(kind) is Literal:
-        return _one_of(typing.get_args(kind))
     if _is_model(kind) or _members(kind):
         return 'a mapping of names to values'
-    return _noun(kind, metadata) if kind is bool else f'a {_noun(kind, metadata)}'
+    return f'a {_noun(kind, metadata)}'
+
+
+def _phrase(kind: Any, metadata: Sequence[Any]) -> str:
+    """What a type is called that has no noun."""
+    if typing.get_origin(kind) is Literal:
+        choices = _one_of(typing.get_args(kind))
+    else:
+        choices = 'true or false' if kind is bool else ''
+    return next((entry.text for entry in metadata if isinstance(entry, Expected)), choices)
 
 
 def _noun(kind: Any, metadata: Sequence[Any]) -> str:
-    if kind is bool:
-        return 'true or false'
     if kind in (int, float):
         noun = 'whole number' if kind is int else 'number'
-        return ' '.join(filter(None, (noun, range_words(*limits(metadata)))))
+        return f'{noun} {range_words(*limits(metadata))}'.strip()
     if kind is str:
         return 'name' if any(getattr(entry, 'min_length', 0) for entry in metadata) else 'text'
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is tuple:
-        if arguments[-1] is Ellipsis:
-            return f'list of {_plural(arguments[0])}'
-        return f'list of {len(arguments)} {_plural(arguments[0])}'
-    if typing.get_origin(kind) is dict:
-        return f'mapping of names to {_plural(arguments[1])}'
-    return 'mapping'
+        count = '' if arguments[-1] is Ellipsis else f'{len(arguments)} '
+        return f'list of {count}{_plural(arguments[0])}'
+    return f'mapping of names to {_plural(arguments[1])}' if typing.get_origin(kind) is dict else 'mapping'
 
 
 def _plural(kind: Any) -> str:
     kind, metadata = _unpacked(kind)
-    if text := _phrase(metadata) or (typing.get_origin(kind) is Literal and _one_of(typing.get_args(kind))):
+    if text := _phrase(kind, metadata):
         return f'values, each {text}'
-    if kind is bool:
-        return 'values, each true or false'
     return re.sub(r'^((?:whole )?(?:number|name|text)|list|mapping)', r'\1s', _noun(kind, metadata))
 
 
@@ -255,16 +238,8 @@ class Limits(NamedTuple):
 
 def limits(metadata: Sequence[Any]) -> Limits:
     """The bounds among a field's constraints."""
-    found = {}
-    for entry in metadata:
-        for name in Limits._fields:
-            if getattr(entry, name, None) is not None:
-                found[name] = getattr(entry, name)
-    return Limits(**found)
-
-
-def _without_limits(metadata: Sequence[Any]) -> list[Any]:
-    return [entry for entry in metadata if limits([entry]) == Limits()]
+    bounds = ((name, getattr(entry, name, None)) for entry in metadata for name in Limits._fields)
+    return Limits(**{name: bound for name, bound in bounds if bound is not None})
 
 
 def range_words(ge: float | None, gt: float | None, le: float | None, lt: float | None) -> str:
@@ -281,10 +256,6 @@ def _plain(number: float) -> str:
 
 def _one_of(choices: Sequence[Any]) -> str:
     return f'one of {", ".join(map(str, choices))}' if len(choices) > 1 else str(choices[0])
-
-
-def _phrase(metadata: Sequence[Any]) -> str:
-    return next((entry.text for entry in metadata if isinstance(entry, Expected)), '')
 
 
 def _unpacked(kind: Any, metadata: Sequence[Any] = ()) -> tuple[Any, list[Any]]:
@@ -378,17 +349,19 @@ def _rows(kind: Any, prefix: str) -> Iterator[Row]:
         key = f'{prefix}{name}'
         below, element = key, inner
         if typing.get_origin(inner) is tuple:
-            below, element = f'{key}[]', _unpacked(typing.get_args(inner)[0])[0]
+            below, element = f'{key}[]', typing.get_args(inner)[0]
         elif typing.get_origin(inner) is dict:
-            below, element = f'{key}.NAME', _unpacked(typing.get_args(inner)[1])[0]
+            below, element = f'{key}.NAME', typing.get_args(inner)[1]
+        element, _ = _unpacked(element)
         nested = _is_model(element) or bool(_members(element))
         if not (nested and element is inner):
             bounds = limits(metadata)
             choices = typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
+            others = [entry for entry in metadata if limits([entry]) == Limits()]
             yield Row(
                 key,
                 inner,
-                _phrase(metadata) or ('text' if choices else _noun(inner, _without_limits(metadata))),
+                'text' if choices else _phrase(inner, metadata) or _noun(inner, others),
                 ', '.join(map(str, choices)) or range_words(*bounds),
                 bounds,
                 choices,
@@ -480,10 +453,7 @@ def _text(source: str | bytes | Path, where: str) -> str:
     if size > MAX_BYTES:
         raise InputError(f'{where}: expected at most {MAX_BYTES / 1e6:g} MB, got {size / 1e6:.0f} MB')
     if isinstance(source, Path):
-        try:
-            return source.read_text(encoding='utf-8')
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f'{where}: expected a text file that can be read ({error})') from error
+        return read_text(source)
     if isinstance(source, bytes):
         try:
             return source.decode()
