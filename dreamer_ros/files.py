@@ -75,6 +75,20 @@ def write_file(path: Path, content: str | bytes) -> None:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def write_result(path: Path, content: str) -> Path:
+    """Write a file that a user asked for, making its folder if needed. Returns its path.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, content)
+    except OSError as error:
+        raise InputError(f'{path.parent}: expected a folder that can be written ({error})') from error
+    return path
+
+
 def _remove(path: Path) -> None:
     """Delete a file or a folder, as far as it can be."""
     if path.is_dir() and not path.is_symlink():

@@ -1,11 +1,12 @@
-"""Messages to episodes, live or recorded: they are joined to steps by stamp, counted, and stacked to arrays."""
+"""Turns messages, live or recorded, into episodes: joins them to steps by stamp, counts them, stacks them to arrays."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,20 +20,18 @@ from dreamer_ros.wire.codecs import Mode, Step, header_stamp, parse_mode, read_a
 from dreamer_ros.wire.definitions import decode
 from dreamer_ros.wire.topics import ACTION, ACTIONS_KEPT
 
-# Seconds that a step waits for a missing message once a later step is there: DDS may take 3 to find the publisher
-# of the actions, and then delivers those of before.
+# Seconds that a step waits for a missing message once a later step is there. DDS may take 3 s to find the publisher
+# of the actions, and then delivers the earlier ones.
 PATIENCE = 5.0
 ORPHAN_AGE = 10.0  # seconds that messages wait for their step
 PENDING_LIMIT = ACTIONS_KEPT  # steps; bounds the memory
-SEEN_LIMIT = 2 * PENDING_LIMIT  # stamps remembered to know repeats by
-# Two steps further apart than so many control periods are not neighbours: something between them is missing.
-GAP_PERIODS = 1.5
-ROUNDING = 1e-5  # by which an action may be beyond 1
-# Rewards beyond are no rewards but mistakes: no learner can represent them.
-LARGEST_REWARD = 1e9
+SEEN_LIMIT = 2 * PENDING_LIMIT  # stamps that are remembered to recognise repeats
+GAP_PERIODS = 1.5  # control periods between two steps; after more, a step is missing between them
+ROUNDING = 1e-5  # an action may exceed 1 by this much
+LARGEST_REWARD = 1e9  # a larger one is a mistake, and no learner can represent it
 
 
-# By stamp
+# Joining by stamp
 
 
 class Joined:
@@ -46,11 +45,11 @@ class Joined:
         self.steps: OrderedDict[int, dict[str, Any]] = OrderedDict()
 
     def add(self, topic: str, stamp: int, message: Any) -> Any:
-        """Take a message in. Returns the one that counts: the first of its topic and stamp."""
+        """Take a message in. Returns the first one of its topic and stamp, which counts."""
         return self.steps.setdefault(stamp, {}).setdefault(topic, message)
 
     def pop_through(self, stamp: int) -> Iterator[dict[str, Any]]:
-        """Take out the steps up to that of a stamp, which is one of them."""
+        """Take out the steps up to and including the one of a stamp."""
         popped = None
         while popped != stamp:
             popped, messages = self.steps.popitem(last=False)
@@ -62,18 +61,17 @@ class Joined:
 
 
 class StepAligner:
-    """Joins messages as they arrive and gives them out as whole steps.
+    """Joins messages to whole steps as they arrive.
 
-    Steps leave in the order in which their message on the leading topic came, each stamp once. A step leaves
-    incomplete only when a later one has come and its own messages are overdue, as after a message lost for
-    good. In lock-step that does not happen.
+    Steps leave in the order of their messages on the leading topic, each stamp once. A step leaves incomplete only
+    when a later one has come and its own messages are overdue, because one was lost. In lock-step that does not happen.
 
     Args:
-        topics: names; a step's messages are in their order.
+        topics: names, in the order that a step's messages get.
         leader: the topic that gives the order of the steps.
 
     Attributes:
-        repeats: messages that came again.
+        repeats: how many messages came again.
     """
 
     def __init__(self, topics: Sequence[str], leader: str):
@@ -86,7 +84,7 @@ class StepAligner:
 
     @property
     def waiting(self) -> int:
-        """Steps that have begun to arrive and have not been given out."""
+        """How many steps have begun to arrive and have not left."""
         return len(self._order)
 
     def add(self, topic: str, stamp: int, message: bytes, now: float) -> None:
@@ -116,7 +114,7 @@ class StepAligner:
         return due
 
     def take_rest(self) -> list[tuple[int, dict[str, bytes]]]:
-        """At the end: all that came, in order, without a newest step that nobody answered any more."""
+        """At the end, all steps that are left, in order, except an incomplete newest one."""
         rest = [self._pop(stamp) for stamp in self._order]
         self._order.clear()
         return rest[:-1] if rest and len(rest[-1][1]) < len(self._topics) else rest
@@ -127,7 +125,7 @@ class StepAligner:
         return stamp, {topic: messages[topic] for topic in self._topics if topic in messages}
 
     def _drop_orphans(self, now: float) -> None:
-        """Forget messages whose step never came: they were sent before the recorder was there."""
+        """Forget messages whose step never came, because they were sent before the recorder started."""
         steps = self._joined.steps
         while steps:
             stamp, messages = next(iter(steps.items()))
@@ -141,11 +139,11 @@ class StepAligner:
 
 
 class Tally:
-    """What one episode gave: its steps, their rewards, and who acted. A stamp that comes again changes nothing.
+    """Counts the steps and rewards of one episode, and who acted. A repeated stamp changes nothing.
 
     Args:
-        period: s between two steps; None if it is not known, and then no step is missing.
-        contract: of the robot; None without one, where rewards are what the task gave.
+        period: s between two steps. Without it no step is counted as missing.
+        contract: of the robot, if it has one.
         robot: its namespace, '' for none.
 
     Attributes:
@@ -161,7 +159,7 @@ class Tally:
         self._modes: dict[int, Mode | None] = {}
 
     def add(self, step: Step, frame_id: str | None = None) -> None:
-        """Count a step; `frame_id` is that of the action that answers it, if there is one already."""
+        """Count a step, and its action by `frame_id` if it is known already."""
         if not self._steps or step.stamp < self.first.stamp:
             self.first = step
         if not self._steps or step.stamp > self.last.stamp:
@@ -171,11 +169,11 @@ class Tally:
             self.add_action(step.stamp, frame_id)
 
     def add_action(self, stamp: int, frame_id: str) -> None:
-        """Count an action by who chose it, as `header.frame_id` says."""
-        try:
-            self._modes.setdefault(stamp, parse_mode(frame_id))
-        except InputError:
-            self._modes.setdefault(stamp, None)
+        """Count an action by its `header.frame_id`, which says who chose it."""
+        mode = None
+        with contextlib.suppress(InputError):
+            mode = parse_mode(frame_id)
+        self._modes.setdefault(stamp, mode)
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -185,35 +183,33 @@ class Tally:
 
     @property
     def missing(self) -> int:
-        """How many more steps its first and its last stamp have room for."""
+        """How many steps are missing between the first and the last one."""
         if self._period is None or not self._steps:
             return 0
         return max(0, round((self.last.stamp - self.first.stamp) / 1e9 / self._period) + 1 - len(self))
 
     @property
     def is_whole(self) -> bool:
-        """Whether every step from the first to the last of the episode is there."""
+        """Whether every step of the episode is there."""
         return len(self) > 0 and self.first.is_first and self.last.is_last and not self.missing
 
     @property
     def state(self) -> str:
-        """Whether the first and the last step of the episode are there, in a word or two."""
+        """Which ends of the episode are there, in a word or two."""
         if self.first.is_first and self.last.is_last:
             return 'terminal' if self.last.is_terminal else 'whole'
-        if self.first.is_first or self.last.is_last:
-            return 'cut at the end' if self.first.is_first else 'cut at the start'
-        return 'cut'
+        if self.first.is_first:
+            return 'cut at the end'
+        return 'cut at the start' if self.last.is_last else 'cut'
 
     @property
     def total_reward(self) -> float | None:
-        """The return; None if nobody knows it, see `known_return`."""
+        """The return, see `known_return`."""
         return known_return(math.fsum(step.reward for step in self._steps.values()), self._contract)
 
     @property
     def modes(self) -> list[Mode | None]:
-        """Who chose the action of each step, in order; None for somebody unknown. That of the last step of an
-        episode does not count, because nothing is done with it.
-        """
+        """Who chose the action of each step, in order, None if unknown. The last step of an episode has no action."""
         return [
             self._modes[stamp]
             for stamp in sorted(self._modes.keys() & self._steps.keys())
@@ -222,10 +218,9 @@ class Tally:
 
     @property
     def mode(self) -> str:
-        """random, explore, evaluate or human; '' if nobody is known to have acted.
+        """random, explore, evaluate or human, '' if unknown.
 
-        An episode counts as random or evaluate only if all of it was; otherwise the most frequent of the others
-        names it.
+        An episode counts as random or evaluate only if all of it was. Otherwise the most frequent other mode counts.
         """
         kinds = Counter(mode.kind for mode in self.modes if mode is not None)
         if len(kinds) <= 1:
@@ -235,11 +230,11 @@ class Tally:
 
     @property
     def policy_version(self) -> int | None:
-        """Of the policy that acted last; None for none."""
+        """Version of the policy that acted last, if any did."""
         return next((mode.version for mode in reversed(self.modes) if mode and mode.version is not None), None)
 
     def data(self) -> dict[str, str]:
-        """For custom_data. What is not known is left out."""
+        """For custom_data, without what is unknown."""
         total, version = self.total_reward, self.policy_version
         return {
             'length': str(len(self)),
@@ -250,21 +245,14 @@ class Tally:
     def __str__(self) -> str:
         """For the log: `26 steps, return 2.0, explore, policy 12`."""
         total, version = self.total_reward, self.policy_version
-        return ', '.join(
-            filter(
-                None,
-                (
-                    f'{len(self)} steps',
-                    '' if total is None else f'return {total:.1f}',
-                    self.mode,
-                    '' if version is None else f'policy {version}',
-                ),
-            )
-        )
+        text = f'{len(self)} steps'
+        text += '' if total is None else f', return {total:.1f}'
+        text += f', {self.mode}' if self.mode else ''
+        return text + ('' if version is None else f', policy {version}')
 
 
 def tally_of(episode: Episode, contract: RobotContract | None = None, actor: str | None = None) -> Tally:
-    """The steps of an episode in memory; `actor` says who chose all its actions, None that nobody knows."""
+    """Counts the steps of an episode in memory. `actor` chose all its actions, None if unknown."""
     tally = Tally(contract=contract)
     columns = (episode.stamp, episode.reward, episode.is_first, episode.is_last, episode.is_terminal)
     for row in zip(*(column.tolist() for column in columns)):
@@ -273,11 +261,9 @@ def tally_of(episode: Episode, contract: RobotContract | None = None, actor: str
 
 
 def known_return(total: float, contract: RobotContract | None) -> float | None:
-    """The return of an episode; None where its zeros mean that nobody knows: its robot's contract has no reward.
+    """The return of an episode, from the sum of its rewards. None if it is unknown.
 
-    Args:
-        total: sum of the rewards of its steps.
-        contract: of its robot; None without one, where rewards are what the task gave.
+    A contract without a reward gives zeros to every step, unless labels give others.
     """
     return None if contract is not None and contract.reward is None and total == 0.0 else total
 
@@ -286,7 +272,7 @@ def known_return(total: float, contract: RobotContract | None) -> float | None:
 
 
 class Unusable(Exception):
-    """A step can't be used. The message is the reason, the same for all steps with the same trouble."""
+    """A step can't be used. The message is the reason, worded alike for all steps with the same problem."""
 
 
 class Row(NamedTuple):
@@ -297,7 +283,7 @@ class Row(NamedTuple):
         vector: float32 [N].
         action: float32 [A].
         frame_id: who chose the action.
-        ages: of the messages that were used, ns by topic; of a robot with a contract only.
+        ages: of the messages that were used, ns by topic. Only robots with a contract have them.
     """
 
     image: np.ndarray
@@ -312,22 +298,38 @@ def recorded_stamp(message: RawMessage) -> int:
     """Header stamp of a recorded message, ns.
 
     Raises:
-        Unusable: it has none. The reason is said of several messages.
+        Unusable: it has none. The reason is worded for several messages.
     """
     try:
-        stamp = header_stamp(message.data)
+        return header_stamp(message.data)
     except InputError as error:
-        raise Unusable('are too short to hold a stamp') from error
-    if stamp < 0:
-        raise Unusable('have a stamp before 1970')
-    return stamp
+        is_short = len(message.data) < 12
+        raise Unusable(
+            'are too short to hold a stamp' if is_short else 'have a stamp before 1970 or after 2037'
+        ) from error
+
+
+def stamped(
+    messages: Iterable[RawMessage], stamp_of: Callable[[RawMessage], int], report: Report
+) -> Iterator[tuple[int, RawMessage]]:
+    """Stamps and messages. `report` gets how many were left out because `stamp_of` raised Unusable."""
+    stampless: Counter = Counter()
+    for message in messages:
+        try:
+            stamp = stamp_of(message)
+        except Unusable as reason:
+            stampless[message.topic, str(reason)] += 1
+        else:
+            yield stamp, message
+    for (name, why), count in stampless.items():
+        report.add(f'{count} messages on {name} {why}')
 
 
 def recorded_action(message: RawMessage | None, size: int) -> tuple[np.ndarray, str]:
-    """float32 [A] of a message on `action`, and who chose it; zeros of nobody for None.
+    """float32 [A] of a message on `action`, and who chose it. Zeros and '' for None.
 
     Raises:
-        Unusable: it is damaged, or holds what no agent says.
+        Unusable: it is damaged, or no action of this robot.
     """
     if message is None:
         return np.zeros(size, np.float32), ''
@@ -345,21 +347,17 @@ def recorded_action(message: RawMessage | None, size: int) -> tuple[np.ndarray, 
 
 @dataclasses.dataclass
 class _Span:
-    """How often something happened, and when first and last, ns."""
+    """How many steps were dropped for one reason. Stamps of the first and the last one, ns."""
 
     first: int
     last: int
     count: int = 0
 
-    def __str__(self) -> str:
-        return when(self.first, self.last)
-
 
 class Assembler:
     """Collects the steps of one robot in order of time and splits them into runs.
 
-    A run ends where an episode does, and wherever a step is missing, so that neighbours in a run were neighbours in
-    the world.
+    A run ends with its episode, or before a missing step: neighbours in a run were neighbours in the world.
 
     Args:
         period: s, the control period.
@@ -368,9 +366,8 @@ class Assembler:
     def __init__(self, period: float):
         self._gap_ns = GAP_PERIODS * period * 1e9
         self._runs: list[list[Row]] = [[]]
-        self._steps = 0
         self._dropped: dict[str, _Span] = {}
-        self._gaps: dict[str, _Span] = {}
+        self._gaps: list[int] = []  # stamps of the steps before them
 
     def add(self, row: Row) -> None:
         """Append a usable step."""
@@ -381,32 +378,33 @@ class Assembler:
         if abs(step.reward) > LARGEST_REWARD:
             self.drop(step.stamp, Unusable(f'with a reward beyond ±{LARGEST_REWARD:g}'))
             return
-        self._steps += 1
         last = self._runs[-1][-1].step if self._runs[-1] else None
         if last is not None:
             if step.is_first or last.is_last:
                 self._runs.append([])
             elif step.stamp - last.stamp > self._gap_ns:
-                _note(self._gaps, 'gap', last.stamp)
+                self._gaps.append(last.stamp)
                 self._runs.append([])
         self._runs[-1].append(row)
 
     def drop(self, stamp: int, reason: Unusable, last: int | None = None, count: int = 1) -> None:
         """Leave a step out, or `count` steps until `last`."""
-        self._steps += count
-        _note(self._dropped, str(reason), stamp, last, count)
+        span = self._dropped.setdefault(str(reason), _Span(stamp, stamp))
+        span.last = stamp if last is None else last
+        span.count += count
         if self._runs[-1]:
             self._runs.append([])
 
     def runs(self, report: Report) -> list[list[Row]]:
-        """Steps in a row, no run empty. `report` gets what was left out, and why."""
-        if self._dropped:
-            count = sum(span.count for span in self._dropped.values())
+        """Runs of one step at least. `report` gets what was left out, and why."""
+        dropped = sum(span.count for span in self._dropped.values())
+        if dropped:
             ordered = sorted(self._dropped.items(), key=lambda item: -item[1].count)
-            reasons = ', '.join(f'{span.count} {reason} {span}' for reason, span in ordered)
-            report.add(f'{count} of {self._steps} steps dropped: {reasons}', count)
-        for span in self._gaps.values():
-            report.add(f'split at {span.count} gaps longer than {GAP_PERIODS} control periods, {span}')
+            reasons = ', '.join(f'{span.count} {reason} {when(span.first, span.last)}' for reason, span in ordered)
+            report.add(f'{dropped} of {dropped + sum(map(len, self._runs))} steps dropped: {reasons}', dropped)
+        if self._gaps:
+            times = when(self._gaps[0], self._gaps[-1])
+            report.add(f'split at {len(self._gaps)} gaps longer than {GAP_PERIODS} control periods, {times}')
         return [run for run in self._runs if run]
 
     def episodes(self, meta: Mapping[str, str], report: Report) -> list[Episode]:
@@ -414,14 +412,8 @@ class Assembler:
         return [_stack(run, meta, report) for run in self.runs(report)]
 
 
-def _note(spans: dict[str, _Span], what: str, stamp: int, last: int | None = None, count: int = 1) -> None:
-    span = spans.setdefault(what, _Span(stamp, stamp))
-    span.last = stamp if last is None else last
-    span.count += count
-
-
 def _stack(rows: list[Row], meta: Mapping[str, str], report: Report) -> Episode:
-    """Rows to arrays. Policy and mode come from the first action where the bag does not tell them."""
+    """Rows to arrays. Without policy and mode in the bag, the first action tells them."""
     acted = {key: value for key, value in actor_data(rows[0].frame_id).items() if value}
     steps = [row.step for row in rows]
     return Episode(

@@ -11,7 +11,7 @@ import stat
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import zstandard
 
@@ -411,22 +411,13 @@ def _decompressed(file: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix='dreamer_ros-') as folder:
         plain = Path(folder, file.stem)
+        size = 0
         with file.open('rb') as source, plain.open('wb') as target:
-            zstandard.ZstdDecompressor().copy_stream(source, cast(BinaryIO, _Bounded(target)))
+            for block in zstandard.ZstdDecompressor().read_to_iter(source):
+                size += target.write(block)
+                if size > LARGEST_FILE:
+                    raise ValueError(f'it holds more than {LARGEST_FILE} bytes; `zstd -d` decompresses any size')
         yield plain
-
-
-class _Bounded:
-    """A file of `LARGEST_FILE` bytes at most."""
-
-    def __init__(self, file: Any):
-        self._file, self._left = file, LARGEST_FILE
-
-    def write(self, data: bytes) -> int:
-        self._left -= len(data)
-        if self._left < 0:
-            raise ValueError(f'it holds more than {LARGEST_FILE} bytes; `zstd -d` decompresses any size')
-        return self._file.write(data)
 
 
 def _quality(profiles: Any) -> QoS:

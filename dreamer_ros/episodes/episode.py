@@ -1,4 +1,4 @@
-"""An episode in memory: consecutive steps of one robot, nothing missing in between."""
+"""An episode in memory: consecutive steps of one robot without a gap."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dreamer_ros.wire.codecs import parse_mode
 
 @dataclasses.dataclass
 class Episode:
-    """Steps k = 0 … T-1, each an observation, what arriving at it gave, and the action that answered it.
+    """Steps k = 0 … T-1: an observation each, the reward for arriving at it, and the action that answered it.
 
     Attributes:
         image: uint8 [T, H, W, 3 per camera], RGB; [T, 0, 0, 0] without cameras.
@@ -28,7 +28,7 @@ class Episode:
         is_first, is_last, is_terminal: bool [T].
         stamp: int64 [T], nanoseconds, strictly increasing.
         meta: what the recorder knew (custom_data of the bag).
-        path: the bag it came from, if any.
+        path: of its bag, if it has one.
         number: its place among the episodes of that bag.
     """
 
@@ -55,14 +55,14 @@ class Episode:
         ends: bool,
         terminal: bool,
     ) -> Episode:
-        """A whole episode of T actions, with what each of them earned.
+        """A whole episode from T actions and the reward of each.
 
         Args:
             image: uint8 [T+1, H, W, C], None without cameras.
             vector: [T+1, N], None without any.
             action, reward: [T, A] and [T].
             stamp: [T+1].
-            ends, terminal: whether the last observation is the end, and for good.
+            ends, terminal: is_last and is_terminal of the last observation.
         """
         length = len(stamp)
         last = np.arange(length) == length - 1
@@ -89,12 +89,12 @@ class Episode:
 
     @property
     def total_reward(self) -> float:
-        """Sum of rewards, exact to the last digit of a float64."""
+        """Sum of rewards, without rounding errors."""
         return math.fsum(self.reward.tolist())
 
     @property
     def actor(self) -> str:
-        """Who chose the actions, as header.frame_id of `action` says it; '' if nobody tells."""
+        """Who chose the actions, as in header.frame_id of `action`. '' if unknown."""
         mode = self.meta.get('mode', '')
         text = mode if mode in ('random', 'human') else f'policy/{self.meta.get("policy_version")}/{mode}'
         try:
@@ -104,18 +104,18 @@ class Episode:
 
     @property
     def complete(self) -> bool:
-        """Whether it runs from a reset to an end, rather than being cut at either side."""
+        """Whether it runs from a reset to an end, with neither side cut."""
         return len(self) > 0 and bool(self.is_first[0]) and bool(self.is_last[-1])
 
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeInfo:
-    """What is worth telling about an episode that entered the store.
+    """Summary of an episode in the store.
 
     Attributes:
         path: the bag.
         last_stamp: header stamp of its last step, ns.
-        held_out: it is for validation, and never sampled for training.
+        held_out: kept for validation, never sampled for training.
     """
 
     path: Path
@@ -138,11 +138,11 @@ class EpisodeInfo:
         return cls(episode.path, len(episode), episode.total_reward, episode.complete, end, episode.meta)
 
 
-# custom_data of a bag: what it says of its robot, and of who acted
+# custom_data of a bag: its robot and who acted
 
 
 def actor_data(frame_id: str) -> dict[str, str]:
-    """Who chose the actions, from header.frame_id of one; nothing if that does not tell."""
+    """Who chose the actions, from header.frame_id of one. Empty if unknown."""
     try:
         mode = parse_mode(frame_id)
     except InputError:
@@ -151,18 +151,18 @@ def actor_data(frame_id: str) -> dict[str, str]:
 
 
 def robot_data(robot: str, spec: RobotSpec, contract: RobotContract | None = None) -> dict[str, str]:
-    """The robot as it stands in custom_data: its name, its spec, and the contract that it was recorded from."""
+    """Name, spec and contract of a robot."""
     data = {'task': spec.name, 'robot': robot, 'spec': spec.to_json(), 'spec_hash': spec.hash}
     return data | (contract_data(contract) if contract is not None else {})
 
 
 def contract_data(contract: RobotContract) -> dict[str, str]:
-    """A contract as it stands in custom_data, with its hash: nothing else tells a damaged number in it."""
+    """A contract with its hash, because nothing else would reveal a damaged number in it."""
     return {'contract': contract.text, 'contract_sha256': _digest(contract.text)}
 
 
 def embedded_contract(custom_data: Mapping[str, str]) -> RobotContract | None:
-    """The contract a bag was recorded from; None if it holds none.
+    """The contract that a bag was recorded with, if it holds one.
 
     Raises:
         InputError: it is damaged.

@@ -1,4 +1,4 @@
-"""Bags to episodes: the one entrance, whatever the bag was recorded from."""
+"""Reads the episodes of any bag: of our own topics, or of a robot with a contract."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from dreamer_ros.episodes.assemble import Assembler, Joined, Row, Unusable, recorded_action, recorded_stamp
+from dreamer_ros.episodes.assemble import Assembler, Joined, Row, Unusable, recorded_action, recorded_stamp, stamped
 from dreamer_ros.episodes.bag_reader import Bag
 from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.episodes.labels import Labels
 from dreamer_ros.episodes.mcap_scan import RawMessage
-from dreamer_ros.episodes.report import Problem, Report
+from dreamer_ros.episodes.report import Report
 from dreamer_ros.episodes.robot_bag import robot_rows
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
@@ -24,26 +24,25 @@ from dreamer_ros.wire.definitions import decode
 from dreamer_ros.wire.images import COMPRESSED, decode_image
 from dreamer_ros.wire.topics import ACTION, JOINT_STATES, SPEC, STEP, camera_infos, images
 
-# What image_transport adds to the name of a topic.
-COMPRESSION = '/compressed'
+COMPRESSION = '/compressed'  # image_transport adds this to the name of a topic
 
 
 def read_episodes(
     bag: Bag | Path, spec: RobotSpec, contract: RobotContract | None = None, labels: Labels | None = None
-) -> tuple[list[Episode], list[Problem]]:
+) -> tuple[list[Episode], Report]:
     """Read a bag directory, or a single MCAP or sqlite3 file.
 
-    A bag that was recorded from a robot contract holds it and is read by it. Episodes are split where one begins
-    or ends, and wherever a step is missing, so that neighbours in an episode were neighbours in the world.
+    A bag that was recorded with a robot contract holds it and is read by it. An episode also ends before a missing
+    step, so that its neighbouring steps were neighbours in the world.
 
     Args:
-        bag: one that is open already, or its path.
-        spec: the robot that episodes are wanted of.
-        contract: of the robot in the bag, for bags that do not hold one.
-        labels: rewards and ends of episodes that the bag does not hold.
+        bag: an open one, or its path.
+        spec: of the robot whose episodes are wanted.
+        contract: of the robot, for bags that do not hold one.
+        labels: rewards and ends of episodes, for bags that do not hold them.
 
     Returns:
-        Episodes in order of time, and what could not be used and why. Nothing is raised for a bad bag.
+        Episodes in order of time, and what could not be used. Nothing is raised for a bad bag.
     """
     path = bag.path if isinstance(bag, Bag) else Path(bag)
     report = Report(path)
@@ -69,17 +68,22 @@ def read_episodes(
     return sorted(episodes, key=lambda episode: int(episode.stamp[0])), report
 
 
-def read_longest(path: Path, spec: RobotSpec) -> Episode:
-    """The longest episode of a bag, to look at.
+def require_episodes(bag: Bag | Path, spec: RobotSpec) -> tuple[list[Episode], Report]:
+    """Like `read_episodes`, for a bag that must hold an episode.
 
     Raises:
-        InputError: the bag holds none of this robot.
+        InputError: it has none from this robot.
     """
-    episodes, problems = read_episodes(path, spec)
+    episodes, report = read_episodes(bag, spec)
     if not episodes:
-        reason = problems[0].reason if problems else 'it is empty'
-        raise InputError(f'bag {path}: expected an episode of {spec.name}, but {reason}')
-    return max(episodes, key=len)
+        reason = report[-1].reason if report else 'it is empty'
+        raise InputError(f'bag {report.path}: expected an episode of {spec.name}, but {reason}')
+    return episodes, report
+
+
+def read_longest(path: Path, spec: RobotSpec) -> Episode:
+    """The longest episode of a bag, see `require_episodes`."""
+    return max(require_episodes(path, spec)[0], key=len)
 
 
 class RecordedRobot(Joined):
@@ -89,7 +93,7 @@ class RecordedRobot(Joined):
         namespace: of the robot, `/` at its end; '' for none.
 
     Attributes:
-        clashing: by topic in the bag, messages that have the stamp of another one and differ from it.
+        clashing: by topic in the bag, how many messages differ from another one with the same stamp.
     """
 
     def __init__(self, namespace: str):
@@ -100,9 +104,8 @@ class RecordedRobot(Joined):
         self._otherwise_timed: set[tuple[str, int]] = set()
         self._count = 0
 
-    def add_recorded(self, topic: str, message: RawMessage) -> None:
-        """Take a message in; raises Unusable if it has no stamp."""
-        stamp = recorded_stamp(message)
+    def add_recorded(self, topic: str, stamp: int, message: RawMessage) -> None:
+        """Take a message in."""
         self._count += 1
         if message.time != stamp:
             self._otherwise_timed.add((topic, stamp))
@@ -113,7 +116,7 @@ class RecordedRobot(Joined):
             self.clashing[message.topic] += 1
 
     def check_times(self) -> None:
-        """Distrust the few messages that were not recorded at their stamp, as our own recorder does it."""
+        """Distrust stamps that differ from the time of recording, if most equal it, as in our own recordings."""
         if len(self._otherwise_timed) < self._count / 2:
             self._doubtful |= self._otherwise_timed
 
@@ -121,7 +124,7 @@ class RecordedRobot(Joined):
         """The message of a stamp.
 
         Raises:
-            Unusable: there is none, which `missing` says, or there are several that differ.
+            Unusable: there is none, as `missing` says, or several that differ.
         """
         message = self.steps[stamp].get(topic)
         if message is None:
@@ -134,14 +137,14 @@ class RecordedRobot(Joined):
 def own_rows(bag: Bag, spec: RobotSpec, report: Report) -> Iterator[tuple[RecordedRobot, Assembler]]:
     """Messages and steps of every robot in a bag of our own topics.
 
-    Messages belong to the step of their header stamp. A step needs an image of every camera, step scalars, an
-    action (but the last step of an episode does not) and, if the spec names vector inputs, joint states.
+    The header stamp tells the step of a message. A step needs an image of every camera, step scalars, an action
+    (except the last step of an episode) and, if the spec names vector inputs, joint states.
 
     Args:
         report: gets what could not be used.
 
     Raises:
-        InputError: the bag is of no use at all.
+        InputError: nothing in the bag can be used.
     """
     several = len(spec.cameras) > 1
     cameras = {
@@ -182,25 +185,19 @@ def _robots(bag: Bag, spec: RobotSpec, report: Report) -> list[RecordedRobot]:
                     raise InputError(f'topic {name}: expected {topic.type}, got {type_name}')
                 place[name] = (plain[: -len(topic.name)], topic.name)
     robots: dict[str, RecordedRobot] = {}
-    stampless: Counter = Counter()
-    # Raw images first: they count where both are there.
-    for compressed in (False, True):
-        for message in bag.messages:
-            if message.topic in place and (bag.types[message.topic] == COMPRESSED) == compressed:
-                namespace, plain = place[message.topic]
-                try:
-                    robots.setdefault(namespace, RecordedRobot(namespace)).add_recorded(plain, message)
-                except Unusable as reason:
-                    stampless[message.topic, str(reason)] += 1
-    for (name, why), count in stampless.items():
-        report.add(f'{count} messages on {name} {why}')
+    messages = [message for message in bag.messages if message.topic in place]
+    # Raw images first: they count if compressed ones have the same stamp.
+    messages.sort(key=lambda message: bag.types[message.topic] == COMPRESSED)
+    for stamp, message in stamped(messages, recorded_stamp, report):
+        namespace, plain = place[message.topic]
+        robots.setdefault(namespace, RecordedRobot(namespace)).add_recorded(plain, stamp, message)
     for robot in robots.values():
         robot.check_times()
     found = [robot for robot in robots.values() if robot.stamps(STEP.name)]
     if not found:
         topics = ', '.join(sorted({message.topic for message in bag.messages})) or 'no messages'
         raise InputError(f'no messages on a topic named {STEP.name} are in it, but {topics}')
-    # `spec` was read, and it says what the camera_info would.
+    # Not reported: the spec was read already, and camera_info says nothing more.
     used = {robot.namespace for robot in found}
     known = {namespace + topic.name for namespace in used for topic in (*camera_infos(spec.cameras), SPEC)}
     stepless = {name for name, (namespace, _) in place.items() if namespace not in used}
@@ -216,7 +213,7 @@ def _read_row(
     """Decode the messages of one stamp.
 
     Args:
-        cameras: topics of images, and how to say that one is missing.
+        cameras: by image topic, how to say that its image is missing.
         types: of the topics in the bag.
 
     Raises:
@@ -250,7 +247,7 @@ def _frame(message: RawMessage, type_name: str) -> np.ndarray:
     """uint8 [H, W, 3] of an image, raw or compressed.
 
     Raises:
-        Unusable: it is damaged, or of an encoding that is not supported.
+        Unusable: it is damaged, or its encoding is not supported.
     """
     try:
         decoded = decode(message.data, type_name)

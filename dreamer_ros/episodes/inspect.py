@@ -1,8 +1,9 @@
-"""What is in bags: a folder of them told from their metadata alone, one bag from its messages. `dreamer bag info`"""
+"""What `dreamer bag info` prints: a folder of bags from their metadata alone, one bag from its messages."""
 
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,16 +23,15 @@ from dreamer_ros.wire.topics import ACTION, STEP
 
 @dataclasses.dataclass(frozen=True)
 class BagInfo:
-    """One bag.
+    """One bag, from its metadata.
 
     Attributes:
         name: directory name.
-        folder: that the bag lies in, within the one described: of a run `episodes`, what was trained on, or
-            `evaluation/<time>`; `.` for that one itself.
+        folder: the bag's folder, relative to the one described: in a run `episodes` or `evaluation/<time>`.
         steps: messages on the step topic; None if there is no such topic.
-        missing: how many more steps its duration has room for; None if the bag does not tell.
+        missing: how many more steps fit into its duration; None if unknown.
         total_reward: return of the episode, if its recorder noted it.
-        mode, policy_version: who acted, as noted by the recorder; '' if not.
+        mode, policy_version: who acted, if its recorder noted it.
         duration: seconds from the first to the last message.
         messages: number of messages by topic.
         size: bytes on disk.
@@ -68,11 +68,10 @@ def describe(path: Path) -> list[BagInfo]:
     Raises:
         InputError: there is none.
     """
-    path = Path(path)
-    bags = bags_in(path)
-    if bags == [path]:
-        return [_describe(path)]
-    return [dataclasses.replace(_describe(bag), folder=bag.parent.relative_to(path).as_posix()) for bag in bags]
+    return [
+        dataclasses.replace(_describe(bag), folder='.' if bag == path else bag.parent.relative_to(path).as_posix())
+        for bag in bags_in(path)
+    ]
 
 
 def totals(rows: list[BagInfo]) -> dict[str, dict[str, Any]]:
@@ -80,25 +79,23 @@ def totals(rows: list[BagInfo]) -> dict[str, dict[str, Any]]:
 
     Returns:
         By the first part of `BagInfo.folder`: `bags`, `steps`, `bytes`, and the `least`, `mean` and `most` of the
-        returns, None where no bag tells its return.
+        returns, None if no bag has one.
     """
     groups: dict[str, list[BagInfo]] = {}
     for row in rows:
         groups.setdefault(row.folder.partition('/')[0], []).append(row)
-    return {folder: _total(group) for folder, group in groups.items()}
-
-
-def _total(rows: list[BagInfo]) -> dict[str, Any]:
-    returns = [row.total_reward for row in rows if row.total_reward is not None]
-    least, mean, most = (min(returns), sum(returns) / len(returns), max(returns)) if returns else (None,) * 3
-    return {
-        'bags': len(rows),
-        'steps': sum(row.steps or 0 for row in rows),
-        'bytes': sum(row.size for row in rows),
-        'least': least,
-        'mean': mean,
-        'most': most,
-    }
+    found = {}
+    for folder, group in groups.items():
+        returns = [row.total_reward for row in group if row.total_reward is not None]
+        found[folder] = {
+            'bags': len(group),
+            'steps': sum(row.steps or 0 for row in group),
+            'bytes': sum(row.size for row in group),
+            'least': min(returns, default=None),
+            'mean': statistics.fmean(returns) if returns else None,
+            'most': max(returns, default=None),
+        }
+    return found
 
 
 def bags_in(path: Path) -> list[Path]:
@@ -122,7 +119,7 @@ def bags_in(path: Path) -> list[Path]:
 
 
 def _bags(folder: Path) -> Iterator[Path]:
-    """Bags of a folder and of the folders in it, where those are no bags themselves."""
+    """Bags of a folder, and of its subfolders."""
     for path in sorted(folder.iterdir()):
         if is_partial(path) or path.name.endswith(SUFFIXES) and not path.is_dir():
             yield path
@@ -174,7 +171,7 @@ def _describe(bag: Path) -> BagInfo:
 
 
 def _missing(custom_data: dict[str, str], steps: list[int], duration: float) -> int | None:
-    """Of a bag with the steps of one robot that says how often it acts, and nothing beside them."""
+    """How many steps are missing, if the bag holds those of one robot and nothing else, and names its period."""
     if 'contract' in custom_data:
         return None
     try:
@@ -185,7 +182,7 @@ def _missing(custom_data: dict[str, str], steps: list[int], duration: float) -> 
 
 
 def format_table(rows: list[BagInfo]) -> str:
-    """Rows as aligned text: a line per bag, then the messages by topic and the totals of each folder."""
+    """Aligned text: a line per bag, then the messages by topic and the totals of each folder."""
     header = ('folder', 'bag', 'steps', 'missing', 'return', 'mode', 'policy', 'seconds', 'steps/s', 'KiB')
     table = [header] + [
         (
@@ -202,16 +199,14 @@ def format_table(rows: list[BagInfo]) -> str:
         )
         for row in rows
     ]
-    lines = align(table, left=(0, 1, 5))  # names and modes; numbers right
+    lines = align(table, left=(0, 1, 5))  # names and modes
     for k, row in enumerate(rows, start=1):
         if row.problem:
             lines[k] += f'  ({row.problem})'
-    messages: dict[str, int] = {}
+    messages: Counter[str] = Counter()
     for row in rows:
-        for topic, count in row.messages.items():
-            messages[topic] = messages.get(topic, 0) + count
-    lines += ['', *(f'{count:>9}  {topic}' for topic, count in sorted(messages.items()))]
-    lines.append('')
+        messages.update(row.messages)
+    lines += ['', *(f'{count:>9}  {topic}' for topic, count in sorted(messages.items())), '']
     for folder, total in totals(rows).items():
         text = f'{total["bags"]} bags, {total["steps"]} steps, {total["bytes"] / 2**20:.1f} MiB'
         if total['mean'] is not None:
@@ -226,12 +221,12 @@ def _number(value: float | None, form: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """One bag.
+    """One bag, from its messages.
 
     Attributes:
         seconds: from the first to the last message.
-        episodes: what the bag holds of each, in order of time.
-        topics: type and regularity by name. Header stamps count where messages have them, else times of recording.
+        episodes: in order of time.
+        topics: type and regularity by name, from header stamps, or times of recording for types without them.
         problems: what is damaged, missing, or cannot be used.
     """
 
@@ -272,7 +267,6 @@ class Contents:
         rows = [('episode', 'steps', 'missing', 'return', 'state', 'actions of')]
         for number, episode in enumerate(self.episodes):
             acted = actors(episode)
-            several = len(acted) > 1
             rows.append(
                 (
                     f'{number} {episode.robot}'.rstrip(),
@@ -280,7 +274,7 @@ class Contents:
                     f'{episode.missing}',
                     _number(episode.total_reward, '.2f'),
                     episode.state,
-                    ', '.join(f'{name} ({count})' if several else name for name, count in acted.items()) or '-',
+                    ', '.join(f'{name} ({count})' if len(acted) > 1 else name for name, count in acted.items()) or '-',
                 )
             )
         lines = [f'{self.path.name}: {len(self.episodes)} episodes, {self.seconds:.1f} s', '']
@@ -292,7 +286,7 @@ class Contents:
 
 
 def actors(episode: Tally) -> dict[str, int]:
-    """Steps by who chose their action, as in the header of `action`: `random`, `policy/12/explore`, …."""
+    """Steps by who chose their action, as in the header of `action`: `random`, `policy/12/explore`, …"""
     return dict(Counter('unknown' if mode is None else str(mode) for mode in episode.modes).most_common())
 
 
@@ -307,34 +301,34 @@ def read_contents(path: Path) -> Contents:
     topics = {name: (kind, Regularity()) for name, kind in sorted(bag.types.items())}
     stamped = {name: _has_header(kind) for name, kind in bag.types.items()}
     robots = bag.robots()
-    steps: dict[str, dict[int, Step]] = {robot: {} for robot in robots}
-    actions: dict[str, dict[int, str]] = {robot: {} for robot in robots}
-    robot_of = {f'{robot}{topic.name}': (robot, topic) for robot in robots for topic in (STEP, ACTION)}
+    # By topic and stamp: steps, and who chose the actions.
+    steps: dict[str, dict[int, Step]] = {robot + STEP.name: {} for robot in robots}
+    chosen_by: dict[str, dict[int, str]] = {robot + ACTION.name: {} for robot in robots}
     unreadable: Counter = Counter()
     for message in bag.by_time():
+        name = message.topic
         try:
-            stamp = recorded_stamp(message) if stamped[message.topic] else message.time
-            topics[message.topic][1].add(stamp, message.time)
-            robot, topic = robot_of.get(message.topic, ('', None))
-            if topic is STEP:
-                steps[robot].setdefault(stamp, read_step(decode(message.data, STEP.type)))
-            elif topic is ACTION and bag.types[message.topic] == ACTION.type:
-                actions[robot].setdefault(stamp, decode(message.data, ACTION.type).header.frame_id)
+            stamp = recorded_stamp(message) if stamped[name] else message.time
+            topics[name][1].add(stamp, message.time)
+            if name in steps:
+                steps[name].setdefault(stamp, read_step(decode(message.data, STEP.type)))
+            elif name in chosen_by and bag.types[name] == ACTION.type:
+                chosen_by[name].setdefault(stamp, decode(message.data, ACTION.type).header.frame_id)
         except (InputError, Unusable):
-            unreadable[message.topic] += 1
+            unreadable[name] += 1
     for name, count in unreadable.items():
         report.add(f'{count} messages on {name} cannot be read')
     spec = bag.find_spec()
+    period = spec and spec.control_period
     episodes: list[Tally] = []
     for robot in robots:
         ended = True
-        for stamp, step in sorted(steps[robot].items()):
+        for stamp, step in sorted(steps[robot + STEP.name].items()):
             if step.is_first or ended:
-                period = None if spec is None else spec.control_period
                 episodes.append(Tally(period, bag.contract, robot.strip('/')))
-            episodes[-1].add(step, actions[robot].get(stamp))
+            episodes[-1].add(step, chosen_by[robot + ACTION.name].get(stamp))
             ended = step.is_last
-    if not episodes and bag.contract is not None:  # of a robot that was teleoperated, or recorded by somebody else
+    if not episodes and bag.contract is not None:  # teleoperated, or recorded by somebody else
         read, problems = read_episodes(bag, bag.contract.spec)
         report = Report(bag.path, problems)
         episodes = [tally_of(episode, bag.contract) for episode in read]
@@ -356,7 +350,7 @@ def _has_header(type_name: str) -> bool:
 
 
 def align(rows: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> list[str]:
-    """Lines of cells, of which the columns in `left` begin at one place and the others end there."""
+    """Rows of cells as aligned lines, the columns in `left` to the left and the others to the right."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return [
         '  '.join(

@@ -1,4 +1,4 @@
-"""Rewards and ends of episodes that a recording does not hold, written down by a person afterwards."""
+"""Labels files: rewards and ends of episodes that a person writes down after a recording without them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.schema import Mismatch, Model, Name, check, load_yaml
 
-# Smaller numbers are seconds from the beginning of the recording, larger ones since 1970.
-EPOCH = 1e8
+EPOCH = 1e8  # smaller times are seconds from the beginning of the recording, larger ones since 1970
 
 
 class Label(NamedTuple):
     """An episode.
 
     Attributes:
-        start, end: of its steps, ns.
-        terminal: the world ends there, rather than the recording of it.
+        start, end: stamps of its first and last step, ns.
+        terminal: the task ends there, not only the recording.
         rewards: (time in ns, reward) each, in order.
     """
 
@@ -30,7 +29,7 @@ class Label(NamedTuple):
     rewards: tuple[tuple[int, float], ...]
 
     def reward(self, before: int, stamp: int, is_last: bool) -> float:
-        """Of a step: what is noted from after the step `before` it; of the last one, also what is noted later."""
+        """Reward of a step: all since the step `before`. The last step also gets all that is noted later."""
         return sum(reward for time, reward in self.rewards if before < time and (time <= stamp or is_last))
 
 
@@ -40,11 +39,13 @@ class _Reward(Model):
 
 
 class _Episode(Model):
-    bag: Name | None = Field(None, description='name of the bag; all bags')
+    bag: Name | None = Field(None, description='name of the bag; default: all bags')
     start: float = Field(0.0, description='s from the first message of the bag, or since 1970')
-    end: float | None = Field(None, description='s from the first message of the bag, or since 1970; its last')
-    terminal: bool = Field(False, description='the world ends there, rather than the recording of it')
-    reward: float = Field(0.0, description='added to that of the last step')
+    end: float | None = Field(
+        None, description='s from the first message of the bag, or since 1970; default: its last message'
+    )
+    terminal: bool = Field(False, description='the task ends there, not only the recording')
+    reward: float = Field(0.0, description='added to the reward of the last step')
     rewards: tuple[_Reward, ...] = Field((), description='rewards at certain times')
 
     @model_validator(mode='after')
@@ -74,11 +75,11 @@ class Labels:
           - {bag: tuesday, reward: -1.0}
           - {bag: monday, start: 95, end: 140, rewards: [{time: 110.2, reward: 0.5}, {time: 140, reward: 1.0}]}
 
-    Times are seconds from the first message of the bag, or since 1970. `bag` may be left out for all bags, `start`
-    and `end` for all of it; `reward` is added to that of the last step.
+    Times are seconds from the first message of the bag, or since 1970. Without `bag` an entry is for all bags,
+    without `start` and `end` for the whole bag. `reward` is added to the reward of the last step.
 
     Attributes:
-        bags: names that are spoken of.
+        bags: names of bags in it.
 
     Raises:
         InputError: naming file and key.

@@ -1,4 +1,4 @@
-"""What of a bag could not be used and why, and how regularly the messages of its topics came."""
+"""Reports on a bag: what could not be used and why, and how regularly the messages of a topic came."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from pathlib import Path
 
 from dreamer_ros.episodes.mcap_scan import RawMessage
 
-# A pause so many times as long as usual is a gap.
-GAP = 2.5
-# Intervals whose median is the usual one.
-RECENT = 25
+GAP = 2.5  # times the usual interval; a longer one is a gap
+RECENT = 25  # intervals; their median is the usual one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Problem:
     Attributes:
         path: the bag.
         reason: one sentence.
-        steps: how many steps it cost; 0 if that can't be known.
+        steps: how many steps it cost; 0 if unknown.
     """
 
     path: Path
@@ -47,7 +45,7 @@ class Report(list[Problem]):
         self.append(Problem(self.path, reason, steps))
 
     def left_out(self, messages: Iterable[RawMessage], what: str) -> None:
-        """Note the messages that are not used, if there are any; `what` says what they are, or are not."""
+        """Note messages that are not used, if there are any. `what` says why."""
         messages = list(messages)
         if messages:
             counts = collections.Counter(message.topic for message in messages)
@@ -57,20 +55,20 @@ class Report(list[Problem]):
 
 
 def when(first: int, last: int) -> str:
-    """`at 12.500` or `between 12.500 and 80.000`: seconds of nanoseconds."""
+    """`at 12.500` or `between 12.500 and 80.000`: seconds, from nanoseconds."""
     return f'at {first / 1e9:.3f}' if first == last else f'between {first / 1e9:.3f} and {last / 1e9:.3f}'
 
 
 def printable(name: str) -> str:
-    """A file name as text that any terminal and log can take, also where its bytes are not UTF-8."""
+    """A file name as valid UTF-8, with its other bytes escaped."""
     return name.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')
 
 
 class Regularity:
-    """What came on one topic, told by the stamps of its messages; takes the same memory however many come.
+    """How regularly the messages of one topic came, by their stamps. Needs constant memory.
 
     Args:
-        late_after: s; a message that is older when it arrives counts as late.
+        late_after: age in s from which an arriving message counts as late.
     """
 
     def __init__(self, late_after: float = math.inf):
@@ -78,7 +76,7 @@ class Regularity:
         self._first = self._last = 0
         self._recent: collections.deque[float] = collections.deque(maxlen=RECENT)
         self.messages = 0
-        self.lost = 0  # that their publisher sent, but never arrived
+        self.lost = 0  # sent, but never arrived
         self.gaps = 0
         self.longest_gap = 0.0  # s between two messages
         self.late = 0
@@ -91,7 +89,7 @@ class Regularity:
         Args:
             stamp: ns, when it was measured; 0 for not known.
             arrived: ns, on the same clock.
-            lost: how many of its publisher's messages between the one before and this one never came.
+            lost: how many of its publisher's messages just before this one never came.
         """
         self.messages += 1
         self.lost += lost
@@ -114,16 +112,16 @@ class Regularity:
         limit = GAP * statistics.median(self._recent)
         if filled:
             self.gaps += interval > limit
-        else:  # what is usual is not known at the first of them
+        else:  # the first intervals are judged again, as the usual one becomes known
             self.gaps = sum(each > limit for each in self._recent)
 
     @property
     def rate(self) -> float | None:
-        """Messages per second; None of fewer than two."""
+        """Messages per second; None for fewer than two."""
         return (self.messages - 1) * 1e9 / (self._last - self._first) if self._last > self._first else None
 
     def to_dict(self) -> dict[str, int | float]:
-        """Everything that is worth a word, JSON-ready."""
+        """Whatever is not zero, JSON-ready."""
         values = {
             'messages': self.messages,
             'rate': self.rate and round(self.rate, 3),

@@ -1,22 +1,21 @@
-"""Bags of a robot's own topics: what the agent saw and did at each tick, by the robot's contract.
+"""Reads the steps of a robot with a contract from a bag of its own topics.
 
-A recorded agent wrote on `step` how old the message of each topic was that it used (`age/<topic>`, ns), so its
-observations come out exactly. In a bag without an agent (teleoperated, or recorded by somebody else) ticks are
-laid at the contract's rate: each observes the newest message of every topic, and the action is the one that the
-command in force until the next tick stands for.
+A recorded agent wrote on `step` the age of the message that it used of each topic (`age/<topic>`, ns), so its
+observations are restored exactly. A bag without an agent (teleoperated, or recorded by somebody else) gets steps at
+the contract's rate: each observes the newest message of every topic, and its action is the one closest to the
+command in force until the next step.
 """
 
 from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 import numpy as np
 
-from dreamer_ros.episodes.assemble import Assembler, Row, Unusable, recorded_action, recorded_stamp
+from dreamer_ros.episodes.assemble import Assembler, Row, Unusable, recorded_action, recorded_stamp, stamped
 from dreamer_ros.episodes.bag_reader import Bag, bag_name
 from dreamer_ros.episodes.labels import Label, Labels
 from dreamer_ros.episodes.mcap_scan import RawMessage
@@ -30,9 +29,9 @@ from dreamer_ros.wire.definitions import decode
 from dreamer_ros.wire.fields import has_header
 from dreamer_ros.wire.topics import ACTION, STEP, Topic
 
-SILENCE = 10_000_000_000  # ns without a message of any topic: ticks are not tried one by one
-CLOCKS_DIFFER = 1_000_000_000  # ns; no network is that slow
-STRAY = 60_000_000_000  # ns from its neighbours: a stamp that can't be right
+SILENCE = 10_000_000_000  # ns without a message of any topic, whose steps are dropped at once
+CLOCKS_DIFFER = 1_000_000_000  # ns of delay; no network is that slow
+STRAY = 60_000_000_000  # ns between the delay of a message and those of its neighbours; its stamp is wrong
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 
 
@@ -42,7 +41,7 @@ class Track:
 
     Attributes:
         name: of the topic in the bag.
-        stamps: ns, in order; when each message counts as measured.
+        stamps: in order, when each message counts as measured, ns.
         messages: as many.
     """
 
@@ -52,11 +51,11 @@ class Track:
     messages: list[RawMessage]
 
     def at(self, stamp: int) -> list[RawMessage]:
-        """The messages of exactly that stamp: at most one, or those of several publishers."""
+        """The messages of exactly that stamp. Only several publishers give more than one."""
         return self.messages[self.before(stamp) : self.before(stamp + 1)]
 
     def before(self, stamp: int) -> int:
-        """How many messages are older than that."""
+        """How many messages are older."""
         return bisect.bisect_left(self.stamps, stamp)
 
 
@@ -66,7 +65,7 @@ class RobotTracks:
 
     Attributes:
         namespace: of the robot, `/` at its end; '' for none.
-        observed: by topic of the contract; topics without messages are left out.
+        observed: by topic of the contract, without those that have no messages.
         command, step, action: None without messages.
     """
 
@@ -78,16 +77,9 @@ class RobotTracks:
 
     @property
     def span(self) -> tuple[int, int]:
-        """Stamps of the first and of the last message that is observed."""
+        """Stamps of the first and the last observed message."""
         observed = self.observed.values()
         return min(track.stamps[0] for track in observed), max(track.stamps[-1] for track in observed)
-
-
-class Tick(NamedTuple):
-    """A step before its messages are decoded: its scalars, and the ages of the messages that were used, ns by topic."""
-
-    scalars: Step
-    ages: Mapping[str, int]
 
 
 def robot_rows(
@@ -100,14 +92,14 @@ def robot_rows(
         report: gets what could not be used.
 
     Raises:
-        InputError: the bag is of no use at all.
+        InputError: nothing in the bag can be used.
     """
     useless: list[tuple[str, InputError]] = []
     robots = _robot_tracks(bag, contract, report)
     for tracks in robots:
         try:
             rows = (_lay if tracks.step is None else _recorded)(tracks, contract, labels, report)
-        except InputError as error:  # others in the bag may be of use
+        except InputError as error:  # another robot in the bag may be usable
             useless.append((tracks.namespace, error))
             continue
         yield tracks, rows
@@ -131,31 +123,28 @@ def _robot_tracks(bag: Bag, contract: RobotContract, report: Report) -> list[Rob
                 if type_name != topic.type:
                     raise InputError(f'topic {name}: expected {topic.type}, as {contract.source} says, got {type_name}')
                 place[name] = (name[: -len(topic.name)], topic)
-    by_header = {
-        topic.name: (contract.stamps == 'header' or topic in (STEP, ACTION)) and has_header(topic.type)
-        for topic in wanted.values()
-    }
-    by_header[contract.command_topic.name] = False  # many leave it empty
+    by_header = {STEP.name, ACTION.name}
+    if contract.stamps == 'header':
+        by_header |= {topic.name for topic in contract.topics if has_header(topic.type)}
+    by_header.discard(contract.command_topic.name)  # many leave it empty
+
+    def stamp_of(message: RawMessage) -> int:
+        by_its_header = place[message.topic][1].name in by_header
+        stamp = recorded_stamp(message) if by_its_header else message.published
+        if stamp == 0:
+            raise Unusable('hold no stamp; with `stamps: receive` the contract needs none')
+        return stamp
+
     found: dict[str, dict[str, list[tuple[int, RawMessage]]]] = defaultdict(lambda: defaultdict(list))
-    stampless: Counter = Counter()
-    for message in bag.messages:
-        if message.topic in place:
-            namespace, topic = place[message.topic]
-            try:
-                stamp = recorded_stamp(message) if by_header[topic.name] else message.published
-                if stamp == 0:
-                    raise Unusable('hold no stamp; with `stamps: receive` the contract needs none')
-                found[namespace][topic.name].append((stamp, message))
-            except Unusable as reason:
-                stampless[message.topic, str(reason)] += 1
+    for stamp, message in stamped((m for m in bag.messages if m.topic in place), stamp_of, report):
+        namespace, topic = place[message.topic]
+        found[namespace][topic.name].append((stamp, message))
     for topics in found.values():
         for name, messages in topics.items():
             topics[name] = _with_sound_stamps(messages, report)
-    for (name, why), count in stampless.items():
-        report.add(f'{count} messages on {name} {why}')
     shared = found.pop('', {}) if len(found) > 1 else {}  # topics with absolute names in the contract
     robots: list[RobotTracks] = []
-    blind: set[str] = set()  # names of topics of namespaces without anything to observe
+    blind: set[str] = set()  # topics of namespaces without anything to observe
     for namespace, topics in found.items():
         tracks = {
             name: _track(wanted[name].type, messages, report)
@@ -179,7 +168,7 @@ def _robot_tracks(bag: Bag, contract: RobotContract, report: Report) -> list[Rob
 
 
 def _with_sound_stamps(messages: list[tuple[int, RawMessage]], report: Report) -> list[tuple[int, RawMessage]]:
-    """The messages of a topic whose delay, from stamp to publication, is like that of their neighbours."""
+    """The messages of a topic whose delay from stamp to publication is like that of their neighbours."""
     if len(messages) < 3:
         return messages
     delays = np.array([message.published - stamp for stamp, message in messages], np.float64)
@@ -220,18 +209,18 @@ class _Observer:
         self._used: dict[str, RawMessage] = {}
         self._bad: dict[str, str] = {}  # topics whose newest message can not be decoded
 
-    def exactly(self, tick: Tick) -> Sensed:
-        """What a recorded agent saw.
+    def exactly(self, stamp: int, ages: Mapping[str, int]) -> Sensed:
+        """What a recorded agent saw, from the ages of the messages that it used.
 
         Raises:
             Unusable: a message that it used is missing or damaged.
         """
-        for topic, age in tick.ages.items():
+        for topic, age in ages.items():
             track = self._tracks.get(topic)
-            messages = track.at(tick.scalars.stamp - age) if track else []
+            messages = track.at(stamp - age) if track else []
             if not messages:
                 raise Unusable(f'without the message on {topic} that the agent used')
-            # Joints may come from several publishers at once; messages of one length are of one publisher.
+            # Joints may come from several publishers at once. Messages of one length are from one publisher.
             if len({len(message.data) for message in messages}) < len(messages):
                 raise Unusable(f'with different messages of one stamp on {topic}')
             if self._used.get(topic) is messages[-1]:
@@ -243,27 +232,27 @@ class _Observer:
                 raise Unusable(f'with a damaged message on {topic}') from error
             self._used[topic] = messages[-1]
         for topic in self._used:
-            if topic not in tick.ages:
+            if topic not in ages:
                 raise Unusable(f'without the age of what came on {topic}')
-        sensed = self._observe(tick.scalars.stamp)
-        for topic, age in tick.ages.items():
-            if sensed.ages.get(topic) != age:  # it was left out, so that an older one still counts
+        sensed = self._observe(stamp)
+        for topic, age in ages.items():
+            if sensed.ages.get(topic) != age:  # Sensing ignored it, and an older one still counts
                 raise Unusable(f'with a message on {topic} that lacks what the contract reads')
         return sensed
 
     def silent_until(self, stamp: int) -> int:
-        """When the next message comes, where the last one came long before; else the same stamp."""
+        """The stamp itself, or that of the next message if the last one came long before."""
         place = bisect.bisect_right(self._stamps, stamp)
         if place == len(self._stamps) or place and stamp - self._stamps[place - 1] < SILENCE:
             return stamp
         return self._stamps[place]
 
     def newest(self, stamp: int) -> Sensed:
-        """What the newest messages say that are not newer than that."""
+        """What the newest messages up to a stamp say."""
         for topic, track in self._tracks.items():
             end = track.before(stamp + 1)
             start = self._fed[topic]
-            # Joints may come in several messages; of images only the newest is worth decoding.
+            # Joints may come in several messages. Of images only the newest is worth decoding.
             for place in range(max(start, end - 1) if track.type in IMAGES else start, end):
                 message = track.messages[place]
                 try:
@@ -290,7 +279,7 @@ class _Observer:
 
 
 def _recorded(tracks: RobotTracks, contract: RobotContract, labels: Labels | None, report: Report) -> Assembler:
-    """The steps of a recorded agent. With labels only those that are labelled, with the labels' rewards and ends."""
+    """The steps of a recorded agent. Labels select steps and replace their rewards and ends."""
     stray = len(set(tracks.action.stamps if tracks.action else ()) - set(tracks.step.stamps))
     if stray:
         report.add(f'{stray} actions answer no step in the bag')
@@ -302,11 +291,11 @@ def _recorded(tracks: RobotTracks, contract: RobotContract, labels: Labels | Non
         try:
             if len(tracks.step.at(stamp)) > 1:
                 raise Unusable('with different step scalars of one stamp')
-            tick = _tick(message)
-            scalars = labelled.get(stamp) if labels else tick.scalars
+            recorded, ages = _scalars_and_ages(message)
+            scalars = labelled.get(stamp) if labels else recorded
             if scalars is None:
                 continue
-            sensed = observer.exactly(tick) if tick.ages else observer.newest(stamp)
+            sensed = observer.exactly(recorded.stamp, ages) if ages else observer.newest(stamp)
             actions = tracks.action.at(stamp) if tracks.action else []
             if len(actions) > 1 or not actions and not scalars.is_last:
                 raise Unusable('with different actions of one stamp' if actions else 'without an action')
@@ -330,7 +319,7 @@ def _labels_of(labels: Labels, tracks: RobotTracks, report: Report) -> list[Labe
 
 
 def _labelled(tracks: RobotTracks, wanted: list[Label], report: Report) -> dict[int, Step]:
-    """Scalars of the labelled ticks, by stamp. The first tick of a label begins an episode, its last one ends it."""
+    """Scalars of the labelled steps, by stamp. A label's first step begins an episode, its last one ends it."""
     found = {}
     for label in wanted:
         stamps = [stamp for stamp in tracks.step.stamps if label.start <= stamp <= label.end]
@@ -343,7 +332,8 @@ def _labelled(tracks: RobotTracks, wanted: list[Label], report: Report) -> dict[
     return found
 
 
-def _tick(message: RawMessage) -> Tick:
+def _scalars_and_ages(message: RawMessage) -> tuple[Step, dict[str, int]]:
+    """A recorded step, and the ages of the messages that its agent used, ns by topic."""
     try:
         decoded = decode(message.data, STEP.type)
         scalars = read_step(decoded)
@@ -354,11 +344,11 @@ def _tick(message: RawMessage) -> Tick:
         for name, value in zip(decoded.name, decoded.position)
         if name.startswith(AGE_PREFIX) and np.isfinite(value)
     }
-    return Tick(scalars, ages)
+    return scalars, ages
 
 
 def _lay(tracks: RobotTracks, contract: RobotContract, labels: Labels | None, report: Report) -> Assembler:
-    """Steps at the contract's rate, from the first message to the last."""
+    """Steps at the contract's rate, from the first message to the last, or within labels."""
     if tracks.command is None:
         raise InputError(f'no messages on {contract.command_topic.name} are in it, which the actions come from')
     if labels is None and contract.reward is None:
@@ -385,7 +375,7 @@ def _lay_span(
     commanded: _Commanded,
     contract: RobotContract,
 ) -> None:
-    """The steps of a span of time. A label is one episode; without labels the contract says where episodes end."""
+    """The steps of a span of time: one episode if it is labelled, else as many as the contract's rules say."""
     period = contract.period_ns
     count = 0  # steps of the episode before this one
     is_first = True
@@ -420,10 +410,10 @@ def _lay_span(
 
 
 class _Commanded:
-    """The actions that recorded commands stand for.
+    """The actions of a robot whose commands were recorded.
 
     Attributes:
-        beyond: how many of them come from a command that no action stands for.
+        beyond: how many come from a command beyond the limits of the actions.
     """
 
     def __init__(self, tracks: RobotTracks, contract: RobotContract):
@@ -431,7 +421,7 @@ class _Commanded:
         self._commands = Commands(contract)
         self.beyond = 0
         self._messages = tracks.command.messages
-        # Robots in a simulation count time of their own, which the stamps of their sensors are in.
+        # A simulated robot stamps its sensors with its own time, which commands have to be moved to.
         delay = np.median(
             [
                 message.published - stamp
@@ -443,7 +433,7 @@ class _Commanded:
         self._stamps = [stamp - offset for stamp in tracks.command.stamps]
 
     def until(self, stamp: int) -> np.ndarray:
-        """The action that comes closest to the command in force just before that time.
+        """The action closest to the command in force just before that time.
 
         Raises:
             Unusable: there is none.

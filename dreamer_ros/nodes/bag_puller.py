@@ -1,4 +1,4 @@
-"""Bag puller node: fetches a robot's episodes into the folder of a run, whenever the robot can be reached."""
+"""Bag puller node: downloads a robot's episodes to the folder of a run, whenever the robot can be reached."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dreamer_ros.ros.runtime import run_node
 from dreamer_ros.transfer.pulling import PERIOD, RETRIES, Failed, Puller
 from dreamer_ros.transfer.serving import be_nice
 
-SAY_AGAIN = 30.0  # seconds between two lines about the same trouble
+SAY_AGAIN = 30.0  # seconds between two lines about the same problem
 
 
 class BagPullerParameters(Options):
@@ -31,13 +31,7 @@ class BagPullerParameters(Options):
 
 
 class Pull:
-    """A puller on a thread of its own, since a dead link is silent for a while.
-
-    Args:
-        puller: that looks again and again.
-        log: for people.
-        stop: ends the thread.
-    """
+    """Runs a puller again and again on a thread, because a dead link blocks for a while."""
 
     def __init__(self, puller: Puller, log, stop: threading.Event):
         self._puller, self._log, self._stop = puller, log, stop
@@ -46,7 +40,7 @@ class Pull:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for the end of a transfer under way, but not for a dead link."""
+        """Wait for a transfer to stop, but not for a dead link."""
         self._thread.join(1.0)
 
     def _work(self) -> None:

@@ -1,4 +1,4 @@
-"""Dream player node: what a world model makes of a recorded episode, as a film on the `dream` topic."""
+"""Dream player node: publishes a world model's reconstruction and prediction of an episode on the topic `dream`."""
 
 from __future__ import annotations
 

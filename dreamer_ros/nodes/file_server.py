@@ -1,4 +1,4 @@
-"""File server node: shows a robot's episodes to its trainer, or a trainer's policies to its robots, on a network."""
+"""File server node: serves a robot's episodes to its trainer, or a trainer's policies to its robots."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ LOCAL = '127.0.0.1'
 class FileServerParameters(Options):
     """What can be set of the file server."""
 
-    bags: str = Field('', description='Folder of episode bags to show. Default: none are shown.')
-    policies: str = Field('', description="Folder of a run's policies to show. Default: none are shown.")
+    bags: str = Field('', description='Folder of episode bags to serve. Default: none.')
+    policies: str = Field('', description="Folder of a run's policies to serve. Default: none.")
     address: shared.Address
-    port: int = Field(8075, ge=0, le=65535, description='Port to listen at. 0: any that is free.')
+    port: int = Field(8075, ge=0, le=65535, description='Port to listen at. 0: any free one.')
 
 
 def body(node: Node, stop: threading.Event) -> None:
@@ -36,10 +36,10 @@ def body(node: Node, stop: threading.Event) -> None:
     parameters = read_parameters(node, FileServerParameters)
     bags, policies, address = parameters.bags, parameters.policies, parameters.address
     if not (bags or policies):
-        raise InputError(f'{node.get_fully_qualified_name()}: expected bags or policies, folders to show')
+        raise InputError(f'{node.get_fully_qualified_name()}: expected a folder of bags or policies to serve')
     server = FileServer(Shelf(_folder(bags), _folder(policies)), address, parameters.port)
     what = ' and '.join(name for name, folder in (('episode bags', bags), ('policies', policies)) if folder)
-    whom = 'this computer alone' if address == LOCAL else 'everybody who reaches this port'
+    whom = 'this computer only' if address == LOCAL else 'everybody who reaches this port'
     node.get_logger().info(f'http://{address}:{server.port}: {what} can be read by {whom}; nothing can be written')
     inbox = Inbox(node)
     report = Diagnostics(

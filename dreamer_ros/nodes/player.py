@@ -1,4 +1,4 @@
-"""Player node: a bag's observations on ROS topics again, at their pace, and a policy that watches them."""
+"""Player node: publishes a bag's messages again at their pace, and runs a policy on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sensor_msgs.msg import Joy
 
 from dreamer_ros import options as shared
 from dreamer_ros.episodes.bag_reader import open_bag
-from dreamer_ros.episodes.episode_reader import read_episodes
+from dreamer_ros.episodes.episode_reader import require_episodes
 from dreamer_ros.episodes.mcap_scan import RawMessage
 from dreamer_ros.errors import InputError
 from dreamer_ros.options import Options
@@ -34,15 +34,15 @@ from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.codecs import Mode
 from dreamer_ros.wire.topics import Topic
 
-DISCOVERY_TIME = 1.0  # seconds for subscribers that are there already to find the publishers
+DISCOVERY_TIME = 1.0  # seconds for existing subscribers to find the publishers
 CHECK_PERIOD = 1.0  # seconds between two looks for somebody else's /clock
 CLOCK_PERIOD = 0.02  # seconds between two messages of /clock while nothing else is due
 DRAIN_TIME = 0.5  # seconds for the last messages to arrive before the publishers are gone
-SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
-UNPLAYED = ('/clock', '/rosout', '/parameter_events')  # of the recording's own nodes
-# Types that move robots; joint states mostly tell how they stand.
+SAY_AGAIN = 5.0  # seconds between two lines about the same problem
+UNPLAYED = ('/clock', '/rosout', '/parameter_events')  # they belong to the nodes of the recording
+# Types of commands, which move robots. Joint states are mostly measurements.
 MOVING = {*COMMAND_FIELDS} - {'sensor_msgs/msg/JointState'}
-# What was commanded moves nothing once more: it is published below this name, beside its own topic.
+# Commands are published below this name, beside their own topic, where they move nothing.
 RECORDED = 'recorded'
 SHADOW = 'shadow'
 
@@ -75,11 +75,11 @@ def place_of(topic: Topic, contract: RobotContract | None) -> str:
 
 
 class Player:
-    """Publishes the messages of a bag as they were recorded, byte for byte, below the node's own namespace.
+    """Publishes the messages of a bag as they were recorded, byte for byte, below the node's namespace.
 
     `/sim0/step` of the bag becomes `/replay/sim0/step` for a node in the namespace `/replay`. Actions and commands
-    never go to their own topics, where a robot might listen, but below `recorded` beside them; those of a policy
-    in shadow to `shadow/action` of the robot. /clock follows the times of recording.
+    never go to their own topics, where a robot might listen, but below `recorded` beside them. The actions of a
+    policy in shadow go to `shadow/action` of the robot. /clock follows the times of recording.
 
     Args:
         node: a fresh node; its parameters are declared here.
@@ -125,11 +125,9 @@ class Player:
         runner = PolicyRunner(policy, None if contract else spec)
         if contract is not None:
             contract.check(runner.spec)
-        episodes, problems = read_episodes(self._bag, spec)
+        episodes, problems = require_episodes(self._bag, spec)
         for problem in problems[len(self._bag.report) :]:
             self._log.warning(str(problem))
-        if not episodes:
-            raise InputError(f'bag {self._bag.path}: expected an episode to run a policy in, found none')
         robots = self._bag.robots()
         if len(robots) > 1:
             raise InputError(f'bag {self._bag.path}: expected one robot to run a policy for, got {", ".join(robots)}')
@@ -154,7 +152,7 @@ class Player:
         return publishers
 
     def _announce(self) -> list[Publisher]:
-        """The robots' specs, which agents wait for, and which recorders keep beside the messages."""
+        """Publish the robots' specs, which agents wait for and bags keep in custom_data."""
         publishers = []
         for robot in self._bag.robots():
             name = f'{robot}{topics.SPEC.name}'
@@ -164,7 +162,7 @@ class Player:
         return publishers
 
     def _await_subscribers(self) -> bool:
-        """True when the wanted ones are there, False on stop."""
+        """Wait for the wanted subscribers. False on stop."""
         began = time.monotonic()
         while not self._stop.wait(0.05):
             self._refuse_other_clocks()
@@ -211,7 +209,7 @@ class Player:
             self._publishers[message.topic].publish(bytes(message.data))
 
     def _tell_time(self, nanoseconds: int) -> None:
-        """/clock never stands at 0 and never goes back, however the messages of a bag are ordered."""
+        """Publish /clock, which is never 0 and never goes back, even if the bag's times do."""
         if time.monotonic() > self._next_check:  # discovery may be slow
             self._next_check = time.monotonic() + CHECK_PERIOD
             self._refuse_other_clocks()
@@ -222,7 +220,7 @@ class Player:
             self._clocks.publish(message)
 
     def _step_shadow(self, now: int | None) -> None:
-        """Let the policy act at every step up to a time, or at all that are left."""
+        """Let the policy act at every step up to a time, or at all remaining steps."""
         shadow = self._shadow
         while shadow is not None and (stamp := shadow.next_stamp) <= (float('inf') if now is None else now):
             if stamp == float('inf'):

@@ -1,4 +1,4 @@
-"""Recorder node: every episode of a robot becomes one bag, its messages as they were sent."""
+"""Recorder node: writes every episode of a robot to one bag, with its messages as they were sent."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from dreamer_ros.schema import Mismatch, load_json
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics
 
-BATCHING = 0.004  # seconds of messages taken in one go: fewer wake-ups beside a busy simulator
-DRAIN_TIME = 0.5  # seconds at most, at the end, for messages still on their way
-SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
+BATCHING = 0.004  # seconds of messages taken at once, for fewer wake-ups beside a busy simulator
+DRAIN_TIME = 0.5  # seconds at most to wait for the last messages
+SAY_AGAIN = 5.0  # seconds between two lines about the same problem
 ORIGINS_KEPT = 100  # episodes whose steps may still be on their way
 
 
 class RecorderParameters(Options):
-    """What can be set of the recorder."""
+    """Parameters of the recorder."""
 
     folder: shared.RequiredFolder
     robot: str = Field('', description="Part of the bags' names. Default: the namespace, or the robot's name.")
@@ -52,10 +52,7 @@ class RecorderParameters(Options):
         ),
     ]
     episodes: int = Field(
-        0,
-        ge=0,
-        le=10**6,
-        description='Without a contract: keep so many whole episodes and nothing else. 0: everything that is played.',
+        0, ge=0, le=10**6, description='Without a contract: keep only so many whole episodes. 0: keep everything.'
     )
     disk_reserve: shared.DiskReserve
 
@@ -74,7 +71,7 @@ class Recorder:
         stop: ends `run`, which then saves the open episode as it is.
         folder: of the bags.
         robot: part of their names; '' for the namespace or task.
-        episodes: keep so many whole ones and nothing else; 0 for everything that is played.
+        episodes: keep only so many whole ones; 0 for everything.
         disk: stops the recording before the disk is full.
     """
 
@@ -95,7 +92,7 @@ class Recorder:
         """Record until the stop event is set.
 
         Raises:
-            InputError: the disk refuses or is nearly full; or another robot came to these topics.
+            InputError: the disk refuses or is nearly full, or another robot came to these topics.
         """
         self._diagnostics = Diagnostics(self._node, 'recording', self._robot, self._report)
         try:
@@ -111,7 +108,7 @@ class Recorder:
                 self._close_episode()
 
     def _turn(self) -> int:
-        """Take and write everything that came; returns how many messages that was."""
+        """Take and write everything that came. Returns how many messages that was."""
         self._take_spec()
         self._take_origins()
         if self._spec is None:
@@ -152,10 +149,10 @@ class Recorder:
         self._aligner = StepAligner(names, leader=self._step)
 
     def _drain(self) -> None:
-        """Give messages that were under way when the stop came the time to arrive; then write what there is."""
+        """Wait for messages on their way, then write what is left."""
         began = time.monotonic()
         while self._turn() or self._aligner and self._aligner.waiting:
-            # The newest observation has no answer, as a rule. One that waits before it will get what it lacks.
+            # The newest observation usually has no answer. One before it will get what it lacks.
             limit = PATIENCE if self._aligner and self._aligner.waiting > 1 else DRAIN_TIME
             if time.monotonic() - began > limit:
                 break
@@ -178,7 +175,7 @@ class Recorder:
         self._robot = self._robot or self._node.get_namespace().strip('/') or spec.name
 
     def _take_origins(self) -> None:
-        """What simulators say at a reset, so that the episode can be simulated once more."""
+        """Take what simulators say at a reset, from which the resimulator can repeat the episode."""
         while (message := self._simulations.take()) is not None:
             try:
                 self._origins[int(load_json(message.data, self._simulations.topic_name)['stamp'])] = message.data
@@ -207,10 +204,8 @@ class Recorder:
             return
         if self._writer is None:
             self._open_episode(stamp)
-        writer, self._writer = self._writer, None  # a bag that the disk refuses is closed already
         for name, message in messages.items():
-            writer.write(name, message, stamp)
-        self._writer = writer
+            self._writer.write(name, message, stamp)
         self._tally.add(step)
         if self._action in messages:
             self._tally.add_action(stamp, deserialize_message(messages[self._action], Joy).header.frame_id)
@@ -229,7 +224,7 @@ class Recorder:
     def _close_episode(self) -> None:
         writer, self._writer = self._writer, None
         tally = self._tally
-        # A single observation is what a robot leaves whose learner or agent was refused at the start.
+        # A robot leaves a single observation if its learner or agent was refused at the start.
         if len(tally) < 2 or self._wanted and not tally.is_whole:
             writer.abort()
             return

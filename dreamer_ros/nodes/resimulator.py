@@ -1,4 +1,4 @@
-"""Resimulator node: simulates a recorded episode once more, and fails where it comes out otherwise."""
+"""Resimulator node: simulates a recorded episode again, and fails if the result differs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _run(node: Node, _stop) -> int:
 
 
 def main() -> int:
-    """Entry point of `ros2 run dreamer_ros resimulator`; exit code 1 if the episode departs."""
+    """Entry point of `ros2 run dreamer_ros resimulator`; exit code 1 if the episode differs."""
     return run_node('resimulator', _run)
 
 

@@ -1,4 +1,4 @@
-"""Recorder of a robot with a contract: its own topics as they are sent, one bag per episode or request."""
+"""Records the topics of a robot with a contract, one bag per episode or request."""
 
 from __future__ import annotations
 
@@ -35,23 +35,22 @@ from dreamer_ros.wire.fields import has_header
 from dreamer_ros.wire.topics import QoS, Topic
 
 BUFFER = 64 * 2**20  # bytes on their way to the disk
-BEFORE = 0.5  # seconds before an episode's first step that belong to its bag: what its agent saw is older
+BEFORE = 0.5  # seconds that a bag begins before its first step, because the agent saw older messages
 BEFORE_BYTES = 8 * 2**20  # of one topic
-AFTER = 0.25  # seconds after its last step: the action that answers it, and whatever is late
+AFTER = 0.25  # seconds that a bag goes on after its last step, for late messages
 LOOK = 0.5  # seconds between two looks for publishers
-SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
-# Deep enough for half a second; images are large.
-IMAGE_DEPTH, DEPTH = 15, 1000
+SAY_AGAIN = 5.0  # seconds between two lines about the same problem
+IMAGE_DEPTH, DEPTH = 15, 1000  # of queues, enough for half a second
 
 
 class _Message(NamedTuple):
-    """As it came.
+    """A received message.
 
     Attributes:
         stamp: when it counts as measured, ns.
         published: ns.
         arrived: by the node's clock, ns.
-        lost: messages of its publisher before it that never came.
+        lost: how many of its publisher's messages just before it never came.
     """
 
     cdr: bytes
@@ -71,7 +70,7 @@ class _Source:
 
     def __init__(self, topic: Topic, namespace: str, late_after: float, by_header: bool):
         self.topic = topic
-        # Under this name the contract finds it again, whatever it was remapped from.
+        # The contract finds it again by this name, whatever it was remapped from.
         self.name = topic.within(namespace).name
         self.late_after = late_after
         self.by_header = by_header
@@ -90,7 +89,7 @@ class _Source:
             self._recent_bytes -= len(self.recent.popleft().cdr)
 
     def lost(self, info: dict[str, Any]) -> int:
-        """How many messages of its publisher never came, before the one with this info."""
+        """How many of the publisher's messages just before the one with this info never came."""
         publisher, number = info.get('publisher_gid'), info.get('publication_sequence_number')
         if publisher is None or number is None:
             return 0
@@ -101,7 +100,7 @@ class _Source:
 
 
 class _Bag:
-    """The bag being written, and what is known of it at its end."""
+    """The bag being written, and its statistics."""
 
     def __init__(self, writer: EpisodeWriter, contract: RobotContract, sources: list[_Source], requested: bool):
         self.writer = writer
@@ -112,7 +111,7 @@ class _Bag:
         self.tally = Tally(contract=contract)
 
     def custom_data(self) -> dict[str, str]:
-        """What is known at the end."""
+        """The statistics, for custom_data."""
         data = {'report': json.dumps({name: entry.to_dict() for name, entry in self.regularity.items()})}
         if len(self.tally):
             human = sum(mode is not None and mode.kind == 'human' for mode in self.tally.modes)
@@ -127,21 +126,16 @@ class _Bag:
 
 
 class _Background:
-    """A thread that runs jobs one after another, so that a slow disk holds up nobody. Used by one other thread.
+    """A thread that runs jobs one after another, so that a slow disk delays nobody. Not thread-safe itself."""
 
-    Args:
-        limit: bytes that waiting jobs may hold; `submit` waits for room beyond that.
-    """
-
-    def __init__(self, limit: int):
-        self._limit = limit
+    def __init__(self):
         self._executor = concurrent.futures.ThreadPoolExecutor(1, 'writing')
         self._jobs: deque[tuple[concurrent.futures.Future, int]] = deque()
         self.held = 0  # bytes of the jobs that wait
 
     def submit(self, job: Callable[[], None], size: int = 0) -> None:
-        """Have a job done that holds `size` bytes. Raises what an earlier job raised."""
-        while self._jobs and self.held + size > self._limit:
+        """Queue a job that holds `size` bytes, as soon as `BUFFER` has room. Raises what an earlier job raised."""
+        while self._jobs and self.held + size > BUFFER:
             self._end_oldest()
         self._jobs.append((self._executor.submit(job), size))
         self.held += size
@@ -152,7 +146,7 @@ class _Background:
             self._end_oldest()
 
     def close(self) -> None:
-        """Do what is left, end the thread, raise what a job raised."""
+        """Finish the queue, end the thread, raise what a job raised."""
         self._executor.shutdown()
         self.check()
 
@@ -163,11 +157,11 @@ class _Background:
 
 
 class RobotRecorder:
-    """Writes what a robot and its agent say.
+    """Writes the messages of a robot and its agent.
 
-    With an agent a bag is an episode, from is_first to is_last of `step`. Without one, or for something else than
-    episodes, `~/start` begins a bag and `~/stop` ends it. Images are never parsed; writing has a thread of its own,
-    so that a slow disk makes no message late; what waits for it is bounded.
+    With an agent, a bag is an episode, from is_first to is_last of `step`. Otherwise `~/start` begins a bag and
+    `~/stop` ends it. Images are never parsed. A thread writes, so that a slow disk makes no message late, and
+    the memory of what waits for it is bounded.
 
     Args:
         node: fresh; its parameters are declared.
@@ -208,7 +202,7 @@ class RobotRecorder:
         self._last_step = 0
         self._bag: _Bag | None = None
         self._bags = self._messages = self._lost = 0
-        self._background = _Background(BUFFER)
+        self._background = _Background()
         self._next_look = 0.0
         node.create_service(Trigger, '~/start', self._on_start)
         node.create_service(Trigger, '~/stop', self._on_stop)
@@ -240,7 +234,7 @@ class RobotRecorder:
                 self._background.close()
 
     def _look_for_publishers(self) -> None:
-        """Subscribe as the publishers offer: a reliable subscription misses those that are not."""
+        """Subscribe with the reliability of the publishers, because a reliable subscription misses best-effort ones."""
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -317,29 +311,25 @@ class RobotRecorder:
         """Write the actions whose steps are written."""
         while self._unanswered and self._unanswered[0].stamp <= self._last_step:
             message = self._unanswered.popleft()
-            tally = self._bag.tally if self._bag is not None else Tally()
-            if len(tally) and message.stamp >= tally.first.stamp:
+            bag = self._bag
+            if bag is not None and len(bag.tally) and message.stamp >= bag.tally.first.stamp:
                 self._write(self._actions, message)
-                tally.add_action(message.stamp, deserialize_message(message.cdr, Joy).header.frame_id)
+                bag.tally.add_action(message.stamp, deserialize_message(message.cdr, Joy).header.frame_id)
 
     def _write(self, source: _Source, message: _Message) -> None:
         self._bag.regularity[source.name].add(message.stamp, message.arrived, message.lost)
-        writer = self._bag.writer
-        self._background.submit(
-            functools.partial(writer.write, source.name, message.cdr, message.published), len(message.cdr)
-        )
+        job = functools.partial(self._bag.writer.write, source.name, message.cdr, message.published)
+        self._background.submit(job, len(message.cdr))
 
     # Bags
 
     def _open(self, requested: bool) -> None:
-        contract = self._contract
-        names = [dataclasses.replace(source.topic, name=source.name) for source in self._all]
         self._disk.check(at_once=True)
-        writer = new_episode(
-            self._folder, self._robot, self._bags, names, robot_data(self._robot, contract.spec, contract)
-        )
+        recorded = [dataclasses.replace(source.topic, name=source.name) for source in self._all]
+        data = robot_data(self._robot, self._contract.spec, self._contract)
+        writer = new_episode(self._folder, self._robot, self._bags, recorded, data)
         self._bags += 1
-        self._bag = _Bag(writer, contract, self._all, requested)
+        self._bag = _Bag(writer, self._contract, self._all, requested)
         for source in self._sources:
             for message in source.recent:
                 self._write(source, message)
@@ -351,7 +341,7 @@ class RobotRecorder:
         self._background.submit(lambda: self._tell(bag, bag.writer.close(data)))
 
     def _tell(self, bag: _Bag, path: Path) -> None:
-        """The report of a bag, once it is whole."""
+        """Log the statistics of a finished bag."""
         self._log.info(f'{path.name}: {bag}')
         for name, entry in bag.regularity.items():
             if entry.messages:
@@ -369,12 +359,8 @@ class RobotRecorder:
             self._open(requested=True)
         except InputError as error:
             return _answer(response, False, str(error))
-        missing = [source.name for source in self._sources if source.subscription is None]
-        return _answer(
-            response,
-            True,
-            f'recording to {self._folder}' + (f'; nobody publishes {", ".join(missing)}' if missing else ''),
-        )
+        missing = self._missing()
+        return _answer(response, True, f'recording to {self._folder}' + (f'; {missing}' if missing else ''))
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._bag is None:
@@ -383,6 +369,11 @@ class RobotRecorder:
         self._close()
         return _answer(response, True, summary)
 
+    def _missing(self) -> str:
+        """The topics without a publisher, as a sentence."""
+        missing = [source.name for source in self._sources if source.subscription is None]
+        return f'nobody publishes {", ".join(missing)}' if missing else ''
+
     def _report(self) -> diagnostics.Report:
         values = {
             'bags': self._bags,
@@ -390,9 +381,8 @@ class RobotRecorder:
             'messages lost': self._lost,
             'bytes waiting for the disk': self._background.held,
         }
-        missing = [source.name for source in self._sources if source.subscription is None]
-        if missing:
-            return diagnostics.WARN, f'nobody publishes {", ".join(missing)}', values
+        if missing := self._missing():
+            return diagnostics.WARN, missing, values
         state = 'waiting for an episode' if self._bag is None else f'writing to {self._folder}'
         return diagnostics.OK, state, values
 

@@ -1,6 +1,6 @@
-"""A small HTTP client for machines that do not trust the network: everything it does is bounded.
+"""A small HTTP client that bounds the size and the duration of everything, for networks that can't be trusted.
 
-A library would bring more than a robot needs, and none of those at hand bounds how long the head of an answer takes.
+The usual libraries do not bound how long the head of an answer takes.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import BinaryIO
 TIMEOUT = 10.0  # seconds without a byte
 HEAD_TIME = 20.0  # seconds that the head of an answer may take
 DOCUMENT_TIME = 60.0  # seconds that a document may take
-SLOWEST = 1000.0  # bytes per second that a file has to come with, after
-GRACE = 10.0  # seconds
+SLOWEST = 1000.0  # bytes per second; a slower file is given up
+GRACE = 10.0  # seconds before the speed of a file counts
 REDIRECTS = 5
 BLOCK = 1 << 16
 _REDIRECTED = (301, 302, 303, 307, 308)
 
 
 class Failed(Exception):
-    """The next attempt may succeed.
+    """A request failed. The next attempt may succeed.
 
     Attributes:
-        url: that was asked for.
+        url: of the request.
         reason: one sentence.
-        status: of the server's answer; 0 without one.
+        status: HTTP status of the answer; 0 without one.
     """
 
     def __init__(self, url: str, reason: str, status: int = 0):
@@ -39,9 +39,7 @@ class Failed(Exception):
 
 
 class Client:
-    """Asks one server after another; the connection to the last one is kept. Not thread-safe.
-
-    Follows redirects to http and https alone. Errors with bodies are not read.
+    """Keeps the connection to the last server. Follows redirects to http and https only. Not thread-safe.
 
     Args:
         stop: ends a transfer between two blocks.
@@ -53,24 +51,24 @@ class Client:
         self._server: tuple = ()
 
     def close(self) -> None:
-        """Give up the connection."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def document(self, url: str, limit: int, tag: str = '') -> tuple[bytes, str] | None:
-        """A small answer and its ETag; None if it still has this one.
+        """A small answer and its ETag, or None if the answer with the ETag `tag` is still current.
 
         Args:
-            limit: bytes that it may have.
+            limit: largest size in bytes.
 
         Raises:
-            Failed: it cannot be had, or is larger.
-            ValueError: no such address can be.
+            Failed: there is no answer, or a larger one.
+            ValueError: the address is malformed.
         """
         with self._get(url, {'If-None-Match': tag} if tag else {}) as response:
             data, ends = bytearray(), time.monotonic() + DOCUMENT_TIME
-            while block := response.read1(BLOCK):
+            while block := _read(url, response, BLOCK):
                 data += block
                 if len(data) > limit or time.monotonic() > ends:
                     reason = f'expected at most {limit} bytes within {DOCUMENT_TIME:.0f} s, got {len(data)} and more'
@@ -78,20 +76,20 @@ class Client:
             return None if response.status == 304 else (bytes(data), response.headers.get('ETag', ''))
 
     def download(self, url: str, file: BinaryIO, size: int, slowest: float = SLOWEST) -> int:
-        """Write a file from where its beginning ends.
+        """Download a file, or the rest of one.
 
         Args:
-            file: open for writing at the end of what is there.
-            size: bytes that it should have; at most one more is written.
+            file: open for writing, at the end of what is there.
+            size: expected size in bytes; at most one byte more is written.
             slowest: bytes per second.
 
         Returns:
-            How many bytes came. A server may have fewer than `size`, or be asked to stop.
+            How many bytes came. They are fewer if the server has fewer, or after `stop`.
 
         Raises:
-            Failed: it cannot be had, the connection ended early, or it is too slow. What came is in the file.
-            ValueError: no such address can be.
-            OSError: it cannot be written.
+            Failed: no answer, the connection ended early, or it is too slow. The file keeps what came.
+            ValueError: the address is malformed.
+            OSError: the file cannot be written.
         """
         have = file.tell()
         with self._get(url, {'Range': f'bytes={have}-'} if have else {}) as response:
@@ -106,8 +104,8 @@ class Client:
             promised = response.headers.get('Content-Length', '')
             end = min(size, begin + int(promised)) if promised.isdecimal() else 0
             began = time.monotonic()
-            while not self._stop.is_set() and (block := response.read1(min(BLOCK, size + 1 - file.tell()))):
-                _write(file, block)
+            while not self._stop.is_set() and (block := _read(url, response, min(BLOCK, size + 1 - file.tell()))):
+                file.write(block)
                 elapsed, came = time.monotonic() - began, file.tell() - begin
                 if elapsed > GRACE and came < elapsed * slowest:
                     raise Failed(url, f'{came} bytes in {elapsed:.0f} s are too slow')
@@ -119,25 +117,17 @@ class Client:
     def _get(self, url: str, headers: Mapping[str, str]) -> Iterator[http.client.HTTPResponse]:
         """The answer to a request: 200, 206 or 304."""
         try:
-            response = self._follow(url, headers)
+            with _failing(url):
+                response = self._follow(url, headers)
             if response.status not in (200, 206, 304):
                 raise Failed(url, f'the server answers {response.status} {response.reason}', response.status)
             yield response
-            if response.length:  # some of it was not read
-                self.close()
-            response.close()
-        except http.client.InvalidURL as error:
-            raise ValueError(str(error)) from error
-        except _WriteFailed as error:
-            self.close()
-            raise (error.__cause__ or error) from None
-        except (Failed, ValueError):
+        except BaseException:
             self.close()
             raise
-        except (OSError, http.client.HTTPException) as error:
+        if response.length:  # not read to its end
             self.close()
-            reason = getattr(error, 'strerror', None) or ' '.join(str(error).split()) or type(error).__name__
-            raise Failed(url, f'its server does not answer ({reason})') from error
+        response.close()
 
     def _follow(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
         for _ in range(REDIRECTS + 1):
@@ -161,7 +151,7 @@ class Client:
                 kind = http.client.HTTPSConnection if parts.scheme == 'https' else http.client.HTTPConnection
                 self._connection, self._server = kind(parts.hostname or '', parts.port, timeout=TIMEOUT), server
             try:
-                # A byte now and then would keep us for ever.
+                # A server that sends a byte now and then would never time out.
                 late = threading.Event()
                 timer = threading.Timer(HEAD_TIME, self._cut, [self._connection, late])
                 timer.daemon = True
@@ -175,7 +165,7 @@ class Client:
                     raise TimeoutError(f'no whole head of an answer within {HEAD_TIME:g} s')
                 return response
             except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
-                # A server gives up connections that rest for a while. That of a new one is another matter.
+                # A server closes idle connections, but a fresh one must not fail.
                 self.close()
                 if fresh:
                     raise
@@ -187,12 +177,18 @@ class Client:
             connection.sock.shutdown(socket.SHUT_RDWR)
 
 
-class _WriteFailed(Exception):
-    """The disk refused, which is no fault of the server."""
-
-
-def _write(file: BinaryIO, block: bytes) -> None:
+@contextlib.contextmanager
+def _failing(url: str) -> Iterator[None]:
+    """Turns what the network raises into Failed."""
     try:
-        file.write(block)
-    except OSError as error:
-        raise _WriteFailed from error
+        yield
+    except http.client.InvalidURL as error:
+        raise ValueError(str(error)) from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, 'strerror', None) or ' '.join(str(error).split()) or type(error).__name__
+        raise Failed(url, f'its server does not answer ({reason})') from error
+
+
+def _read(url: str, response: http.client.HTTPResponse, size: int) -> bytes:
+    with _failing(url):
+        return response.read1(size)

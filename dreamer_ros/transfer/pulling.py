@@ -1,4 +1,4 @@
-"""Fetches the bags of a robot that serves them (serving.py), whole and verified, for as long as it takes."""
+"""Downloads the bags that a robot serves (serving.py), whole and verified."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dreamer_ros.transfer.client import Client, Failed
 from dreamer_ros.transfer.serving import NAME
 
 PERIOD = 1.0  # seconds between two looks
-RETRIES = (1.0, 2.0, 4.0, 8.0)  # after failures; the last one again and again
+RETRIES = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts after failures; the last one repeats
 DOCUMENT_LIMIT = 64 << 20  # bytes
 RESERVE = 10**9  # bytes that stay free on the disk
 
@@ -29,23 +29,22 @@ class _File(NamedTuple):
 
 
 class Puller:
-    """Keeps a folder up to date with what a robot serves.
+    """Keeps a folder up to date with the bags that a robot serves.
 
-    A bag grows as `.NAME.incoming`, from where it stopped after an interruption of whatever kind, and becomes
-    `NAME` when every file has the size and the SHA-256 that its robot told. Bags that are there already, whoever
-    put them there, are left alone.
+    A bag grows as `.NAME.incoming`, also across interruptions, and becomes `NAME` when every file has the size and
+    the SHA-256 that the robot announced. Bags that are there already are left alone.
 
     Args:
-        source: `http://host:port` of the robot; https where a proxy of the user's adds it.
+        source: `http://host:port` of the robot, or https behind a proxy.
         folder: for the bags; created if missing.
         stop: ends a transfer.
 
     Attributes:
         bags, bytes: fetched so far.
-        missing: bags that the robot has and the folder has not, as of the last look.
+        missing: how many bags of the robot the folder lacked at the last look.
 
     Raises:
-        InputError: no such address can be.
+        InputError: the address is malformed.
     """
 
     def __init__(self, source: str, folder: Path, stop: threading.Event):
@@ -64,10 +63,10 @@ class Puller:
         self.bags = self.bytes = self.missing = 0
 
     def look(self) -> list[str]:
-        """Fetch what is new, oldest first; names of the bags that came.
+        """Fetch new bags, oldest first. Returns their names.
 
         Raises:
-            Failed: the robot is away, or something else went wrong; what came so far is kept.
+            Failed: the robot is away, or something else went wrong. What came so far is kept.
         """
         came: list[str] = []
         try:
@@ -84,20 +83,20 @@ class Puller:
                     came.append(name)
                     self.bags += 1
                 except Failed as error:
-                    if error.status != 404:  # else it is not served any more
+                    if error.status != 404:  # 404: no longer served
                         raise
                 self.missing -= 1
         except Failed as error:
             if error.status or not error.url.startswith(self.source):
                 raise
-            # The same trouble has the same words, whatever was asked for.
+            # The same problem gets the same words, whatever was requested.
             raise Failed(self.source, error.reason) from error
         except OSError as error:
             raise Failed(self.source, error.strerror or type(error).__name__) from error
         return came
 
     def close(self) -> None:
-        """Give up the connection."""
+        """Close the connection."""
         self._client.close()
 
     def _read_index(self) -> None:
@@ -110,7 +109,7 @@ class Puller:
         self._index, self._tag = names, found[1]
 
     def _fetch(self, name: str) -> bool:
-        """One bag; False when asked to stop, or when somebody else fetches it."""
+        """Fetch a bag. False after `stop`, or if another process fetches it."""
         path = f'/bags/{name}'
         files = self._files(self._json(self._client.document(self.source + path, DOCUMENT_LIMIT)[0], path), path)
         partial = self._folder / f'.{name}.incoming'
@@ -134,7 +133,7 @@ class Puller:
         return True
 
     def _fetch_file(self, path: str, target: Path, file: _File) -> bool:
-        """The rest of a file; False when asked to stop."""
+        """Fetch the rest of a file. False after `stop`."""
         if target.exists() and target.stat().st_size > file.size:
             target.unlink()
         with target.open('ab') as stream:
@@ -176,13 +175,11 @@ class Puller:
         return content
 
     def _strange(self, path: str, reason: str) -> Failed:
-        """The robot answers, but not as one should."""
+        """An error for an answer that no robot should give."""
         return Failed(self.source + path, reason, 200)
 
     def _tidy(self, present: set) -> None:
-        """Throw away beginnings of bags that came whole from elsewhere."""
+        """Delete unfinished copies of bags that came from elsewhere."""
         for name in present:
-            if name.startswith('.') and name.endswith('.incoming'):
-                bag = name[1 : -len('.incoming')]
-                if bag in present:
-                    shutil.rmtree(self._folder / name, ignore_errors=True)
+            if f'.{name}.incoming' in present:
+                shutil.rmtree(self._folder / f'.{name}.incoming', ignore_errors=True)

@@ -1,11 +1,11 @@
-"""A read-only HTTP server of whole episode bags and of policies, and of nothing else.
+"""A read-only HTTP server for finished episode bags and policies.
 
     GET /bags                 {"bags": [NAME, …]}, oldest first
     GET /bags/NAME            {"files": [{"name": …, "size": …, "sha256": …}, …]}
     GET /bags/NAME/FILE       its bytes, or a part of them (Range)
     GET /policies/FILE        the same of a policy
 
-There is no password and no encryption: whoever reaches the port can read every bag and policy, and write nothing.
+There is no password and no encryption. Whoever reaches the port can read every bag and policy, but write nothing.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from dreamer_ros.files import sha256
 
 NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9._+-]*')  # of bags and their files: no path, nothing hidden
 POLICY = re.compile(r'policy_\d+\.onnx')
-CONNECTIONS = 16  # at a time; for one more, the one that has rested longest is closed
-IDLE_TIME = 30.0  # seconds that a silent connection is kept, and that 64 KiB may take to be sent
+CONNECTIONS = 16  # at a time; one more closes the one that has been idle longest
+IDLE_TIME = 30.0  # seconds until an idle connection is closed, and that sending 64 KiB may take
 BLOCK = 1 << 16
 CLOSE_TIME = 0.1  # seconds that `close` may take
 NICE = 10
@@ -42,8 +42,8 @@ class Shelf:
     """What may be read.
 
     Args:
-        bags: folder of episode bags, of which whole ones are shown; None for none.
-        policies: folder of a run's policies; None for none.
+        bags: folder of episode bags, of which finished ones are served.
+        policies: folder of a run's policies.
     """
 
     def __init__(self, bags: Path | None = None, policies: Path | None = None):
@@ -70,11 +70,11 @@ class Shelf:
         return _document(files=[self._describe(file) for file in sorted(bag.iterdir()) if _file(file)])
 
     def bags(self) -> list[str]:
-        """Names of whole bags, oldest first."""
+        """Names of finished bags, oldest first."""
         try:
             names = sorted(os.listdir(self._bags))
         except FileNotFoundError:
-            return []  # made with the first bag
+            return []  # the first bag makes the folder
         self._whole = {
             name for name in names if name in self._whole or NAME.fullmatch(name) and _is_whole(self._bags / name)
         }
@@ -90,7 +90,7 @@ class Shelf:
 
 
 def be_nice() -> None:
-    """Let a robot's control loop, and a learner, go before this thread and those that it starts."""
+    """Give this thread, and those that it starts, less priority than a control loop or a learner."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
@@ -113,8 +113,8 @@ class FileServer:
 
     Args:
         shelf: what may be read.
-        address: to listen at; 127.0.0.1 for this computer alone, 0.0.0.0 for everybody who reaches it.
-        port: 0 picks one.
+        address: to listen at; 127.0.0.1 for this computer only, 0.0.0.0 for the whole network.
+        port: 0 picks a free one.
 
     Attributes:
         port: that it listens at.
@@ -137,7 +137,7 @@ class FileServer:
 
     @property
     def requests(self) -> int:
-        """Answered so far."""
+        """How many were answered so far."""
         return self._server.requests
 
     def _serve(self) -> None:
@@ -145,7 +145,7 @@ class FileServer:
         self._server.serve_forever(CLOSE_TIME)
 
     def close(self) -> None:
-        """Stop; transfers under way break off."""
+        """Stop, also in the middle of transfers."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -159,7 +159,7 @@ class _Server(http.server.ThreadingHTTPServer):
     requests = 0
 
     def __init__(self, *arguments):
-        # Connections, and since when each rests in monotonic seconds; infinity while it is answered.
+        # Connections, and since when each is idle, in monotonic seconds; infinity while it is answered.
         self._open: dict[socket.socket, float] = {}
         super().__init__(*arguments)
 
@@ -173,8 +173,8 @@ class _Server(http.server.ThreadingHTTPServer):
         self._open[request] = time.monotonic()
         super().process_request(request, client_address)
 
-    def rests(self, request: socket.socket, since: float) -> None:
-        """Note since when a connection rests."""
+    def set_idle(self, request: socket.socket, since: float) -> None:
+        """Note since when a connection is idle."""
         if request in self._open:
             self._open[request] = since
 
@@ -197,18 +197,18 @@ class _Server(http.server.ThreadingHTTPServer):
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = 'HTTP/1.1'  # connections are kept: a slow link need not begin anew for every file
+    protocol_version = 'HTTP/1.1'  # keeps connections, which saves time on a slow link
     server_version, sys_version = 'dreamer_ros', ''
     timeout = IDLE_TIME
     server: _Server
 
     def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
         self.server.requests += 1
-        self.server.rests(self.request, math.inf)
+        self.server.set_idle(self.request, math.inf)
         try:
             self._answer()
         finally:
-            self.server.rests(self.request, time.monotonic())
+            self.server.set_idle(self.request, time.monotonic())
 
     def _answer(self) -> None:
         try:

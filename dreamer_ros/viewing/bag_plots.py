@@ -1,4 +1,4 @@
-"""A bag's rewards, actions and senses over time: as a picture, and as a film below what the cameras saw."""
+"""Plots a bag's rewards, actions and senses over time, and films them below the camera images."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dreamer_ros.viewing.look import Look
 
 WIDTH = 1200
 PANEL = 190  # pixels of height per panel
-STRIP = 8  # images over the panels
-LEGEND = 12  # names at most; more curves than that have none
+STRIP = 8  # images above the panels
+LEGEND = 12  # names at most; more curves have no legend
 FILM_IMAGE = 384  # pixels of height of a film's images at least
 FILM_WIDTH = 720  # pixels at least
 FILM_PANEL = 120  # pixels of height per panel
@@ -36,7 +36,7 @@ class Panel(NamedTuple):
 
 
 def panels(look: Look, number: int) -> list[Panel]:
-    """What there is to draw of an episode."""
+    """The panels of an episode."""
     episode = look.episodes[number]
     reward = episode.reward.astype(np.float64)
     drawn = [
@@ -48,7 +48,7 @@ def panels(look: Look, number: int) -> list[Panel]:
 
 
 def draw(axes: Sequence[Axes], drawn: Sequence[Panel], seconds: np.ndarray, named: bool = True) -> None:
-    """Draw an episode's panels, one below the other; `named` adds their legends."""
+    """Draw an episode's panels on axes of their own, with legends if `named`."""
     for axis, panel in zip(axes, drawn):
         for place, (name, values) in enumerate(panel.curves.items()):
             colour = f'C{place % 10}'

@@ -33,7 +33,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
         frames: uint8 [H, W, 3] each; taken one at a time, so that a long film needs no memory.
 
     Raises:
-        InputError: no frames, or of another shape or type.
+        InputError: there are no frames, or the first one has another shape or type.
     """
     frames = iter(frames)
     first = next(frames, None)
@@ -92,14 +92,13 @@ def film_with_curves(
     positions: Iterable[float],
     captions: Iterable[str] = (),
 ) -> Iterator[np.ndarray]:
-    """Each image above a figure of curves, with a line in the figure where the image belongs.
+    """Each image above a figure of curves, with a line at its position on the x axis.
 
     Args:
         images: uint8 [h, w, 3] each, enlarged by `scale`; the figure is at least as wide.
-        figure: drawn.
-        axes: of the figure, one below the other, with one x axis.
-        positions: of the line on the x axis, by image.
-        captions: a line of text above each image; none for no such line.
+        axes: of the figure, one below the other, with a common x axis.
+        positions: of the line, by image.
+        captions: a line of text above each image, or none.
 
     Returns:
         Frames uint8 [H, W, 3] with even sides.

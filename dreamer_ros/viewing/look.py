@@ -1,4 +1,4 @@
-"""A bag's episodes with everything that people want to see of them."""
+"""Reads a bag for people to look at: its episodes and everything that was sensed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from dreamer_ros.episodes.assemble import Joined, Unusable, recorded_stamp
 from dreamer_ros.episodes.bag_reader import Bag, open_bag
 from dreamer_ros.episodes.episode import Episode
-from dreamer_ros.episodes.episode_reader import read_episodes
+from dreamer_ros.episodes.episode_reader import require_episodes
 from dreamer_ros.errors import InputError
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.definitions import decode
@@ -24,9 +24,9 @@ class Look:
     Attributes:
         spec: of the robot.
         episodes: in order of time, at least one.
-        senses: numbers per episode beside the images, by group (`position`, `velocity`, `input`) and name:
-            float64[T], NaN where the bag has none. Joint states, or a robot contract's inputs.
-        problems: why some of the bag is not there.
+        senses: per episode, by group (`position`, `velocity`, `input`) and name: joint states or a contract's
+            inputs, float64[T], NaN where the bag has none.
+        problems: why parts of the bag are left out.
     """
 
     path: Path
@@ -36,11 +36,11 @@ class Look:
     problems: tuple[str, ...]
 
     def seconds(self, number: int) -> np.ndarray:
-        """Of an episode's steps since the first step of the bag."""
+        """Times of an episode's steps since the first step of the bag."""
         return (self.episodes[number].stamp - self.episodes[0].stamp[0]) / 1e9
 
     def title(self) -> str:
-        """For people."""
+        """Heading of a plot."""
         returns = ', '.join(f'{episode.total_reward:.2f}' for episode in self.episodes[:3])
         more = ', …' if len(self.episodes) > 3 else ''
         meta = self.episodes[0].meta
@@ -49,18 +49,14 @@ class Look:
 
 
 def look(path: Path) -> Look:
-    """Read a bag to look at it.
+    """Read a bag.
 
     Raises:
-        InputError: it does not say whose it is, or holds no episode that can be used.
+        InputError: it does not name its robot, or holds no usable episode.
     """
     bag = open_bag(path)
     spec = bag.spec()
-    episodes, problems = read_episodes(bag, spec)
-    if not episodes:
-        raise InputError(
-            f'bag {path}: expected an episode of {spec.name}, but {problems[0].reason if problems else "found none"}'
-        )
+    episodes, problems = require_episodes(bag, spec)
     if bag.contract is not None:
         senses = [_inputs(episode, spec) for episode in episodes]
     else:
@@ -80,7 +76,7 @@ def _joint_states(bag: Bag, episodes: list[Episode]) -> list[dict[str, dict[str,
         try:
             joined.add(JOINT_STATES.name, recorded_stamp(message), decode(message.data, JOINT_STATES.type))
         except (InputError, Unusable):
-            continue  # what cannot be read was told when the episodes were
+            continue  # reading the episodes has reported it
     senses = []
     for episode in episodes:
         found: dict[str, dict[str, np.ndarray]] = {'position': {}, 'velocity': {}}

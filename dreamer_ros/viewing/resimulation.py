@@ -1,9 +1,10 @@
-"""Simulate a recorded episode once more: the same world, seed and actions must give the same observations."""
+"""Simulates a recorded episode again: the same world, seed and actions must give the same observations."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from dreamer_ros.episodes.bag_reader import Bag, open_bag
 from dreamer_ros.episodes.episode_reader import own_rows
 from dreamer_ros.episodes.report import Report
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import write_file
+from dreamer_ros.files import write_result
 from dreamer_ros.simulation.environment import Environment, Observation
 from dreamer_ros.simulation.origin import Origin, mujoco_version
 from dreamer_ros.spec import RobotSpec
@@ -22,15 +23,15 @@ from dreamer_ros.wire.definitions import decode
 from dreamer_ros.wire.topics import ACTION, JOINT_STATES, STEP
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Departure:
-    """A quantity that was simulated otherwise than it was recorded.
+    """A quantity whose simulated values differ from the recorded ones.
 
     Attributes:
         quantity: `image`, `position of <joint>`, `velocity of <joint>`, `reward`, `is_last`, …
-        step: the first one, from 0.
+        step: the first one that differs, from 0.
         recorded, simulated: its value there; for an image the mean of its values.
-        difference: the largest one over all steps, of a single value of an image (0 to 255).
+        difference: the largest one over all steps; for an image that of a single value (0 to 255).
         steps: how many differ.
     """
 
@@ -38,8 +39,8 @@ class Departure:
     step: int
     recorded: float
     simulated: float
-    difference: float
-    steps: int
+    difference: float = 0.0
+    steps: int = 0
 
     def __str__(self) -> str:
         values = '' if self.quantity == 'image' else f'recorded {self.recorded:.17g}, simulated {self.simulated:.17g}; '
@@ -50,13 +51,13 @@ class Departure:
 
 @dataclasses.dataclass(frozen=True)
 class Resimulation:
-    """What came of it.
+    """How the simulated episode compares with the recorded one.
 
     Attributes:
         bag: its path.
         origin: what the recorder noted of the simulator.
-        steps: that were compared, the first observation included; each with image, joint states, step scalars.
-        recorded: steps in the bag.
+        steps: how many were compared: image, joint states and step scalars of each, the first observation included.
+        recorded: how many are in the bag.
         departures: in the order in which they begin; empty if every value of every step is equal, bit by bit.
         remarks: what may explain a difference.
     """
@@ -70,7 +71,7 @@ class Resimulation:
 
     @property
     def exact(self) -> bool:
-        """Whether all that was recorded came out again."""
+        """Whether every recorded step was simulated with equal values."""
         return not self.departures and self.steps == self.recorded
 
     def report(self) -> str:
@@ -88,37 +89,14 @@ class Resimulation:
         lines += [f'  {departure}' for departure in self.departures]
         return '\n'.join([*lines, *self.remarks])
 
-    def to_json(self) -> str:
-        """All of it."""
-        return (
-            json.dumps(
-                {
-                    'bag': str(self.bag),
-                    'exact': self.exact,
-                    'steps': self.steps,
-                    'recorded': self.recorded,
-                    'origin': dataclasses.asdict(self.origin),
-                    'remarks': list(self.remarks),
-                    'departures': [dataclasses.asdict(departure) for departure in self.departures],
-                },
-                indent=1,
-            )
-            + '\n'
-        )
-
     def write(self, folder: Path) -> Path:
         """Write resimulation.json; returns its path.
 
         Raises:
             InputError: the folder cannot be written.
         """
-        path = folder / 'resimulation.json'
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_file(path, self.to_json())
-        except OSError as error:
-            raise InputError(f'{folder}: expected a folder that can be written ({error})') from error
-        return path
+        content = {**dataclasses.asdict(self), 'bag': str(self.bag), 'exact': self.exact}
+        return write_result(folder / 'resimulation.json', json.dumps(content, indent=1) + '\n')
 
 
 def resimulate(bag: Path, task: str | None = None) -> Resimulation:
@@ -152,7 +130,7 @@ def resimulate(bag: Path, task: str | None = None) -> Resimulation:
 
 @dataclasses.dataclass
 class _Recorded:
-    """A step: its messages, what it was answered with, and what led there, where the simulator told."""
+    """A step of the bag. `applied` is the action that led there, if the simulator told it."""
 
     step: Step
     image: np.ndarray
@@ -177,7 +155,7 @@ def _read_steps(bag: Bag, spec: RobotSpec, first_stamp: int) -> list[_Recorded]:
     if len(runs) > 1:
         reason = report[-1].reason if report else 'another one follows'
         raise InputError(f'bag {bag.path}: expected one whole episode, but {reason}')
-    steps: list[Any] = []
+    steps: list[_Recorded] = []
     for row in runs[0]:
         messages = robot.steps[row.step.stamp]
         if JOINT_STATES.name not in messages:
@@ -225,19 +203,16 @@ def _compare(
             observation = environment.step(action)
         last = number == len(steps) - 1
         for quantity, was, now, difference in _differences(recorded, observation, last):
-            before = departures.get(quantity)
-            departures[quantity] = (
-                Departure(quantity, number, was, now, difference, 1)
-                if before is None
-                else (
-                    dataclasses.replace(before, difference=max(before.difference, difference), steps=before.steps + 1)
-                )
-            )
+            departure = departures.setdefault(quantity, Departure(quantity, number, was, now))
+            departure.difference = max(departure.difference, difference)
+            departure.steps += 1
     return len(steps), tuple(departures.values())
 
 
-def _differences(recorded: _Recorded, observation: Observation, last: bool):
-    """(quantity, recorded, simulated, absolute difference) of whatever is not equal."""
+def _differences(
+    recorded: _Recorded, observation: Observation, last: bool
+) -> Iterator[tuple[str, float, float, float]]:
+    """(quantity, recorded, simulated, absolute difference) of all that differs."""
     if not np.array_equal(recorded.image, observation.image):
         apart = np.abs(recorded.image.astype(np.int16) - observation.image)
         yield 'image', float(recorded.image.mean()), float(observation.image.mean()), float(apart.max())
@@ -251,7 +226,6 @@ def _differences(recorded: _Recorded, observation: Observation, last: bool):
         if name == 'is_last' and last and was:
             continue  # an episode may be ended on request
         pairs.append((name, was, now))
-    for quantity, recorded_value, simulated_value in pairs:
-        before, after = float(recorded_value), float(simulated_value)
-        if before != after:
-            yield quantity, before, after, abs(before - after)
+    for quantity, was, now in pairs:
+        if float(was) != float(now):
+            yield quantity, float(was), float(now), abs(float(was) - float(now))

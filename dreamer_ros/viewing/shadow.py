@@ -1,15 +1,16 @@
-"""What a policy would have done in a recorded episode, beside what was done."""
+"""Compares the actions of a recorded episode with those that a policy would have taken."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 
 from dreamer_ros.episodes.episode import Episode
-from dreamer_ros.errors import InputError
-from dreamer_ros.files import write_file
+from dreamer_ros.episodes.inspect import align
+from dreamer_ros.files import write_result
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.spec import RobotSpec
 
@@ -17,14 +18,14 @@ PANEL = 130  # pixels of height per action in the plot
 
 
 class Shadow:
-    """A policy that watches recorded steps one after the other, and the actions of both.
+    """Runs a policy on recorded steps, one after the other.
 
-    It sees what the recorded agent saw; what it would do has no effect on what it sees next. The last step of an
-    episode is left out, as nothing was done after it.
+    It sees what the recorded agent saw, so its actions have no effect. The last step of an episode is left out,
+    because it has no action.
 
     Args:
         runner: the policy; acts deterministically.
-        episodes: in the order in which they are given to `step`.
+        episodes: in order of time.
     """
 
     def __init__(self, runner: PolicyRunner, episodes: list[Episode]):
@@ -35,7 +36,7 @@ class Shadow:
 
     @property
     def next_stamp(self) -> float:
-        """Of the step that `step` will take, nanoseconds; infinite after the last."""
+        """Stamp of the step that `step` will take, ns; infinite after the last."""
         if self._next == len(self._steps):
             return float('inf')
         episode, k = self._steps[self._next]
@@ -45,13 +46,13 @@ class Shadow:
         """The policy's action f32[A] at the next step."""
         episode, k = self._steps[self._next]
         self._next += 1
-        # A recording that begins within an episode begins without memory, as an agent that joins it.
+        # Without memory also where a recording begins within an episode, like an agent that joins it.
         action = self._runner.act(episode.image[k], episode.vector[k], k == 0, explore=False)
         self._actions.append(action)
         return action
 
     def comparison(self) -> Comparison:
-        """Of the steps taken so far."""
+        """Comparison of the steps taken so far."""
         steps = self._steps[: self._next]
         size = len(self._runner.spec.action)
         return Comparison(
@@ -62,22 +63,23 @@ class Shadow:
         )
 
 
+@dataclasses.dataclass(frozen=True)
 class Comparison:
     """Recorded and shadow actions of N steps.
 
-    Args:
+    Attributes:
         spec: names and number A of the actions.
         stamps: int64[N], nanoseconds.
         recorded, shadow: f32[N, A], normalised to [-1, 1].
     """
 
-    def __init__(self, spec: RobotSpec, stamps: np.ndarray, recorded: np.ndarray, shadow: np.ndarray):
-        self.spec, self.stamps, self.recorded, self.shadow = spec, stamps, recorded, shadow
+    spec: RobotSpec
+    stamps: np.ndarray
+    recorded: np.ndarray
+    shadow: np.ndarray
 
     def errors(self) -> dict[str, dict[str, float]]:
-        """By action: mean and maximum of the absolute difference, root of the mean square, and the mean of
-        shadow - recorded (bias).
-        """
+        """By action: mean, root mean square and maximum of |shadow - recorded|, and its signed mean (bias)."""
         apart = self.shadow.astype(np.float64) - self.recorded
         if not len(apart):
             return {}
@@ -92,28 +94,24 @@ class Comparison:
         }
 
     def agreement(self) -> float:
-        """Of a robot with discrete actions: the part of the steps with the same choice."""
+        """Fraction of the steps with the same choice, for discrete actions."""
         return float((self.shadow.argmax(-1) == self.recorded.argmax(-1)).mean()) if len(self.stamps) else 0.0
 
     def table(self) -> str:
         """The errors as aligned text."""
-        width = max(len(name) for name in ('action', *self.spec.action))
-        lines = [f'{"action":{width}}  {"mean":>9}  {"rms":>9}  {"max":>9}  {"bias":>9}']
-        lines += [
-            f'{name:{width}}  {row["mean"]:9.6f}  {row["rms"]:9.6f}  {row["max"]:9.6f}  {row["bias"]:9.6f}'
-            for name, row in self.errors().items()
-        ]
+        rows = [('action', 'mean', 'rms', 'max', 'bias')]
+        rows += [(name, *(f'{value:.6f}' for value in row.values())) for name, row in self.errors().items()]
+        lines = align(rows, left=(0,))
         if self.spec.discrete:
             lines.append(f'the same choice in {100 * self.agreement():.1f} % of the steps')
         return '\n'.join(lines)
 
     def write(self, folder: Path, facts: dict[str, object]) -> Path:
-        """Write shadow.json: `facts`, the errors, and every step's stamp and actions. Returns its path.
+        """Write shadow.json: `facts`, errors, stamps and actions. Returns its path.
 
         Raises:
             InputError: the folder cannot be written.
         """
-        path = folder / 'shadow.json'
         content = {
             **facts,
             'steps': len(self.stamps),
@@ -124,15 +122,10 @@ class Comparison:
             'recorded': self.recorded.astype(np.float64).tolist(),
             'shadow': self.shadow.astype(np.float64).tolist(),
         }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_file(path, json.dumps(content) + '\n')
-        except OSError as error:
-            raise InputError(f'{folder}: expected a folder that can be written ({error})') from error
-        return path
+        return write_result(folder / 'shadow.json', json.dumps(content) + '\n')
 
     def plot(self, path: Path, title: str) -> Path:
-        """Draw both actions over time, a panel each, as PNG; needs matplotlib."""
+        """Draw both over time, a panel for each action, as PNG. Needs matplotlib."""
         from dreamer_ros.viewing.figures import new_figure, save_figure
 
         count = len(self.spec.action)

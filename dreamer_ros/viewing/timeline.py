@@ -1,4 +1,4 @@
-"""A bag in the Rerun viewer: cameras, actions, rewards and senses on one time line."""
+"""Shows a bag in the Rerun viewer: cameras, actions, rewards and senses on one time line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.viewing.look import Look
 
 APPLICATION = 'dreamer_ros'
-# Images of one message to the viewer, so that long bags do not have to be held twice.
-IMAGES_AT_ONCE = 256
+IMAGES_AT_ONCE = 256  # per message to the viewer, so that long bags are not held twice
 
 
 def show(look: Look, save: Path | None = None) -> None:
-    """Open the viewer with a bag, or write what it would show to an .rrd file.
+    """Show a bag in the viewer, or save it as an .rrd file for the viewer.
 
     Time lines: `time`, the header stamps; `step`, counted over all episodes.
 
@@ -105,5 +104,5 @@ def _event(look: Look, number: int, k: int) -> str:
 
 
 def _entity(name: str) -> str:
-    """A joint's name as one part of an entity path."""
+    """A name as one part of an entity path."""
     return name.replace('/', '_')
