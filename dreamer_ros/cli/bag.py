@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,39 +60,34 @@ def _print_contents(bags: Iterable[Path], as_json: bool) -> None:
     print(json.dumps(printed, indent=1) if as_json else '\n'.join(printed))
 
 
-class Video(Options):
-    """Options of `dreamer bag video`."""
+class Picture(Options):
+    """Options of `dreamer bag video` and `dreamer bag plot`."""
 
     bag: Bag
-    output: str = Field('', description='File to write. Default: <name of the bag>.mp4.')
+    output: str = Field('', description='File to write. Default: the name of the bag, with .mp4 or .png.')
 
 
 @command('dreamer bag video EPISODE --output episode.mp4')
-def video(options: Video) -> None:
+def video(options: Picture) -> None:
     """Film a bag, its rewards and actions below the images."""
     from dreamer_ros.viewing.bag_plots import film_bag
-    from dreamer_ros.viewing.look import look
 
-    seen = look(Path(options.bag))
-    print(film_bag(seen, Path(options.output or f'{seen.path.name}.mp4')))
-    _warn(seen.problems)
-
-
-class Plot(Options):
-    """Options of `dreamer bag plot`."""
-
-    bag: Bag
-    output: str = Field('', description='File to write. Default: <name of the bag>.png.')
+    _draw(film_bag, options, '.mp4')
 
 
 @command('dreamer bag plot EPISODE --output episode.png')
-def plot(options: Plot) -> None:
+def plot(options: Picture) -> None:
     """Draw rewards, actions and joint states over time."""
     from dreamer_ros.viewing.bag_plots import plot_bag
+
+    _draw(plot_bag, options, '.png')
+
+
+def _draw(draw: Callable, options: Picture, suffix: str) -> None:
     from dreamer_ros.viewing.look import look
 
     seen = look(Path(options.bag))
-    print(plot_bag(seen, Path(options.output or f'{seen.path.name}.png')))
+    print(draw(seen, Path(options.output or seen.path.name + suffix)))
     _warn(seen.problems)
 
 

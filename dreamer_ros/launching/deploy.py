@@ -39,7 +39,7 @@ class Deploy(Options):
         ),
     ]
     mock: Literal['auto', 'true', 'false'] = Field(
-        'auto', description='Whether a simulator mocks the robot. auto: if there is no contract.'
+        'auto', description='Whether a simulator mocks the robot. auto: only without a contract.'
     )
     task: Annotated[
         shared.Task, Field(description='Task that the mock robot simulates. Default: what the policy was trained for.')

@@ -1,4 +1,4 @@
-"""Scenario `record`: robots into bags."""
+"""Scenario `record`: record robots into bags."""
 
 from __future__ import annotations
 

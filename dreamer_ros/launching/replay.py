@@ -1,4 +1,4 @@
-"""Scenario `replay`: a recorded episode once more."""
+"""Scenario `replay`: a recorded episode, played, simulated or dreamed again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import policy_file
 from dreamer_ros.training.run_directory import latest_policy
 
-# Options that a mode reads, beside those that all do.
+# Options that only some modes read.
 READ = {'play': ('policy', 'run'), 'simulate': ('task',), 'dream': ('run',)}
 
 
@@ -27,7 +27,7 @@ class Replay(Options):
         description='play: publish its messages again, beside a policy in shadow if there is one. simulate: feed its '
         'actions to the simulator and compare every observation. dream: have the world model of a run predict it.',
     )
-    rate: float = Field(1.0, ge=0.001, le=1000.0, description='Mode play: how many times the recorded pace.')
+    rate: Annotated[shared.Rate, Field(description='Mode play: pace, as a multiple of the recorded one.')]
     policy: Annotated[
         shared.Policy,
         Field(
@@ -41,14 +41,14 @@ class Replay(Options):
         'its checkpoints.',
     )
     namespace: str = Field(
-        '/replay', description='Mode play: what the recorded topics are put below. / leaves their names as they were.'
+        '/replay', description='Mode play: namespace for the recorded topics. / leaves their names as they were.'
     )
     task: str = Field('', description='Mode simulate: path of the task file, if it has moved since the recording.')
     output: str = Field('', description='Folder for the results. Default: replays/<name of the bag>.')
 
 
 def replay(options: Replay) -> Scenario:
-    """The one process of the mode."""
+    """The process of the mode."""
     mode = options.mode
     if not options.bag:
         raise InputError('replay: expected bag:=<directory of a bag>')

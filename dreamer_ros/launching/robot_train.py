@@ -165,7 +165,7 @@ def _policies_url(options: RobotTrain) -> str:
     """Where robots elsewhere find the policies of the trainer here.
 
     Raises:
-        InputError: no robot is named, or the trainer's address is one that robots elsewhere cannot reach.
+        InputError: `bags` names no robot, or robots elsewhere cannot reach the address.
     """
     if not options.bags:
         raise InputError('robot_train: role:=trainer expects bags:=http://<host of the robot>:<port>')

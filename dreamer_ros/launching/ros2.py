@@ -1,6 +1,6 @@
 """The scenarios as launch descriptions, for the files in `launch/`.
 
-The only module that imports launch and launch_ros: a ROS installation has them, the pip wheels do not.
+Only this module imports launch and launch_ros, which a ROS installation has and the pip wheels do not.
 """
 
 from __future__ import annotations
@@ -41,23 +41,19 @@ def launch_description(name: str) -> LaunchDescription:
 
 
 def _start(context: LaunchContext, name: str) -> list:
-    """What starts the scenario with the arguments that were given, on the command line or by an including file."""
+    """The actions that start the scenario with the arguments of the command line or of an including launch file."""
     options = launching.scenario_options(name)
-    values = {
-        argument.name: context.launch_configurations[argument.name]
-        for argument in as_arguments(options)
-        if context.launch_configurations[argument.name] != argument.default
+    defaults = {**dict.fromkeys(options.renamed), **{row.name: row.default for row in as_arguments(options)}}
+    given = {
+        key: text for key, text in context.launch_configurations.items() if key in defaults and text != defaults[key]
     }
-    earlier = {
-        key: context.launch_configurations[key] for key in options.renamed if key in context.launch_configurations
-    }
-    return _Run(launching.scenario(name, {**_given_on_command_line(name), **earlier, **values})).actions()
+    return _Run(launching.scenario(name, {**_given_on_command_line(name), **given})).actions()
 
 
 def _given_on_command_line(name: str) -> dict[str, str]:
-    """`name:=value` words of `ros2 launch`, which itself ignores those that no file declares.
+    """The `name:=value` words of `ros2 launch`, which ignores misspelt ones. Here they are refused.
 
-    Empty when another launch file includes ours: the words are that file's own.
+    If another launch file includes this one, the words are for that file, and the result is empty.
     """
     if not any(word.endswith(f'{name}.launch.py') for word in sys.argv):
         return {}
@@ -65,7 +61,7 @@ def _given_on_command_line(name: str) -> dict[str, str]:
 
 
 class _Run:
-    """One scenario under `ros2 launch`: the same consequences of an exit as under `dreamer launch`."""
+    """One scenario under `ros2 launch`. Exits have the same consequences as under `dreamer launch`."""
 
     def __init__(self, scenario: Scenario):
         self._scenario = scenario
@@ -75,7 +71,7 @@ class _Run:
         self._stopped = False  # nothing follows
 
     def actions(self) -> list:
-        """What starts the scenario."""
+        """The actions that start the scenario."""
         return [
             LogInfo(msg=f'{self._scenario.name}: results go to {self._scenario.folder}'),
             RegisterEventHandler(OnShutdown(on_shutdown=self._on_shutdown)),
@@ -137,7 +133,7 @@ class _Run:
         return [] if self._nodes or self._stopped else self._following()
 
     def _following(self) -> list:
-        """After the last process of a finished scenario."""
+        """The actions after the last process of a finished scenario."""
         if self._scenario.then is None:
             finished = f'{self._scenario.name} has finished'
             return [

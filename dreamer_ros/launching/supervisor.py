@@ -28,11 +28,10 @@ from dreamer_ros.launching.processes import ExitRules, Process, Scenario, Verdic
 EXIT_INTERRUPTED = 130
 EXIT_FAILED = 1
 
-# Packages that an installation may lack and that nodes import before they can say so: rclpy, and for these more.
+# Packages besides rclpy that a node needs and that an installation may lack.
 _IMPORTS = {'trainer': ('torch',)}
 
-# Seconds after which a stop says what it waits for, again and again.
-REPORT_EVERY = 3.0
+REPORT_EVERY = 3.0  # seconds between two lines about what a stop waits for
 
 
 @dataclasses.dataclass
@@ -155,7 +154,7 @@ class Supervisor:
                     self._resize()
 
     def _read(self, child: _Child) -> bool:
-        """Pass on what a child wrote, by line under its name; that of the leading one as it is.
+        """Print what a child wrote. Lines get the child's name, except those of the leading process.
 
         Returns:
             Whether there may be more to read now.
@@ -232,10 +231,10 @@ class Supervisor:
                 child.kill_at = time.monotonic()
 
     def _stop(self, code: int, number: int = signal.SIGTERM) -> None:
-        """Ask every process to end: nodes save and return, a process that is still importing just ends.
+        """Ask every process to end. Nodes save their work; a process that is still importing ends at once.
 
-        Nodes get the SIGINT that came, and can name it; they treat both signals alike. Before it has become a node, a
-        process gets SIGTERM, since Python itself answers SIGINT with a traceback.
+        A node gets the SIGINT that came, so that its log can name the signal. A process that is no node yet gets
+        SIGTERM, because Python answers SIGINT with a traceback.
         """
         self._stopping = True
         self._code = code
@@ -247,7 +246,7 @@ class Supervisor:
             child.kill_at = now + child.process.patience[0]
 
     def _insist(self) -> None:
-        """Kill what has used up its patience, and say what is waited for."""
+        """Kill processes whose patience has run out, and print which ones are still running."""
         now = time.monotonic()
         for child in self._children:
             if now >= child.kill_at:
@@ -330,8 +329,9 @@ def _write(text: str) -> None:
 
 
 def _handles(pid: int, number: int) -> bool:
-    """Whether a process has a handler for a signal; nodes have one for SIGTERM, and Python before them has none. False
-    where the system does not tell.
+    """Whether a process has a handler for a signal: a node has one for SIGTERM, Python alone has none.
+
+    False on systems without /proc.
     """
     try:
         with open(f'/proc/{pid}/status', encoding='ascii', errors='replace') as lines:
