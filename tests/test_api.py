@@ -176,7 +176,7 @@ def test_episodes_are_read_from_a_run_a_folder_and_a_bag(tmp_path):
         assert len(episodes) == count
         for episode in episodes:
             assert isinstance(episode, dreamer_ros.Episode) and episode.image.shape == (len(episode), 32, 32, 3)
-    with pytest.raises(InputError, match='expected bags in it, found none'):
+    with pytest.raises(InputError, match='expected a bag, a folder of bags or a run, found none'):
         dreamer_ros.read_episodes(tmp_path)
 
 

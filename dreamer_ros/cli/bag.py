@@ -175,11 +175,11 @@ class Export(Options):
 @command('dreamer bag export runs/cartpole_swingup-cpu-20260131-120000/episodes --to arrays')
 def export(options: Export) -> None:
     """Write episodes as files of other tools."""
+    from dreamer_ros.episodes.inspect import bags_in
     from dreamer_ros.formats.exporting import export_arrays
-    from dreamer_ros.formats.importing import find_sources
 
     folder = Path(options.to)
-    bags = [source for path in options.bags for source in find_sources(Path(path))]
+    bags = [bag for path in options.bags for bag in bags_in(Path(path))]
     if options.format == 'lerobot':
         from dreamer_ros.formats.lerobot_writer import export_lerobot
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,36 +98,35 @@ def totals(rows: list[BagInfo]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def bags_in(path: Path) -> list[Path]:
-    """A bag itself, every bag of a folder (of folders), or those in `episodes/` and `evaluation/` of a run.
+def bags_in(
+    path: Path,
+    also: Callable[[Path], bool] = lambda path: False,
+    expected: str = 'a bag, a folder of bags or a run',
+) -> list[Path]:
+    """A bag itself, or every bag of a folder (of folders). Of a run only `episodes/` and `evaluation/` are searched.
+
+    Args:
+        also: whether something that is no bag counts as well.
+        expected: what is searched for, in words.
 
     Raises:
-        InputError: there is no such directory, or no bag in it.
+        InputError: there is none.
     """
-    if path.is_file() and path.name.endswith(SUFFIXES) or path.is_dir() and is_bag(path):
-        return [path]
-    if not path.is_dir():
-        raise InputError(
-            f'{path}: expected a bag, a folder of bags or a run, but '
-            + ('it is another file' if path.exists() else 'it does not exist')
-        )
-    folders = [path / name for name in ('episodes', 'evaluation') if (path / name).is_dir()] or [path]
-    bags = [bag for folder in folders for bag in _bags(folder)]
-    if not bags:
-        raise InputError(f'{path}: expected bags in it, found none')
-    return bags
+    found = list(_bags(path, also)) if path.exists() else []
+    if not found:
+        but = 'found none' if path.is_dir() else f'but it {"is another file" if path.exists() else "does not exist"}'
+        raise InputError(f'{path}: expected {expected}, {but}')
+    return found
 
 
-def _bags(folder: Path) -> Iterator[Path]:
-    """Bags of a folder, and of its subfolders."""
-    for path in sorted(folder.iterdir()):
-        if is_partial(path) or path.name.endswith(SUFFIXES) and not path.is_dir():
-            yield path
-        elif path.is_dir() and not path.name.startswith('.'):
-            nested = not is_bag(path) and any(
-                entry.is_dir() or entry.name.endswith(SUFFIXES) for entry in path.iterdir()
-            )
-            yield from _bags(path) if nested else (path,)
+def _bags(path: Path, also: Callable[[Path], bool]) -> Iterator[Path]:
+    if also(path) or (is_partial(path) or is_bag(path) if path.is_dir() else path.name.endswith(SUFFIXES)):
+        yield path
+    elif path.is_dir():
+        run = (path / 'config.yaml').exists()
+        for entry in sorted(path.iterdir()):
+            if entry.name in ('episodes', 'evaluation') if run else is_partial(entry) or entry.name[0] != '.':
+                yield from _bags(entry, also)
 
 
 def _describe(bag: Path) -> BagInfo:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from dreamer_ros.episodes.assemble import Row, Tally, tally_of
-from dreamer_ros.episodes.bag_reader import SUFFIXES, Bag, is_bag, read_metadata
+from dreamer_ros.episodes.bag_reader import Bag, read_metadata
 from dreamer_ros.episodes.bag_writer import BagExists, EpisodeWriter, episode_name
 from dreamer_ros.episodes.episode import Episode, contract_data
 from dreamer_ros.episodes.episode_reader import RecordedRobot, own_rows
+from dreamer_ros.episodes.inspect import bags_in
 from dreamer_ros.episodes.labels import Labels
 from dreamer_ros.episodes.mcap_scan import RawMessage
 from dreamer_ros.episodes.report import Problem, Report
@@ -56,29 +57,16 @@ class Imported:
 
 
 def find_sources(path: Path) -> list[Path]:
-    """The bags, arrays and datasets at a path: itself, or what a folder (of folders) holds.
+    """The bags, arrays and datasets at a path; see `bags_in`.
 
     Raises:
         InputError: there is none.
     """
-    path = Path(path)
-    expected = f'expected a bag, an {ARRAYS} file, a LeRobot dataset or a folder of them'
-    if not path.exists():
-        raise InputError(f'{path}: {expected}, but it does not exist')
-    found = list(_sources(path))
-    if not found:
-        raise InputError(f'{path}: {expected}, found none')
-    return found
-
-
-def _sources(path: Path) -> Iterator[Path]:
-    if is_lerobot(path):
-        yield path
-    elif path.is_dir() and not is_bag(path):
-        for entry in sorted(path.iterdir()):
-            yield from _sources(entry)
-    elif path.is_dir() or path.name.endswith((*SUFFIXES, ARRAYS)):
-        yield path
+    return bags_in(
+        path,
+        lambda entry: is_lerobot(entry) or entry.suffix == ARRAYS,
+        f'a bag, an {ARRAYS} file, a LeRobot dataset or a folder of them',
+    )
 
 
 def import_source(

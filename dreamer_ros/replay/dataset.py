@@ -28,7 +28,8 @@ from dreamer_ros.replay.cache import KEEP, CachedBag, EpisodeCache
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
 
-# A bag that is not whole may still be recorded or copied. After so many quiet seconds it is taken as it is.
+# A bag that does not show its end may still be recorded or copied. It is loaded as it is once nothing has touched it
+# for this long.
 QUIET_SECONDS = 60.0
 Batch = dict[str, np.ndarray]
 
@@ -298,7 +299,7 @@ class _Folder:
         contract_hash = '-' + hashlib.sha256(contract.text.encode()).hexdigest()[:16] if contract else ''
         self._cache = EpisodeCache(self.path, spec, spec.hash + contract_hash, self._read, problems)
         self._refreshing = threading.Lock()
-        self._looked = self._crowded = False
+        self._looked = self._crowded = self._waited = False
         self._seen: set[str] = set()  # names of bags loaded or refused
         self._known: dict[str, str] = {}  # by the identity of each episode loaded: its bag
         self._held: Counter[str] = Counter()  # episodes held of each bag
@@ -318,6 +319,13 @@ class _Folder:
                 bag = self._cache.known(path)
                 if bag is None:
                     if not _is_settled(path):
+                        if path.suffix in ('.db3', '.zstd') and not self._waited:
+                            self._waited = True
+                            reason = (
+                                'a single file of this kind does not show whether it is whole, so it is loaded once '
+                                f'nothing has changed it for {QUIET_SECONDS:g} s'
+                            )
+                            self._problems.append(Problem(path, reason))
                         continue
                     bag = self._cache.load(path)
                 self._seen.add(path.name)

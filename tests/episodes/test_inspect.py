@@ -58,10 +58,12 @@ def test_command(bag, capsys):
     assert main(['bag', 'info', str(path.parent), '--json']) == 0
     [told] = json.loads(capsys.readouterr().out)['bags']
     assert told['steps'] == 32 and 'episodes' not in told
-    (path.parent / 'empty').mkdir()
+    (path.parent / 'empty').mkdir()  # no bag
+    (path.parent / 'damaged').mkdir()
+    (path.parent / 'damaged' / 'metadata.yaml').touch()
     assert main(['bag', 'info', str(path.parent), '--json', '--full']) == 0
     damaged, told = sorted(json.loads(capsys.readouterr().out), key=lambda each: 'episodes' in each)
-    assert len(told['episodes']) == 2 and 'empty' in damaged['problems'][0]
+    assert len(told['episodes']) == 2 and 'damaged' in damaged['problems'][0]
 
 
 def test_a_robot_with_a_contract(tmp_path, rng):

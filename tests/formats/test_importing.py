@@ -396,7 +396,7 @@ def test_sources_and_what_is_none(tmp_path, rng):
     np.savez(tmp_path / 'a' / 'one.npz', **gymnasium(rng))
     (tmp_path / 'a' / 'notes.txt').touch()
     assert [path.name for path in find_sources(tmp_path / 'a')] == ['bag', 'one.npz']
-    for path, complaint in ((tmp_path / 'b', 'does not exist'), (tmp_path / 'a' / 'notes.txt', 'found none')):
+    for path, complaint in ((tmp_path / 'b', 'does not exist'), (tmp_path / 'a' / 'notes.txt', 'it is another file')):
         with pytest.raises(InputError, match=complaint):
             find_sources(path)
 
@@ -476,6 +476,12 @@ def test_the_commands(tmp_path, rng, capsys):
     assert len(list(arrays.iterdir())) == 3 and capsys.readouterr().out.count(' steps') == 3
     assert main(['bag', 'import', str(arrays), '--to', str(again)]) == 0
     capsys.readouterr()
+    (tmp_path / 'episodes' / 'notes').mkdir()
+    shutil.copy(min(arrays.iterdir()), tmp_path / 'episodes' / 'one.npz')  # nothing to export
+    assert main(['bag', 'export', str(tmp_path / 'episodes'), '--to', str(tmp_path / 'others')]) == 0
+    assert capsys.readouterr().out.count(' steps') == 3
+    with pytest.raises(InputError, match='one.npz: expected a bag, a folder of bags or a run, but it is another file'):
+        main(['bag', 'export', str(tmp_path / 'episodes' / 'one.npz'), '--to', str(tmp_path / 'others')])
     (bags(again)[0] / 'metadata.yaml').unlink()
     assert main(['bag', 'recover', str(again)]) == 0
     out = capsys.readouterr().out

@@ -227,6 +227,18 @@ def test_single_files_of_every_kind(tmp_path, rng):
     assert len(dataset_of(folder, SPEC, 1000).refresh()) == 5
 
 
+def test_single_files_that_do_not_show_their_end_are_waited_for(tmp_path, rng):
+    store = dataset_of(tmp_path / 'episodes', SPEC, 1000)
+    made = write_foreign(tmp_path / 'made', random_episode(rng, 10), 'sqlite3')
+    copies = [shutil.copy(bag_reader.bag_files(made)[0], tmp_path / 'episodes' / name) for name in ('0.db3', '1.db3')]
+    assert store.refresh() == store.refresh() == []
+    [told] = reasons(store)
+    assert told.startswith('0.db3: ') and 'for 60 s' in told
+    make_old(Path(copies[0]))
+    [info] = store.refresh()
+    assert info.name == '0.db3' and len(store.problems) == 1
+
+
 def test_a_copy_of_a_bag_is_not_loaded_again(tmp_path, rng):
     (whole,) = fill(tmp_path, rng, [10])
     shutil.copytree(whole, tmp_path / 'copy')
