@@ -8,8 +8,7 @@ A bag NAME has two files in `.cache/<key>/` of its folder, where the key is the 
     NAME.steps  for every episode its images uint8 [T, H, W, C], then its rows (`buffer.row_type`) [T].
 
 A step of 64x64 RGB with two actions takes 12,288 + 15 bytes, so 1,000,000 of them take 12.3 GB of disk. The
-files are mapped. The kernel keeps as much of them in its page cache as nobody else needs, and the process itself
-holds about 1 KB per episode.
+kernel keeps as much of them in its page cache as nobody else needs. The process itself holds about 1 KB per episode.
 
 Files get their names when they are whole, and are never changed: a kill -9 at any moment leaves no torn file
 under a name that counts, and any number of processes may use one folder. Files are not synced to disk. Their hashes
@@ -20,15 +19,11 @@ again when its file is another one. If it is damaged, its bag is read again.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import hashlib
 import json
 import math
-import mmap
 import os
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -46,12 +41,6 @@ VERSION = 2  # of the files and of what bags are read into
 LEFTOVER_SECONDS = 3600.0  # a file under a temporary name that is older is deleted
 BLOCK = 1 << 20
 KEEP = 'keep'  # the mark of `dreamer bag keep`, which does not change a bag
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_FAILED = ctypes.c_void_p(-1).value
 
 Read = Callable[[Path], tuple[list[Episode], list[Problem]]]
 
@@ -76,39 +65,6 @@ def identity(episode: Episode) -> str:
     return content.hexdigest()
 
 
-class _StepsFile:
-    """A file of steps, mapped for as long as this object lives.
-
-    It keeps no descriptor, as Python's own `mmap` does before 3.13: many shells allow 1024, and bags are more.
-
-    Attributes:
-        which: what tells it from other files of its name.
-        data: uint8 [size]. Copy from it, and keep no view of it.
-
-    Raises:
-        OSError: there is no such file, it is empty, or the kernel refuses. It allows 65,530 maps by default.
-    """
-
-    def __init__(self, path: str):
-        file = os.open(path, os.O_RDONLY)
-        try:
-            found = os.fstat(file)
-            address = _libc.mmap(None, found.st_size, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
-            if address == _FAILED:
-                raise OSError(ctypes.get_errno(), 'it can not be mapped')
-        finally:
-            os.close(file)
-        # Threads may still read when the interpreter exits.
-        weakref.finalize(self, _libc.munmap, address, found.st_size).atexit = False
-        self.which = _which(found)
-        self.data = np.frombuffer((ctypes.c_uint8 * found.st_size).from_address(address), np.uint8)
-
-
-def _which(found: os.stat_result) -> tuple[int, int, int]:
-    """Inode, size, time of the last change."""
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
 class EpisodeCache:
     """The cache of one folder of bags.
 
@@ -125,7 +81,6 @@ class EpisodeCache:
     def __init__(self, folder: Path, spec: RobotSpec, key: str, read: Read, problems: list[Problem]):
         self._bags, self._folder = folder, folder / FOLDER / key
         self._read, self._problems = read, problems
-        self._open: dict[str, _StepsFile] = {}  # by bag
         self._unwritable = False  # told already
         self._row_type = row_type(len(spec.vector), len(spec.action))
         self.image_bytes = math.prod(spec.image_shape)
@@ -194,7 +149,6 @@ class EpisodeCache:
 
     def free(self, bag: Path) -> None:
         """Free the disk space of a bag's steps; what is known of it stays, and the steps come back if needed."""
-        self._open.pop(bag.name, None)
         with contextlib.suppress(OSError):
             os.unlink(self.steps_file(bag.name))
 
@@ -213,24 +167,6 @@ class EpisodeCache:
     def steps_file(self, bag: str) -> str:
         """Path of the steps of a bag, given by its name."""
         return f'{self._folder}/{bag}.steps'
-
-    def open_steps(self, bag: str) -> _StepsFile:
-        """The steps of a bag: those opened before, as long as they are the same file on disk.
-
-        Raises:
-            OSError: they can't be mapped.
-        """
-        path, steps = self.steps_file(bag), self._open.get(bag)
-        if steps is None or steps.which != _which(os.stat(path)):
-            try:
-                steps = _StepsFile(path)
-            except OSError as error:
-                if error.errno != errno.ENOMEM:
-                    raise
-                self._open.clear()  # too many maps: begin anew
-                steps = _StepsFile(path)
-            self._open[bag] = steps
-        return steps
 
     def _header_file(self, bag: Path) -> Path:
         return self._folder / f'{bag.name}.json'
@@ -312,17 +248,20 @@ class CachedEpisode:
                 raise EpisodeLost(self) from error
 
     def _read(self, first: int, image: np.ndarray, rows: np.ndarray) -> None:
-        steps = self._cache.open_steps(self.path.name)
-        if steps.which != self._checked:
-            whole = steps.data[self._offset : self._offset + self._steps * self._cache.step_bytes]
-            if hashlib.sha256(whole).hexdigest() != self._sha256:
-                raise _Damaged
-            self._checked = steps.which
-        size = self._cache.image_bytes
-        begin = self._offset + first * size
-        image.reshape(-1)[:] = steps.data[begin : begin + image.nbytes]
-        begin = self._offset + self._steps * size + first * rows.itemsize
-        rows.view(np.uint8)[:] = steps.data[begin : begin + rows.nbytes]
+        cache = self._cache
+        with open(cache.steps_file(self.path.name), 'rb') as file:
+            stat = os.fstat(file.fileno())
+            which = stat.st_ino, stat.st_size, stat.st_mtime_ns
+            if which != self._checked:
+                file.seek(self._offset)
+                if hashlib.sha256(file.read(self._steps * cache.step_bytes)).hexdigest() != self._sha256:
+                    raise _Damaged
+                self._checked = which
+            rows_begin = self._steps * cache.image_bytes
+            for array, begin in ((image, first * cache.image_bytes), (rows, rows_begin + first * rows.itemsize)):
+                file.seek(self._offset + begin)
+                if file.readinto(array) != array.nbytes:
+                    raise _Damaged
 
 
 class _Damaged(OSError):
