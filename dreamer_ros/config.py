@@ -176,7 +176,7 @@ class WorldModelLossConfig(LossConfig):
     representation: what shapes the states besides reward and KL. `reconstruction` of the image; `contrastive`: states
         are told apart by their embedding (Dreamer); `reward`: nothing else; `redundancy`: states correlate with
         their embedding (R2-Dreamer); `thumbnail`: reconstruction of a small standardised image. All but the first
-        leave the decoder watching without gradient.
+        make the decoder a probe, without gradient into the states.
     kl_free `mean` clips the batch mean of each KL at `free_nats` (V1, V2), `step` clips every step (V3), `planet`
         counts only what every step has beyond them.
     Equal dynamics and representation scales give the plain KL of V1; 0.8/0.2 is V2's balancing.

@@ -28,12 +28,12 @@ class Dream(NamedTuple):
     """An imagined trajectory, time-major: features of s_0 … s_H and the actions between them."""
 
     feature: Tensor  # [H + 1, N, F]
-    action: Tensor  # [H, N, A], as sampled; the model takes them clipped, the likelihood takes them as they are
+    action: Tensor  # [H, N, A] as sampled; the model takes them clipped
     raw: Tensor  # [H, N, ...], the actor's outputs that the actions were sampled from
 
 
 class DreamNoise(NamedTuple):
-    """All randomness of a dream. It is drawn beforehand, so that a dream on another thread is reproducible."""
+    """All random numbers of a dream, drawn beforehand so that a dream on another thread is reproducible."""
 
     rows: Tensor | None  # int64 [N], which posterior states to start from; None takes all
     latent: Tensor  # [H, N, ...]
@@ -41,14 +41,7 @@ class DreamNoise(NamedTuple):
 
 
 class ActorCritic(nn.Module):
-    """Actor, critic and the losses that train them.
-
-    Args:
-        config: the run's config.
-        feature_size: length of a latent feature.
-        action_size: length of the action vector.
-        discrete: actions are one-hot choices.
-    """
+    """Actor, critic and the losses that train them. Discrete actions are one-hot choices."""
 
     def __init__(self, config: DreamerConfig, feature_size: int, action_size: int, discrete: bool = False):
         super().__init__()
@@ -125,7 +118,7 @@ class ActorCritic(nn.Module):
             start = State(start.deter[noise.rows], start.stoch[noise.rows])
         dynamics = self.reinforce < 1.0
         with frozen(model, self.critic) if dynamics else contextlib.nullcontext():
-            action, raw, reward, discount, value, *judgement = lanes.by_rows(
+            action, raw, reward, discount, value, *outputs = lanes.by_rows(
                 functools.partial(self.imagine, model),
                 start.deter[None],
                 start.stoch[None],
@@ -137,10 +130,10 @@ class ActorCritic(nn.Module):
         with torch.set_grad_enabled(dynamics):
             returns, weight, span = self.targets(reward, discount, value)
         actor_loss, metrics = self.actor_loss(raw[span.start :], action, returns, weight, value[span].detach())
-        if self.shares_critic:
-            critic_loss = self.critic_loss(judgement, returns.detach(), weight)
-        else:
-            critic_loss = self.critic_loss(self.judge(judgement[0][span].detach()), returns.detach(), weight)
+        if not self.shares_critic:
+            (feature,) = outputs
+            outputs = self.critic_outputs_by_rows(feature[span].detach())
+        critic_loss = self.critic_loss(outputs, returns.detach(), weight)
         metrics.update(actor_loss=actor_loss, critic_loss=critic_loss, imagined_reward=reward.mean())
         total = actor_loss + critic_loss
         if self.critic_config.replay_scale:
@@ -156,7 +149,7 @@ class ActorCritic(nn.Module):
 
         Returns:
             actions [H, N, A] and the actor's outputs, rewards [H, N] on arriving at s_1 … s_H, discounts and values
-            [H + 1, N] of s_0 … s_H. Last, if `shares_critic`, what `judgement` gives for s_0 … s_{H−1}, else the
+            [H + 1, N] of s_0 … s_H. Last come the `critic_outputs` of s_0 … s_{H−1} if `shares_critic`, else the
             features [H + 1, N, F].
         """
         with torch.set_grad_enabled(self.reinforce < 1.0):
@@ -166,10 +159,10 @@ class ActorCritic(nn.Module):
             if not self.shares_critic:
                 return dream.action, dream.raw, reward, discount, self.value(feature), feature
         with torch.enable_grad():
-            judgement = self.judgement(feature[:-1])
+            outputs = self.critic_outputs(feature[:-1])
         with torch.no_grad():
-            value = torch.cat([self.value_distribution.mean(judgement[0]), self.value(feature[-1:])])
-        return dream.action, dream.raw, reward, discount, value, *judgement
+            value = torch.cat([self.value_distribution.mean(outputs[0]), self.value(feature[-1:])])
+        return dream.action, dream.raw, reward, discount, value, *outputs
 
     def targets(self, reward: Tensor, discount: Tensor, value: Tensor) -> tuple[Tensor, Tensor, slice]:
         """Returns [T, N], their weights [T, N], and which dreamed states they belong to.
@@ -213,21 +206,21 @@ class ActorCritic(nn.Module):
             'action_std': action.std(),
         }
 
-    def critic_loss(self, judgement: Sequence[Tensor], returns: Tensor, weight: Tensor) -> Tensor:
+    def critic_loss(self, outputs: Sequence[Tensor], returns: Tensor, weight: Tensor) -> Tensor:
         """Weighted loss of the critic's outputs [T, N, ...] against the returns and the slow critic's values."""
-        raw, *slow = judgement
+        raw, *slow = outputs
         (errors,) = lanes.by_rows(
             lambda raw, *targets: (self.value_distribution.loss(raw, *targets),),
             *(flatten_time(x) for x in (raw, returns, *slow)),
         )
         return (weight * errors.view_as(weight)).mean()
 
-    def judge(self, feature: Tensor) -> Sequence[Tensor]:
-        """`judgement` of states [T, N, F]."""
-        judgement = lanes.by_rows(self.judgement, flatten_time(feature), modules=[self.critic])
-        return [x.unflatten(0, feature.shape[:2]) for x in judgement]
+    def critic_outputs_by_rows(self, feature: Tensor) -> Sequence[Tensor]:
+        """`critic_outputs` of states [T, N, F]."""
+        outputs = lanes.by_rows(self.critic_outputs, flatten_time(feature), modules=[self.critic])
+        return [x.unflatten(0, feature.shape[:2]) for x in outputs]
 
-    def judgement(self, feature: Tensor) -> tuple[Tensor, ...]:
+    def critic_outputs(self, feature: Tensor) -> tuple[Tensor, ...]:
         """The critic's outputs for states, and the slow critic's values where they regularise it."""
         if self.critic_config.slow != 'regularise':
             return (self.critic(feature),)
@@ -247,7 +240,7 @@ class ActorCritic(nn.Module):
         lambda_ = self.imagination.lambda_ * (~last[1:]).float()
         returns = _backwards(reward + (1.0 - lambda_) * live * bootstrap[1:], live * lambda_, bootstrap[-1])
         feature = states.feature.transpose(0, 1)[:-1]  # this gradient shapes the representation too
-        return self.critic_loss(self.judge(feature), returns, (~last[:-1]).float())
+        return self.critic_loss(self.critic_outputs_by_rows(feature), returns, (~last[:-1]).float())
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:
@@ -264,9 +257,10 @@ class ActorCritic(nn.Module):
 class ReturnRange(nn.Module):
     """Exponential average of the 5th to 95th percentile range of returns (DreamerV3's normaliser)."""
 
-    def __init__(self, rate: float = 0.01):
+    RATE = 0.01
+
+    def __init__(self):
         super().__init__()
-        self.rate = rate
         self.register_buffer('low', torch.zeros(()))
         self.register_buffer('high', torch.zeros(()))
 
@@ -275,8 +269,8 @@ class ReturnRange(nn.Module):
         flat = gather(returns.detach().float().flatten())
         # kthvalue instead of quantile, which refuses more than 16M elements and sorts twice
         count = flat.numel()
-        self.low.lerp_(flat.kthvalue(max(1, round(0.05 * count))).values, self.rate)
-        self.high.lerp_(flat.kthvalue(max(1, round(0.95 * count))).values, self.rate)
+        self.low.lerp_(flat.kthvalue(max(1, round(0.05 * count))).values, self.RATE)
+        self.high.lerp_(flat.kthvalue(max(1, round(0.95 * count))).values, self.RATE)
         return (self.high - self.low).clamp(min=1.0)
 
 

@@ -48,7 +48,7 @@ class CMAES(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.array(getattr(fresh, attribute))))
 
     def reset(self) -> None:
-        """Begin again."""
+        """Start a new evolution."""
         self._store(self._fresh(len(self.mean), self.initial_sigma))
 
     @torch.no_grad()
@@ -57,7 +57,7 @@ class CMAES(nn.Module):
 
         Args:
             fitness: from candidates float32 [population, n] on the buffers' device to their fitness
-                [population], of which more is better. What is not finite counts as worst.
+                [population]. More is better, and values that are not finite count as worst.
 
         Returns:
             the fitness [population].

@@ -15,18 +15,12 @@ from dreamer_ros.spec import RobotSpec
 
 
 class Dreamer(Agent):
-    """World model, actor and critic (V1, V2 and V3 differ by config only).
-
-    Args:
-        config: the run's config.
-        spec: the robot.
-    """
+    """World model, actor and critic. V1, V2 and V3 differ by config only."""
 
     def __init__(self, config: DreamerConfig, spec: RobotSpec):
         super().__init__()
-        action_size = len(spec.action)
         self.model = WorldModel(config, spec)
-        self.behaviour = ActorCritic(config, self.model.rssm.feature_size, action_size, spec.discrete)
+        self.behaviour = ActorCritic(config, self.model.rssm.feature_size, len(spec.action), spec.discrete)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of all losses; each reaches only the parameters it trains, so one backward pass serves all."""
@@ -35,22 +29,20 @@ class Dreamer(Agent):
         return model_loss + behaviour_loss, {**metrics, **behaviour_metrics}
 
     def parameter_groups(self) -> dict[str, list]:
-        """Trainable parameters by the learning rate they get."""
         return {
             'model': list(self.model.parameters()),
             'actor': list(self.behaviour.actor.parameters()),
             'critic': list(self.behaviour.critic.parameters()),
         }
 
-    def watching(self) -> list:
-        return self.model.watching()
+    def probes(self) -> list:
+        return self.model.probes()
 
     def after_update(self, batch: Batch) -> dict[str, Tensor]:
         self.behaviour.update_slow_critic()
         return {}
 
     def policy(self) -> Policy:
-        """The running agent, sharing these parameters."""
         return Policy(self.model, self.behaviour)
 
     @torch.no_grad()
@@ -59,9 +51,7 @@ class Dreamer(Agent):
 
 
 class Policy(FilterPolicy):
-    """Filter plus actor. All-zero noise gives the deterministic policy: the mode of the latent and of the action (for
-    a tanh-normal its median).
-    """
+    """Filter plus actor. All-zero noise gives the mode of the latent and of the action, the median of a tanh-normal."""
 
     def __init__(self, model: WorldModel, behaviour: ActorCritic):
         super().__init__(model, behaviour.action_size, behaviour.action_size, behaviour.exploration_noise)

@@ -10,15 +10,13 @@ from dreamer_ros.nets.rssm import State
 
 
 class FilterPolicy(nn.Module):
-    """Filter plus what acts on its states as one pure function, the module that is exported to ONNX.
+    """A filter and a way to act on its states as one pure function, the module that is exported to ONNX.
 
     The state is [deter | stoch | previous action]. All randomness is in `noise`, standard normal for a sampled
     step: [latent | acting | exploration]. A subclass says how it acts.
 
-    Shares its parameters with what it is made from.
-
     Args:
-        model: whose encoder and RSSM filter.
+        model: its encoder and RSSM filter; the parameters are shared.
         action_size: length of the action vector.
         acting: how many of the noise values `act` takes.
         exploration_noise: std of what is added to the action while collecting.

@@ -20,11 +20,7 @@ MINIMUM_VARIANCE = 1e-6  # of the planner's normal
 
 
 class PlaNet(Agent):
-    """A world model that is planned in; nothing but the model is trained.
-
-    Args:
-        config: the run's config.
-        spec: the robot.
+    """Trains a world model alone, and plans in it.
 
     Raises:
         InputError: the robot's actions are discrete.
@@ -46,8 +42,8 @@ class PlaNet(Agent):
     def parameter_groups(self) -> dict[str, list]:
         return {'model': list(self.model.parameters())}
 
-    def watching(self) -> list:
-        return self.model.watching()
+    def probes(self) -> list:
+        return self.model.probes()
 
     def policy(self) -> PlanningPolicy:
         return PlanningPolicy(self.model, self.planner, self.action_size)
@@ -65,7 +61,7 @@ class PlanningPolicy(FilterPolicy):
 
     def __init__(self, model: WorldModel, config: PlannerConfig, action_size: int):
         latent = model.rssm.latent.size
-        # of every step of every candidate in every iteration: its action and its latent sample
+        # every step of a candidate needs noise for its action and its latent sample
         candidates = (config.iterations, config.candidates, config.horizon, action_size + latent)
         planning = math.prod(candidates)
         super().__init__(model, action_size, planning, config.exploration_noise)

@@ -75,8 +75,8 @@ class Agent(nn.Module):
         """Trained parameters by the name of their learning rate: `model` is `optimizer.model_lr`, and so on."""
         raise NotImplementedError
 
-    def watching(self) -> list[Tensor]:
-        """Those trained parameters that only show what the others learn: decoders that shape no state."""
+    def probes(self) -> list[Tensor]:
+        """Trained parameters of probes: decoders that show what a state holds without shaping it."""
         return []
 
     def after_update(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The world model: what the encoder, the RSSM and the heads are trained for.
+"""The world model: encoder, RSSM and heads, and the losses that train them.
 
 Shapes, here and in all of agents/ and nets/:
 
@@ -27,8 +27,8 @@ from dreamer_ros.nets import lanes
 from dreamer_ros.nets.collective import average, learners
 from dreamer_ros.nets.distributions import SCALARS
 from dreamer_ros.nets.encoders import (
+    PROBED_SHARE,
     VECTOR_LAYERS,
-    WATCHED_SHARE,
     ImageDecoder,
     ObservationEncoder,
     standardise,
@@ -41,18 +41,13 @@ from dreamer_ros.nets.rssm import RSSM, State
 from dreamer_ros.spec import RobotSpec
 
 REDUNDANCY = 5e-4  # weight of the off-diagonal correlations (R2-Dreamer)
-CONTRAST_WINDOW = (10, 30)  # sequences and steps around an embedding whose states it must be told from (Dreamer)
+CONTRAST_WINDOW = (10, 30)  # sequences and steps around an embedding whose states are its negatives (Dreamer)
 CONTRAST_LAYERS, CONTRAST_MIN_STD = 3, 0.1
-INSPECTED = 64  # steps of an inspected sequence whose images are in memory at a time
+INSPECTED = 64  # steps of a sequence that are embedded or decoded at a time
 
 
 class WorldModel(nn.Module):
-    """p(s_t | s_{t−1}, a_{t−1}, o_t), its prior, and predictions of observation, reward and continuation.
-
-    Args:
-        config: the run's config.
-        spec: the robot.
-    """
+    """p(s_t | s_{t−1}, a_{t−1}, o_t), its prior, and predictions of observation, reward and continuation."""
 
     def __init__(self, config: DreamerConfig | PlanetConfig, spec: RobotSpec):
         super().__init__()
@@ -138,8 +133,8 @@ class WorldModel(nn.Module):
         """Latent overshooting (PlaNet, arXiv 1811.04551, section 4): the prior learns to predict several steps ahead.
 
         The mean over d = 1 … `loss.overshooting` of max(0, KL[sg(posterior_{t+d}) ‖ prior^(d)] − free nats), where
-        prior^(d) is the prior rolled d steps from the posterior state at t with the actions that were taken. Pairs of
-        steps with the start of an episode between them are left out. So are distances as long as the sequence.
+        prior^(d) is the prior rolled d steps from the posterior state at t with the actions that were taken. No episode
+        may start between the two steps, and d stays below the length of the sequence.
 
         Args:
             states: posterior states [B, T, ...].
@@ -166,7 +161,7 @@ class WorldModel(nn.Module):
         return torch.stack(losses).mean()
 
     def observation_loss(self, batch: Batch, states: State, embed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the states must tell about the observations: a scalar, and its parts by name."""
+        """Loss of predicting the observations from the states: a scalar, and its parts by name."""
         config, losses = self.config, {}
         total = torch.zeros((), device=embed.device)
         if self.projector is not None:
@@ -182,10 +177,9 @@ class WorldModel(nn.Module):
             losses['image_loss'] = self.image_loss(states, batch.image)
             total = total + config.image_scale * losses['image_loss']
         elif self.decoder is not None:
-            # The decoder only shows what the states hold. It learns from a share of them, and sends no gradient back.
-            rows = slice(None, None, WATCHED_SHARE)
-            shown = State(*(x[:, rows].detach() for x in states))
-            losses['image_loss'] = self.image_loss(shown, batch.image[:, rows])
+            # The decoder is a probe. It learns from a share of the states, and sends no gradient back.
+            shown = State(*(x[:, ::PROBED_SHARE].detach() for x in states))
+            losses['image_loss'] = self.image_loss(shown, batch.image[:, ::PROBED_SHARE])
             total = total + losses['image_loss']
         if self.vector_decoder is not None:
             losses['vector_loss'] = self.vector_loss(states.feature, batch.vector)
@@ -215,7 +209,7 @@ class WorldModel(nn.Module):
     def redundancy_loss(self, feature: Tensor, embed: Tensor) -> Tensor:
         """Σ(C_ii − 1)² + 5e-4 Σ_{i≠j} C_ij² of the correlation C between projected features and embeddings.
 
-        R2-Dreamer's decoder-free objective: Barlow Twins between a state and what it has seen. Every dimension is
+        R2-Dreamer's decoder-free objective: Barlow Twins between a state and its observation. Every dimension is
         standardised, so a thin pole weighs as much as a large background.
 
         Args:
@@ -247,7 +241,7 @@ class WorldModel(nn.Module):
         mean, std = widened(self.projector(flatten_time(embed))).chunk(2, -1)
         precision = (F.softplus(std) + CONTRAST_MIN_STD).square().reciprocal()
         with torch.autocast(state.device.type, enabled=False):  # differences of large numbers
-            # ln q [embedding, state], but for what is the same for every state
+            # ln q [embedding, state], without the terms that are the same for every state
             score = (mean * precision) @ state.T - 0.5 * precision @ state.square().T
         score = score.masked_fill(~window.view(score.shape), -torch.inf)
         return (score.logsumexp(-1) - score.diagonal()).mean()
@@ -277,10 +271,11 @@ class WorldModel(nn.Module):
         # bfloat16 would round every useful discount to 0.996 or 1
         return torch.sigmoid(widened(self.continuation(feature).squeeze(-1)))
 
-    def watching(self) -> list[Tensor]:
+    def probes(self) -> list[Tensor]:
         """The image decoder's parameters, unless reconstruction shapes the states."""
-        watches = self.decoder is not None and self.config.representation != 'reconstruction'
-        return list(self.decoder.parameters()) if watches else []
+        if self.decoder is None or self.config.representation == 'reconstruction':
+            return []
+        return list(self.decoder.parameters())
 
     @torch.no_grad()
     def inspect(self, batch: Batch, context: int, value: Callable[[Tensor], Tensor] | None = None) -> Inspection:
@@ -293,7 +288,7 @@ class WorldModel(nn.Module):
         embed = torch.cat([self.embed(Batch(*part)) for part in parts], 1)
         states, _, _ = self.rssm.observe(embed, batch.previous_action, batch.is_first)
         predicted = self._predict(states, batch.previous_action, context)
-        seen, dreamt = (self._film(each) if self.decoder is not None else None for each in (states, predicted))
+        seen, dreamt = (None if self.decoder is None else self._film(each) for each in (states, predicted))
         return Inspection(
             seen,
             dreamt,

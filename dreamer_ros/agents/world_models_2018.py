@@ -37,10 +37,6 @@ class WorldModels(Agent):
     The paper trains V, then M, then C. Here all train while data come in, as in the paper's iterative variant: M
     learns from the present codes of V, sampled anew in every batch, and C takes one generation of CMA-ES in dreams
     after an update. `vae.updates` and `controller.begin` restore the paper's order.
-
-    Args:
-        config: the run's config.
-        spec: the robot.
     """
 
     steady = False  # V rests after a while, and codes depend on where episodes begin
@@ -122,7 +118,7 @@ class WorldModels(Agent):
             'memory': [parameter for part in memory for parameter in part.parameters()],
         }
 
-    def watching(self) -> list:
+    def probes(self) -> list:
         return list(self.vae.decoder.parameters()) if self.config.vae.target == 'thumbnail' else []
 
     def after_update(self, batch: Batch) -> dict[str, Tensor]:
@@ -188,7 +184,7 @@ class WorldModels(Agent):
         return code.sample(torch.randn_like(code.mean)).unflatten(0, image.shape[:2])
 
     def dream_noise(self, dreams: int, horizon: int) -> list[tuple[Tensor, Tensor]]:
-        """For every step of dreams what `Mixture.sample` needs."""
+        """Random numbers for `Mixture.sample`, for every step of dreams."""
         sizes = self.config.memory.mixtures, self.config.vae.latent, dreams
         return [dream_noise(*sizes, device=self.firsts.device) for _ in range(horizon)]
 
@@ -228,7 +224,7 @@ class WorldModels(Agent):
 
     @torch.no_grad()
     def inspect(self, batch: Batch, context: int = 5) -> Inspection:
-        """Seen: the means of V's codes. Predicted: a dream at M's temperature that does what was done."""
+        """Filtered: the means of V's codes. Predicted: a dream at M's temperature with the recorded actions."""
         shape = batch.image.shape[:2]
         seen = self.vae.encode(flatten_time(batch.image)).mean.unflatten(0, shape)
         states = self.memory.filter(seen, batch.previous_action, batch.is_first)

@@ -99,9 +99,7 @@ def totals(rows: list[BagInfo]) -> dict[str, dict[str, Any]]:
 
 
 def bags_in(
-    path: Path,
-    also: Callable[[Path], bool] = lambda path: False,
-    expected: str = 'a bag, a folder of bags or a run',
+    path: Path, also: Callable[[Path], bool] = lambda path: False, expected: str = 'a bag, a folder of bags or a run'
 ) -> list[Path]:
     """A bag itself, or every bag of a folder (of folders). Of a run only `episodes/` and `evaluation/` are searched.
 

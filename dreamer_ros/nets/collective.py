@@ -1,4 +1,4 @@
-"""What learners that share every batch compute together. One learner alone gets its input back."""
+"""Averages over the learners that share every batch. A single learner gets its input back."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def learners() -> int:
 
 
 def average(x: Tensor) -> Tensor:
-    """The mean of x over all learners: a statistic of the batch from those of its shares.
+    """The mean of x over all learners: a statistic of the whole batch from those of its shares.
 
-    For what enters a loss otherwise than as its mean. The loss is that of the batch, of which each learner has a
-    share that is averaged later; so x gets the mean of the gradients that the learners have for it.
+    Needed where a statistic enters a loss other than by a mean. Gradients are averaged over learners later, so x gets
+    the mean of the learners' gradients.
     """
     return _Average.apply(x) if learners() > 1 else x
 
@@ -41,7 +41,7 @@ def average_metrics(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def gather(x: Tensor) -> Tensor:
-    """X [N, ...] of all learners one after the other, without gradients."""
+    """X [N, ...] of all learners, concatenated, without gradients."""
     if learners() == 1:
         return x
     parts = [torch.empty_like(x) for _ in range(learners())]

@@ -1,4 +1,4 @@
-"""Encoders and decoders of what a robot perceives, and the images that losses compare them with.
+"""Encoders and decoders of images and vectors, and the images that losses compare predictions with.
 
 Images come and go channels-last, as cameras and rosbags hold them.
 """
@@ -18,7 +18,7 @@ from dreamer_ros.spec import RobotSpec
 
 VECTOR_LAYERS = 3  # of the MLPs that read and predict vectors (DreamerV3)
 THUMBNAIL_STEP = 4  # pixels of the image from one pixel of the thumbnail to the next
-WATCHED_SHARE = 8  # without a loss on whole images, their decoder learns from every eighth one
+PROBED_SHARE = 8  # a decoder that is a probe learns from every eighth image
 
 
 class ObservationEncoder(nn.Module):
@@ -92,7 +92,7 @@ class StrideEncoder(nn.Sequential):
 class MaxPool(nn.MaxPool2d):
     """2x2 max-pooling. With bfloat16 on a CPU it works on whole rows, and takes 0.7 of torch's time.
 
-    One of equal pixels gets the gradient, as in torch, but not always the same one.
+    Of equal pixels one gets the gradient, not always the one that torch picks.
     """
 
     def __init__(self):
@@ -191,8 +191,8 @@ class StrideDecoder(nn.Module):
             initialise(conv, config.norm)
             layers += [conv, *_norm(config.norm, width), ACTIVATIONS[config.activation]()]
             channels = width
-        end = -2 if config.norm == 'none' else -3  # the image itself is neither normalised nor bent
-        self.net = nn.Sequential(*layers[: end + 1])
+        # the image itself gets no norm and no activation
+        self.net = nn.Sequential(*layers[: -1 if config.norm == 'none' else -2])
 
     def forward(self, deter: Tensor, stoch: Tensor) -> Tensor:
         channels, height, width = self.shape
@@ -313,13 +313,13 @@ def thumbnails(image: Tensor, blur: int = THUMBNAIL_STEP) -> Tensor:
 
 @torch.no_grad()
 def standardise(x: Tensor, mean: Tensor, variance: Tensor, batches: Tensor) -> Tensor:
-    """X [N, D] standardised by running statistics [D], which take x in first.
+    """X [N, D] standardised by running statistics [D], after these were updated with x.
 
-    They start at zero. They are plain averages over the first hundred batches, and exponential ones after.
+    The statistics are plain averages over the first hundred batches, and exponential ones after. They start at zero.
     """
     batches += 1
     rate = torch.clamp(1.0 / batches, min=0.01)
     mean.lerp_(average(x.mean(0)), rate)
     variance.lerp_(average((x - mean).square().mean(0)), rate)
-    # 0.01: a pixel that never changes shows nothing but noise
+    # 0.01 keeps the noise of a pixel that never changes small
     return (x - mean) / (variance.sqrt() + 0.01)

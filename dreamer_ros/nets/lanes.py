@@ -1,4 +1,4 @@
-"""Two lanes: a batch in two halves, each on its own thread, forward and backward.
+"""Runs a batch in two halves, the lanes, each on its own thread, forward and backward.
 
 An update of a small model consists of thousands of operators, most of them too short to be shared by cores. Two
 threads that each run all operators on half of the rows finish sooner than two that share every operator. Results
@@ -29,7 +29,7 @@ def open_lanes() -> None:
 
 
 def close_lanes() -> None:
-    """Let `by_rows` work in the calling thread alone, as it does before `open_lanes`."""
+    """Let `by_rows` work in the calling thread alone again."""
     global _worker
     if _worker is not None:
         _worker.shutdown()

@@ -59,8 +59,8 @@ class RSSM(nn.Module):
         self.deter_size = config.deter
         self.feature_size = config.deter + self.latent.size
         self.cell = CELLS[config.cell](config, self.latent.size, action_size)
-        shape = (config.hidden, config.activation, config.norm)
-        self.prior_hidden = mlp(config.deter, config.hidden, config.prior_layers, *shape[1:])
+        style = config.activation, config.norm
+        self.prior_hidden = mlp(config.deter, config.hidden, config.prior_layers, *style)
         self.prior_out = nn.Linear(config.hidden, self.latent.raw_size)
         # The first posterior layer sees [deter, embed]; kept as two so that embeddings are projected outside the scan.
         joint = nn.Linear(config.deter + embed_size, config.hidden, bias=config.norm != 'layer')
@@ -75,7 +75,7 @@ class RSSM(nn.Module):
         self.posterior_hidden = nn.Sequential(
             norm_layer(config.norm, config.hidden),
             ACTIVATIONS[config.activation](),
-            mlp(config.hidden, config.hidden, config.posterior_layers - 1, *shape[1:]),
+            mlp(config.hidden, config.hidden, config.posterior_layers - 1, *style),
         )
         self.posterior_out = nn.Linear(config.hidden, self.latent.raw_size)
         for layer in (self.prior_out, self.posterior_out):

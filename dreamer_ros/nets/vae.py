@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dreamer_ros.config import Config
 from dreamer_ros.nets.encoders import (
-    WATCHED_SHARE,
+    PROBED_SHARE,
     ImageDecoder,
     ImageEncoder,
     standardise,
@@ -92,7 +92,7 @@ class VAE(nn.Module):
             reconstruction = pixels = self.image_loss(z, image)
         else:
             reconstruction = self.thumbnail_loss(z, image)
-            pixels = self.image_loss(z[::WATCHED_SHARE].detach(), image[::WATCHED_SHARE])
+            pixels = self.image_loss(z[::PROBED_SHARE].detach(), image[::PROBED_SHARE])
         kl = code.kl()
         free = self.config.free_nats * self.config.latent
         total = self.image_scale * reconstruction + kl.clamp(min=free).mean()

@@ -62,7 +62,7 @@ class Learner:
         self.device = pick_device(device if team is None else team.device(device))
         torch.manual_seed(seed)
         self.agent = make_agent(config, spec).to(self.device)
-        self.optimizer = Optimizer(config.optimizer, self.agent.parameter_groups(), self.agent.watching())
+        self.optimizer = Optimizer(config.optimizer, self.agent.parameter_groups(), self.agent.probes())
         self.policy = self.agent.policy()
         self.gradients: Gradients = self.compute_gradients
         if self.device.type == 'cuda':

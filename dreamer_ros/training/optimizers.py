@@ -65,17 +65,17 @@ class Optimizer:
     Args:
         config: kind and learning rates.
         groups: parameters by the name of their learning rate: `model` is `config.model_lr`, and so on.
-        watching: those of them that only show what others learn. Their gradients are clipped apart, so that a
-            large norm does not shorten the steps of the others.
+        probes: those of them that belong to probes. Their gradients are clipped apart, so that a large norm does
+            not shorten the steps of the others.
     """
 
-    def __init__(self, config: OptimizerConfig, groups: dict[str, list[Tensor]], watching: Sequence[Tensor] = ()):
+    def __init__(self, config: OptimizerConfig, groups: dict[str, list[Tensor]], probes: Sequence[Tensor] = ()):
         self.config = config
         self.rates = {name: getattr(config, f'{name}_lr') for name in groups}
         self.steps = dict.fromkeys(groups, 0)
-        apart = set(map(id, watching))
+        probed = set(map(id, probes))
         self._clipped = {
-            name: [[p for p in own if (id(p) in apart) == alone] for alone in (False, True)]
+            name: [[p for p in own if (id(p) in probed) == apart] for apart in (False, True)]
             for name, own in groups.items()
         }
         self.inner: dict[str, torch.optim.Optimizer] = {}
@@ -90,7 +90,7 @@ class Optimizer:
         """Apply the gradients of the named groups, or of all, and drop them. A group without gradients rests.
 
         Returns:
-            gradient norms by group, without the parameters that watch.
+            gradient norms by group, without those of probes.
         """
         norms = {}
         for name in names or self.inner:

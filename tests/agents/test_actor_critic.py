@@ -336,7 +336,7 @@ def test_replay_critic_returns(rng, seed, monkeypatch):
     boot = torch.tensor(rng.normal(size=(3, 6)), dtype=torch.float32)
     asked = []
     monkeypatch.setattr(behaviour, 'critic_loss', lambda *a: asked.append(a) or torch.zeros(()))
-    monkeypatch.setattr(behaviour, 'judge', lambda feature: feature)
+    monkeypatch.setattr(behaviour, 'critic_outputs_by_rows', lambda feature: feature)
     posterior = states(made)
     behaviour.replay_critic_loss(posterior, data, boot.flatten())
     feature, returns, weight = asked[0]

@@ -183,7 +183,7 @@ def test_a_decoder_that_watches_changes_no_step_of_the_others(name):
     for scale in (1.0, 1000.0):
         trained = learner(name)
         group = 'vae' if name == 'world_models_cpu' else 'model'
-        decoder, own = trained.agent.watching(), trained.optimizer.inner[group].param_groups[0]['params']
+        decoder, own = trained.agent.probes(), trained.optimizer.inner[group].param_groups[0]['params']
         assert decoder and len(decoder) < len(own)
         hooks = [p.register_hook(lambda gradient, scale=scale: scale * gradient) for p in decoder]
         for number in range(3):
