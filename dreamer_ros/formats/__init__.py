@@ -1,1 +1,1 @@
-"""Episodes in other people's files: LeRobot datasets, NumPy archives, videos."""
+"""Episodes in other file formats: LeRobot datasets, NumPy archives, videos."""

@@ -1,4 +1,4 @@
-"""Episode bags to files of other tools; the work of `dreamer bag export`."""
+"""Writes episode bags as files of other tools: `dreamer bag export`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def read_bag(bag: Path, folder: Path) -> tuple[RobotSpec, list[Episode], list[Pr
     """The robot of a bag, its episodes, and what could not be used.
 
     Args:
-        folder: of bags that tell the robot if this one does not.
+        folder: its bags name the robot if this one does not.
 
     Raises:
-        InputError: nobody tells the robot, or nothing in the bag can be read.
+        InputError: no bag names the robot, or nothing in the bag can be read.
     """
     try:
         opened = Bag(bag)
@@ -38,7 +38,7 @@ def export_arrays(bag: Path, folder: Path) -> Iterator[tuple[Path, int, list[Pro
     """Write every episode of a bag as an .npz file, see `npz`.
 
     Yields:
-        The file, its steps, and what of the bag could not be used.
+        The file, its steps, and the parts of the bag that could not be used.
 
     Raises:
         InputError: the bag holds no episode, or a file can't be written.

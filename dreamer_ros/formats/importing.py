@@ -1,4 +1,4 @@
-"""Recordings of any origin to episode bags, one per episode; the work of `dreamer bag import`."""
+"""Writes recordings of any origin as episode bags, one per episode: `dreamer bag import`."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from dreamer_ros.wire.codecs import AGE_PREFIX, Step, fill_action, fill_image, f
 from dreamer_ros.wire.definitions import blank_message, encode
 from dreamer_ros.wire.topics import ACTION, JOINT_STATES, SENSOR, SPEC, STEP, Topic, camera_infos, images
 
-# A message for a bag: topic, CDR bytes or where they are, log time (ns).
+# A message for a bag: topic, CDR bytes or their place in a file, log time (ns).
 Message = tuple[Topic, bytes | RawMessage, int]
 QUANTITIES = ('position', 'velocity')
 
 
 @dataclasses.dataclass
 class Imported:
-    """What came of one source.
+    """The result of importing one source.
 
     Attributes:
         folder: of the new bags.
         problems: what could not be used.
-        bags: that were written.
-        steps: in them.
+        bags: those written.
+        steps: of these bags.
     """
 
     source: Path
@@ -86,11 +86,11 @@ def import_source(
         folder: of the new bags.
         contract: of the robot in the bag or the dataset, unless the bag holds one.
         labels: see `robot_rows`.
-        period: s between two steps, for arrays that do not tell.
-        image_size: (height, width) that a dataset's images get; None for theirs, or the contract's.
+        period: s between two steps, for arrays without it.
+        image_size: (height, width) of images from a dataset; None for the dataset's or the contract's.
 
     Returns:
-        What was written, and what could not be used. Nothing is raised for a bad source.
+        What was written, and what could not be used, also of a source that can't be read at all.
 
     Raises:
         InputError: the folder can't be written.
@@ -149,7 +149,7 @@ def _robot_messages(tracks: RobotTracks, run: list[Row], contract: RobotContract
 def _between(track: Track, first: int, last: int, topic: Topic) -> Iterator[Message]:
     topic = dataclasses.replace(topic, name=track.name)
     for message in track.messages[track.before(first) : track.before(last + 1)]:
-        # The time of publication is the stamp of what has no other.
+        # A message without a stamp counts from its publication.
         yield topic, message, message.published
 
 
@@ -177,7 +177,7 @@ def _own_messages(
 
 
 def _by_stamp(bag: Bag, robot: RecordedRobot, topics: tuple[Topic, ...]) -> dict[int, list[RawMessage]]:
-    """Messages that belong to a step which does not need them."""
+    """Messages of these topics by the stamp of their step. Steps are whole without them."""
     types = {robot.namespace + topic.name: topic.type for topic in topics}
     found: dict[int, dict[str, RawMessage]] = {}
     for message in bag.messages:
@@ -189,10 +189,10 @@ def _by_stamp(bag: Bag, robot: RecordedRobot, topics: tuple[Topic, ...]) -> dict
 
 
 def recorded_spec(bag: Bag, folder: Path) -> RobotSpec:
-    """The robot of a bag: as the bag says, else as the bags say that are in a folder already.
+    """The robot of a bag, from the bag itself, else from the bags that are in a folder already.
 
     Raises:
-        InputError: nobody says it.
+        InputError: none of them names it.
     """
     spec = bag.find_spec()
     if spec is not None:
@@ -202,8 +202,8 @@ def recorded_spec(bag: Bag, folder: Path) -> RobotSpec:
         if text:
             return RobotSpec.from_json(str(text), str(path))
     raise InputError(
-        f'it does not say which robot it is of: expected a robot contract, a topic {SPEC.name} in the bag, or a bag '
-        f'of the robot in {folder}'
+        f'it does not name its robot: expected a robot contract, a topic {SPEC.name} in the bag, or a bag of the '
+        f'robot in {folder}'
     )
 
 
@@ -240,7 +240,7 @@ def _episode_messages(episode: Episode, spec: RobotSpec) -> Iterator[Message]:
 
 
 def _joint(name: str) -> str:
-    """The joint that a scalar input is of; a number that is not of a joint stands by its own name."""
+    """The joint in the name of a scalar input, such as `joint/position`. Other names stay as they are."""
     joint, _, quantity = name.rpartition('/')
     return joint if joint and quantity in QUANTITIES else name
 
@@ -270,7 +270,7 @@ def _encoded(topic: Topic, message: Any, stamp: int) -> Message:
 
 
 def _summary(run: list[Row], contract: RobotContract | None = None) -> dict[str, str]:
-    """What custom_data says of steps whose rewards are the contract's, or somebody's who gave them."""
+    """custom_data of steps; the contract is that of their rewards, if it has given them."""
     tally = Tally(contract=contract)
     for row in run:
         tally.add(row.step, row.frame_id)
@@ -306,7 +306,7 @@ def _write(
             if _content(result.folder / name) == content.hexdigest():
                 result.problems.append(Problem(result.source, f'{name} is there already and stays as it is'))
                 return
-            number += 1  # of another episode that began at the same time
+            number += 1  # another episode began at the same time
     try:
         for topic, message, stamp in rows:
             writer.write(topic.name, _bytes(message), stamp)
@@ -322,7 +322,7 @@ def _bytes(message: bytes | RawMessage) -> bytes | memoryview:
 
 
 def _content(path: Path) -> str:
-    """The `source_content` of a bag, '' if it tells none."""
+    """The `source_content` of a bag, '' if it has none."""
     try:
         return str((read_metadata(path).get('custom_data') or {}).get('source_content', ''))
     except InputError:

@@ -1,11 +1,11 @@
-"""What lies where in a LeRobot dataset, of versions 2.0, 2.1 and 3.0.
+"""The files and the metadata of a LeRobot dataset of version 2.0, 2.1 or 3.0.
 
     meta/info.json                           versions, frames per second, features
     meta/episodes.jsonl, tasks.jsonl         2.x: length and tasks of every episode
-    meta/episodes/chunk-000/file-000.parquet 3.0: the same, and where an episode lies in the other files
+    meta/episodes/chunk-000/file-000.parquet 3.0: the same, and the place of every episode in the other files
     meta/stats.json, episodes_stats.jsonl    smallest and largest values of every feature
     data/*.parquet                           one row per frame; 2.x: an episode per file, 3.0: many
-    videos/*.mp4                             the same of every camera that is a video
+    videos/*.mp4                             the same for every camera that is a video
 
 Imports pyarrow only where a table is read, so that `is_lerobot` needs nothing.
 """
@@ -26,12 +26,12 @@ from dreamer_ros.schema import Count, Expected, Model, Name, Positive, check, lo
 
 INFO = Path('meta') / 'info.json'
 STATS = Path('meta') / 'stats.json'
-# Our own file beside LeRobot's. It holds the robot and who acted, which have no place there.
+# Our own file beside LeRobot's, for the robot and for who acted.
 ORIGIN = Path('meta') / 'dreamer_ros.json'
 ACTION, REWARD, DONE, TRUNCATED = 'action', 'next.reward', 'next.done', 'next.truncated'
 STATE = 'observation.state'
 OBSERVATION, IMAGES = 'observation.', 'observation.images.'
-# Columns that every frame has and that are no features.
+# Columns of every frame that are no features.
 BOOKKEEPING = ('timestamp', 'frame_index', 'episode_index', 'index', 'task_index')
 
 _NUMBERS = re.compile(r'float(16|32|64)|u?int(8|16|32|64)|bool')
@@ -45,7 +45,7 @@ Index = Annotated[int, Field(ge=0)]
 
 
 def _flat(names: Any) -> tuple[str, ...]:
-    """Names of elements from what people write: a list, a list in a list, or {'motors': a list}."""
+    """Names of elements from the forms in use: a list, a list in a list, or {'motors': a list}."""
     if isinstance(names, (dict, list, tuple)):
         return tuple(name for part in (names.values() if isinstance(names, dict) else names) for name in _flat(part))
     return () if names is None else (str(names),)
@@ -55,8 +55,8 @@ class Feature(Model):
     """A column of the dataset.
 
     Attributes:
-        dtype: `image`, `video`, or of numbers.
-        names: of its elements; empty if it does not tell.
+        dtype: `image`, `video`, or a type of numbers.
+        names: of its elements; empty without any.
     """
 
     model_config = ConfigDict(extra='ignore')
@@ -81,22 +81,22 @@ class Feature(Model):
 
     @property
     def is_vector(self) -> bool:
-        """Whether it holds numbers in a row."""
+        """Whether a frame holds a row of numbers."""
         return bool(_NUMBERS.fullmatch(self.dtype)) and len(self.shape) == 1
 
     @property
     def elements(self) -> tuple[str, ...]:
-        """Names of its elements, by number where it does not tell."""
+        """Names of its elements, numbered if it has none."""
         return self.names if len(self.names) == self.shape[0] else self.numbered
 
     @property
     def numbered(self) -> tuple[str, ...]:
-        """Names of its elements by number."""
+        """Numbered names of its elements."""
         return tuple(f'{self.key.removeprefix(OBSERVATION)}.{k}' for k in range(self.shape[0]))
 
     @property
     def camera(self) -> str:
-        """Name of the camera that its images are of."""
+        """Name of the camera."""
         return self.key.removeprefix(IMAGES) if self.key.startswith(IMAGES) else self.key.rpartition('.')[2]
 
     @property
@@ -137,13 +137,13 @@ class _Row(Model):
 
 
 class Entry(NamedTuple):
-    """An episode as the metadata tells of it.
+    """An episode in the metadata.
 
     Attributes:
         length: frames.
-        tasks: what was to be done, in words.
-        table: the file that its rows are in.
-        films: by key of the camera, its video file and the number of its first frame there.
+        tasks: instructions in words.
+        table: the file with its rows.
+        films: by key of the camera, the video file and the number of the episode's first frame in it.
     """
 
     number: int
@@ -165,7 +165,7 @@ class Metadata:
         fps: frames per second.
         features: by key, without the bookkeeping.
         entries: the episodes in order.
-        total: how many episodes it says it has; None if it does not.
+        total: number of episodes as info.json says; None if it does not.
 
     Raises:
         InputError: a file is missing, damaged, or contradicts itself.
@@ -190,10 +190,10 @@ class Metadata:
                 raise InputError(f'meta: expected one episode {entry.number}, got several')
 
     def action_limits(self) -> tuple[np.ndarray, np.ndarray]:
-        """Smallest and largest action f64[A] each, as the statistics say.
+        """Smallest and largest action f64[A] each, from the statistics.
 
         Raises:
-            InputError: they do not.
+            InputError: they are not there.
         """
         where = Path('meta') / 'episodes_stats.jsonl'
         if (self.root / STATS).exists():
@@ -284,7 +284,7 @@ def _json(root: Path, name: Path) -> Any:
 
 
 def _lines(root: Path, name: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each line is, and what it says."""
+    """The place of each line, for errors, and its content."""
     for number, text in enumerate(_text(root, name).splitlines(), start=1):
         where = f'{name} line {number}'
         if text.strip():

@@ -1,8 +1,8 @@
-"""LeRobot datasets to episodes.
+"""Reads the episodes of LeRobot datasets.
 
-A frame of LeRobot is an observation, the action that answered it and what this earned; there is none after the last
-action. An episode of T frames becomes T+1 steps. The last of them observes once more what the one before it did, so
-that the last action and its reward are kept.
+A frame of LeRobot is an observation, the action that answered it and the reward for that. There is no observation after
+the last action. An episode of T frames becomes T+1 steps. The last step repeats the observation before it, so that the
+last action and its reward are kept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dreamer_ros.schema import load_json
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.images import fit_image, open_image
 
-TIME_TOLERANCE = 0.1  # by how much of it the time between two frames may differ from what fps says
+TIME_TOLERANCE = 0.1  # relative difference from 1 / fps that the time between two frames may have
 
 
 def read_lerobot(
@@ -42,14 +42,14 @@ def read_lerobot(
     """The episodes of a dataset, one at a time, each with its robot and whether its rewards are known.
 
     Args:
-        contract: of the robot. Its names choose columns, its limits normalise actions. None takes all observations
-            there are, with the smallest and the largest action of the dataset as limits.
+        contract: of the robot. Its names choose columns, its limits normalise actions. None takes all observations,
+            with the smallest and the largest action of the dataset as limits.
         labels: rewards and ends instead of the dataset's; only labelled times become episodes.
         image_size: (height, width) that images are resized to.
         problems: gets what can't be used.
 
     Raises:
-        InputError: the dataset is of no use at all.
+        InputError: nothing of the dataset can be used.
     """
     data = Metadata(root)
     dataset = _Dataset(data, contract, image_size)
@@ -98,8 +98,8 @@ class _Dataset:
     """Reads the episodes of a dataset.
 
     Attributes:
-        robot: that was recorded.
-        columns: keys of the numbers that are read.
+        robot: the one recorded.
+        columns: keys of the numbers to read.
         period_ns: between two frames.
 
     Raises:
@@ -139,7 +139,7 @@ class _Dataset:
         """An episode, and how many of its actions were beyond their limits.
 
         Args:
-            begins: stamp of its first step where nothing else is known, ns.
+            begins: stamp of its first step (ns), unless the dataset has one.
 
         Raises:
             InputError: it can't be used.
@@ -173,7 +173,7 @@ class _Dataset:
             action,
             reward,
             begins + np.arange(len(again), dtype=np.int64) * self.period_ns,
-            # An episode of a dataset is over where it ends, unless the flags tell that it was cut.
+            # The end of a recorded episode is its last step, unless the flags say that it was cut.
             bool(ends[-1]) or TRUNCATED not in values,
             bool(done[-1] and not truncated[-1]),
         )
@@ -182,7 +182,7 @@ class _Dataset:
         return episode, beyond
 
     def _rows(self, entry: Entry) -> Any:
-        """Its part of the table, in order."""
+        """The episode's rows of the table, in order."""
         pictures = [camera.feature.key for camera in self.robot.cameras]
         wanted = {*self.columns, *pictures, 'timestamp', 'frame_index', 'episode_index'}
         if self._table[0] != entry.table:
@@ -221,7 +221,7 @@ class _Dataset:
 
 
 def _origin(path: Path) -> tuple[RobotSpec, dict[int, tuple[int, dict[str, str]]]]:
-    """What our own file tells: the robot, and of every episode when it begins (ns) and who acted.
+    """The content of our own file: the robot, and for every episode its first stamp (ns) and who acted.
 
     Raises:
         InputError: it is damaged.
@@ -257,7 +257,7 @@ def _numbers(rows: Any, key: str, size: int) -> np.ndarray:
 
 
 def _pictures(rows: Any, key: str) -> Iterator[Any]:
-    """The bytes of the PNG or JPEG of every frame."""
+    """The PNG or JPEG of every frame."""
     kind = rows.schema.field(key).type if key in rows.column_names else None
     if not (isinstance(kind, pyarrow.StructType) and kind.get_field_index('bytes') >= 0):
         raise InputError(f'{key}: expected a column of pictures (bytes and path), got {kind or "none"}')

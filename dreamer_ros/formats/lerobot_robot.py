@@ -1,4 +1,4 @@
-"""The robot of a LeRobot dataset: which columns an agent observes, and what its actions mean."""
+"""The robot of a LeRobot dataset: the columns that an agent observes, and the meaning of its actions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_CLIP = (-math.inf, math.inf)
 
 
 class Camera(NamedTuple):
-    """A camera of the robot; `crop` in pixels of the dataset's images."""
+    """A camera of the robot. `crop` is in pixels of the dataset's images."""
 
     feature: Feature
     crop: Crop | None = None
@@ -41,13 +41,13 @@ class Number(NamedTuple):
 
 @dataclasses.dataclass
 class DatasetRobot:
-    """A robot, and the columns of a dataset that tell of it.
+    """A robot, and its columns in a dataset.
 
     Attributes:
-        spec: what an agent sees of it.
+        spec: the robot as agents see it.
         cameras, numbers: where its observations come from, in the order of the spec.
-        actions: from a column f64[T, N] to f32[T, A] in [-1, 1] and how many were beyond the limits. It raises
-            InputError if none may be.
+        actions: from a column f64[T, N] to f32[T, A] in [-1, 1] and the number of those beyond the limits. Raises
+            InputError where the limits are strict.
     """
 
     spec: RobotSpec
@@ -57,8 +57,8 @@ class DatasetRobot:
 
 
 def observed_robot(data: Metadata, image_size: Size | None) -> DatasetRobot:
-    """A robot made from the dataset alone. It has all cameras and numbers that were observed. Its actions lie between
-    the smallest and the largest ones of the dataset.
+    """The robot of a dataset without a contract: all cameras and observed numbers, and actions between the smallest and
+    the largest of the dataset.
 
     Args:
         image_size: (height, width) that images are resized to; None for theirs.
@@ -164,7 +164,7 @@ def _observed_limits(data: Metadata, action: Feature) -> tuple[Sequence[str], Ac
 
 
 def _actions_within(spec: RobotSpec) -> Callable[[np.ndarray], tuple[np.ndarray, int]]:
-    """For actions that must not be beyond the limits of the robot."""
+    """Strict `DatasetRobot.actions`: none may be beyond the limits of the robot."""
 
     def actions(values: np.ndarray) -> tuple[np.ndarray, int]:
         if spec.discrete:
@@ -193,7 +193,7 @@ def _cameras(data: Metadata) -> list[Feature]:
 
 
 def _vectors(data: Metadata) -> list[Feature]:
-    """Columns of numbers that were observed."""
+    """Columns of observed numbers."""
     return [feature for feature in data.features.values() if feature.key.startswith(OBSERVATION) and feature.is_vector]
 
 
@@ -203,7 +203,7 @@ def _elements(vectors: Sequence[Feature]) -> list[tuple[str, int]]:
 
 
 def _topic_names(features: Sequence[Feature]) -> list[str]:
-    """Names that cameras' topics may have; the only camera is `camera`."""
+    """Cameras' names as topics may have them. A single camera is called `camera`."""
     names: list[str] = []
     for feature in features:
         name = re.sub(r'\W', '_', feature.camera, flags=re.ASCII)
@@ -213,7 +213,7 @@ def _topic_names(features: Sequence[Feature]) -> list[str]:
 
 
 def _image_size(cameras: Sequence[Camera], wanted: Size | None) -> Size:
-    """(height, width) of all images: as wanted, or as they are."""
+    """(height, width) of all images: the wanted one, else the dataset's."""
     sizes = {camera.feature.camera: camera.feature.image_size for camera in cameras}
     if not sizes:
         return 0, 0
@@ -227,7 +227,7 @@ def _places(wanted: Sequence[str], found: Sequence[str], named: bool, what: str)
     """Positions of names among those of the dataset. Where the dataset has none, the order counts.
 
     Raises:
-        InputError: they are not there.
+        InputError: a name is missing or doubled.
     """
     if not named and len(wanted) == len(found):
         return list(range(len(found)))

@@ -1,7 +1,7 @@
-"""Episodes to a LeRobot dataset of version 3.0, see `lerobot_metadata`.
+"""Writes episodes as a LeRobot dataset of version 3.0; see `lerobot_metadata`.
 
-Images are PNG in the table, so that they come back bit by bit, and actions are in the robot's units. The observation
-after the last action has no place in the format.
+Images are PNG in the table, which loses nothing, and actions are in the robot's units. The format has no place for the
+observation after the last action.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dreamer_ros.formats.lerobot_metadata import (
 )
 from dreamer_ros.spec import RobotSpec
 
-# What LeRobot fills one file of a table with, and how many files a folder.
+# LeRobot's limits: megabytes in one file of a table, and files in a folder.
 FILE_MB, FILES = 100, 1000
 FILE = 'chunk-{chunk_index:03d}/file-{file_index:03d}.parquet'
 PICTURE = pyarrow.struct([('bytes', pyarrow.binary()), ('path', pyarrow.string())])
@@ -47,13 +47,13 @@ Statistics = dict[str, np.ndarray]
 
 
 def export_lerobot(bags: Iterable[Path], folder: Path) -> Iterator[tuple[Path, int, list[Problem]]]:
-    """Write the episodes of bags of one robot as one dataset; it gets its name when it is whole.
+    """Write the episodes of bags of one robot as one dataset. The folder gets its name when it is whole.
 
     Yields:
-        A bag, how many frames became of it, and what of it could not be used.
+        A bag, the number of frames from it, and what could not be used.
 
     Raises:
-        InputError: there is something at `folder`, the bags are of different robots or hold no episode, or the disk
+        InputError: `folder` exists, the bags are of different robots or hold no episode, or the disk
             refuses.
     """
     if folder.exists():
@@ -108,7 +108,7 @@ class _Dataset:
         self._bytes = 0
 
     def add(self, episode: Episode) -> None:
-        """Append an episode of at least one action."""
+        """Append an episode with at least one action."""
         length = len(episode) - 1
         task = episode.meta.get('instruction') or self.spec.name
         columns = self._columns(episode, self._tasks.setdefault(task, len(self._tasks)))
@@ -138,7 +138,7 @@ class _Dataset:
         self.frames += length
 
     def finish(self) -> None:
-        """Write what is known only at the end."""
+        """Write the metadata, which are known only at the end."""
         self._writer.close()
         fps, number = 1 / self.spec.control_period, len(self._episodes)
         info = {
@@ -197,7 +197,7 @@ class _Dataset:
 
 
 def _features(spec: RobotSpec) -> dict[str, dict[str, Any]]:
-    """What info.json says of the columns, in their order."""
+    """The columns as info.json describes them, in order."""
     image = {'dtype': 'image', 'shape': [*spec.image_size, 3], 'names': ['height', 'width', 'channels']}
     numbers: dict[str, tuple[str, tuple[str, ...] | None]] = {
         **({STATE: ('float32', spec.vector)} if spec.vector else {}),
@@ -217,7 +217,7 @@ def _features(spec: RobotSpec) -> dict[str, dict[str, Any]]:
 
 
 def _column(values: np.ndarray) -> pyarrow.Array:
-    """A column of a table; one of single numbers is not nested."""
+    """A column of a table. Single numbers are not nested."""
     if values.ndim == 4:
         return pyarrow.array([{'bytes': _png(image), 'path': None} for image in values], PICTURE)
     if values.shape[1] == 1:
@@ -267,7 +267,7 @@ def _lists(values: Statistics) -> Iterator[tuple[str, list]]:
 
 
 def _task_table(tasks: dict[str, int]) -> pyarrow.Table:
-    """A table of pandas whose index is the task in words, as LeRobot looks it up."""
+    """A table of pandas with the task in words as its index, where LeRobot looks it up."""
     index = '__index_level_0__'
     table = pyarrow.table({'task_index': list(tasks.values()), index: list(tasks)})
     keys = ('name', 'field_name', 'pandas_type', 'numpy_type', 'metadata')

@@ -1,4 +1,4 @@
-"""Episodes as NumPy files (.npz), named as in Gymnasium: what most learning code reads and writes.
+"""Episodes as NumPy files (.npz), with the names of Gymnasium, as most learning code reads and writes them.
 
 One file is one episode of T actions:
 
@@ -11,7 +11,7 @@ One file is one episode of T actions:
 | `terminations`, `truncations` | bool [T], the last one says how it ended; or `terminated`, `truncated` |
 
 A single array may be called `observations`. We also write `spec` (JSON of a RobotSpec), `stamps` (int64 [T+1] ns) and
-`meta` (JSON, of which the mode and the policy's version are read). They are optional.
+`meta` (JSON; the mode and the policy's version are read). They are optional.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from dreamer_ros.spec import ActionLimits, RobotSpec
 
 ARRAYS = '.npz'
 MOST_CHOICES = 1000
-# Arrays may take so many MB (of 10^6 bytes) in memory, or so many times the size of their file.
+# Limits of arrays in memory: MB (10^6 bytes), or multiples of the size of their file if that is more.
 LARGEST_MB, LARGEST_RATIO = 1000, 30
-# Stamps begin in the year 2000 if the file has none (ns). So the same file always gives the same bag.
+# First stamp (ns) of a file without stamps, the year 2000. The same file always gives the same bag.
 EPOCH = 946_684_800_000_000_000
 LAST_STAMP = 2**31 * 10**9  # ns; ROS counts seconds in 31 bits
 IMAGE, VECTOR, SINGLE = 'observations/image', 'observations/vector', 'observations'
-# What `Env.step` calls the flags.
+# Names of the flags in `Env.step`.
 STEP_FLAGS = {'terminations': 'terminated', 'truncations': 'truncated'}
-# Names that do not tell one flag from the other, or that belong to files of many episodes.
+# Names that may mean either flag, or that belong to files of many episodes.
 OTHER_FLAGS = {'done', 'dones', 'terminals', 'timeouts'}
 NUMBERS = {IMAGE, VECTOR, SINGLE, 'actions', 'rewards', 'action_low', 'action_high', 'stamps'}
 NUMBERS |= {*STEP_FLAGS, *STEP_FLAGS.values()}
@@ -140,7 +140,7 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], set[str]]:
     except InputError:
         raise
     except Exception as error:  # whatever damaged zip files and headers of arrays provoke
-        raise InputError(f'it is no NumPy file that can be read ({error})') from error
+        raise InputError(f'expected a NumPy file that can be read ({error})') from error
     return arrays, names - set(arrays)
 
 
@@ -165,7 +165,7 @@ def _check_finite(key: str, array: np.ndarray) -> None:
 
 
 def finite(array: np.ndarray) -> bool:
-    """Whether all numbers are, as float32, which episodes are made of."""
+    """Whether all numbers are finite as float32, the type of episodes."""
     with np.errstate(over='ignore'):
         return bool(np.isfinite(array.astype(np.float32)).all())
 
@@ -178,7 +178,7 @@ def _flags(arrays: dict[str, np.ndarray], unused: set[str], key: str, length: in
     if not names:
         for other in sorted(unused & OTHER_FLAGS):
             raise InputError(
-                f'{other}: expected terminations and truncations, which tell an end for good from one by time'
+                f'{other}: expected terminations and truncations, which tell a terminal state from a time limit'
             )
         return None
     flags = arrays[names[0]]
@@ -188,7 +188,7 @@ def _flags(arrays: dict[str, np.ndarray], unused: set[str], key: str, length: in
 
 
 def _meta(text: str) -> dict[str, str]:
-    """Who acted, if the file says it."""
+    """Who acted, if the file has it."""
     try:
         meta = load_json(text, 'meta')
         return {key: str(meta[key]) for key in ('mode', 'policy_version') if key in meta}
@@ -228,21 +228,24 @@ def _observations(arrays: dict[str, np.ndarray], unused: set[str]) -> tuple[np.n
 
 
 def _stored_spec(text: str, image: np.ndarray | None, vector: np.ndarray | None) -> RobotSpec:
-    """The robot as the file says."""
+    """The robot that the file describes."""
     spec = RobotSpec.from_json(text, 'spec')
     shape, size = (0, 0, 0) if image is None else image.shape[1:], 0 if vector is None else vector.shape[1]
     if shape != spec.image_shape or size != len(spec.vector):
-        raise InputError(f'the observations are others than those of spec: images {list(shape)} and {size} numbers')
+        raise InputError(
+            f'expected the observations of spec, images {list(spec.image_shape)} and {len(spec.vector)} numbers, got '
+            f'images {list(shape)} and {size} numbers'
+        )
     return spec
 
 
 def _made_spec(
     path: Path, arrays: dict[str, np.ndarray], image: np.ndarray | None, vector: np.ndarray | None, period: float | None
 ) -> RobotSpec:
-    """The robot as the arrays look."""
+    """A robot that fits the arrays."""
     actions = arrays['actions']
     if period is None:
-        raise InputError('it does not tell the time between two steps: expected --period')
+        raise InputError('it does not hold the time between two steps: expected --period')
     discrete = actions.ndim == 1 and actions.dtype.kind in 'iu'
     if not discrete and (actions.ndim != 2 or not actions.size):
         raise InputError(f'actions: expected [T, A] or whole numbers [T], got {actions.dtype} {list(actions.shape)}')
@@ -266,10 +269,10 @@ def _made_spec(
 
 
 def choice_count(choices: np.ndarray, key: str) -> int:
-    """How many choices there are, if those of an array are some of them. `key` names the array in errors.
+    """The number of choices, from some of them in an array. `key` names the array in errors.
 
     Raises:
-        InputError: they are no choices, which count from 0.
+        InputError: the numbers are no choices, which count from 0.
     """
     if choices.min() < 0 or choices.max() >= MOST_CHOICES:
         raise InputError(
@@ -279,10 +282,10 @@ def choice_count(choices: np.ndarray, key: str) -> int:
 
 
 def one_hot(choices: np.ndarray, size: int, key: str) -> np.ndarray:
-    """Actions float32 [T, A] of choices [T], which `key` names in errors.
+    """Actions float32 [T, A] of choices [T]. `key` names them in errors.
 
     Raises:
-        InputError: there is none of that number.
+        InputError: a choice does not exist.
     """
     if (choices != np.round(choices)).any() or choices.min() < 0 or choices.max() >= size:
         raise InputError(
@@ -293,7 +296,7 @@ def one_hot(choices: np.ndarray, size: int, key: str) -> np.ndarray:
 
 
 def _actions(spec: RobotSpec, actions: np.ndarray, in_units: bool) -> np.ndarray:
-    """float32 [T, A] in [-1, 1], of actions that are so already or between the limits."""
+    """float32 [T, A] in [-1, 1], from actions in that range or in the robot's units."""
     size = len(spec.action)
     if spec.discrete and actions.ndim == 1:
         return one_hot(actions, size, 'actions')
@@ -302,7 +305,7 @@ def _actions(spec: RobotSpec, actions: np.ndarray, in_units: bool) -> np.ndarray
     limits = spec.limits if in_units else ActionLimits([-1] * size, [1] * size)
     if not limits.within(actions, 5e-7).all():
         raise InputError(
-            'actions: expected numbers in [-1, 1], or action_low and action_high that they lie between, '
+            'actions: expected numbers in [-1, 1], or between action_low and action_high, '
             f'got {actions.min():g} to {actions.max():g}'
         )
     return limits.from_units(actions) if in_units else np.clip(actions, -1, 1).astype(np.float32)

@@ -10,14 +10,14 @@ from PIL import Image
 
 from dreamer_ros.errors import InputError
 
-FPS_TOLERANCE = 0.01  # by how much of it a film's frames per second may differ from what is expected
+FPS_TOLERANCE = 0.01  # relative difference of a film's frames per second that is accepted
 
 
 class FilmReader:
-    """Reads one film after the other, each from its beginning. Going on where the last reading ended is cheap.
+    """Reads one film after the other, each from its beginning. Continuing after the last frame read is cheap.
 
     Args:
-        fps: that every film must have.
+        fps: of every film.
     """
 
     def __init__(self, fps: float):
@@ -60,8 +60,8 @@ class FilmReader:
     def _decode(self, path: Path, name: str) -> Generator[Image.Image]:
         if not path.is_file():
             raise InputError(f'{name}: expected a film of that name, but it does not exist')
-        # The demuxer is named, because ffmpeg would follow what a playlist called .mp4 refers to. Frames come as
-        # they are in the file: none doubled or left out to even their times.
+        # With the demuxer named, ffmpeg opens no playlist that is called .mp4. Frames are neither doubled nor dropped
+        # to even their times.
         frames = imageio_ffmpeg.read_frames(
             str(path.absolute()),
             input_params=['-f', 'mov', '-protocol_whitelist', 'file'],

@@ -1,4 +1,4 @@
-"""A policy file's digest of its own content: a file that comes without a manifest is whole, or refused.
+"""A policy file's digest of its own content, which shows damage without a manifest.
 
 The digest is the last entry of the ONNX metadata. Protobuf reads two serialised messages, one after the other, as one,
 so these last bytes can be added and checked without the onnx package:
@@ -24,7 +24,7 @@ _HEAD = b'\x72' + bytes([len(_ENTRY) + DIGITS]) + _ENTRY
 
 
 def with_digest(data: bytes | bytearray) -> bytes:
-    """An ONNX file's bytes and their digest; bytes that have one already stay as they are."""
+    """An ONNX file's bytes with their digest appended, unless they have one already."""
     if has_digest(data):
         return bytes(data)
     digest = hashlib.sha256(data)
@@ -33,7 +33,7 @@ def with_digest(data: bytes | bytearray) -> bytes:
 
 
 def has_digest(data: bytes | bytearray) -> bool:
-    """Whether a file has a digest, also where a changed byte has damaged the entry's own name."""
+    """Whether a file has a digest, even if the entry's own name is damaged."""
     return _entries(data) > 0
 
 
@@ -56,7 +56,7 @@ def check_digest(data: bytes, name: str) -> None:
 
 
 def _entries(data: bytes | bytearray) -> int:
-    """How many entries there are; at least 1 where the last bytes look like a damaged one."""
+    """The number of entries, at least 1 if the last bytes look like a damaged one."""
     # In blocks: a search holds the interpreter lock, and a robot's control loop needs it in the meantime.
     found = sum(data.count(_HEAD, start, start + BLOCK + len(_HEAD) - 1) for start in range(0, len(data), BLOCK))
     place = data[-DIGITS - len(_HEAD) : -DIGITS]

@@ -1,4 +1,4 @@
-"""From the torch policy in training to the ONNX file that robots run."""
+"""Writes the torch policy in training to the ONNX file that robots run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from dreamer_ros.policy.digest import with_digest
 from dreamer_ros.policy.manifest import GOLDEN_STEPS, GOLDEN_TOLERANCE, Golden, Manifest, golden_inputs
 from dreamer_ros.spec import RobotSpec
 
-# Read by onnxruntime 1.16, the last one some robots' images have, and by everything after.
+# onnxruntime 1.16, which some robots still run, and all later versions read it.
 OPSET = 17
-# Noise this small must not change a golden action: it stands for other machines' rounding.
+# Noise this small must not change a golden action. It stands for the rounding of other machines.
 GOLDEN_JITTER = 1e-4
 GOLDEN_TRIES = 8
 
 
 def export(policy: nn.Module, spec: RobotSpec, path: str | Path, metadata: dict) -> Manifest:
-    """Write one policy file; `Exporter` is for many."""
+    """Write one policy file; see `Exporter`."""
     return Exporter(policy, spec).write(path, metadata)
 
 
@@ -40,9 +40,9 @@ class Exporter:
 
     Args:
         policy: module with `forward(image, [vector,] is_first, state, noise) -> (action, next_state)`, without
-            image for a robot without cameras, `state_size`, `noise_size` and `uses_vector`; on any device.
-            `evaluation_noise` (start, stop), where it has one, is the part of the noise that an evaluation draws
-            as well: a planner's candidates; `action_in_state` the part of the state that is the previous action.
+            image for a robot without cameras, and with `state_size`, `noise_size` and `uses_vector`; on any device.
+            It may have `evaluation_noise` (start, stop), the part of the noise that an evaluation draws as well,
+            such as a planner's candidates, and `action_in_state`, the part of the state that is the previous action.
         spec: of the robots it acts for.
     """
 
@@ -60,7 +60,7 @@ class Exporter:
         fixed = {name for name, _ in self._policy.named_buffers()}
         unknown = [tensor.name for tensor in model.graph.initializer if tensor.name not in {*known, *fixed}]
         if unknown:
-            # They would keep the values of the first export for ever.
+            # They would keep the values of the first export.
             raise ValueError(f'the trace made constants that are no parameters: {unknown}')
         self._graph = bytearray(model.SerializeToString())
         self._weights = {
@@ -71,7 +71,7 @@ class Exporter:
         """Write the policy as it is now, through a temporary file and a rename.
 
         Args:
-            metadata: `version` (int), and for people `system`, `preset`, `step` and whatever else; values
+            metadata: `version` (int), and what people should know, such as `system`, `preset` and `step`. Values
                 are stored as text.
 
         Returns:
@@ -97,7 +97,7 @@ class Exporter:
                 'golden': json.dumps(golden.to_dict()),
             },
         )
-        # A serialised message goes on where another ends: the file is the graph, its metadata and its digest.
+        # Serialised messages can be joined: the file is the graph, its metadata and its digest.
         data = with_digest(self._graph + entries.SerializeToString())
         write_file(path, data)
         return Manifest.of_file(path, data, int(metadata['version']), self._spec, golden)
@@ -146,10 +146,10 @@ class Exporter:
 
     @torch.no_grad()
     def _golden(self) -> Golden:
-        """Actions for the first inputs whose answer does not hang on the last digit.
+        """Actions for the first golden inputs whose answer does not depend on rounding.
 
-        A sampled category flips where two scores nearly tie, and with it the action: rows with jittered noise
-        show whether that is so.
+        A sampled category flips where two scores nearly tie, and the action with it. Rows with jittered noise show
+        whether that happens.
         """
         best, smallest = None, float('inf')
         for seed in range(GOLDEN_TRIES):
@@ -172,7 +172,7 @@ class Exporter:
 
 
 def _in_place(tensor: onnx.TensorProto, graph: bytearray) -> np.ndarray:
-    """The values of a tensor where they lie in the serialised graph that holds it, as an array to write to."""
+    """The values of a tensor inside the serialised graph, as an array to write to."""
     entry = tensor.SerializeToString()
     start = graph.find(entry)
     if start < 0 or graph.find(entry, start + 1) >= 0 or not entry.endswith(tensor.raw_data):

@@ -1,4 +1,4 @@
-"""A policy with 8-bit weights: a third of the size, and faster where memory is what an inference waits for."""
+"""Policies with 8-bit weights: a third of the size, and faster where an inference waits for memory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from dreamer_ros.policy.digest import KEY, with_digest
 from dreamer_ros.policy.manifest import GOLDEN_STEPS, Manifest, golden_inputs
 from dreamer_ros.policy.runner import PolicyRunner
 
-OPERATORS = ['MatMul', 'Gemm']  # convolutions are few weights that are used often: they stay as they are
+OPERATORS = ['MatMul', 'Gemm']  # convolutions stay as they are: they have few weights, each used often
 
 
 class Difference(NamedTuple):
-    """Between the actions of two policies that see the same, in units of half an action's range."""
+    """Difference between the actions of two policies for equal observations, in units of half an action's range."""
 
     steps: int
     mean: float
@@ -48,7 +48,7 @@ def quantize(source: Path, target: Path) -> Manifest:
         folded, quantized = Path(folder, 'folded.onnx'), Path(folder, 'quantized.onnx')
         _fold(source, folded)
         level = logging.getLogger().level
-        logging.getLogger().setLevel(logging.ERROR)  # it recommends a preprocessing, which is the folding
+        logging.getLogger().setLevel(logging.ERROR)  # it recommends the folding that was done
         try:
             # 7 bits: with 8, processors without VNNI instructions overflow.
             quantize_dynamic(
@@ -57,12 +57,10 @@ def quantize(source: Path, target: Path) -> Manifest:
         finally:
             logging.getLogger().setLevel(level)
         model = onnx.load(str(quantized))
-    metadata = {**runner.metadata, 'quantized': 'int8'}
-    metadata.pop(KEY, None)  # of the source's content
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, metadata)
     golden = dataclasses.replace(runner.golden, action=_golden_actions(model, runner))
-    onnx.helper.set_model_props(model, {**metadata, 'golden': json.dumps(golden.to_dict())})
+    metadata = {**runner.metadata, 'quantized': 'int8', 'golden': json.dumps(golden.to_dict())}
+    metadata.pop(KEY, None)  # the digest of the source
+    onnx.helper.set_model_props(model, metadata)
     data = with_digest(model.SerializeToString())
     write_file(target.absolute(), data)
     return Manifest.of_file(target.absolute(), data, runner.version, runner.spec, golden)
@@ -104,7 +102,7 @@ def _fold(source: Path, target: Path) -> None:
 
 
 def _golden_actions(model: onnx.ModelProto, runner: PolicyRunner):
-    """What the model answers to the golden inputs of a runner's policy, GOLDEN_STEPS rows."""
+    """The model's actions for the golden inputs of a runner's policy, GOLDEN_STEPS rows."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

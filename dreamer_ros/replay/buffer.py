@@ -1,4 +1,4 @@
-"""The steps to learn from: whole episodes in the order they came, and the sequences sampled from them."""
+"""The replay buffer: whole episodes in the order they came, and the sequences sampled from them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class EpisodeLost(Exception):
 
 
 def row_type(vector_size: int, action_size: int) -> np.dtype:
-    """What a step holds besides its image, packed."""
+    """A step without its image, packed."""
     return np.dtype(
         [
             ('vector', '<f4', (vector_size,)),
@@ -58,7 +58,7 @@ def row_type(vector_size: int, action_size: int) -> np.dtype:
 
 
 class _Held(NamedTuple):
-    """An episode in the buffer, without the `skip` oldest steps of one that is too long for it."""
+    """An episode in the buffer, without its `skip` oldest steps if it is too long for the buffer."""
 
     episode: StoredEpisode
     skip: int
@@ -70,8 +70,8 @@ class ReplayBuffer:
 
     Steps have positions that count from the first step ever added. A sequence is any `length` consecutive
     positions between the oldest and the newest, so it may run from one episode into the next one, where is_first
-    is set. The last step of an episode that was cut short is marked is_last, without is_terminal: what follows it
-    here is not what followed it in the world. Kept episodes do not leave. They move up where a later one leaves.
+    is set. The last step of an episode that was cut short is marked is_last without is_terminal, because the next step
+    here did not follow it in the world. Kept episodes do not leave. They move up where a later one leaves.
 
     Sampling takes time that grows with the logarithm of the number of episodes. All methods may be called from
     several threads.
@@ -81,7 +81,7 @@ class ReplayBuffer:
         image_shape: (height, width, channels).
         vector_size, action_size: per step.
         seed: of the sampling.
-        keep: whether an episode must not leave; asked when it would.
+        keep: whether an episode must stay; asked when it would leave.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class ReplayBuffer:
         """Sequences to look at, in the form of `sample`. They leave no trace in the stream of training samples.
 
         Args:
-            seed: the same steps give the same sequences; without one they differ from call to call.
+            seed: makes equal calls on equal steps give equal sequences.
 
         Raises:
             InputError: fewer than `length` steps are held.
@@ -177,7 +177,7 @@ class ReplayBuffer:
         return self._read(lambda: rng.integers(self._start, self._end - length, size=batch, endpoint=True), length)
 
     def cursor(self) -> dict:
-        """Where the random stream and the queue of unserved steps are; JSON-friendly."""
+        """The places in the random stream and in the queue of unserved steps; JSON-ready."""
         with self._lock:
             return {'rng': self._rng.bit_generator.state, 'fresh': self._fresh}
 
@@ -189,13 +189,13 @@ class ReplayBuffer:
             self._offsets.clear()
 
     def seek(self, cursor: dict) -> None:
-        """Continue from a cursor, once the episodes held when it was taken are added again."""
+        """Continue from a cursor, after the episodes held at that time were added again."""
         with self._lock:
             self._rng.bit_generator.state = cursor['rng']
             self._fresh = min(max(int(cursor['fresh']), self._start), self._end)
 
     def _make_room(self, steps: int) -> list[StoredEpisode]:
-        """Let episodes leave until no more than so many steps are held, or only kept ones."""
+        """Let episodes leave until at most this many steps are held, or only kept episodes are left."""
         left, kept = [], 0
         while self.steps > steps and kept < len(self._held):
             if self._keep(self._held[kept].episode):
@@ -212,7 +212,7 @@ class ReplayBuffer:
         return held.episode
 
     def _read(self, draw: Callable[[], np.ndarray], length: int) -> dict[str, np.ndarray]:
-        """Draw and gather. An episode that is lost is left out, and the draw is repeated without it."""
+        """Draw and gather. If an episode is lost, it leaves, and the draw is repeated."""
         with self._lock:
             while True:
                 if self.steps < length:
@@ -249,7 +249,7 @@ class ReplayBuffer:
         for k in range(max(1, batch // 2)):
             if self._fresh >= self._end:
                 break
-            # Near the end the sequence reaches back over served steps, so that it need not wait for new ones.
+            # Near the end the sequence reaches back over served steps instead of waiting for new ones.
             starts[k] = min(self._fresh, last)
             self._fresh = int(starts[k]) + length
         return starts

@@ -1,6 +1,6 @@
-"""Decoded bags in files beside them. A bag is read once, and not again at the next start.
+"""Decoded bags in files beside them, so that a bag is read once and not at every start.
 
-A bag NAME has two files in `.cache/<key>/` of its folder, where the key is the hash of what it is read as:
+A bag NAME has two files in `.cache/<key>/` of its folder. The key is a hash of the robot and its contract:
 
     NAME.json   first line: SHA-256 of the second, which is one JSON object: names, sizes and times of the
                 bag's files and their SHA-256, what could not be used, and for every episode its length, return,
@@ -11,9 +11,9 @@ A step of 64x64 RGB with two actions takes 12,288 + 15 bytes, so 1,000,000 of th
 kernel keeps as much of them in its page cache as nobody else needs. The process itself holds about 1 KB per episode.
 
 Files get their names when they are whole, and are never changed: a kill -9 at any moment leaves no torn file
-under a name that counts, and any number of processes may use one folder. Files are not synced to disk. Their hashes
-tell what a power cut or anything else did to them. An episode is checked before it is used for the first time, and
-again when its file is another one. If it is damaged, its bag is read again.
+under its final name, and any number of processes may use one folder. Files are not synced to disk. Their hashes show
+damage by a power cut or anything else. An episode is checked before its first use, and again when its file was
+replaced. If it is damaged, its bag is read again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dreamer_ros.replay.buffer import EpisodeLost, StoredEpisode, row_type
 from dreamer_ros.spec import RobotSpec
 
 FOLDER = '.cache'
-VERSION = 2  # of the files and of what bags are read into
+VERSION = 2  # of the files and of the episodes that bags are read into
 LEFTOVER_SECONDS = 3600.0  # a file under a temporary name that is older is deleted
 BLOCK = 1 << 20
 KEEP = 'keep'  # the mark of `dreamer bag keep`, which does not change a bag
@@ -49,7 +49,7 @@ class CachedBag(NamedTuple):
     """What a bag holds.
 
     Attributes:
-        episodes: in order of time, each with what is worth telling and its `identity`.
+        episodes: in order of time, each with its summary and its `identity`.
         problems: what could not be used and why.
     """
 
@@ -58,7 +58,7 @@ class CachedBag(NamedTuple):
 
 
 def identity(episode: Episode) -> str:
-    """Hex digest that tells episodes apart by what was recorded, whatever their bags are called."""
+    """Hex digest of an episode's content, whatever its bag is called."""
     content = hashlib.sha1()
     for array in (episode.stamp, episode.action, episode.reward, episode.image[0], episode.image[-1]):
         content.update(np.ascontiguousarray(array))
@@ -73,9 +73,9 @@ class EpisodeCache:
     Args:
         folder: of the bags.
         spec: of the robot.
-        key: names the way bags are read: another one gives files of its own.
+        key: of what bags are read as. Each key has its own files.
         read: reads a bag; never raises.
-        problems: gets what happens to the cache.
+        problems: gets the problems of the cache itself.
     """
 
     def __init__(self, folder: Path, spec: RobotSpec, key: str, read: Read, problems: list[Problem]):
@@ -87,9 +87,9 @@ class EpisodeCache:
         self.step_bytes = self.image_bytes + self._row_type.itemsize
 
     def known(self, bag: Path) -> CachedBag | None:
-        """What was read from a bag earlier; None if it never was, or if its files have changed since.
+        """The bag as it was read earlier; None if it never was, or if its files have changed since.
 
-        Files of the same names, sizes and times are not opened; those with other times are compared by hash.
+        Files of equal names, sizes and times are not opened. Others are compared by hash.
         """
         header = self._read_header(bag)
         if header is None:
@@ -103,11 +103,11 @@ class EpisodeCache:
         return self._from_header(bag, header)
 
     def load(self, bag: Path) -> CachedBag:
-        """Read a bag into the cache; where that can't be written, its episodes stay in memory.
+        """Read a bag into the cache. If the cache can't be written, its episodes stay in memory.
 
-        A bag without usable episodes leaves nothing here, so that it is looked at again at the next start.
+        A bag without usable episodes leaves nothing here, so the next start reads it again.
         """
-        files = _list_files(bag)  # before its content: what changes meanwhile is noticed at the next start
+        files = _list_files(bag)  # before its content: the next start notices changes made meanwhile
         episodes, problems = self._read(bag)
         if not episodes:
             return CachedBag([], problems)
@@ -137,7 +137,7 @@ class EpisodeCache:
         return self._from_header(bag, header)
 
     def mend(self, bag: Path, wanted: str) -> dict | None:
-        """Read a bag again for one of its episodes, by its identity; gives its entry, None if it is gone."""
+        """Read a bag again for the episode of an identity. Returns its entry, None if it is gone."""
         self._problems.append(Problem(bag, 'its steps in the cache were damaged or missing; it is read again'))
         self.load(bag)
         header = self._read_header(bag) or {'episodes': []}
@@ -148,12 +148,12 @@ class EpisodeCache:
         return None
 
     def free(self, bag: Path) -> None:
-        """Free the disk space of a bag's steps; what is known of it stays, and the steps come back if needed."""
+        """Free the disk space of a bag's steps. Its other file stays, and the steps come back if needed."""
         with contextlib.suppress(OSError):
             os.unlink(self.steps_file(bag.name))
 
     def tidy(self) -> None:
-        """Delete what belongs to no bag any more, and what dead writers left."""
+        """Delete the files of bags that are gone, and leftovers of dead writers."""
         with contextlib.suppress(OSError):
             bags = set(os.listdir(self._bags))
             for entry in list(os.scandir(self._folder)):
@@ -228,7 +228,7 @@ class CachedEpisode:
         self.path, self.number, self._cache = path, number, cache
         self._identity, self._steps = entry['identity'], entry['steps']
         self._offset, self._sha256 = entry['offset'], entry['sha256']
-        self._checked: tuple | None = None  # which file was found whole
+        self._checked: tuple[int, int, int] | None = None  # the file that was found whole
 
     def __len__(self) -> int:
         return self._steps
@@ -265,7 +265,7 @@ class CachedEpisode:
 
 
 class _Damaged(OSError):
-    """A cache file is not what was written."""
+    """A cache file is not as it was written."""
 
 
 def _list_files(bag: Path) -> list[list]:

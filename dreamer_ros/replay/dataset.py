@@ -1,4 +1,4 @@
-"""Folders of bags as training data. They may grow while training."""
+"""Folders of bags as training data. The folders may grow during training."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def bag_folder(text: str) -> tuple[Path, float]:
     if not path.is_dir():
         raise InputError(f'bags {text}: expected a folder of bags, found none')
     if (path / 'metadata.yaml').exists():
-        raise InputError(f'bags {text}: expected a folder of bags, but it is a bag; give the folder it is in')
+        raise InputError(f'bags {text}: expected a folder of bags, but it is a bag; give the folder around it')
     return (path / 'episodes' if (path / 'episodes').is_dir() else path), weight
 
 
 def check_distinct(folders: Sequence[Path]) -> None:
-    """Refuse what would load episodes twice.
+    """Refuse folders that would load episodes twice.
 
     Raises:
         InputError: two of the folders are the same.
@@ -76,7 +76,7 @@ def keep_bag(bag: Path, kept: bool = True) -> None:
     """Mark a bag to stay in replay, or take its mark away.
 
     Raises:
-        InputError: it is no bag, or its folder can't be written.
+        InputError: it is no bag, or the mark can't be written.
     """
     if not (bag.is_file() and bag.name.endswith((*SUFFIXES, ARRAYS)) or (bag / 'metadata.yaml').exists()):
         raise InputError(f'{bag}: expected a bag: a directory with metadata.yaml, or a file of one')
@@ -128,13 +128,12 @@ def open_replay(
 class ReplayDataset:
     """The newest steps of all bags in some folders, as sequences of fixed length.
 
-    Each sequence comes from one folder, with a probability proportional to the folder's weight. Folders that do not
-    hold enough steps for a sequence are passed over. `refresh` looks for new bags and may run in another thread
-    than `sample`.
+    Each sequence comes from one folder, with a probability proportional to the folder's weight. Folders without enough
+    steps for a sequence are passed over. `refresh` looks for new bags and may run in another thread than `sample`.
 
-    A bag is read once and served from a cache later (see cache.py). It enters once, by its name and by what it
-    holds, so that a copy under another name is refused. Bags of dead writers are recovered. Nothing that lies in a
-    folder makes the dataset raise. What leaves it is still in its bag.
+    A bag is read once and served from a cache later (see cache.py). An episode enters once, so a copy of its bag under
+    another name is refused. Bags of dead writers are recovered. No content of a folder makes the dataset raise.
+    Episodes that leave the dataset stay in their bags.
 
     Args:
         spec: bags of other robots are refused.
@@ -143,7 +142,7 @@ class ReplayDataset:
         seed: of the sampling.
 
     Attributes:
-        problems: what could not be used and why, growing. Each bag is judged once.
+        problems: what could not be used and why. It grows. Each bag is judged once.
     """
 
     def __init__(self, spec: RobotSpec, capacity: int, seed: int = 0) -> None:
@@ -160,8 +159,8 @@ class ReplayDataset:
 
         Args:
             path: created if missing.
-            validation: share of the episodes that is held out. What an episode holds decides, so that it is
-                always the same ones, wherever their bags lie.
+            validation: share of the episodes that is held out. The content of an episode decides, so the same ones
+                are held out wherever their bags lie.
             contract: of the robot in the bags, for bags that do not hold one.
 
         Raises:
@@ -188,7 +187,7 @@ class ReplayDataset:
         return sum(folder.held_out.episodes for folder in self._folders)
 
     def refresh(self) -> list[EpisodeInfo]:
-        """Take bags that appeared since the last call, of each folder the oldest name first."""
+        """Load bags that appeared since the last call, in each folder the oldest name first."""
         return [info for folder in self._folders for info in folder.refresh()]
 
     def can_sample(self, length: int) -> bool:
@@ -209,17 +208,17 @@ class ReplayDataset:
         return any(folder.held_out.steps >= length for folder in self._folders)
 
     def validation(self, batch: int, length: int) -> Batch:
-        """Sequences of held-out episodes. They are the same ones as long as no bag comes in."""
+        """Sequences of held-out episodes. They are the same until a new bag comes in."""
         held_out = [folder.held_out for folder in self._folders]
         rng = np.random.default_rng(0)
         return self._mix(held_out, batch, length, rng, lambda buffer, n: buffer.peek(n, length, seed=0))
 
     def cursor(self) -> dict:
-        """Where sampling is, JSON-friendly. With it `state_dict` goes back to an earlier sample."""
+        """The place of sampling in its stream, JSON-ready. `state_dict` takes it to describe an earlier sample."""
         return {'rng': self._rng.bit_generator.state, 'stores': [folder.buffer.cursor() for folder in self._folders]}
 
     def state_dict(self, cursor: dict | None = None) -> dict:
-        """What a resumed dataset needs to continue with the same samples; JSON-friendly.
+        """What a resumed dataset needs to continue with the same samples; JSON-ready.
 
         Args:
             cursor: continue from here instead of from the latest sample.
@@ -229,11 +228,11 @@ class ReplayDataset:
         return {'rng': cursor['rng'], 'folders': dict(zip(self._names(), states))}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take the episodes that `state_dict` names, in their order. `refresh` then adds newer bags.
+        """Load the episodes that `state_dict` names, in their order. `refresh` then adds newer bags.
 
-        Folders that the state does not know begin anew.
+        Folders that are not in the state start empty.
         """
-        if 'folders' not in state:  # a checkpoint from before there were several
+        if 'folders' not in state:  # an older checkpoint, of a single folder
             self._folders[0].load_state_dict(state)
             return
         self._rng.bit_generator.state = state['rng']
@@ -255,9 +254,9 @@ class ReplayDataset:
         rng: np.random.Generator,
         draw: Callable[[ReplayBuffer, int], Batch],
     ) -> Batch:
-        """A batch from the buffers that hold a sequence, from each as many as its weight brings."""
+        """A batch from the buffers that hold a sequence, shared at random by their weights."""
         ready = [number for number, buffer in enumerate(buffers) if buffer.steps >= length]
-        if len(ready) < 2:  # if none is ready, the first one says what is missing
+        if len(ready) < 2:  # if none is ready, the first buffer says what is missing
             return draw(buffers[ready[0] if ready else 0], batch)
         weights = np.array(self._weights)[ready]
         counts = rng.multinomial(batch, weights / weights.sum())
@@ -309,7 +308,7 @@ class _Folder:
             raise InputError(f'replay folder {self.path}: expected a directory ({error.strerror})') from error
 
     def refresh(self) -> list[EpisodeInfo]:
-        """Take bags that appeared since the last call, oldest name first."""
+        """Load bags that appeared since the last call, oldest name first."""
         with self._refreshing:
             if not self._looked:
                 self._looked = True
@@ -334,7 +333,7 @@ class _Folder:
             return [info for info in infos if info is not None]
 
     def state_dict(self, cursor: dict) -> dict:
-        """The episodes held, and where sampling is."""
+        """The episodes held, and the place of sampling."""
         with self._refreshing:
             return {
                 'held': [[episode.path.name, episode.number] for episode in self.buffer.held()],
@@ -345,7 +344,7 @@ class _Folder:
             }
 
     def load_state_dict(self, state: dict) -> None:
-        """Take the episodes that `state_dict` names."""
+        """Load the episodes that `state_dict` names."""
         with self._refreshing:
             self.buffer.restart(int(state['start']))
             self.held_out.restart(0)
@@ -353,7 +352,7 @@ class _Folder:
             self._held.clear()
             self._known.clear()
             name, bag = '', CachedBag([], [])
-            # Checkpoints from before there was validation do not speak of it.
+            # Older checkpoints have no validation.
             for other, number in [*state['held'], *state.get('held_out', [])]:
                 if other != name:
                     name, path = other, self.path / other
@@ -364,7 +363,7 @@ class _Folder:
             self.buffer.seek(state['cursor'])
 
     def _add(self, path: Path, number: int, bag: CachedBag, make_room: bool = True) -> EpisodeInfo | None:
-        """Take one episode of a bag, unless the same one was taken before under whatever name."""
+        """Take one episode of a bag, unless the same episode was taken before from any bag."""
         episode, info, identity = bag.episodes[number]
         if identity in self._known:
             reason = f'holds the same episode as {self._known[identity]}'
@@ -422,7 +421,7 @@ class _Folder:
             if path.suffix == ARRAYS:
                 return _read_arrays(path, self._spec)
             return read_episodes(path, self._spec, self._contract)
-        # Whatever a damaged bag provokes in the readers, it must not end the training.
+        # No error of a reader over a damaged bag may end the training.
         except Exception as error:  # noqa: BLE001
             return [], [Problem(path, f'it can not be read ({type(error).__name__}: {error})')]
 
@@ -440,7 +439,7 @@ def _read_arrays(path: Path, spec: RobotSpec) -> tuple[list[Episode], list[Probl
 
 
 def _is_settled(bag: Path) -> bool:
-    """Whether a bag is whole, or nothing has touched it for long enough that it never will be."""
+    """Whether a bag is whole, or nothing has touched it for QUIET_SECONDS."""
     try:
         if _is_whole(bag):
             return True
@@ -457,14 +456,14 @@ def _is_whole(bag: Path) -> bool:
         complete = not missing_files(bag, read_metadata(bag))
     except InputError:
         return False
-    # A recorder writes metadata.yaml last, which a copy need not do.
+    # A recorder writes metadata.yaml last, but a copy may write it first.
     written = (bag / 'metadata.yaml').stat().st_mtime_ns
     files = bag_files(bag)
     return complete and bool(files) and all(_has_end(file, file.stat().st_mtime_ns < written) for file in files)
 
 
 def _has_end(file: Path, otherwise: bool = False) -> bool:
-    """Whether a file ends as a finished one does; `otherwise` for kinds of file that don't tell."""
+    """Whether a file ends like a finished one; `otherwise` for kinds of file that don't show it."""
     if file.suffix == ARRAYS:
         return zipfile.is_zipfile(file)
     if file.suffix != '.mcap':

@@ -1,9 +1,9 @@
-"""Batches sampled ahead of the learner, in a thread."""
+"""Samples batches ahead of the learner, in a thread."""
 
 from __future__ import annotations
 
 import collections
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -11,22 +11,20 @@ from dreamer_ros.replay.dataset import ReplayDataset
 
 
 class Prefetcher:
-    """Keeps up to `depth` batches ready. Use as a context manager or call `close`."""
+    """Keeps two batches ready. Use as a context manager or call `close`."""
 
-    def __init__(self, dataset: ReplayDataset, batch: int, length: int, depth: int = 2) -> None:
+    def __init__(self, dataset: ReplayDataset, batch: int, length: int) -> None:
         """Start sampling as `dataset.sample(batch, length)` does. The dataset must hold enough steps."""
         self._dataset, self._batch, self._length = dataset, batch, length
         self._thread = ThreadPoolExecutor(1, 'replay prefetch')
-        self._ahead: collections.deque[Future] = collections.deque()
-        for _ in range(depth):
-            self._ahead.append(self._thread.submit(self._sample))
+        self._ahead = collections.deque(self._thread.submit(self._sample) for _ in range(2))
 
     def next(self) -> dict[str, np.ndarray]:
-        """The next batch; waits for it.
+        """Wait for the next batch.
 
         Raises:
             RuntimeError: the prefetcher is closed.
-            Exception: what sampling raised.
+            Exception: sampling raised it.
         """
         if not self._ahead:
             raise RuntimeError('the prefetcher is closed')
@@ -36,7 +34,7 @@ class Prefetcher:
         return batch
 
     def state_dict(self) -> dict:
-        """The dataset's state before the batch that `next` gives next. Batches made ahead do not count."""
+        """The dataset's state before the batch that `next` returns next, without the batches made ahead."""
         failed = not self._ahead or self._ahead[0].exception()
         return self._dataset.state_dict(None if failed else self._ahead[0].result()[0])
 

@@ -5,8 +5,8 @@
     trainer.json                  {"state": the trainer's counters}
     manifest.json                 {"files": {name: SHA-256}} of all others
 
-The manifest finds every damage that the disk may have done. Launchers use this module as well, so only the functions
-that need torch import it.
+The manifest shows any damage by the disk. Launchers use this module as well, so only the functions that need torch
+import it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def write_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict, trai
 
     Args:
         tensors, state: the learner's; the state is JSON-ready.
-        trainer: JSON-ready state of whoever has the learner.
+        trainer: JSON-ready state of the learner's owner.
 
     Raises:
         InputError: the disk refused; earlier checkpoints are untouched.
@@ -79,7 +79,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict, dict]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether all files of a checkpoint are there; nothing is said about their content."""
+    """Whether all files of a checkpoint are there. Their content is not checked."""
     try:
         return all((folder / name).is_file() for name in _recorded(folder))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -87,10 +87,10 @@ def is_complete(folder: Path) -> bool:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """A checkpoint's folder, from itself, the learner's folder in it, or a run, whose latest one it is.
+    """The checkpoint at a path: the folder itself, the one around its `learner` folder, or the latest of a run.
 
     Raises:
-        InputError: it is neither.
+        InputError: there is none.
     """
     path = Path(path)
     for folder in (*newest_first(path / 'checkpoints'), path, path.parent):
@@ -102,7 +102,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def newest_first(checkpoints: Path) -> list[Path]:
-    """The checkpoints in a folder of them. The one that `latest` names comes first, if that file can be read."""
+    """The checkpoints in a folder. The one that `latest` names comes first, if that file can be read."""
     try:
         latest = read_text(checkpoints / LATEST).strip()
     except InputError:
@@ -125,6 +125,6 @@ def _recorded(folder: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> list[str]:
-    """Names of all files of a checkpoint but the manifest."""
+    """Names of all files of a checkpoint except the manifest."""
     names = (path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file())
     return sorted(name for name in names if name != MANIFEST)

@@ -1,8 +1,8 @@
-"""The GPU's work of an update, recorded once and replayed.
+"""Records the gradients of an update as a CUDA graph, and replays it.
 
-An update of a Dreamer is some fifteen thousand kernels of a few microseconds each. A processor needs longer to start
-one than a GPU to run it. A CUDA graph starts all of them at once. It repeats kernels and addresses and nothing else:
-what Python decided during the recording stays decided.
+An update of a Dreamer is some fifteen thousand kernels of a few microseconds each. Starting one takes the processor
+longer than running it takes the GPU. A CUDA graph starts all of them at once. It repeats kernels and addresses alone:
+decisions of Python code are those of the recording.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from dreamer_ros.agents.system import Batch
 
 Gradients = Callable[[Batch], dict[str, Tensor]]
-WARMING = 3  # updates before the recording, in which libraries choose their algorithms
+WARMING = 3  # updates before the recording; libraries choose their algorithms in them
 
 
 class Recording:
@@ -37,7 +37,7 @@ class Recording:
         self._metrics: dict[str, Tensor] = {}
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Put the gradients of a batch into the parameters; metrics."""
+        """Compute the gradients of a batch; returns metrics."""
         self._calls += 1
         if self._calls <= WARMING:
             self._batch = Batch(*(x.clone() for x in batch))
@@ -56,7 +56,7 @@ class Recording:
         return {name: value.clone() for name, value in self._metrics.items()}
 
     def _record(self) -> None:
-        self._clear()  # to a gradient that is there, each replay would add
+        self._clear()  # else each replay would add to the gradients
         try:
             self._replay, self._metrics = capture(lambda: self._compute(self._batch), self._batch.reward.device)
             self._gradients = [parameter.grad for parameter in self._parameters]
@@ -73,7 +73,7 @@ class Recording:
 
 
 def warm(work: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
-    """Run work on a stream of its own, which it must have done at least once before it is captured."""
+    """Run work on a stream of its own. CUDA asks for this at least once before a capture."""
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -86,7 +86,7 @@ def warm(work: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[st
 def capture(
     work: Callable[[], dict[str, Tensor]], device: torch.device
 ) -> tuple[Callable[[], None], dict[str, Tensor]]:
-    """Record work without doing it: a function that does it, and the tensors that it fills."""
+    """Record work without doing it. Returns a function that does it, and the tensors that this fills."""
     with torch.cuda.device(device):
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on using the GPU meanwhile.

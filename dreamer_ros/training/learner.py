@@ -47,7 +47,7 @@ class Learner:
 
     Args:
         config: the run's config.
-        spec: the robot; what it perceives must be what the config expects.
+        spec: the robot. It must perceive what the config expects.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, …
         seed: of parameters and of all sampling.
         team: processes to share each batch with; this one is their rank 0.
@@ -93,7 +93,7 @@ class Learner:
         return self.train(batch if self._team is None else self._team.share(batch))
 
     def train(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """One update on this process's share of a batch, all of it if it is alone."""
+        """One update on this process's share of a batch, which is all of it without a team."""
         if self.overlap is None:
             metrics = self.gradients(batch)
             average_gradients(self.agent.parameters())
@@ -105,7 +105,7 @@ class Learner:
         return average_metrics(metrics)
 
     def compute_gradients(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Put the gradients of a batch into the parameters; metrics."""
+        """Compute the gradients of a batch; returns metrics."""
         with self.autocast():
             loss, metrics = self.agent.loss(batch)
         loss.backward()
@@ -140,14 +140,15 @@ class Learner:
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict]:
         """Tensors (parameters, optimiser, normaliser, slow critic, random states), and the JSON-ready rest."""
-        tensors = {f'agent.{name}': value for name, value in self.agent.state_dict().items()}
-        tensors.update({f'optimizer.{name}': value for name, value in self.optimizer.state_tensors().items()})
-        if self.overlap is not None:
-            tensors.update({f'overlap.{name}': value for name, value in self.overlap.state_tensors().items()})
-        tensors['random.torch'] = torch.get_rng_state()
+        parts = {
+            'agent': self.agent.state_dict(),
+            'optimizer': self.optimizer.state_tensors(),
+            'overlap': self.overlap.state_tensors() if self.overlap else {},
+            'random': {'torch': torch.get_rng_state()},
+        }
         if self.device.type == 'cuda':
-            tensors['random.cuda'] = torch.cuda.get_rng_state(self.device)
-        return tensors, {
+            parts['random']['cuda'] = torch.cuda.get_rng_state(self.device)
+        return {f'{part}.{name}': value for part, own in parts.items() for name, value in own.items()}, {
             'updates': self.updates,
             'optimizer_steps': self.optimizer.steps,
             'config': self.config.to_dict(),
@@ -155,25 +156,24 @@ class Learner:
         }
 
     def restore(self, tensors: dict[str, torch.Tensor], state: dict, source: str) -> None:
-        """Go on from what `state` gave; `source` names it in errors.
+        """Continue from what `state` gave; `source` names it in errors.
 
         Raises:
-            InputError: it is of another network or robot.
+            InputError: the state belongs to another network or robot.
         """
 
         def part(prefix: str) -> dict[str, torch.Tensor]:
             return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
 
-        own, saved = self.agent.state_dict(), part('agent.')
-        if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in saved.items()}:
-            odd = sorted(
-                n for n in own.keys() | saved.keys() if n not in own or n not in saved or own[n].shape != saved[n].shape
-            )
+        agent = part('agent.')
+        own, saved = ({name: x.shape for name, x in each.items()} for each in (self.agent.state_dict(), agent))
+        if own != saved:
             raise InputError(
-                f'{source}: of preset {state["config"]["preset"]} for robot {state["spec"]["name"]}, does not fit '
-                f'preset {self.config.preset} for robot {self.spec.name} (first difference: {odd[0]})'
+                f'{source}: expected preset {self.config.preset} for robot {self.spec.name}, got preset '
+                f'{state["config"]["preset"]} for robot {state["spec"]["name"]} (first difference: '
+                f'{min(own.items() ^ saved.items())[0]})'
             )
-        self.agent.load_state_dict(saved)
+        self.agent.load_state_dict(agent)
         self.optimizer.load_state_tensors(part('optimizer.'))
         if self.overlap is not None:
             self.overlap.load_state_tensors(part('overlap.'))
@@ -185,7 +185,7 @@ class Learner:
         self._synchronise()
 
     def _synchronise(self) -> None:
-        """Give the team, if there is one, what this learner holds."""
+        """Send the state to the other ranks, if there are any."""
         if self._team is not None:
             self._team.synchronise(*self.state(), self.device.type)
 
@@ -201,7 +201,7 @@ class Learner:
         """Restore a checkpoint; returns the `extra` it was saved with.
 
         Raises:
-            InputError: the checkpoint is damaged, or of another network or robot.
+            InputError: the checkpoint is damaged, or belongs to another network or robot.
         """
         tensors, state, extra = read_checkpoint(folder)
         self.restore(tensors, state, f'checkpoint {folder}')
@@ -209,7 +209,7 @@ class Learner:
 
     @classmethod
     def open(cls, folder: Path, device: str = 'auto') -> Learner:
-        """The learner that wrote a checkpoint, whose config and robot are in it.
+        """The learner of a checkpoint, with the config and the robot stored in it.
 
         Raises:
             InputError: the checkpoint is damaged, or an earlier version of this program wrote it.
@@ -217,7 +217,7 @@ class Learner:
         tensors, state, _ = read_checkpoint(folder)
         source = f'checkpoint {folder}'
         if 'config' not in state:
-            raise InputError(f'{source}: expected the config of its run in it, but an earlier version wrote it')
+            raise InputError(f'{source}: expected the config of its run in it, got none: an earlier version wrote it')
         config = stored_config(state['config'], source)
         learner = cls(config, RobotSpec.from_json(json.dumps(state['spec']), source), device)
         learner.restore(tensors, state, source)

@@ -2,8 +2,8 @@
 
 The dreams of update k start from the posterior states of batch k − 1, in a copy of the world model as update k − 1
 left it. So nothing is shared while both run, and the result does not depend on timing. The price is that actor and
-critic see each batch one update later. On a small model this beats giving both cores to every operator, which are too
-short to be split.
+critic see each batch one update later. On a small model this beats giving both cores to every operator, because the
+operators are too short to be split.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Overlap:
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Train the world model on this batch, actor and critic on the one before, if there was one; metrics."""
         dreaming = None if self._states is None else self._start(self._states)
-        # In float32 whatever the dream uses: autocast keeps one cache of weights for all threads, which two
-        # would clear for each other at times that change the rounding from run to run.
+        # In float32 whatever the dream uses: autocast has one cache of weights for all threads. Two threads would
+        # clear it for each other at random times, which changes the rounding from run to run.
         loss, states, metrics = self._agent.model.loss(batch)
         loss.backward()
         metrics.update(self._optimizer.step('model'))
@@ -67,7 +67,7 @@ class Overlap:
         return metrics
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """The states the next dream starts from, for a checkpoint."""
+        """The states that the next dream starts from, for a checkpoint."""
         return {} if self._states is None else self._states._asdict()
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:

@@ -4,8 +4,8 @@ Rank 0 is the trainer. It owns robots, replay, checkpoints and policies, samples
 The other ranks follow (worker.py). Each computes the gradients of its share and takes the same step with their average,
 so parameters, optimisers and slow copies stay equal bit for bit. N learners make the update that one would make of the
 whole batch, up to rounding and to the noise, which is each rank's own. Most losses are means over the batch, whose
-gradients average. Statistics that enter losses otherwise are those of the whole batch (nets/collective.py). One loss
-sees its share only: the contrastive one, which has its negatives in there.
+gradients average. Other statistics in losses are those of the whole batch (nets/collective.py). Only the contrastive
+loss takes its negatives from each share.
 
 CPU tensors travel by gloo, those on GPUs by NCCL.
 """
@@ -35,7 +35,7 @@ CPU = torch.device('cpu')
 
 
 def form(size: int, threads: int) -> AbstractContextManager[Team | None]:
-    """Rank 0's team: what torchrun has started, else `size` processes on this machine; None for one alone."""
+    """Rank 0's team: the ranks started by torchrun, else `size` processes on this machine; None for one."""
     if process.torchrun_rank() is not None:
         end_with_parent(signal.SIGTERM)
         return Team(threads)
@@ -43,12 +43,12 @@ def form(size: int, threads: int) -> AbstractContextManager[Team | None]:
 
 
 class Team:
-    """All ranks, as one of them sees them. Use as a context manager: rank 0 sends the others home at its end.
+    """The ranks, as one of them sees them. Use as a context manager: at its end rank 0 ends the others.
 
     Args:
-        threads: for each rank's learner on a CPU, as rank 0 says.
+        threads: of each learner on a CPU; rank 0 tells the others.
         store: where the ranks meet; None takes what torchrun has put into the environment.
-        rank, size: of the ranks, with a store.
+        rank, size: this rank and the number of ranks, with a store.
     """
 
     def __init__(self, threads: int = 0, store: distributed.Store | None = None, rank: int = -1, size: int = -1):
@@ -63,7 +63,7 @@ class Team:
 
     @classmethod
     def start(cls, size: int, threads: int) -> Team:
-        """Become rank 0 of `size` processes on this machine, the others started here."""
+        """Become rank 0 of `size` processes on this machine, and start the others."""
         store = distributed.TCPStore('127.0.0.1', 0, size, True, FOREVER, wait_for_workers=False)
         children, closing = [], threading.Event()
         for rank in range(1, size):
@@ -98,14 +98,14 @@ class Team:
             _broadcast(tensors[name].detach().cpu().contiguous())
 
     def share(self, batch: Batch) -> Batch:
-        """Rank 0: begin an update on all ranks; this one's share of the batch."""
+        """Rank 0: begin an update on all ranks. Returns this rank's share of the batch."""
         # From the learner's own stream, so that a resumed run draws the same noise on all ranks.
         seed = int(torch.randint(2**62, ()))
         self._send({'seed': seed, 'batch': [(tuple(x.shape), x.dtype) for x in batch]})
         return Batch(*(self._scatter(x.shape, x.dtype, x.device, x) for x in batch))
 
     def receive(self) -> dict | None:
-        """Other ranks: what rank 0 does next: a state (`state`), an update (`seed`), or nothing more."""
+        """Other ranks: the next order of rank 0: take a state (`state`), update (`seed`), or None to end."""
         orders = [None]
         distributed.broadcast_object_list(orders, 0, device=CPU)
         return orders[0]
@@ -122,7 +122,7 @@ class Team:
     def _scatter(
         self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, whole: Tensor | None = None
     ) -> Tensor:
-        """This rank's rows of a tensor of that shape, which rank 0 has as a whole."""
+        """This rank's rows of a tensor that rank 0 holds whole."""
         part = torch.empty(shape[0] // self.size, *shape[1:], dtype=dtype, device=device)
         if part.numel():
             parts = None if whole is None else [x.view(torch.uint8) for x in whole.contiguous().chunk(self.size)]
@@ -137,7 +137,7 @@ class Team:
 
     def __exit__(self, kind, error, traceback) -> None:
         self._closing.set()
-        # Amid an update the others wait for its next step, not for an order: they end with this process.
+        # Within an update the others wait for its next step and not for an order. They are killed.
         in_order = kind is None or issubclass(kind, InputError)
         if in_order and self.rank == 0:
             self._send(None)
@@ -154,7 +154,7 @@ class Team:
 
 
 def _watch(rank: int, child: subprocess.Popen, closing: threading.Event) -> None:
-    """A rank that dies would leave the others waiting for ever: end as by a crash, which is resumed from."""
+    """Kill this process when a rank dies. The others would wait for ever, and a run resumes after a crash."""
     code = child.wait()
     if not closing.is_set():
         print(f'error: learner {rank} ended with code {code}', file=sys.stderr, flush=True)

@@ -34,15 +34,15 @@ def torchrun_rank() -> int | None:
 
 
 def learners(wanted: int) -> int:
-    """How many processes share the learner's work: the number torchrun has started, else the one wanted."""
+    """How many processes share the learner's work: as many as torchrun has started, else as many as wanted."""
     return wanted if torchrun_rank() is None else int(os.environ['WORLD_SIZE'])
 
 
 def check_learners(config: Config, count: int) -> None:
-    """Check that so many learners can share a run.
+    """Check that a run can have this many learners.
 
     Raises:
-        InputError: naming the setting in its way.
+        InputError: a setting does not allow it.
     """
     if count == 1:
         return
@@ -59,7 +59,7 @@ def check_learners(config: Config, count: int) -> None:
 
 
 def pick_threads(robots: int, learners: int = 1) -> int:
-    """Threads of each learner: one or two cores are taken whole; of more, at most 16 that the robots leave."""
+    """Threads of each learner: all of one or two cores, else those that the robots leave, at most 16."""
     cores = len(os.sched_getaffinity(0))
     threads = cores if cores <= 2 else min(16, max(2, cores - robots))
     return max(1, threads // int(os.environ.get('LOCAL_WORLD_SIZE', learners)))
@@ -68,8 +68,8 @@ def pick_threads(robots: int, learners: int = 1) -> int:
 def configure_learner(threads: int, overlap: bool) -> None:
     """Give an update its threads; call before the first torch operation.
 
-    Two operators run at a time, each on half of the threads: those of the two halves of an overlapped update, or
-    of two lanes.
+    Two operators run at a time, each on half of the threads: one of each half of an overlapped update, or of each
+    lane.
     """
     configure_torch(max(1, threads // 2))
     if threads > 1 and not overlap:
@@ -81,8 +81,8 @@ def configure_learner(threads: int, overlap: bool) -> None:
 def configure_torch(threads: int) -> None:
     """Set the thread count and flush denormals; call before the first torch operation.
 
-    Denormal activations made a small Dreamer several times slower within minutes. The mode belongs to a
-    thread and is inherited by the pool's threads, so it must be set before they start.
+    Denormal activations made a small Dreamer several times slower within minutes. Threads inherit the mode from the
+    one that starts them, so it must be set before torch's pool starts.
     """
     import torch
 

@@ -20,7 +20,7 @@ FEWEST_EPISODES = 10
 
 
 def release(run: Path, folder: Path) -> Path:
-    """Copy a run's latest policy to `<folder>/<task>.onnx`, with a card that says where it comes from and what it does.
+    """Copy a run's latest policy to `<folder>/<task>.onnx`, with a card of its origin and its returns.
 
     Args:
         run: a run directory with an evaluation of that policy, as `dreamer eval` leaves it.
@@ -30,7 +30,7 @@ def release(run: Path, folder: Path) -> Path:
         the card.
 
     Raises:
-        InputError: the policy was not evaluated in enough episodes, is not whole, or a better one is released.
+        InputError: the policy was evaluated in too few episodes, is damaged, or a better one is released.
     """
     source = latest_policy(run)
     runner = PolicyRunner(source)
@@ -73,7 +73,7 @@ def release(run: Path, folder: Path) -> Path:
 
 
 def _evaluation(run: Path, version: int) -> dict | None:
-    """The newest result of enough episodes that this version of the policy has played."""
+    """The newest evaluation of this version of the policy over enough episodes."""
     for path in sorted((run / 'evaluation').glob('*/result.json'), reverse=True):
         result = load_json(path, str(path))
         actors = {episode['actor'] for episode in result['episodes']}

@@ -1,4 +1,4 @@
-"""A learner process beside the trainer's, by torchrun, or `… -m dreamer_ros.training.worker PORT RANK SIZE`."""
+"""A learner's process beside the trainer's, started by torchrun or by `parallel.Team` with PORT RANK SIZE."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def main() -> NoReturn:
-    """Serve rank 0 to its end."""
+    """Serve rank 0 until it ends."""
     end_with_parent(signal.SIGKILL)
     process.prepare()  # before torch is imported
     from torch import distributed
@@ -31,7 +31,7 @@ def main() -> NoReturn:
         team = Team(0, distributed.TCPStore('127.0.0.1', port, size, False, FOREVER), rank, size)
     else:
         team = Team()
-    # Rank 0 finishes its work first, which needs this process, and then ends it.
+    # Rank 0 needs this process to finish its work, and ends it then.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     with team:
@@ -40,14 +40,14 @@ def main() -> NoReturn:
 
 
 def leave() -> NoReturn:
-    """End this process at once: nothing is left to do, and torch's threads may abort an interpreter that ends."""
+    """End this process at once. Torch's threads may abort an interpreter that shuts down."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
 def follow(team: Team) -> None:
-    """Take rank 0's state and its share of every update, until rank 0 is done."""
+    """Take rank 0's state and a share of every update, until rank 0 is done."""
     import torch
 
     learner = None

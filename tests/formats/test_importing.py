@@ -103,7 +103,7 @@ def test_whose_recording_it_is(tmp_path, rng):
     episodes = long_recording(tmp_path / 'long', rng, with_spec=False)
     folder = tmp_path / 'episodes'
     result = import_source(tmp_path / 'long', folder)
-    assert not result.bags and 'does not say which robot it is of' in reasons(result)
+    assert not result.bags and 'does not name its robot' in reasons(result)
     write_episode(folder, 'earlier', random_episode(rng, 5))
     assert len(import_source(tmp_path / 'long', folder).bags) == len(episodes)
 

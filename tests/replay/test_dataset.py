@@ -221,7 +221,7 @@ def test_single_files_of_every_kind(tmp_path, rng):
     ]
     told = reasons(store)
     assert len(told) == 2 and told[0].startswith('5.npz: recorded from another robot: control_period')
-    assert told[1].startswith('6.npz: it is no NumPy file')
+    assert told[1].startswith('6.npz: expected a NumPy file')
     keep_bag(folder / '2.db3.zstd')
     assert is_kept(folder / '2.db3.zstd') and (folder / '2.db3.zstd.keep').exists()
     assert len(dataset_of(folder, SPEC, 1000).refresh()) == 5
