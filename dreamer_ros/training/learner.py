@@ -169,8 +169,8 @@ class Learner:
         own, saved = ({name: x.shape for name, x in each.items()} for each in (self.agent.state_dict(), agent))
         if own != saved:
             raise InputError(
-                f'{source}: expected the network of preset {self.config.preset} for robot {self.spec.name}, got that of '
-                f'preset {state["config"]["preset"]} for robot {state["spec"]["name"]} (first difference: '
+                f'{source}: expected the network of preset {self.config.preset} for robot {self.spec.name}, got that '
+                f'of preset {state["config"]["preset"]} for robot {state["spec"]["name"]} (first difference: '
                 f'{min(own.items() ^ saved.items())[0]})'
             )
         self.agent.load_state_dict(agent)
