@@ -108,7 +108,7 @@ def test_bad_options_are_told():
     for options, message in (
         ({'render_mode': 'human'}, "render_mode: expected None or rgb_array, got 'human'"),
         ({'inputs': 'smell'}, 'inputs: expected one of image, vector, both'),
-        ({'seed': -1}, 'seed: expected a number from 0'),
+        ({'seed': -1}, 'seed: expected a whole number from 0 to 4294967295, got -1'),
     ):
         with pytest.raises(InputError, match=message):
             dreamer_ros.make('cartpole_swingup', **options)

@@ -7,12 +7,15 @@ import difflib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import BeforeValidator, Field, model_validator
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.options import Inputs, Render
 from dreamer_ros.paths import share
+from dreamer_ros.schema import Expected, Mismatch, Model, check
 from dreamer_ros.simulation import gl
 from dreamer_ros.simulation.world import Diverged, World
 from dreamer_ros.spec import RobotSpec
@@ -44,10 +47,6 @@ VISUAL_TASKS = (
     'walker_stand',
     'walker_walk',
 )
-
-INPUTS = ('image', 'vector', 'both')
-RENDER_MODES = ('fast', 'shadows', 'suite')
-_IMAGE_SIDES = (16, 1024)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,6 +277,31 @@ def task_name(task: str) -> str:
     return _find(task)[0]
 
 
+# NumPy's whole numbers are none to pydantic.
+_Whole = Annotated[int, BeforeValidator(lambda value: int(value) if isinstance(value, np.integer) else value)]
+_Side = Annotated[_Whole, Field(ge=16, le=1024)]
+
+
+class _Settings(Model):
+    """Arguments of `make`."""
+
+    image_size: tuple[_Side, _Side] = Field(description='height and width in pixels')
+    action_repeat: _Whole = Field(ge=1, description='control steps per action')
+    seed: _Whole = Field(ge=0, le=2**32 - 1, description='of the random initial states')
+    render: Render
+    inputs: Inputs
+    cameras: Annotated[tuple[_Whole | str, ...], Expected('a list of names or numbers')] = Field(
+        description="cameras to look through; none for the task's own"
+    )
+    episode_length: _Whole | None = Field(ge=1, description="control steps per episode; the task's own")
+
+    @model_validator(mode='after')
+    def _fits(self):
+        if self.inputs == 'vector' and self.cameras:
+            raise Mismatch('cameras', 'none with inputs vector', self.cameras)
+        return self
+
+
 def make(
     task: str,
     *,
@@ -304,37 +328,27 @@ def make(
     Raises:
         InputError: an unknown task, a value out of range, or OpenGL is not available.
     """
-    low, high = _IMAGE_SIDES
-    if len(image_size) != 2 or not all(low <= side <= high for side in image_size):
-        raise InputError(f'image_size: expected (height, width) from {low} to {high}, got {image_size}')
-    if action_repeat < 1:
-        raise InputError(f'action_repeat: expected at least 1, got {action_repeat}')
-    if episode_length is not None and episode_length < 1:
-        raise InputError(f'episode_length: expected at least 1 control step, got {episode_length}')
-    if not 0 <= seed < 2**32:
-        raise InputError(f'seed: expected a number from 0 to 2**32 - 1, got {seed}')
-    if render not in RENDER_MODES:
-        raise InputError(f'render: expected one of {", ".join(RENDER_MODES)}, got {render!r}')
-    if inputs not in INPUTS:
-        raise InputError(f'inputs: expected one of {", ".join(INPUTS)}, got {inputs!r}')
-    if inputs == 'vector' and cameras:
-        raise InputError(f'cameras: expected none with inputs vector, got {", ".join(map(str, cameras))}')
+    given = dict(
+        image_size=image_size,
+        action_repeat=action_repeat,
+        seed=seed,
+        render=render,
+        inputs=inputs,
+        cameras=cameras,
+        episode_length=episode_length,
+    )
+    settings: _Settings = check(_Settings, given, f'task {task}')
     gl.prepare()
+    from dreamer_ros.simulation import robot_world, suite
     from dreamer_ros.simulation.rendering import Renderer
 
-    world = _world(task, seed)
+    name, file = _find(task)
+    world: World = robot_world.RobotWorld(file, settings.seed) if file else suite.SuiteWorld(name, settings.seed)
     renderer = None
     if inputs != 'vector':
-        size = (int(image_size[0]), int(image_size[1]))
-        renderer = Renderer(world.model, size, render, cameras or world.default_cameras)
-    return Environment(world, renderer, inputs != 'image', action_repeat, episode_length or world.default_length)
-
-
-def _world(task: str, seed: int) -> World:
-    from dreamer_ros.simulation import robot_world, suite
-
-    name, file = _find(task)
-    return robot_world.RobotWorld(file, seed) if file else suite.SuiteWorld(name, seed)
+        renderer = Renderer(world.model, settings.image_size, render, settings.cameras or world.default_cameras)
+    length = settings.episode_length or world.default_length
+    return Environment(world, renderer, inputs != 'image', settings.action_repeat, length)
 
 
 def _find(task: str) -> tuple[str, TaskFile | None]:

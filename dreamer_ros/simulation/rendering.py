@@ -57,7 +57,7 @@ class Renderer:
     Args:
         model: the compiled model; its rendering settings are changed to the mode's.
         image_size: (height, width) in pixels.
-        mode: one of `environment.RENDER_MODES`.
+        mode: `fast`, `shadows` or `suite`.
         cameras: names or numbers of different cameras of the model.
 
     Attributes:
