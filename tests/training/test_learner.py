@@ -179,7 +179,7 @@ def test_extreme_data_gives_finite_updates(extreme):
 
 
 @pytest.mark.parametrize('name', ['dreamer:contrastive', 'planet_cpu', 'world_models_cpu'])
-def test_a_decoder_that_watches_changes_no_step_of_the_others(name):
+def test_a_probe_changes_no_step_of_the_others(name):
     """A thousandfold gradient of the decoder, beyond the clip, leaves everything else as it is bit for bit."""
     taken = []
     for scale in (1.0, 1000.0):
