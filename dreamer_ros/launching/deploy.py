@@ -11,7 +11,7 @@ from pydantic import Field
 from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
-from dreamer_ros.launching.processes import Process, Scenario, check_namespace, load_named_contract, recorder
+from dreamer_ros.launching.processes import Process, Scenario, load_named_contract, recorder, robot_namespace
 from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import load, policy_path
 from dreamer_ros.robot.contract import RobotContract
@@ -68,8 +68,7 @@ def deploy(options: Deploy) -> Scenario:
     task = options.task or (spec.name if spec else '')
     if mocked and not task:
         raise InputError('deploy: expected task:=<what the mock robot simulates>')
-    place = '/' + (options.namespace or contract.name).strip('/')
-    check_namespace(place)
+    place = robot_namespace(options.namespace, contract)
     folder = new_logdir(Path(options.robot).stem if options.robot else spec.name, 'deploy')
     # A copy for the record. The nodes read the user's file, so that their errors name it.
     write_file(folder / 'robot.yaml', contract.text)

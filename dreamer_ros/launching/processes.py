@@ -227,6 +227,17 @@ def load_named_contract(robot: str) -> tuple[RobotContract, str]:
     return load_contract(robot), str(file.absolute()) if file.suffix else robot
 
 
+def robot_namespace(namespace: str, contract: RobotContract) -> str:
+    """Namespace of a robot's topics, by default that of its name.
+
+    Raises:
+        InputError: it is not valid.
+    """
+    place = '/' + (namespace or contract.name).strip('/')
+    check_namespace(place)
+    return place
+
+
 def task_name(task: str) -> str:
     """Name of a task, which may be given as a task file."""
     try:

@@ -16,10 +16,9 @@ from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.launching.deploy import mock_robot, robot_agent
-from dreamer_ros.launching.processes import Process, Scenario, learner, load_named_contract, recorder
+from dreamer_ros.launching.processes import Process, Scenario, learner, load_named_contract, recorder, robot_namespace
 from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import load, policy_path
-from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.offline import senses
 from dreamer_ros.training.process import check_learners
@@ -79,6 +78,7 @@ def robot_train(options: RobotTrain) -> Scenario:
     begin = Path(options.begin).expanduser().absolute() if options.begin and not resumed else None
     if begin:
         contract.check(RobotSpec.from_json(read_text(begin / 'spec.json'), str(begin / 'spec.json')))
+    place = robot_namespace(options.namespace, contract)
     path = policy_path(options.policy) if options.policy else None
     if options.role != 'trainer':
         if path:
@@ -100,9 +100,9 @@ def robot_train(options: RobotTrain) -> Scenario:
     check_run(folder, contract.spec, config)  # the trainer does so too, but by then a robot here moves
     processes: list[Process] = []
     if options.role != 'trainer':
-        processes += _robot_side(options, contract, source, folder, path)
+        processes += _robot_side(options, place, source, folder, path)
     if options.role == 'robot':
-        processes.append(_file_server({'bags': str(folder / 'episodes')}, options, processes[-1].namespace))
+        processes.append(_file_server({'bags': str(folder / 'episodes')}, options, place))
         return Scenario('robot_train', tuple(processes), folder)
     trainer = {
         **options.pick('steps', 'device', 'learners', 'seed'),
@@ -123,11 +123,8 @@ def robot_train(options: RobotTrain) -> Scenario:
     return Scenario('robot_train', (*processes, learner('trainer', trainer)), folder)
 
 
-def _robot_side(
-    options: RobotTrain, contract: RobotContract, source: str, folder: Path, policy: Path | None
-) -> list[Process]:
+def _robot_side(options: RobotTrain, place: str, source: str, folder: Path, policy: Path | None) -> list[Process]:
     """What runs on the robot's computer."""
-    place = '/' + (options.namespace or contract.name).strip('/')
     alone = options.role == 'robot'  # else the trainer owns the terminal, and says how it goes
     agent = {
         **options.pick('evaluate_every', 'pause', 'seed'),

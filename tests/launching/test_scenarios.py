@@ -550,6 +550,7 @@ def test_robot_train_goes_on(rover_policy, tmp_path):
         ({}, 'expected robot:=<contract>'),
         ({'robot': 'rover', 'mock': 'true'}, 'expected task:='),
         ({'robot': 'rover', 'task': 'rover_target'}, 'task:=… is for mock:=true'),
+        ({'robot': 'rover', 'namespace': 'my rover'}, 'namespace: expected names of letters'),
         ({'robot': 'rover', 'role': 'trainer'}, 'expects bags:=http://'),
         ({'robot': 'rover', 'role': 'robot', 'bags': 'http://x:1'}, 'with role:=trainer alone'),
         ({'robot': 'rover', 'role': 'trainer', 'bags': 'robot:8075'}, 'bags:=robot:8075: expected http://'),
