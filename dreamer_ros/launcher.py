@@ -1,16 +1,17 @@
-"""What a process knows of the launcher that started it, `dreamer launch` or `ros2 launch`."""
+"""What a process knows of the launcher that started it, `dreamer launch` or `ros2 launch`.
+
+Nodes import this module first, so it imports nothing that takes time.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import uuid
 
 # Set in the environment of every process that a launcher starts.
 VARIABLE = 'DREAMER_ROS_LAUNCH'
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
-_LAUNCH = uuid.uuid4().hex
+_LAUNCH = os.urandom(16).hex()
 
 
 def new_launch() -> str:
@@ -25,6 +26,8 @@ def launch() -> str:
 
 def end_with_parent(number: signal.Signals) -> None:
     """Get this signal when the parent process ends, however it does. Linux only."""
+    import ctypes
+
     prctl = getattr(ctypes.CDLL(None), 'prctl', None)
     if prctl is not None:
         prctl(PR_SET_PDEATHSIG, number)
