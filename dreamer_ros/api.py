@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,8 +25,6 @@ from dreamer_ros.training.metrics import read_metrics
 from dreamer_ros.training.run_directory import latest_policy
 
 if TYPE_CHECKING:
-    import threading
-
     from dreamer_ros.simulation.gym_env import GymEnv
 
 Overrides = Mapping[str, Any]
@@ -40,14 +39,14 @@ def make(
     robot_spec: RobotSpec | None = None,
     **options: Any,
 ) -> GymEnv:
-    """Make a Gymnasium environment of a simulated task, as a preset's agent meets it.
+    """Make a Gymnasium environment of a simulated task, as the agent of a preset perceives it.
 
     Args:
         task: a name that `dreamer tasks` lists, or the path of a task file.
-        preset: name or file; gives the options below that are not given.
+        preset: name or file; gives the options below that are not named.
         seed: of the initial states; None for a random one.
         render_mode: None or `rgb_array`.
-        robot_spec: of a policy, instead of a preset: the environment shows and does what the policy knows.
+        robot_spec: of a policy, instead of a preset: the environment is the one that the policy was trained for.
         options: image_size (height, width), action_repeat, inputs (`image`, `vector` or `both`), cameras, render
             (`fast`, `shadows` or `suite`), episode_length; see `dreamer_ros.simulation.make`.
 
@@ -80,7 +79,7 @@ class Policy:
     Attributes:
         robot_spec: of the robot it was trained for.
         version: counts up within a run.
-        metadata: what the file says of itself: system, preset, step, …
+        metadata: of the file: system, preset, step, …
     """
 
     def __init__(self, runner: PolicyRunner):
@@ -91,7 +90,7 @@ class Policy:
         self.metadata: dict[str, str] = runner.metadata
 
     def reset(self) -> None:
-        """Forget the episode; to be called when another one starts."""
+        """Forget the episode. Call it when another one begins."""
         self._is_first = True
 
     def act(self, observation: Any, *, explore: bool = False) -> Any:
@@ -118,7 +117,7 @@ class Policy:
 
 
 def load_policy(path: str | Path, *, seed: int | None = None) -> Policy:
-    """Load a policy, and check that it computes here what it did in training.
+    """Load a policy, and check that it computes the same here as in training.
 
     Args:
         path: ONNX file, manifest, run directory (its newest policy), or name of a released policy.
@@ -135,7 +134,7 @@ def load_policy(path: str | Path, *, seed: int | None = None) -> Policy:
 def read_episodes(path: str | Path) -> Iterator[Episode]:
     """Read the episodes of a bag, of a folder of bags, or of a run, oldest bag first.
 
-    Bags say which robot they are of. What cannot be used is told by a warning.
+    Bags name their robot. What cannot be used is reported by a warning.
 
     Args:
         path: a bag directory, an MCAP or sqlite3 file, a folder with bags, or a run directory.
@@ -251,23 +250,22 @@ def train(
     if steps is not None and bags or updates is not None and task:
         raise InputError('train: expected steps with a task, or updates with bags')
     changes = tuple(f'{key}={json.dumps(value)}' for key, value in (overrides or {}).items())
-    from dreamer_ros.training.session import train_from_bags, train_in_process
-
     try:
         if task:
+            from dreamer_ros.training.in_process import train_in_process
+
             config = load_preset(preset or 'cpu', changes)
             folder = train_in_process(
                 task, config, logdir, steps=steps, seed=seed, device=device, evaluations=evaluations, stop=stop
             )
-            return open_run(folder)
-        import threading
+        else:
+            from dreamer_ros.training.offline import OfflineOptions, plan, train_from_bags
 
-        from dreamer_ros.training.offline import OfflineOptions, plan
-
-        options = {'preset': preset, 'logdir': str(logdir), 'updates': updates, 'overrides': changes}
-        options |= {'bags': tuple(map(str, bags)), 'seed': seed, 'device': device}
-        run = plan(check(OfflineOptions, options, 'train'))
-        train_from_bags(run, stop or threading.Event())
-        return open_run(run.folder)
+            options = {'preset': preset, 'logdir': str(logdir), 'updates': updates, 'overrides': changes}
+            options |= {'bags': tuple(map(str, bags)), 'seed': seed, 'device': device}
+            run = plan(check(OfflineOptions, options, 'train'))
+            train_from_bags(run, stop or threading.Event())
+            folder = run.folder
+        return open_run(folder)
     except ModuleNotFoundError as error:
         raise missing_package(error) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,19 @@ METHODS = {
     'TD-MPC2': 'tdmpc2_vision',
 }
 
+COSTS = (
+    'system',
+    'runs',
+    'env steps',
+    'updates',
+    'minutes of training',
+    'action repeat',
+    'image',
+    'scored actions',
+    'configuration',
+    'machine',
+)
+
 Points = list[tuple[int, float]]  # (env steps, mean return), env steps increasing
 
 
@@ -59,16 +72,16 @@ class Published:
         }
 
     def points(self, method: str, task: str) -> Points:
-        """What is published; empty where nothing is."""
+        """The published points; empty if there are none."""
         return self._points[method].get(task, [])
 
     def level(self, method: str) -> int | None:
-        """The env steps that a method's scores belong to, if they all belong to the same; None for curves."""
+        """The env steps of a method whose scores are all of the same number of them; None for curves."""
         steps = {steps for points in self._points[method].values() for steps, _ in points}
         return steps.pop() if len(steps) == 1 else None
 
     def score(self, method: str, task: str, steps: int) -> float | None:
-        """The return at so many env steps, or that of a level; None where it is not known."""
+        """The return after this many env steps, or that of a level; None if it is not known."""
         points = self.points(method, task)
         if self.level(method) is not None:
             return points[0][1] if points else None
@@ -84,7 +97,7 @@ def interpolate(points: Sequence[tuple], steps: int) -> float | None:
 
 
 class Comparison:
-    """The runs of one or more benchmarks, side by side with what is published.
+    """The runs of one or more benchmarks, compared with published scores.
 
     Args:
         paths: results files, or the folders they are in.
@@ -135,7 +148,7 @@ class Comparison:
     # Tables
 
     def tables(self) -> str:
-        """Protocol, scores and costs as Markdown that reads well in a terminal too."""
+        """Protocol, scores and costs as Markdown that is legible in a terminal too."""
         return '\n\n'.join([self._protocol(), self._score_table(), self._cost_table()]) + '\n'
 
     def _protocol(self) -> str:
@@ -182,44 +195,21 @@ class Comparison:
         return _markdown(rows)
 
     def _cost_table(self) -> str:
-        rows = [
-            [
-                'system',
-                'runs',
-                'env steps',
-                'updates',
-                'minutes of training',
-                'action repeat',
-                'image',
-                'scored actions',
-                'configuration',
-                'machine',
-            ]
-        ]
+        rows = [list(COSTS)]
         for system in self.systems:
             runs = self._runs(system)
             rows.append(
                 [
                     system,
                     str(len(runs)),
-                    *(
-                        _range([value(run) for run in runs])
-                        for value in (
-                            lambda run: run.outcome.env_steps,
-                            lambda run: run.outcome.updates,
-                            lambda run: round(run.outcome.seconds / 60, 1),
-                            lambda run: run.action_repeat,
-                        )
-                    ),
-                    *(
-                        ', '.join(dict.fromkeys(value(run) for run in runs))
-                        for value in (
-                            lambda run: 'x'.join(map(str, run.image_size)),
-                            lambda run: run.actions,
-                            lambda run: run.config_hash[:8],
-                            _machine,
-                        )
-                    ),
+                    _range([run.outcome.env_steps for run in runs]),
+                    _range([run.outcome.updates for run in runs]),
+                    _range([round(run.outcome.seconds / 60, 1) for run in runs]),
+                    _range([run.action_repeat for run in runs]),
+                    _distinct('x'.join(map(str, run.image_size)) for run in runs),
+                    _distinct(run.actions for run in runs),
+                    _distinct(run.config_hash[:8] for run in runs),
+                    _distinct(map(_machine, runs)),
                 ]
             )
         return _markdown(rows)
@@ -303,6 +293,10 @@ def _number(value: float | None) -> str:
 def _range(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     return f'{low}' if low == high else f'{low} to {high}'
+
+
+def _distinct(values: Iterable[str]) -> str:
+    return ', '.join(dict.fromkeys(values))
 
 
 def _machine(run: Run) -> str:

@@ -1,20 +1,16 @@
-"""One run of a benchmark, as a program: takes a Job through a connection, sends what comes of it."""
+"""One run of a benchmark, as a program: takes a Job through a connection and sends what comes of it."""
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 
-from dreamer_ros.benchmark.results import BASELINES, Outcome, Protocol, Run, config_hash, machine
-from dreamer_ros.benchmark.systems import UNTRAINED, config_of, train
-from dreamer_ros.config import default_values
+from dreamer_ros.benchmark.results import Outcome, Run, machine
+from dreamer_ros.benchmark.systems import UNTRAINED, Job, train
 from dreamer_ros.errors import InputError
 from dreamer_ros.launcher import end_with_parent
 from dreamer_ros.training import process
@@ -22,72 +18,31 @@ from dreamer_ros.training import process
 REPORT_PERIOD = 0.5  # seconds between two reports of a run
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One run to make.
+def run(job: Job, connection: Connection) -> Run:
+    """Train and score, and send how far it is every half second.
 
-    Attributes:
-        system: name in tables.
-        preset: name or file, or one of BASELINES.
-        folder: for what the run leaves beside its scores.
-        simulators: that collect for one learner.
-        cores: to run on.
+    Raises:
+        InputError: what the training raises.
     """
+    due = 0.0
 
-    system: str
-    preset: str
-    task: str
-    seed: int
-    protocol: Protocol
-    folder: Path
-    simulators: int
-    cores: Sequence[int]
+    def report(outcome: Outcome) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + REPORT_PERIOD
+            connection.send(outcome)
 
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """As of the `Run` it becomes."""
-        return self.system, self.task, self.seed
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return f'{self.system} {self.task} seed {self.seed}'
-
-    def config_hash(self) -> str:
-        """Equal for runs that can be compared as one system's."""
-        config = config_of(self.preset).to_dict()
-        if self.preset in BASELINES:
-            config = {'preset': self.preset, 'env': config['env']}
-        return config_hash(config, default_values())
-
-    def run(self, connection: Connection) -> Run:
-        """Train and score, and send how far it is every half second.
-
-        Raises:
-            InputError: what the training raises.
-        """
-        due = 0.0
-
-        def report(outcome: Outcome) -> None:
-            nonlocal due
-            if time.monotonic() >= due:
-                due = time.monotonic() + REPORT_PERIOD
-                connection.send(outcome)
-
-        outcome = train(self.preset, self.task, self.seed, self.protocol, self.folder, report, self.simulators)
-        config = config_of(self.preset)
-        return Run(
-            self.system,
-            self.task,
-            self.seed,
-            self.config_hash(),
-            config.action_repeat_for(self.task),
-            config.env.image_size,
-            self.preset if self.preset in UNTRAINED else 'deterministic',
-            datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
-            machine(),
-            outcome,
-        )
+    outcome = train(job, report)
+    return Run(
+        *job.key,
+        job.config_hash(),
+        job.action_repeat,
+        job.config.env.image_size,
+        job.preset if job.preset in UNTRAINED else 'deterministic',
+        datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+        machine(),
+        outcome,
+    )
 
 
 def main() -> int:
@@ -100,7 +55,7 @@ def main() -> int:
     job = connection.recv()
     os.sched_setaffinity(0, job.cores)
     try:
-        connection.send(job.run(connection))
+        connection.send(run(job, connection))
     except InputError as error:
         connection.send(error)
     except BrokenPipeError:  # the benchmark has ended

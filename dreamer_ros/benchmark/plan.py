@@ -17,7 +17,7 @@ from dreamer_ros.schema import Count, Name, Positive, check, load_yaml
 
 
 class BenchmarkOptions(Options):
-    """What can be set of a benchmark, on the command line or in a YAML file."""
+    """Options of a benchmark, on the command line or in a YAML file."""
 
     systems: tuple[Name, ...] = Field(
         (), description='Presets (see `dreamer presets`, or YAML files) and the baselines random, still and sac_pixels.'
@@ -61,7 +61,7 @@ class Plan:
 
     @classmethod
     def make(cls, file: Path | None, given: dict[str, object]) -> Plan:
-        """From a YAML file with the options of `dreamer benchmark` as keys, and from options, which go first.
+        """Make a plan of a YAML file, whose keys are options of `dreamer benchmark`, and of options, which override it.
 
         Raises:
             InputError: an unknown key, a value that does not fit, or something missing.

@@ -1,4 +1,4 @@
-"""The results file of a benchmark: what was run, how it was scored, and what came out."""
+"""The results file of a benchmark: what was run, how it was scored, and the outcome."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Protocol:
 
     Attributes:
         steps: env steps to train for.
-        minutes: of training after which it ends even so; None for no limit.
+        minutes: of training at most; None for no limit.
         evaluations: points of the learning curve, at equal distances in env steps.
         curve_episodes: episodes of each of them.
         episodes: episodes of the final score.
@@ -44,13 +44,13 @@ class Protocol:
         return [round(self.steps * k / self.evaluations) for k in range(1, self.evaluations + 1)]
 
     def out_of_time(self, seconds: float) -> bool:
-        """Whether so much training is all there may be."""
+        """Whether training must end after this time."""
         return self.minutes is not None and seconds >= 60 * self.minutes
 
 
 @dataclasses.dataclass
 class Outcome:
-    """What training came to; also while it goes on, for whoever watches.
+    """What training has come to, so far or at its end.
 
     Attributes:
         env_steps, updates: made so far.
@@ -104,7 +104,7 @@ class Results:
 
     Args:
         folder: of the benchmark.
-        protocol: of a benchmark about to run; None takes the file's.
+        protocol: of a benchmark about to run; None for that of the file.
 
     Raises:
         InputError: the file is damaged, missing though no protocol is given, or of another protocol.
@@ -167,9 +167,9 @@ class Results:
 
 
 def config_hash(config: dict, defaults: dict) -> str:
-    """16 hex digits of what a configuration of plain values has different from the defaults.
+    """16 hex digits of what differs from the defaults in a configuration of plain values.
 
-    So a key that a later version adds leaves the hash as it was, where the configuration does not use it.
+    So a key that a later version adds does not change the hash of configurations that do not use it.
     """
     text = json.dumps(_without(config, defaults), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -189,7 +189,7 @@ def _without(config: dict, defaults: dict) -> dict:
 
 
 def machine() -> dict[str, object]:
-    """What the times of a run depend on that was made in this process."""
+    """The machine that this process has run on, and the versions on which times depend."""
     torch = sys.modules.get('torch')  # the random baseline does without
     return {
         'processor': _processor(),

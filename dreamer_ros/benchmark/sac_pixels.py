@@ -1,7 +1,7 @@
 """Soft actor-critic from pixels: stable-baselines3's SAC with what DrQ (2004.13649, 2107.09645) adds.
 
-Sampled images are shifted by a few pixels at random; the critic alone trains the convolutions, which serve the
-actor too; features are few, normalised and bounded; returns are those of three steps.
+Sampled images are shifted by a few pixels at random. Only the critic trains the convolutions, which the actor uses
+too. Features are few, normalised and bounded. Targets are three-step returns.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def train_sac(
     protocol: Protocol,
     report: Callable[[Outcome], None],
 ) -> Outcome:
-    """Train and score; one update of 128 observations per agent step. Arguments as of `systems.train`."""
+    """Train and score; one update of 128 observations per agent step."""
     environment = PixelTask(task, image_size, action_repeat, seed)
     evaluation = PixelTask(task, image_size, action_repeat, evaluation_seed(seed))
     budget = math.ceil(protocol.steps / action_repeat)

@@ -1,7 +1,7 @@
-"""System x task x seed: what a benchmark runs, in processes of their own, and how it goes on after a break.
+"""Runs every system on every task with every seed, each in a process of its own.
 
-Each run is a process: it gets its share of the cores, a crash takes nothing else down, and what one leaves in
-memory does not slow the next. Finished runs are in results.json; an interrupted one begins again.
+A process gets its share of the cores, its crash stops no other run, and what it leaves in memory does not slow the
+next one. Finished runs are kept in results.json. A benchmark that is started again makes the missing ones.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamer_ros.benchmark.job import Job
 from dreamer_ros.benchmark.plan import Plan
 from dreamer_ros.benchmark.results import Outcome, Results, Run
+from dreamer_ros.benchmark.systems import Job
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import Locked, lock_file
 from dreamer_ros.simulation import task_name
@@ -30,7 +30,7 @@ LOCK = '.benchmark.lock'
 
 @dataclasses.dataclass
 class _Running:
-    """A job in its process, and the latest that was heard of it."""
+    """A job in its process, and its latest report."""
 
     job: Job
     process: subprocess.Popen
@@ -44,7 +44,7 @@ class _Running:
 
 
 def run_benchmark(plan: Plan) -> Results:
-    """Make all runs that `<output>/results.json` lacks; one that fails is told, and the others go on.
+    """Make all runs that `<output>/results.json` lacks. When one fails, the others go on.
 
     Raises:
         InputError: an unknown system or task, two systems of one name, an output of another benchmark, of one that
@@ -69,9 +69,6 @@ def run_benchmark(plan: Plan) -> Results:
 
 
 def _run(plan: Plan, presets: dict[str, str]) -> Results:
-    """Args:
-    presets: of the systems, by name.
-    """
     results = Results(plan.output, plan.protocol)
     cores = sorted(os.sched_getaffinity(0))
     waiting = []

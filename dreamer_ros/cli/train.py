@@ -18,7 +18,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.launching.sim_train import SimTrain, sim_train
 from dreamer_ros.options import Options, Word
 from dreamer_ros.training import process
-from dreamer_ros.training.offline import OfflineOptions, plan
+from dreamer_ros.training.offline import OfflineOptions, plan, train_from_bags
 
 IN_PROCESS = 'in_process', 'task', 'preset', 'overrides', 'logdir', 'steps', 'seed', 'simulators', 'device'
 
@@ -80,8 +80,6 @@ def _check_all_read(options: Train, names: Collection[str], where: str) -> None:
 
 
 def _train_from_bags(options: Train) -> None:
-    from dreamer_ros.training.session import train_from_bags
-
     run = plan(options)
     print(f'learning {run.spec.name} from bags; everything goes to {run.folder}', flush=True)
     train_from_bags(run, _stop_event())
@@ -89,7 +87,7 @@ def _train_from_bags(options: Train) -> None:
 
 def _train_in_process(options: Train) -> None:
     from dreamer_ros.config import load_preset
-    from dreamer_ros.training.session import train_in_process
+    from dreamer_ros.training.in_process import train_in_process
 
     run = train_in_process(
         options.task or 'cartpole_swingup',

@@ -30,7 +30,7 @@ BAG_TIME = 5.0  # seconds within which the recorder closes the last bag
 
 
 class EvaluatorParameters(Options):
-    """What can be set of the evaluator."""
+    """Parameters of the evaluator."""
 
     episodes: int = Field(10, ge=1, le=10**6, description='Whole episodes to count.')
     output: str = Field('', description='Folder that gets result.json. Default: nothing is written.')
@@ -54,7 +54,7 @@ class EpisodeCounter:
         period: s between two observations.
 
     Attributes:
-        broken: episodes that began and are not whole.
+        broken: episodes with gaps so far.
     """
 
     def __init__(self, period: float):
@@ -63,7 +63,7 @@ class EpisodeCounter:
         self.broken = 0
 
     def add(self, step: Step) -> Tally | None:
-        """The episode that this step ends, if it is whole. Repeated stamps change nothing."""
+        """Take a step, and return the episode if this step ends it and it is whole. Repeated stamps change nothing."""
         if step.is_first and (self._tally is None or step.stamp not in self._tally):
             self.broken += self._tally is not None
             self._tally = Tally(self._period)
@@ -106,7 +106,7 @@ class Evaluator:
         counter: EpisodeCounter | None = None
         while not self._stop.is_set() and len(self._results) < self._episodes:
             self._inbox.wait(0.1)
-            self._stop.wait(0.01)  # takes messages in batches; the queue holds a thousand
+            self._stop.wait(0.01)  # messages are taken in batches; the queue holds a thousand
             spec = self._announcements.take()
             if spec is not None:
                 self._spec = spec
@@ -164,7 +164,7 @@ class Evaluator:
         return 0
 
     def _film(self, bags: Path, video: Path) -> None:
-        """The result stands without a film: what keeps it from being made is told, no more."""
+        """Film the last episode. If that fails, the result still counts: a warning is enough."""
         deadline = time.monotonic() + BAG_TIME
         while len(found := _bags(bags)) < self._episodes and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -9,15 +9,12 @@ from rclpy.node import Node
 
 from dreamer_ros.ros.parameters import read_parameters
 from dreamer_ros.ros.runtime import run_node
-from dreamer_ros.training.offline import OfflineOptions, plan
-from dreamer_ros.training.session import train_from_bags
-
-OfflineTrainerParameters = OfflineOptions
+from dreamer_ros.training.offline import OfflineOptions, plan, train_from_bags
 
 
 def body(node: Node, stop: threading.Event) -> None:
     """Train until the updates are made or the event is set."""
-    run = plan(read_parameters(node, OfflineTrainerParameters))
+    run = plan(read_parameters(node, OfflineOptions))
     train_from_bags(run, stop)
     node.get_logger().info(f'{"stopped" if stop.is_set() else "finished"}; everything is in {run.folder}')
 

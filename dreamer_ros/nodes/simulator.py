@@ -39,14 +39,14 @@ SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
 TRAINER_PATIENCE = 5.0  # seconds at the start to discover the trainer that publishes `pace`
 PACE_PATIENCE = 4.0  # seconds from then on for a pace to arrive; a lost one is sent again after 3
 PACE_HEADSTART = 1_000_000_000  # nanoseconds that a restarted simulator's stamps begin after the last pace
-STAMPS_KEPT = 1000  # observations whose late or repeated actions are ignored without a word
+STAMPS_KEPT = 1000  # observations whose late or repeated actions are ignored without a warning
 
 
 PixelCount = Annotated[int, Field(ge=32, le=256)]
 
 
 class SimulatorParameters(Options):
-    """What can be set of the simulator."""
+    """Parameters of the simulator."""
 
     task: Annotated[
         shared.Task,
@@ -173,14 +173,14 @@ class Simulator:
             self._timings.add('period', time.perf_counter() - published)
 
     def _begin_episode(self, stamp: int) -> environment.Observation:
-        """Its first observation, after telling where it comes from."""
+        """Publish where the episode comes from, and return its first observation."""
         observation = self._environment.reset()
         origin = dataclasses.replace(self._origin, episode=self._environment.episode)
         self._origins.publish(String(data=origin.to_json(stamp)))
         return observation
 
     def _advance(self, action: np.ndarray, stamp: int) -> environment.Observation:
-        """The next observation; a requested reset makes it the last one of its episode."""
+        """The next observation. After a requested reset it is the last one of its episode."""
         if self._observation.is_last:
             self._reset_requested = False
             return self._begin_episode(stamp)
@@ -191,7 +191,7 @@ class Simulator:
         return observation
 
     def _await_subscribers(self) -> bool:
-        """True when all subscribers of `step` are there, False on stop."""
+        """True once all subscribers of `step` are there, False on stop."""
         began = time.monotonic()
         while self._publisher.subscribers() < self._wait_for_subscribers:
             if self._stop.is_set():
@@ -205,10 +205,9 @@ class Simulator:
         return not self._stop.is_set()
 
     def _await_action(self, stamp: int) -> np.ndarray | None:
-        """The action for the observation of that stamp, or None on stop. Publishes it again when none comes."""
+        """The action for the observation of this stamp, or None on stop. Publishes the observation again meanwhile."""
         began = asked = time.monotonic()
-        # The agent thinks now. On a shared core its answer may be here already, at every step: never wait for a
-        # quiet moment to answer services.
+        # Services are answered here, at every step: a fast agent's answer may be here already, and then nothing waits.
         self._idle(0.0)
         while not self._stop.is_set():
             for answered, message in self._answers():
@@ -234,9 +233,9 @@ class Simulator:
         return None
 
     def _await_learner(self, stamp: int) -> bool:
-        """True when the trainer's pace allows the observation of that stamp (or none is asked for).
+        """True once the trainer's pace allows the observation of this stamp, or if no pace is kept; False on stop.
 
-        Publishes the last observation again while it waits: a trainer that missed it would wait as well.
+        While it waits, it publishes the last observation again: a trainer that missed it would wait too.
         """
         if not self._wait_for_learner:
             return True
@@ -258,7 +257,7 @@ class Simulator:
         began = time.monotonic()
         discovered = None
         self._read_pace()
-        # A trainer that is running already has said how far its last simulator went.
+        # A trainer that is already running has said how far its last simulator went.
         while self._wait_for_learner and self._pace is None and not self._stop.is_set():
             now = time.monotonic()
             if discovered is None and self._node.count_publishers(self._paces.topic_name):
@@ -329,7 +328,7 @@ class Simulator:
         self._inbox.wait(seconds, self._actions, self._paces)
 
     def _answers(self) -> Iterator[tuple[int, bytes]]:
-        """Actions that wait, with their stamps."""
+        """The actions that have come, with their stamps."""
         while (message := self._actions.take()) is not None:
             try:
                 yield codecs.header_stamp(message), message
@@ -338,7 +337,7 @@ class Simulator:
                 self._log.warning(f'{self._actions.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)
 
     def _check_stamp(self, stamp: int) -> bool:
-        """Whether an observation of that stamp was sent; says so if not."""
+        """Whether an observation of this stamp was sent. Warns if not."""
         if stamp in self._sent:
             return True
         self._refused += 1
@@ -350,7 +349,7 @@ class Simulator:
         return False
 
     def _valid(self, message: bytes) -> np.ndarray | None:
-        """The action in a serialised message, f32[A]; None after saying what is wrong with it."""
+        """The action in a serialised message, float32 [A]; None after a warning if it is not valid."""
         values = self._action_template.read(message) if self._action_template else None
         if values is not None:
             [axes] = values

@@ -41,7 +41,6 @@ from dreamer_ros.training.progress import Progress
 from dreamer_ros.training.robots import Robots
 from dreamer_ros.training.run_directory import RunDirectory, new_logdir, preset_of
 from dreamer_ros.training.schedule import Schedule
-from dreamer_ros.training.session import prepare_learners
 from dreamer_ros.wire import codecs, topics
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ GATHER = 0.005  # seconds that steps are left to gather, so that the learner kee
 
 
 class TrainerParameters(Options):
-    """What can be set of the trainer."""
+    """Parameters of the trainer."""
 
     logdir: shared.Logdir
     preset: shared.Preset
@@ -96,13 +95,13 @@ class TrainerParameters(Options):
 
 
 class RosRobot:
-    """Where one robot stands, as its `step` topic tells.
+    """How far one robot is, as its `step` topic tells.
 
     Attributes:
         name: its namespace.
         spec: None until it was received.
-        live: stamps of agent steps that are in no bag of the store yet.
-        stamp: of the newest observation heard of, ns; None before the first.
+        live: stamps of agent steps that are not in the replay yet.
+        stamp: of the newest observation that was heard, ns; None before the first.
         heard: when it came (monotonic seconds).
     """
 
@@ -122,7 +121,7 @@ class RosRobot:
         self._ended, self._ended_at = 0, 0.0  # live steps up to the latest end of an episode, and when it came
 
     def note(self, step: codecs.Step) -> None:
-        """Count one message of `step` and those that were lost before it. Repeats of a stamp do not count."""
+        """Count the step of one message, and those whose messages were lost before it. Repeated stamps do not count."""
         self.heard = time.monotonic()
         if step.is_first and step.stamp < (self._stored if self.stamp is None else self.stamp):
             # A simulator of a new session: its clock begins at the wall's, which an earlier one may have outrun.
@@ -141,18 +140,18 @@ class RosRobot:
 
     @property
     def ended(self) -> int:
-        """Live steps whose episode has ended; none any more when its bag does not come."""
+        """Live steps whose episode has ended; 0 once its bag is overdue."""
         return self._ended if time.monotonic() - self._ended_at < BAG_TIME else 0
 
     def _has_been_granted(self, stamp: int) -> bool:
-        """Whether a stamp after the newest one is of a robot that went on unheard. It went no further than granted."""
+        """Whether a robot that was not heard can have reached this stamp: it goes no further than granted."""
         return self.stamp is not None and self._granted is not None and stamp <= self._granted
 
     def _period(self) -> int:
         return round(self.spec.control_period * 1e9)
 
     def forget(self, stamp: int) -> None:
-        """Steps up to this stamp are in the store now."""
+        """Drop the live steps up to this stamp: they are in the replay now."""
         if self.stamp is not None and stamp > self._reached:
             if not self._has_been_granted(stamp):
                 return  # recorded under an earlier clock
@@ -163,7 +162,7 @@ class RosRobot:
             self._ended = max(0, self._ended - 1)
 
     def grant(self, steps: int) -> None:
-        """Allow observations up to `steps` periods after the newest one. What was granted once stays so."""
+        """Allow observations up to `steps` periods after the newest one. A grant is never taken back."""
         if self.stamp is None:
             return
         pace = self._reached + steps * self._period()
@@ -172,7 +171,7 @@ class RosRobot:
             self._publish_pace()
 
     def ask_again(self) -> None:
-        """Publish the pace once a second to a robot that is not heard: it may have been lost."""
+        """Publish the pace again once a second while the robot is not heard, since the message may have been lost."""
         now = time.monotonic()
         if self._granted is not None and now - max(self.heard, self._asked) > ASK_AGAIN:
             self._publish_pace()
@@ -187,13 +186,13 @@ class RosRobot:
 class RosRobots(Robots):
     """The robots of a run, served by one thread beside the learner.
 
-    The thread owns the inbox and everything that arrives; the learner's thread calls the methods of `Robots`.
-    Both meet under one lock, held for microseconds.
+    The thread owns the inbox and takes everything that arrives. The learner's thread calls the methods of `Robots`.
+    One lock, held for microseconds, guards what both use.
 
     Args:
         node: publishes and subscribes.
-        names: namespaces of the robots; none of those that are known by their bags alone.
-        policies_url: where robots find the folder of the policies; '' if they see it as we do.
+        names: namespaces of the robots to listen to; empty if the run gets bags alone.
+        policies_url: where robots find the folder of the policies; '' if they see the same files.
     """
 
     def __init__(self, node: Node, names: tuple[str, ...], policies_url: str = ''):
@@ -211,7 +210,7 @@ class RosRobots(Robots):
         self._thread = threading.Thread(target=self._serve, name='ros', daemon=True)
 
     def wait_for_spec(self, stop: threading.Event) -> RobotSpec | None:
-        """The spec that all robots share; says which it waits for. None on stop. Call before `start`.
+        """The spec that all robots share, or None on stop. Logs which robots it waits for. Call before `start`.
 
         Raises:
             InputError: a spec can not be read, or two robots differ.
@@ -239,7 +238,7 @@ class RosRobots(Robots):
                 raise InputError(f'{robot.announcements.topic}: expected the same robot as {other.name}, but {what}')
 
     def start(self, trainer: Trainer, robot: str) -> None:
-        """Begin to count steps, answer services and report on a kind of robot."""
+        """Begin to count steps, to answer services and to publish diagnostics for this kind of robot."""
         self._node.create_service(Trigger, '~/checkpoint', lambda _, response: _checkpoint(trainer, response))
         self._diagnostics = Diagnostics(self._node, 'learning', robot, lambda: _report(trainer))
         self._thread.start()
@@ -307,7 +306,7 @@ class RosRobots(Robots):
                 self._log.warning(f'{robot.steps.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)
 
     def _check_spec(self, robot: RosRobot) -> None:
-        """A robot that comes back as another one sends bags the store refuses; say so now."""
+        """Log an error when a robot comes back as another one: the replay will refuse its bags."""
         try:
             spec = robot.announcements.take()
             difference = '' if spec is None else robot.spec.difference(spec)
@@ -379,7 +378,7 @@ def body(node: Node, stop: threading.Event) -> None:
     robots = RosRobots(node, names, parameters.policies_url)
     # Only now: robots need not wait for the seconds that torch takes to load, nor does a person whose
     # arguments were wrong.
-    with prepare_learners(config, len(names), learners, parameters.threads) as team:
+    with process.prepare_learners(config, len(names), learners, parameters.threads) as team:
         _train(node, parameters, config, robots, team, stop)
 
 

@@ -34,7 +34,7 @@ from dreamer_ros.wire import topics
 from dreamer_ros.wire.topics import QoS, Topic
 
 KEY = 'launch'
-DISCOVERY_TIME = 1.0  # seconds within which DDS mostly has found the publishers of the network; 3 if packets get lost
+DISCOVERY_TIME = 1.0  # seconds within which DDS mostly has found the publishers of the network
 CHECK_PERIOD = 1.0  # seconds between two looks for one that it found later
 # Deeper than a publisher's: the announcement of a stranger must not push out the one that is waited for.
 LISTENER = QoS(depth=10, transient_local=True)
@@ -88,7 +88,7 @@ class OnlyPublisher:
     Two simulators in one namespace would answer each other's actions: the younger one must end. On one computer a
     lock tells at once. Between computers, DDS delivers a latched message to whoever comes later, stamped with the
     time of its publication, and only while its publisher lives. So the message itself tells who was first, and a
-    killed simulator, which stays in the ROS graph for up to 20 s, does not count.
+    killed simulator, which stays in the ROS graph of other processes for up to 90 s, does not count.
 
     Args:
         node: that publishes.

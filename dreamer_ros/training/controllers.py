@@ -1,4 +1,4 @@
-"""The controller of a World Models run, evolved again: in dreams of any temperature, or in the simulator."""
+"""Evolves the controller of a World Models run again: in dreams of any temperature, or in the simulator."""
 
 from __future__ import annotations
 

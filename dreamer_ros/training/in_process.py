@@ -1,11 +1,11 @@
-"""Training with simulators in the same process: no ROS and no bags."""
+"""Training with simulators in the same process, without ROS and without bags."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -14,11 +14,12 @@ from dreamer_ros.episodes.episode import EpisodeInfo
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.seeds import collector_seed, evaluation_seed
-from dreamer_ros.training.loop import Trainer
-from dreamer_ros.training.progress import Progress
+from dreamer_ros.simulation import task_name
+from dreamer_ros.training import process
+from dreamer_ros.training.progress import Progress, Status
 from dreamer_ros.training.robots import Robots
 from dreamer_ros.training.rollout import Player, play_side_by_side
-from dreamer_ros.training.run_directory import RunDirectory
+from dreamer_ros.training.run_directory import RunDirectory, new_logdir
 from dreamer_ros.training.run_replay import MemoryReplay
 from dreamer_ros.training.schedule import Schedule
 
@@ -28,8 +29,8 @@ EVALUATION_PLAYERS = 5  # play at the same time; a fixed number, or scores would
 class InProcessRobots(Robots):
     """Simulators that act with the newest policy, each on a thread of its own, while the learner learns.
 
-    They advance in rounds: `grant` begins one, `wait` ends it. Its steps count from the end of the round on, so
-    that what the learner sees does not depend on how fast the machine is.
+    They advance in rounds: `grant` begins one, `wait` ends it. The steps of a round count from its end on, so that
+    what the learner sees does not depend on the speed of the machine.
 
     Args:
         players: collect.
@@ -100,31 +101,75 @@ class InProcessRobots(Robots):
 def train_in_process(
     task: str,
     config: Config,
-    logdir: Path,
-    steps: int,
-    seed: int,
-    simulators: int,
-    device: str,
-    evaluations: int,
-    episodes: int,
-    stop: threading.Event,
-    progress: Progress,
-) -> None:
-    """See `session.train_in_process`."""
+    logdir: str | Path = '',
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    simulators: int = 1,
+    device: str = 'auto',
+    evaluations: int = 20,
+    evaluation_episodes: int = 5,
+    stop: threading.Event | None = None,
+    report: Callable[[Status], None] | None = None,
+) -> Path:
+    """Train on a task with simulators in this process, into a run directory that other `dreamer` commands can read.
+
+    The simulators collect the next steps while the learner makes the updates that are due. Both wait for each other,
+    so that equal seeds give equal runs however fast the machine is.
+
+    Args:
+        task: a dm_control task or a world of sim/.
+        config: resolved preset.
+        logdir: run directory to make; '' for runs/<task>-<preset>-<time>.
+        steps: budget in env steps; None for the preset's.
+        seed: of parameters, sampling, initial states and exploration.
+        simulators: how many collect side by side.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, …
+        evaluations: how often the policy is scored, at equal distances in env steps.
+        evaluation_episodes: deterministic episodes of each evaluation.
+        stop: ends the session early, with everything saved.
+        report: gets the status often, from this thread, instead of a bar on stderr.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        InputError: the task, the budget or the device do not fit, the folder holds a run already, or the losses are
+            not finite.
+    """
+    folder = Path(logdir) if logdir else new_logdir(task_name(task), config.preset)
+    if (folder / 'config.yaml').exists():
+        raise InputError(
+            f'run {folder}: expected a folder without a run, since training in one process keeps its episodes in '
+            'memory and can not go on later; choose another log directory'
+        )
+    steps = config.schedule.steps if steps is None else steps
     repeat = config.action_repeat_for(task)
-    schedule = Schedule.make(config.schedule, steps, repeat)
-    marks = [math.ceil(steps * k / evaluations / repeat) for k in range(1, evaluations + 1)]
     with contextlib.ExitStack() as open_now:
+        open_now.enter_context(process.prepare_learners(config, robots=simulators))
+        from dreamer_ros.training.loop import Trainer
+
+        schedule = Schedule.make(config.schedule, steps, repeat)
+        marks = [math.ceil(steps * k / evaluations / repeat) for k in range(1, evaluations + 1)]
 
         def player(its_seed: int) -> Player:
             return open_now.enter_context(contextlib.closing(Player(task, config.env, repeat, its_seed)))
 
         players = [player(collector_seed(seed, n)) for n in range(simulators)]
-        evaluators = [player(evaluation_seed(seed, n)) for n in range(min(EVALUATION_PLAYERS, episodes))]
+        evaluators = [player(evaluation_seed(seed, n)) for n in range(min(EVALUATION_PLAYERS, evaluation_episodes))]
         spec = players[0].spec
-        run = open_now.enter_context(contextlib.closing(RunDirectory(logdir, config, spec)))
+        run = open_now.enter_context(contextlib.closing(RunDirectory(folder, config, spec)))
         replay = MemoryReplay(config.replay.capacity, config.schedule, spec, seed)
-        robots = InProcessRobots(players, evaluators, replay, schedule, marks, episodes)
         Trainer(
-            config, spec, run, robots, replay, schedule, device=device, seed=seed, stop=stop, progress=progress
+            config,
+            spec,
+            run,
+            InProcessRobots(players, evaluators, replay, schedule, marks, evaluation_episodes),
+            replay,
+            schedule,
+            device=device,
+            seed=seed,
+            stop=stop or threading.Event(),
+            progress=Progress(report=report),
         ).train()
+    return folder

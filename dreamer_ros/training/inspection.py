@@ -1,4 +1,4 @@
-"""A trained agent watches a recorded episode: a film, a picture and the numbers behind both."""
+"""What a trained agent makes of a recorded episode: a film, a picture and their numbers."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ PANEL = 150  # pixels of height per curve panel
 
 @dataclasses.dataclass
 class EpisodeInspection:
-    """What an agent made of an episode of T steps. Numbers are float64 [T], by name:
+    """What an agent has made of an episode of T steps. Numbers are float64 [T], by name:
 
     - reconstruction_error, prediction_error: squared difference of the image to the truth, mean over its values
       in [0, 1]; absent without cameras.
-    - reward: as recorded; absent where the robot's contract has none.
+    - reward: as recorded; absent if the robot's contract defines none.
     - filtered_reward, predicted_reward: as the model expects it.
     - value: of the filtered states; absent for systems that learn none.
-    - discounted_return: what `value` estimates, from the recorded rewards up to the episode's end;
-      bootstrapped_return: the same, and the value of the last step for what would have followed, where the
-      episode was cut by time rather than over. Both are absent without reward or value.
+    - discounted_return: what `value` estimates, from the recorded rewards up to the episode's end.
+    - bootstrapped_return: the same plus the value of the last step, if the episode was cut by the time limit.
+      Both returns are absent without reward or value.
 
     Attributes:
-        context: steps that the prediction has seen; it follows from actions alone after them.
+        context: steps that the prediction has seen; from then on it follows from actions alone.
         film: uint8 [T, H, W, 3] truth | reconstruction | prediction; None without cameras.
     """
 
@@ -50,7 +50,7 @@ class EpisodeInspection:
 
 
 def inspect_episode(learner: Learner, episode: Episode, context: int = 5) -> EpisodeInspection:
-    """Have a learner's agent watch a whole episode, then predict it from its first steps.
+    """Have a learner's agent watch a whole episode, and predict it from its first steps.
 
     Raises:
         InputError: the episode is not longer than the context.
@@ -92,7 +92,7 @@ def dream_bag(run: str | Path, bag: Path, context: int, folder: Path) -> tuple[E
     """Have the agent of a run, or of one of its checkpoints, inspect the longest episode of a bag.
 
     Returns:
-        What came of it, and the files written into `folder`.
+        The inspection, and the files written into `folder`.
 
     Raises:
         InputError: no such checkpoint, no episode of its robot, or the folder cannot be written.
@@ -122,8 +122,8 @@ def discounted_returns(reward: np.ndarray, discount: float, last: float, later: 
     Args:
         reward: on arriving at each step, [T].
         last: the return from the last step.
-        later: a step's return begins with the reward that follows it (DreamerV2, V3), or with its own (Dreamer):
-            as the system's value means it.
+        later: whether a step's return begins with the reward that follows it, as the values of DreamerV2 and
+            DreamerV3 do, or with its own, as those of Dreamer do.
     """
     returns = [last]
     for gain in reversed(reward[1:] if later else reward[:-1]):
@@ -136,10 +136,10 @@ def write_inspection(inspection: EpisodeInspection, folder: Path, title: str, fa
 
     Args:
         title: over the picture.
-        facts: JSON-ready, what to say in dream.json beside the numbers.
+        facts: JSON-ready, for dream.json beside the numbers.
 
     Returns:
-        the files.
+        The files.
 
     Raises:
         InputError: the folder cannot be written.
@@ -160,7 +160,7 @@ def write_inspection(inspection: EpisodeInspection, folder: Path, title: str, fa
 
 
 def inspection_film(inspection: EpisodeInspection) -> np.ndarray:
-    """The film enlarged, its curves below it with a cursor at the step shown; uint8 [T, H, W, 3], even sizes."""
+    """The enlarged film above its curves with a cursor at the shown step; uint8 [T, H, W, 3], even sizes."""
     height, width = inspection.film.shape[1:3]
     scale = -(-HEIGHT // height)
     panels = _panels(inspection)
@@ -203,7 +203,7 @@ _CURVES = (
 
 
 def _panels(inspection: EpisodeInspection) -> list:
-    """Those of the curves that there are."""
+    """The panels that have curves."""
     found = ((label, [curve for curve in curves if curve[0] in inspection.numbers]) for label, curves in _CURVES)
     return [(label, curves) for label, curves in found if curves]
 

@@ -36,15 +36,15 @@ DREAM_PERIOD = 30.0  # seconds between two dreams, while somebody watches
 DREAM_BATCH = 3
 VALIDATION_BATCH = 16
 HEADSTART = 64  # steps ahead that are granted while there is nothing to learn from yet
-PATIENCE = 2.0  # seconds without new steps before it is called waiting
+PATIENCE = 2.0  # seconds without an update before the run is said to wait for new steps
 
 
 class Trainer:
     """One session of training in a run directory, from resuming to the last checkpoint.
 
-    Robots in simulators of this process, robots on ROS topics, and bags alone differ in `robots` and `replay`.
+    Training in one process, over ROS and from bags alone differ in `robots`, `replay` and `schedule`.
 
-    Agent steps are transitions: observations that begin an episode don't count. Env steps are agent steps
+    Agent steps are transitions: observations that begin an episode do not count. Env steps are agent steps
     times the action repeat.
 
     Args:
@@ -62,7 +62,7 @@ class Trainer:
         begin: run or checkpoint whose learner goes on here, unless this run has a checkpoint of its own.
 
     Attributes:
-        status: what it does; read by other threads for diagnostics.
+        status: what the run has come to; other threads read it for diagnostics.
     """
 
     def __init__(
@@ -94,15 +94,13 @@ class Trainer:
         self._problems_told = 0
         self._stored = 0  # agent steps of all episodes that this run has recorded
         self._episodes = 0  # and how many those are
-        self._earlier_updates = 0  # updates that nothing this run has recorded asked for
+        self._earlier_updates = 0  # updates that were not due to steps of this run
         self._evaluation = ''  # bag of the latest evaluation episode
         self._version = 0  # of the newest policy
         self._elapsed = 0.0  # seconds of earlier sessions
         self._began: float | None = None  # when the robots first moved
         self._saved_updates = 0
-        self._saved = self._updated = (
-            time.monotonic()
-        )  # when the latest checkpoint was saved, and the latest update made
+        self._saved = self._updated = time.monotonic()  # when the latest checkpoint was saved and update made
         self._dreamt = 0.0  # when a dream was shown
         budget = schedule.updates if isinstance(schedule, OfflineSchedule) else schedule.budget * spec.action_repeat
         self.status = Status(step=0, budget=budget, frames=0, updates=0, offline=self._offline)
@@ -193,10 +191,10 @@ class Trainer:
             self._check_bags()
 
     def _check_bags(self) -> None:
-        """Say what bags alone have brought.
+        """Tell how much there is to learn from.
 
         Raises:
-            InputError: nothing can be learnt from it.
+            InputError: not even one sequence.
         """
         found = f'{self._replay.steps} steps in {self._replay.episodes} episodes'
         if not (self._replay.can_sample() or self._stop.is_set()):
@@ -212,7 +210,7 @@ class Trainer:
         if self._offline and updates > self._saved_updates and updates % self._config.schedule.log_every:
             self._log_losses(self._stored)  # how well the last policy's model predicts
         if updates:
-            # Also when stopped: the last policy and the last checkpoint belong together.
+            # Also after a stop: the last policy and the last checkpoint belong together.
             self._publish()
             self._save()
         self._look(self._collected(), '')
@@ -226,7 +224,7 @@ class Trainer:
             self._take_episodes()
 
     def _film(self) -> None:
-        """The pictures of the run. What can not be made is told and left out."""
+        """Draw and film the run. A picture that cannot be made is left out, and the reason is told."""
         made = []
         for make in (self._plot, self._film_evaluation, self._film_dream):
             try:
@@ -264,7 +262,7 @@ class Trainer:
         return self._stored + self._robots.live_steps()
 
     def _paid_updates(self) -> int:
-        """Updates that the schedule asked for. What was learnt before the robots' first step is no part of them."""
+        """Updates that count towards the schedule. Those made before the robots' first step do not."""
         return self._learner.updates - (0 if self._offline else self._earlier_updates)
 
     def _take_episodes(self) -> None:
@@ -299,7 +297,7 @@ class Trainer:
         self._robots.grant(max(0, min(steps, self._schedule.budget - collected)))
 
     def _reason(self, collected: int, learnable: bool) -> str:
-        """What it waits for; '' while that is not worth a word."""
+        """What the run waits for; '' if it does not wait, or not for long."""
         quiet = self._robots.quiet()
         if quiet:
             return f'steps from {", ".join(quiet)}'
@@ -332,7 +330,7 @@ class Trainer:
         self._robots.publish(manifest)
 
     def _evaluate(self, collected: int) -> None:
-        """Score the policy as it is. The time it takes is no part of the training."""
+        """Score the present policy. The time this takes does not count as training."""
         began = time.monotonic()
         self._look(collected, 'an evaluation')
         self._publish()
@@ -428,7 +426,7 @@ class _Request:
 
 @contextlib.contextmanager
 def _telling_full_disks(path: Path):
-    """One sentence instead of a traceback, whichever library ran into the full disk."""
+    """Raise InputError instead of whatever a library raises when the disk is full."""
     try:
         yield
     except InputError:

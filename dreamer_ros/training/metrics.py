@@ -21,18 +21,18 @@ FILE = 'metrics.jsonl'
 
 
 class Losses:
-    """The metrics of updates since they were last taken."""
+    """Collects the metrics of updates."""
 
     def __init__(self):
         self._values: dict[str, list] = collections.defaultdict(list)
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
-        """Those of one update, as scalar tensors."""
+        """Add the metrics of one update, as scalar tensors."""
         for key, value in metrics.items():
             self._values[key].append(value)
 
     def take_means(self) -> dict[str, float]:
-        """Their means, and begin anew; reading the tensors waits for the device."""
+        """Return their means, and begin anew. Reading the tensors waits for the device."""
         means = {key: float(np.mean([float(value) for value in values])) for key, values in self._values.items()}
         self._values.clear()
         return means
@@ -48,19 +48,18 @@ def check_finite(means: Mapping[str, float], where: str, advice: str = '') -> No
 class Metrics:
     """Appends to <run>/metrics.jsonl, one JSON object per line, and to <run>/tensorboard.
 
-    Every line has `step` (env steps), `agent_steps`, `updates` and `time` (seconds of wall time since the
-    run's first step, over all its sessions); what else it has depends on what happened, an
-    episode or some updates.
+    Every line has `step` (env steps), `agent_steps`, `updates` and `time` (seconds of wall time since the run's first
+    step, over all its sessions). The other keys are those of an episode or of some updates.
 
     Args:
         offline: no steps are collected, so TensorBoard gets its scalars over updates, as a run `offline`.
 
     Raises:
-        InputError: something else has the name of one of them.
+        InputError: one of them cannot be written.
     """
 
     def __init__(self, run: Path, offline: bool = False):
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only who writes needs it
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
 
         self._offline = offline
         path, folder = run / FILE, run / 'tensorboard'
@@ -102,8 +101,8 @@ class Metrics:
 def read_metrics(run: Path) -> list[dict]:
     """The lines of a run's metrics, oldest first; empty when there are none.
 
-    Left out are lines that a crash or a damaged disk has spoiled, and what a later session has done again because it
-    went on from an earlier checkpoint.
+    Damaged lines are left out, and so is what a later session has done again because it went on from an earlier
+    checkpoint.
 
     Raises:
         InputError: the file cannot be read.

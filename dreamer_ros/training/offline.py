@@ -1,9 +1,11 @@
-"""Learning from bags alone: which robot they are of, and what learns from them."""
+"""Learning from bags alone."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,9 +19,11 @@ from dreamer_ros.options import Options
 from dreamer_ros.replay.dataset import bag_folder, check_distinct
 from dreamer_ros.robot.contract import RobotContract, load_contract
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.training.process import check_learners, learners
-from dreamer_ros.training.run_directory import check_run, new_logdir, preset_of
-from dreamer_ros.training.schedule import Schedule
+from dreamer_ros.training.process import check_learners, learners, prepare_learners
+from dreamer_ros.training.progress import Progress
+from dreamer_ros.training.robots import Robots
+from dreamer_ros.training.run_directory import RunDirectory, check_run, new_logdir, preset_of
+from dreamer_ros.training.schedule import OfflineSchedule, Schedule
 
 
 class OfflineOptions(Options):
@@ -89,6 +93,34 @@ def plan(options: OfflineOptions) -> OfflineRun:
         check_run(saved, spec, config)
     folder = saved or new_logdir(spec.name, config.preset)
     return OfflineRun(options, config, spec, contract, folder, updates)
+
+
+def train_from_bags(run: OfflineRun, stop: threading.Event) -> None:
+    """Learn until the updates are made or the event is set.
+
+    Raises:
+        InputError: the folder, the device or the bags do not fit.
+    """
+    options = run.options
+    with prepare_learners(run.config, robots=0, learners=learners(options.learners)) as team:
+        from dreamer_ros.training.loop import Trainer
+        from dreamer_ros.training.run_replay import BagReplay
+
+        with contextlib.closing(RunDirectory(run.folder, run.config, run.spec)) as directory:
+            Trainer(
+                run.config,
+                run.spec,
+                directory,
+                Robots(),
+                BagReplay(directory.episodes, run.config, run.spec, options.seed, run.contract),
+                OfflineSchedule(run.updates),
+                device=options.device,
+                seed=options.seed,
+                stop=stop,
+                progress=Progress(),
+                team=team,
+                contract=run.contract,
+            ).train()
 
 
 def find_spec(folders: Sequence[Path]) -> RobotSpec:

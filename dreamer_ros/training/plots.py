@@ -1,4 +1,4 @@
-"""The learning curve of a run as a picture."""
+"""Learning curves as pictures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def plot_run(run: str | Path) -> Path:
     """Draw <run>/curve.png: episode returns over env steps and over wall time, and the error of held-out episodes.
 
     Raises:
-        InputError: the run has no metrics of either.
+        InputError: the run's metrics have neither.
     """
     run = Path(run)
     lines = read_metrics(run)
@@ -80,7 +80,7 @@ def _figure(*rows: tuple[str, str]) -> tuple[Figure, list]:
     """A figure with a row per label and unit of the metrics, over that unit and over wall time.
 
     Returns:
-        the figure, and of each row its axes: itself, the metrics' unit, the factor to the label's.
+        The figure, and for each row its two axes, each with its key in the metrics and a factor.
     """
     figure = new_figure(1200, 480 * len(rows), dpi=120)
     axes = figure.subplots(len(rows), 2, sharey='row', squeeze=False)

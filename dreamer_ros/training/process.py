@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
+
+if TYPE_CHECKING:
+    from dreamer_ros.training.parallel import Team
 
 # glibc's <malloc.h>
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -26,6 +31,24 @@ def prepare() -> None:
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(M_TOP_PAD, 2**28)
+
+
+def prepare_learners(
+    config: Config, robots: int, learners: int = 1, threads: int = 0
+) -> AbstractContextManager[Team | None]:
+    """Tune this process for learning, before torch is imported, and form the team of learners if there are several.
+
+    Args:
+        robots: simulators and agents on this machine, which need cores too.
+        learners: processes that share every update.
+        threads: of each learner on a CPU; 0 picks.
+    """
+    prepare()
+    from dreamer_ros.training.parallel import form
+
+    threads = threads or pick_threads(robots, learners)
+    configure_learner(threads, config.schedule.overlap)
+    return form(learners, threads)
 
 
 def torchrun_rank() -> int | None:

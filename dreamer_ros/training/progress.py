@@ -21,7 +21,7 @@ RESOLUTION = 0.5  # seconds; growths that follow each other faster count as one
 
 @dataclasses.dataclass
 class Status:
-    """One look at a run; `step` and `budget` are env steps, but budget is updates where learning is offline."""
+    """The state of a run. `step` and `budget` are env steps; offline, `budget` is updates."""
 
     step: int
     budget: int
@@ -33,17 +33,17 @@ class Status:
     last_return: float | None = None
     evaluation_return: float | None = None
     validation_error: float | None = None  # of predicted images, held out
-    waiting: str = ''  # what for; '' when it does not wait
+    waiting: str = ''  # what the run waits for; '' if it does not
     offline: bool = False  # no steps are collected
 
     @property
     def done(self) -> float:
-        """Part of the budget that is used up."""
+        """Share of the budget that is used up, from 0 to 1."""
         return (self.updates if self.offline else self.step) / self.budget
 
 
 class Bar:
-    """A bar on a terminal; elsewhere (a log file, a launch file's output) a line every ten seconds."""
+    """A bar on a terminal; a line every ten seconds in a log file or a launch file's output."""
 
     def __init__(self, stream: TextIO | None = None):
         self._stream = sys.stderr if stream is None else stream
@@ -55,7 +55,7 @@ class Bar:
         return time.monotonic() >= self._next
 
     def show(self, done: float, text: str) -> None:
-        """Show the part that is done, from 0 to 1, and what there is to say."""
+        """Show the share that is done, from 0 to 1, and a text."""
         terminal = self._stream.isatty()
         self._next = time.monotonic() + (BAR_PERIOD if terminal else LINE_PERIOD)
         if terminal:
@@ -83,10 +83,10 @@ class Bar:
 
 
 class Rate:
-    """How fast a count grows: steadily, or by a whole episode at a time, as that of a robot's bags does.
+    """How fast a count grows, be it steadily or by whole episodes.
 
-    It is the mean from one growth to another one, over half a minute or a few growths, whichever is longer. Anything
-    else would show how long ago the last episode came.
+    The mean is taken from one growth to another, over half a minute or a few growths, whichever is longer. A mean over
+    a fixed time would jump with every episode.
 
     Attributes:
         per_second: as of the last note.
@@ -97,7 +97,7 @@ class Rate:
         self.per_second = 0.0
 
     def note(self, now: float, count: float) -> None:
-        """The count at a time in seconds; also while it stands still."""
+        """Take the count at a time in seconds, also while it does not grow."""
         growths = self._growths
         if not growths or count > growths[-1][1]:
             if len(growths) > 1 and now - growths[-2][0] < RESOLUTION:
@@ -162,7 +162,7 @@ class Progress(Bar):
 
 
 def count_bar(total: int, unit: str) -> tqdm:
-    """The bar of work that is so many of one thing."""
+    """A bar that counts to a total."""
     form = '{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{unit}{postfix}, {rate_noinv_fmt}, {remaining} left'
     return tqdm(total=total, unit=f' {unit}', bar_format=form, dynamic_ncols=True)
 

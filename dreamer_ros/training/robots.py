@@ -11,39 +11,39 @@ from dreamer_ros.policy.manifest import Manifest
 
 
 class Robots:
-    """Nobody, as for learning from bags alone; a subclass brings the robots of its world."""
+    """No robots at all, as when learning from bags alone. Subclasses add robots on ROS topics or in this process."""
 
     def moving(self) -> bool:
-        """Whether the clock of the run goes: its time counts from the first step."""
+        """Whether steps have come, so that the time of the run counts."""
         return True
 
     def wait(self, seconds: float) -> None:
-        """Wait for new steps, so long at most where robots move by themselves."""
+        """Wait for new steps, for this long at most if the robots move by themselves."""
         time.sleep(seconds)
 
     def live_steps(self) -> int:
-        """Agent steps seen that are in no bag of the store yet."""
+        """Agent steps that were seen and are not in the replay yet."""
         return 0
 
     def ended_steps(self) -> int:
-        """Those of them whose episode has just ended, so that its bag is about to come."""
+        """Live steps whose episode has just ended, so that its bag is about to come."""
         return 0
 
     def stored(self, info: EpisodeInfo) -> None:
-        """An episode has entered the store: its steps are live no more."""
+        """Told when an episode has entered the replay: its steps are no longer live."""
 
     def grant(self, steps: int) -> None:
-        """Let all robots together advance by so many agent steps from where they stand, not further."""
+        """Let all robots together advance by at most this many agent steps."""
 
     def publish(self, manifest: Manifest) -> None:
         """Tell agents about a new policy."""
 
     def evaluation_due(self) -> bool:
-        """Whether the trainer should publish the policy as it is and have it scored."""
+        """Whether the trainer should publish the present policy and call `evaluate`."""
         return False
 
     def evaluate(self) -> list[float]:
-        """Returns of deterministic episodes of the newest policy; asked for when an evaluation is due."""
+        """Returns of deterministic episodes of the newest policy."""
         return []
 
     def wants_dream(self) -> bool:
@@ -54,5 +54,5 @@ class Robots:
         """Show uint8 [T, H, W, 3]."""
 
     def quiet(self) -> list[str]:
-        """Names of robots that sent no step for some seconds."""
+        """Names of robots that have sent no step for some seconds."""
         return []

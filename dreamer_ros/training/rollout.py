@@ -1,4 +1,4 @@
-"""A policy playing in a simulator inside this process: the episodes it collects, the returns it earns."""
+"""A policy that plays in a simulator of this process: the episodes it collects and the returns it earns."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ from dreamer_ros.wire.codecs import read_vector
 class Player:
     """One simulator and the policy that acts in it, on a thread of their own.
 
-    An OpenGL context stays with the thread that made it; simulator and onnxruntime let other threads run.
-    It acts without a policy, as told, until it is given a policy file; an episode under way goes
-    on when the file changes.
+    An OpenGL context stays with the thread that made it. Simulator and onnxruntime let other threads run.
+    A player without a policy acts as `untrained` says. An episode under way goes on when the policy changes.
 
     Args:
         task: what `simulation.make` takes.
         env: what the agent perceives.
         action_repeat: control steps per action.
         seed: of initial states, random actions and exploration.
-        untrained: what it does without a policy.
+        untrained: gives the actions without a policy, from spec and generator.
 
     Attributes:
         spec: of the robot.
@@ -59,7 +58,7 @@ class Player:
         self.episode_steps: int = self._environment.episode_steps
 
     def collect(self, steps: int, policy: Path | None) -> Future[list[Episode]]:
-        """Make so many agent steps, sampling actions; gives the episodes that ended meanwhile."""
+        """Make this many agent steps with sampled actions; gives the episodes that ended."""
         return self._thread.submit(self._collect, steps, policy)
 
     def play(self, episodes: int, policy: Path | None) -> Future[list[float]]:
@@ -67,7 +66,7 @@ class Player:
         return self._thread.submit(self._play, episodes, policy)
 
     def close(self) -> None:
-        """Free the simulator, after what it is doing."""
+        """Free the simulator once it has done what was asked of it."""
         self._thread.submit(self._environment.close)
         self._thread.shutdown()
 
@@ -114,8 +113,8 @@ class Player:
             (
                 observation.image,
                 vector_of(observation, self.spec),
-                action,
-                observation.reward,
+                action.astype(np.float32),
+                np.float32(observation.reward),
                 observation.is_first,
                 observation.is_last,
                 observation.is_terminal,
@@ -124,21 +123,10 @@ class Player:
 
     def _end_episode(self) -> Episode:
         columns = [np.stack(column) for column in zip(*self._steps)]
-        image, vector, action, reward, is_first, is_last, is_terminal = columns
-        stamps = np.arange(1, len(reward) + 1) * round(self.spec.control_period * 1e9)
+        stamps = np.arange(1, len(self._steps) + 1) * round(self.spec.control_period * 1e9)
         mode = 'random' if self._runner is None else 'explore'
         self._steps, self._observation = [], None
-        return Episode(
-            image,
-            vector,
-            action.astype(np.float32),
-            reward.astype(np.float32),
-            is_first,
-            is_last,
-            is_terminal,
-            stamps,
-            {'mode': mode},
-        )
+        return Episode(*columns, stamps, {'mode': mode})
 
 
 def play_side_by_side(players: Sequence[Player], episodes: int, policy: Path | None) -> list[float]:

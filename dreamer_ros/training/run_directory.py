@@ -70,7 +70,7 @@ def latest_policy(run: str | Path) -> Path:
 
 
 def preset_of(preset: str, run: str | Path | None) -> str:
-    """The preset that was asked for, else the resolved one that a run began with, else `cpu`."""
+    """The preset that was asked for, else the one that a run began with, else `cpu`."""
     config = Path(run).expanduser() / 'config.yaml' if run else None
     return preset or (str(config) if config and config.exists() else 'cpu')
 
@@ -187,12 +187,12 @@ class RunDirectory:
 
 
 def check_run(path: Path, spec: RobotSpec | None, config: Config | None = None) -> None:
-    """Refuse at once the directory that a trainer would refuse once it has started; nothing of it is changed.
+    """Refuse at once a directory that a trainer would refuse after its start. Nothing in it is changed.
 
     Args:
         path: of the directory, which need not exist.
-        spec: of the robot; None where only its simulator will tell.
-        config: of the run about to start; None where nobody learns.
+        spec: of the robot; None if only its simulator will tell.
+        config: of the run about to start; None if nobody learns.
 
     Raises:
         InputError: it belongs to another task, robot or preset, another trainer has it open, none of its checkpoints is
@@ -263,7 +263,7 @@ def _lock(path: Path) -> int:
 
 
 def _differences(stored: dict, wanted: dict, prefix: str = '') -> Iterator[str]:
-    """`key is new instead of old`, for all that shapes the model; budget and pace may change on resuming."""
+    """`key is new instead of old` for all that shapes the model. Schedule and replay may change on resuming."""
     for key in {**stored, **wanted}:
         old, new = stored.get(key), wanted.get(key)
         if prefix == '' and key in ('schedule', 'replay'):

@@ -1,4 +1,4 @@
-"""The replay of a run: bags that come into its folder while it learns, or episodes kept in memory."""
+"""The replay of a run: bags that arrive in its folder while it learns, or episodes kept in memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REFRESH_PERIOD = 0.5  # seconds between two looks for new bags
 class BagReplay:
     """The bags of a run, and of the folders that its config names.
 
-    One thread loads new bags and another one samples ahead, so that the learner waits for neither.
+    One thread loads new bags and another one samples ahead, so that the learner waits for neither of them.
 
     Args:
         episodes: folder that the run records into.
@@ -38,7 +38,7 @@ class BagReplay:
     Attributes:
         delay: seconds that the bag of an episode that has ended may still need.
         loaded: set once the bags that were there at the start are loaded.
-        still: while this lock is held no episode enters, and all that have entered can be taken.
+        still: a lock. While it is held, no episode enters, and `take` gives all that have entered.
 
     Raises:
         InputError: a folder is missing or named twice, or the limits leave less than one sequence.
@@ -145,7 +145,7 @@ class BagReplay:
 
 
 class MemoryReplay:
-    """Episodes that are handed over in this process. The methods are those of `BagReplay`, without its threads.
+    """Episodes that are handed over in this process: a `BagReplay` without bags and threads.
 
     Args:
         capacity: steps to hold; the oldest episodes leave first.

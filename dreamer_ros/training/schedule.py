@@ -1,4 +1,4 @@
-"""How many updates are due, and how far robots may run: the replay ratio, kept exactly."""
+"""How many updates are due, and how far robots may run ahead, so that the replay ratio is kept exactly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Schedule:
 
     @classmethod
     def make(cls, schedule, env_steps: int, action_repeat: int) -> Schedule:
-        """From a config's schedule section and a budget in env steps.
+        """Make the schedule of a config's schedule section and a budget in env steps.
 
         Raises:
             InputError: the budget ends before the first update.
@@ -63,7 +63,7 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class OfflineSchedule:
-    """The same for learning from bags alone: no steps are collected, and all updates are due at once.
+    """The schedule of learning from bags alone: no steps are collected, and all updates are due at once.
 
     Attributes:
         updates: of the whole run.

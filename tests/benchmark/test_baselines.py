@@ -12,18 +12,20 @@ import torch
 from dreamer_ros import simulation
 from dreamer_ros.benchmark.results import Protocol
 from dreamer_ros.benchmark.sac_pixels import FRAMES, SHIFT, PixelTask, shift, train_sac
-from dreamer_ros.benchmark.systems import config_of, train
+from dreamer_ros.benchmark.systems import Job, train
 from dreamer_ros.errors import InputError
 
 
 @pytest.mark.parametrize('name', ['random', 'still'])
 def test_untrained_ones(name, tmp_path):
     protocol = Protocol(steps=100, episodes=2)
-    outcome = train(name, 'cartpole_balance', 3, protocol, tmp_path, lambda outcome: None)
+    job = Job(name, name, 'cartpole_balance', 3, protocol, tmp_path, 1, [])
+    outcome = train(job, lambda outcome: None)
     # The same actions and initial states, by hand
     rng = np.random.default_rng(1_000_003)
-    repeat = config_of(name).action_repeat_for('cartpole_balance')
-    environment = simulation.make('cartpole_balance', image_size=(48, 48), action_repeat=repeat, seed=1_000_003)
+    environment = simulation.make(
+        'cartpole_balance', image_size=(48, 48), action_repeat=job.action_repeat, seed=1_000_003
+    )
     returns = []
     for _ in range(2):
         observation, rewards = environment.reset(), []
@@ -105,8 +107,8 @@ def test_the_missing_library_is_named():
     code = (
         "import sys; sys.modules['stable_baselines3'] = None\n"
         'from dreamer_ros.benchmark.results import Protocol\n'
-        'from dreamer_ros.benchmark.systems import train\n'
-        "train('sac_pixels', 'cartpole_balance', 0, Protocol(steps=100), None, print)"
+        'from dreamer_ros.benchmark.systems import Job, train\n'
+        "train(Job('sac', 'sac_pixels', 'cartpole_balance', 0, Protocol(steps=100), None, 1, []), print)"
     )
     result = subprocess.run([sys.executable, '-c', code], stderr=subprocess.PIPE, text=True)
     assert "pip install 'dreamer_ros[baselines]'" in result.stderr

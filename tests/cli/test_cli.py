@@ -171,7 +171,7 @@ def test_train_in_process(monkeypatch, capsys):
         given.update(options, task=task, config=config, logdir=logdir)
         return 'runs/x'
 
-    monkeypatch.setattr('dreamer_ros.training.session.train_in_process', session)
+    monkeypatch.setattr('dreamer_ros.training.in_process.train_in_process', session)
     monkeypatch.setattr('signal.signal', lambda *_: None)
     words = 'train walker_walk --in-process --steps 5000 --seed 3 --override schedule.batch=2 --logdir x'
     assert main(words.split()) == 0 and 'runs/x' in capsys.readouterr().out

@@ -94,8 +94,9 @@ class Peer:
         self._actions = qos.publisher(node, topics.ACTION)
         self._paces = qos.publisher(node, topics.PACE)
         self._subscriptions = [
-            self.listen(topics.STEP, lambda message: self.steps.append(codecs.read_step(message))),
             self.listen(topics.CLOCK, lambda message: self.clock.append(codecs.stamp_to_ns(message.clock))),
+            # Last: a simulator that waits for this one knows the others too.
+            self.listen(topics.STEP, lambda message: self.steps.append(codecs.read_step(message))),
         ]
 
     def listen(self, topic, callback):

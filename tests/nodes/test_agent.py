@@ -13,6 +13,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
+from dreamer_ros import launcher
 from dreamer_ros.nodes import agent as agent_module
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.ros import qos
@@ -213,7 +214,8 @@ def test_newest_observation_wins(peer, policies, monkeypatch):
     np.testing.assert_allclose(robot.answers[1].axes, expected, atol=1e-6)
 
 
-def test_another_robot(start, peer, policies):
+def test_another_robot(start, peer, policies, monkeypatch):
+    monkeypatch.setenv(launcher.VARIABLE, 'a launch')  # by hand, it soon takes an unheard robot for the policy's own
     agent = start('agent', mode='evaluate', policy=policies[1][1])
     robot = Robot(peer)
     robot.announce(tiny_spec(actions=3))

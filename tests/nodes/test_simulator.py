@@ -29,7 +29,7 @@ PERIOD = 80_000_000  # nanoseconds: eight control steps of cartpole
 @pytest.fixture
 def simulator(start):
     """Cartpole, 5 actions per episode."""
-    return start('simulator', task='cartpole_swingup', action_repeat=8, episode_length=40)
+    return start('simulator', task='cartpole_swingup', action_repeat=8, episode_length=40, wait_for_subscribers=1)
 
 
 def test_episodes_and_messages(simulator, peer):
@@ -196,9 +196,10 @@ def test_a_simulator_of_another_computer(start, peer):
     assert 'expected no other publisher, but a simulator publishes there since' in second.output.splitlines()[-1]
 
     peer.node.destroy_publisher(publisher)
+    began = time.time_ns()
     start('simulator', task='cartpole_swingup', action_repeat=8)
-    peer.steps.clear()
-    step = peer.next_step()
+    # The one that ended may have published a step before it heard of the other.
+    step = peer.until(lambda: next((step for step in peer.steps if step.stamp >= began), None), 'a step of its own')
     publisher = qos.publisher(peer.node, topics.SPEC)
     publisher.publish(String(data='{}'))
     peer.spin(2.5)

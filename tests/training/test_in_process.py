@@ -11,9 +11,9 @@ from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.training.checkpoint import find_checkpoint
+from dreamer_ros.training.in_process import train_in_process
 from dreamer_ros.training.metrics import read_metrics
 from dreamer_ros.training.run_directory import latest_policy
-from dreamer_ros.training.session import train_in_process
 
 TASK = 'cartpole_balance'
 CONFIG = load_preset(

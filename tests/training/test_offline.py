@@ -24,7 +24,7 @@ from dreamer_ros.launching import scenario
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.schema import check
 from dreamer_ros.training import loop as trainer_module
-from dreamer_ros.training import offline, session
+from dreamer_ros.training import offline
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.loop import Trainer
 from dreamer_ros.training.metrics import read_metrics
@@ -336,7 +336,7 @@ def test_one_ctrl_c_that_torchrun_repeats_is_one(tmp_path, preset, monkeypatch, 
     for name, value in {'WORLD_SIZE': '2', **environment}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, '_exit', ends.append)
-    monkeypatch.setattr(session, 'train_from_bags', interrupted)
+    monkeypatch.setattr('dreamer_ros.cli.train.train_from_bags', interrupted)
     write_bags(tmp_path / 'a', [0])
     try:
         main(['train', '--bags', str(tmp_path / 'a'), '--preset', preset, '--override', 'schedule.overlap=false'])

@@ -9,10 +9,9 @@ from dreamer_ros.episodes.labels import Labels
 from dreamer_ros.formats.importing import import_source
 from dreamer_ros.replay.dataset import ReplayDataset
 from dreamer_ros.training.learner import Learner
-from dreamer_ros.training.offline import plan
 from tests.episodes.robot_bags import START, TINY, contract, write_robot_bag
 from tests.episodes.test_robot_bag import expected_at, teleoperated
-from tests.training.test_offline import learn
+from tests.training.test_offline import learn, plan
 
 LARGER = TINY.replace('[6, 8]', '[32, 32]')
 TOPIC = '{topic: range, type: std_msgs/msg/Float64, field: data}'
@@ -47,7 +46,14 @@ def test_rewards_are_learned(kind, tmp_path, rng, preset, monkeypatch):
     infos = []
     refresh = ReplayDataset.refresh
     monkeypatch.setattr(ReplayDataset, 'refresh', lambda self: (infos.extend(new := refresh(self)), new)[1])
-    run = plan([str(folder)], str(tmp_path / 'robot.yaml'), preset, str(tmp_path / 'run'), updates=3, validation=0.0)
+    run = plan(
+        [str(folder)],
+        robot=str(tmp_path / 'robot.yaml'),
+        preset=preset,
+        logdir=str(tmp_path / 'run'),
+        updates=3,
+        validation=0.0,
+    )
     trainer, output = learn(run)
     assert trainer.status.updates == 3 and len(batches) == 3, output
     [info] = infos
