@@ -11,10 +11,12 @@ from dreamer_ros.ros.parameters import read_parameters
 from dreamer_ros.ros.runtime import run_node
 from dreamer_ros.training.offline import OfflineOptions, plan, train_from_bags
 
+OfflineTrainerParameters = OfflineOptions  # the name that `dreamer reference` looks for
+
 
 def body(node: Node, stop: threading.Event) -> None:
     """Train until the updates are made or the event is set."""
-    run = plan(read_parameters(node, OfflineOptions))
+    run = plan(read_parameters(node, OfflineTrainerParameters))
     train_from_bags(run, stop)
     node.get_logger().info(f'{"stopped" if stop.is_set() else "finished"}; everything is in {run.folder}')
 
