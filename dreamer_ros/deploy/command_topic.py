@@ -1,4 +1,4 @@
-"""Who else publishes the command of a robot, and who obeys it, told from the ROS graph."""
+"""Watches the ROS graph for other publishers of a robot's command, and for subscribers that obey it."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from dreamer_ros.wire.topics import Topic
 
 LOOK_PERIOD = 1.0  # seconds between two looks at the ROS graph
-# Seconds that a killed node may stay in it, with the middleware's usual lease of 20.
+# Seconds for which a killed node may stay in the graph: the middleware's usual lease of 20, and some more.
 GHOST_TIME = 25.0
 _GUARD = re.compile(r'/guard_\d+')
-# What the middleware calls a node that it knows nothing but an endpoint of, as it does for a moment of every node.
+# The middleware's names for a node of which it has seen only an endpoint, as happens briefly with every node.
 _UNKNOWN = re.compile(r'_NODE_NAME_UNKNOWN_|_CREATED_BY_BARE_DDS_APP_')
-# Who listens to commands without obeying them: recorders, and tools such as `ros2 topic echo`, whose nodes are hidden.
+# Subscribers that do not obey: recorders, and the hidden nodes of tools such as `ros2 topic echo`.
 _ONLOOKER = re.compile(r'.*/(recorder|rosbag2_recorder\w*|_.*)')
 
 
 class CommandTopic:
-    """The nodes at both ends of a robot's command, beside an agent and its guard.
+    """The other publishers of a robot's command, and its subscribers.
 
-    A publisher with a name that the agent, its killed predecessor or their guards may have counts only once it has
-    been there for longer than the dead are.
+    A publisher whose name could be that of this agent, its killed predecessor or one of their guards counts only
+    after `GHOST_TIME`.
 
     Args:
         node: the agent.
-        topic: of the command, by its full name.
-        source: of the contract, for people.
-        publisher: of the agent.
-        own: how many publishers each of the agent's nodes has, by the node's full name.
+        topic: the command, by its full name.
+        source: name of the contract, for messages.
+        publisher: the agent's.
+        own: number of publishers of each of the agent's nodes, by the node's full name.
 
     Attributes:
         others: names of the other publishers.
@@ -49,7 +49,7 @@ class CommandTopic:
         self.unheard = self._nobody()
 
     def look(self) -> list[str]:
-        """Look at the graph, once in a while; what to warn of since the last look."""
+        """Look at the graph, at most once per `LOOK_PERIOD`; returns new warnings."""
         now = time.monotonic()
         if now < self._next:
             return []
@@ -57,8 +57,8 @@ class CommandTopic:
         return [*self._look_for_publishers(now), *self._look_for_subscribers()]
 
     def check(self, now: float) -> str:
-        """Why nobody obeys, if that is so; for the watchdog."""
-        # The middleware matches types and qualities itself, and tells at once of a subscriber that goes in good order.
+        """Why nobody obeys; '' if somebody does. For the watchdog."""
+        # The middleware itself matches types and QoS, and reports at once when a subscriber leaves.
         return self.unheard or ('' if self._publisher.get_subscription_count() else self._nobody())
 
     def _look_for_publishers(self, now: float) -> Iterable[str]:
@@ -74,8 +74,8 @@ class CommandTopic:
         newcomers = [name for name in self.others if name not in before]
         if newcomers:
             yield (
-                f'{", ".join(newcomers)} publishes {self._topic.name} too: the robot obeys whoever spoke last, '
-                'and what stops this agent stops nobody else'
+                f'{", ".join(newcomers)} publishes {self._topic.name} too: the robot obeys the newest message, '
+                'and nothing that stops this agent stops the others'
             )
 
     def _look_for_subscribers(self) -> Iterable[str]:
@@ -103,7 +103,7 @@ class CommandTopic:
             yield f'{self.unheard}; the robot is not commanded until somebody listens'
 
     def _wanted(self, profile: QoSProfile) -> str:
-        """What a subscriber asks for and the command does not offer."""
+        """The quality of service that a subscriber asks for and the command does not offer; '' for none."""
         if profile.reliability == ReliabilityPolicy.RELIABLE and not self._topic.qos.reliable:
             return 'reliable'
         if profile.durability == DurabilityPolicy.TRANSIENT_LOCAL and not self._topic.qos.transient_local:
@@ -118,5 +118,5 @@ class CommandTopic:
 
 
 def _name(info) -> str:
-    """Of an endpoint's node, in full."""
+    """Full name of an endpoint's node."""
     return f'{info.node_namespace.rstrip("/")}/{info.node_name}'

@@ -1,8 +1,9 @@
-"""A policy on a robot: everything between the robot's topics and its command, made, started and halted."""
+"""A policy on a robot: makes, starts and halts everything between the robot's topics and its command."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import threading
 import time
@@ -19,7 +20,7 @@ from dreamer_ros.deploy.control import LATE, Behaviour, Control, StepPublisher
 from dreamer_ros.deploy.guard import Guard
 from dreamer_ros.deploy.policies import Policies
 from dreamer_ros.deploy.realtime import has_priority
-from dreamer_ros.deploy.stops import Advance, ClockWatch, Deadline, EmergencyStop
+from dreamer_ros.deploy.stops import ClockWatch, Deadline, EmergencyStop
 from dreamer_ros.deploy.subscriptions import Inputs
 from dreamer_ros.deploy.takeover import Person
 from dreamer_ros.deploy.watchdog import Check, Gate, Watchdog
@@ -38,36 +39,36 @@ ROUNDS = 8  # of the watchdog per control period
 LONGEST_ROUND = 0.01  # seconds between two of them
 FROZEN = 0.6  # of a period without a beat: the process counts as frozen
 CLOCK_PATIENCE = 0.5  # of a period in which ROS time must advance
-STOPS = 5  # before the agent falls silent: a single message may be lost
+FINAL_STOPS = 5  # before the agent falls silent: a single message may be lost
 STOP_GAP = 0.02  # seconds between them
-POSE_TIME = 10.0  # seconds at most to reach the pose that is the stop
+POSE_TIME = 10.0  # seconds at most to reach a stop that is a pose
 HEARTBEAT = 0.1  # seconds
 HEARTBEATS = Topic('~/heartbeat', 'std_msgs/msg/Header', QoS(depth=10))
 
 
 class Deployment:
-    """Ready to command on construction, commands between `start` and `halt`.
+    """Ready to command after construction; commands between `start` and `halt`.
 
-    It holds the command topic: as long as one lives, no other process of this computer makes one for it.
+    It holds the command topic: no other process of this computer can deploy on the same topic meanwhile.
 
     Args:
-        node: that publishes and subscribes.
+        node: publishes and subscribes.
         contract: of the robot.
         behaviour: how the policy is played.
-        policy: the first one, see `Policies.load`; None to begin without.
-        complain: gets a sentence about what keeps going wrong, from any thread.
-        keep: see Policies.
-        stop: gives up on the first policy, see `Policies.load`.
+        policy: the first policy, see `Policies.load`; None to begin without one.
+        complain: gets a sentence about a recurring problem, from any thread.
+        keep: see `Policies`.
+        stop: ends the loading of the first policy.
 
     Raises:
-        TopicTaken: another agent of this computer holds the robot.
-        InputError: the policy cannot be used on this robot, or not in this way.
+        TopicTaken: another agent of this computer commands the robot.
+        InputError: the policy or the contract cannot be used here.
 
     Attributes:
-        policies: which one plays.
-        command_topic: by its full name.
-        command: who else publishes it, and who obeys it.
-        executor_deadline: to be kept by whoever runs the node's callbacks while this is active.
+        policies: the policies of the robot.
+        command_topic: full name.
+        command: watches the command topic.
+        executor_deadline: set by whoever runs the node's callbacks while this is active.
     """
 
     def __init__(
@@ -81,98 +82,72 @@ class Deployment:
         stop: threading.Event,
     ):
         self._node, self.contract = node, contract
-        self._sim_time = node.get_parameter('use_sim_time').value
-        self._check_stamps()
-        command = contract.command_topic
-        self.command_topic = node.resolve_topic_name(command.name)
-        with contextlib.ExitStack() as closing:
-            self._prepare(behaviour, policy, complain, keep, stop, closing)
-            self._closing = closing.pop_all()
-        # What lives until here lives on: the collector need not look at it in the middle of a tick.
-        gc.collect()
-        gc.freeze()
+        sim_time = node.get_parameter('use_sim_time').value
+        if sim_time:
+            _check_stamps(contract)
+        self.command_topic = node.resolve_topic_name(contract.command_topic.name)
+        command = dataclasses.replace(contract.command_topic, name=self.command_topic)
+        with contextlib.ExitStack() as closing:  # gives back what was made if something fails in the middle
 
-    def _prepare(
-        self,
-        behaviour: Behaviour,
-        policy: None | str | Manifest,
-        complain: Callable[[str], None],
-        keep: Path | None,
-        stop: threading.Event,
-        closing: contextlib.ExitStack,
-    ) -> None:
-        """Make all that is to be given back, by `closing`, also if something fails in the middle."""
-        node, contract, command = self._node, self.contract, self.contract.command_topic
+            def kept(resource: Any) -> Any:
+                closing.callback(resource.close)
+                return resource
 
-        def kept(resource: Any) -> Any:
-            closing.callback(resource.close)
-            return resource
+            def publisher(topic: Topic) -> Publisher:
+                made = qos.publisher(node, topic)
+                closing.callback(node.destroy_publisher, made)
+                return made
 
-        def publisher(topic: Topic) -> Publisher:
-            made = qos.publisher(node, topic)
-            closing.callback(node.destroy_publisher, made)
-            return made
-
-        kept(
-            TopicLock(
-                node,
-                self.command_topic,
-                (
-                    f'topic {self.command_topic}: expected no other agent, but one of this computer '
-                    'commands the robot there; '
-                    'end or clean up that one first'
-                ),
+            refusal = (
+                f'topic {self.command_topic}: expected no other agent, but one of this computer commands the robot '
+                'there; end or clean up that one first'
             )
-        )
-        # It listens while the rest is prepared.
-        self._estop = kept(EmergencyStop(node, contract.estop))
-        self.policies = kept(Policies(contract, behaviour.seed, keep, complain))
-        # It starts while the policy is loaded.
-        full = Topic(self.command_topic, command.type, command.qos)
-        self._guard = kept(Guard(contract, full, FROZEN * self.period))
-        if policy:
-            self.policies.load(policy, stop)
-        if not self._guard.wait():
-            raise InputError('expected the guard process to start; its error is above')
-        self._publishers = [publisher(command) for _ in range(2)]
-        self.command = CommandTopic(
-            node,
-            full,
-            contract.source,
-            self._publishers[0],
-            {node.get_fully_qualified_name(): len(self._publishers), self._guard.name: 1},
-        )
-        commands, stops = self._publishers
-        self._gate = Gate(contract, commands.publish, stops.publish, self._time_ns)
-        self._inputs = kept(Inputs(node, contract, self._time_ns))
-        self._clock = kept(ClockWatch(node)) if self._sim_time else None
-        self._person = kept(Person(node, contract)) if contract.joystick else None
-        self._overdue = Deadline(
-            f'no command within {LATE:.0%} of a control period after its tick: inference takes too long'
-        )
-        self.executor_deadline = Deadline('the executor is stuck in a callback')
-        self._steps = kept(StepPublisher(node, contract))
-        self._control = Control(
-            contract,
-            self._inputs,
-            self.policies,
-            self._gate,
-            self._steps,
-            behaviour,
-            self._time_ns,
-            self._overdue,
-            self._person,
-            complain,
-        )
+            kept(TopicLock(node, self.command_topic, refusal))
+            # It listens while the rest is prepared.
+            self._estop = kept(EmergencyStop(node, contract.estop))
+            self.policies = kept(Policies(contract, behaviour.seed, keep, complain))
+            # It starts while the policy is loaded.
+            self._guard = kept(Guard(contract, command, FROZEN * self.period))
+            if policy:
+                self.policies.load(policy, stop)
+            if not self._guard.wait():
+                raise InputError('expected the guard process to start; its error is above')
+            self._commands, stops = publisher(command), publisher(command)
+            own = {node.get_fully_qualified_name(): 2, self._guard.name: 1}
+            self.command = CommandTopic(node, command, contract.source, self._commands, own)
+            self._gate = Gate(contract, self._commands.publish, stops.publish, self._time_ns)
+            self._inputs = kept(Inputs(node, contract, self._time_ns))
+            self._clock = kept(ClockWatch(node, CLOCK_PATIENCE * self.period)) if sim_time else None
+            self._person = kept(Person(node, contract)) if contract.joystick else None
+            self._overdue = Deadline(
+                f'no command within {LATE:.0%} of a control period after its tick: inference takes too long'
+            )
+            self.executor_deadline = Deadline('the executor is stuck in a callback')
+            self._control = Control(
+                contract,
+                self._inputs,
+                self.policies,
+                self._gate,
+                kept(StepPublisher(node, contract)),
+                behaviour,
+                self._time_ns,
+                self._overdue,
+                self._person,
+                complain,
+            )
+            publisher(topics.SPEC).publish(announcement(contract.spec))
+            self._heartbeats = publisher(HEARTBEATS)
+            self._diagnostics = kept(Diagnostics(node, 'robot', contract.name, self._report))
+            self._closing = closing.pop_all()
         self._watchdog: Watchdog | None = None
         self._armed = False
         self._guarded = False  # the guard's stop would reach the robot
         self._enabled = True
         self._ending = ''  # name of the signal that came
-        publisher(topics.SPEC).publish(announcement(contract.spec))
-        self._heartbeats = publisher(HEARTBEATS)
         self._next_heartbeat = 0.0
-        self._diagnostics = kept(Diagnostics(node, 'robot', contract.name, self._report))
+        # These objects live as long as the deployment: the collector need not visit them in the middle of a tick.
+        gc.collect()
+        gc.freeze()
 
     @property
     def period(self) -> float:
@@ -186,7 +161,7 @@ class Deployment:
 
     @property
     def version(self) -> str:
-        """Of the policy that plays, for people."""
+        """Version of the running policy, for people."""
         runner = self.policies.current
         return 'none' if runner is None else f'version {runner.version}'
 
@@ -194,22 +169,22 @@ class Deployment:
         """Permit commands; they begin once somebody obeys them.
 
         Raises:
-            InputError: the control loop of before still hangs in a step.
+            InputError: the last control loop still hangs in a step.
         """
         self._control.check_ended()
         self._armed, self._guarded = True, False
         self._overdue.set(time.monotonic() + self.period)
-        # Its first round is over when the gate opens: a pressed emergency stop is known before any command.
+        # Its first round is over before the gate opens: a pressed emergency stop is known before any command.
         self._watchdog = Watchdog(self._gate, min(self.period / ROUNDS, LONGEST_ROUND), self._checks(), self._beat)
         self._set_enabled(self._enabled)
         self._gate.open()
         self._control.start()
 
     def halt(self) -> str:
-        """Stop the robot and fall silent; returns a sentence about what was done until then."""
+        """Stop the robot and fall silent; returns a summary in one sentence."""
         self._gate.hold('inactive', 'deactivated')
         self._control.close()
-        for _ in range(STOPS):
+        for _ in range(FINAL_STOPS):
             self._gate.stop()
             time.sleep(STOP_GAP)
         reached = time.monotonic() + POSE_TIME
@@ -230,7 +205,7 @@ class Deployment:
         )
 
     def close(self) -> None:
-        """Give everything back; after `halt`."""
+        """Release everything; after `halt`."""
         self._closing.close()
 
     def enable(self, enabled: bool) -> None:
@@ -257,7 +232,7 @@ class Deployment:
         self._control.end_episode()
 
     def stops(self) -> list[str]:
-        """Why the robot was stopped since the last call, stop by stop."""
+        """The reason of each stop since the last call."""
         return [self._gate.events.popleft() for _ in range(len(self._gate.events))]
 
     def waiting(self) -> str:
@@ -265,17 +240,17 @@ class Deployment:
         if not self.active:
             return ''
         reasons = dict(self._gate.reasons)
-        # Of a silent topic both the watchdog and the control loop tell.
+        # Both the watchdog and the control loop report a silent topic.
         if f'{reasons.get("stale", "").split(":")[0]}: ' in reasons.get('observation', ''):
             reasons.pop('stale', None)
         return '; '.join(reasons.values())
 
     def timings(self) -> Timings:
-        """Durations from now on, for `describe`."""
+        """Durations from now on, whose summary `describe` takes."""
         return self._control.timings.reader()
 
     def describe(self, timings: Mapping[str, str]) -> str:
-        """How it goes, in a line for people; `timings` is the summary of what `timings` returned."""
+        """One line for people; `timings` is a summary of what `self.timings()` returned."""
         control, runner = self._control, self.policies.current
         parts = [f'{timings["rate [Hz]"]} Hz']
         waiting = self.waiting()
@@ -287,11 +262,11 @@ class Deployment:
         parts.append('no policy' if runner is None else f'policy {runner.version}')
         if control.returned is not None:
             parts.append(f'return {control.returned:.1f}')
-        parts.append(f'step {control.length} of episode {control.episodes}')  # what a narrow terminal can do without
+        parts.append(f'step {control.length} of episode {control.episodes}')  # last: a narrow terminal cuts it off
         return ', '.join(parts)
 
     def tick_diagnostics(self) -> None:
-        """Once in a while; publishes at 1 Hz."""
+        """Call often; publishes at 1 Hz."""
         self._diagnostics.tick()
 
     # On the watchdog's thread
@@ -310,13 +285,13 @@ class Deployment:
         if self._person:
             checks['joystick'] = self._person.lost
         if self._clock:
-            checks['clock'] = Advance(self._clock.read, CLOCK_PATIENCE * self.period, '/clock does not advance')
+            checks['clock'] = self._clock
         return checks
 
     def _check_estop(self, now: float) -> str:
         if not self._estop.pressed():
             return ''
-        # ISO 13850: to reset an emergency stop must not start anything.
+        # ISO 13850: resetting an emergency stop must not start anything.
         reason = f'emergency stop on {self._estop.topic}'
         self._gate.hold('estop', reason)
         self._set_enabled(False)
@@ -331,8 +306,8 @@ class Deployment:
             return 'the guard process ended: restart the agent'
         if not self._guard.reads(now):
             return 'the guard process does not answer'
-        # Later subscribers may find the agent a moment before the guard; that is no reason to stop.
-        self._guarded = self._guarded or self._guard.matched >= self._publishers[0].get_subscription_count()
+        # A later subscriber may find the agent a moment before the guard, which is no reason to stop.
+        self._guarded = self._guarded or self._guard.matched >= self._commands.get_subscription_count()
         return '' if self._guarded else 'the guard process has not found the robot yet'
 
     def _beat(self) -> None:
@@ -356,17 +331,17 @@ class Deployment:
         """ROS time."""
         return self._node.get_clock().now().nanoseconds
 
-    def _check_stamps(self) -> None:
-        if self._sim_time:
-            for topic in self.contract.topics:
-                if self.contract.stamps != 'header' or not has_header(topic.type):
-                    raise InputError(
-                        f'{self.contract.source}: {topic.name}: expected messages with header stamps, '
-                        'since use_sim_time is set'
-                    )
-
     def _report(self) -> diagnostics.Report:
         control, gate = self._control, self._gate
+        level, message = diagnostics.OK, 'commanding' if self.active else 'inactive'
+        if waiting := self.waiting():
+            level = diagnostics.WARN if set(gate.reasons) == {'subscriber'} else diagnostics.ERROR
+            message = waiting
+        elif problem := self.policies.problem or (self._person and self._person.problem):
+            level, message = diagnostics.WARN, problem
+        elif self.command.others:
+            level = diagnostics.WARN
+            message = f'{self.command_topic} is published by {", ".join(self.command.others)} too'
         values = {
             **control.timings.summary(),
             'policy version': self.version,
@@ -381,14 +356,12 @@ class Deployment:
         }
         if self._person:
             values['in control'] = 'a person' if self._person.steering else 'the policy'
-        if self.waiting():
-            level = diagnostics.WARN if set(gate.reasons) == {'subscriber'} else diagnostics.ERROR
-            return level, self.waiting(), values
-        if self.policies.problem:
-            return diagnostics.WARN, self.policies.problem, values
-        if self._person and self._person.problem:
-            return diagnostics.WARN, self._person.problem, values
-        if self.command.others:
-            others = ', '.join(self.command.others)
-            return diagnostics.WARN, f'{self.command_topic} is published by {others} too', values
-        return diagnostics.OK, 'commanding' if self.active else 'inactive', values
+        return level, message, values
+
+
+def _check_stamps(contract: RobotContract) -> None:
+    for topic in contract.topics:
+        if contract.stamps != 'header' or not has_header(topic.type):
+            raise InputError(
+                f'{contract.source}: {topic.name}: expected messages with header stamps, since use_sim_time is set'
+            )

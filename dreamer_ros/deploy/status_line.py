@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of a node that has no end to make progress towards."""
+"""The status line that a running node shows on a terminal."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import sys
 import time
 from typing import TextIO
 
-REDRAW_PERIOD = 1.0  # seconds on a terminal; so long are the spans that rates are of
-LINE_PERIOD = 10.0  # seconds between lines where there is none
+REDRAW_PERIOD = 1.0  # seconds on a terminal; rates are averages over this time
+LINE_PERIOD = 10.0  # seconds between two lines elsewhere
 
 
 class StatusLine:
-    """One line at the bottom of a terminal, drawn over again; elsewhere (a log file) a line every ten seconds."""
+    """One line at the bottom of a terminal, redrawn in place. Elsewhere (a log file) a new line every ten seconds."""
 
     def __init__(self, stream: TextIO | None = None):
         self._stream = sys.stderr if stream is None else stream
@@ -28,10 +28,10 @@ class StatusLine:
         return time.monotonic() >= self._next
 
     def show(self, text: str) -> None:
-        """Show what there is to say."""
+        """Replace the line by another text."""
         self._next = time.monotonic() + self._period
         if self.on_terminal:
-            # A line that wraps would stay.
+            # A line that wraps could not be erased.
             width = os.get_terminal_size(self._stream.fileno()).columns or sys.maxsize
             self._write(f'\r\033[K{text[: width - 1]}')
             self._drawn = True
@@ -39,13 +39,13 @@ class StatusLine:
             self._write(f'{text}\n')
 
     def clear(self) -> None:
-        """Make way for another line; this one is drawn again below it."""
+        """Erase the line, so that something else can be printed."""
         if self._drawn:
             self._write('\r\033[K')
             self._drawn = False
 
     def _write(self, text: str) -> None:
-        # Whoever stops his terminal, or closes it, must not stop the node, which may have a robot to stop.
+        # A stopped or closed terminal must not block the node, which may have to stop a robot.
         with contextlib.suppress(OSError):
             if select.select([], [self._stream], [], 0)[1]:
                 self._stream.write(text)

@@ -1,15 +1,16 @@
-"""Everything that can stop the robot, in the order in which it is looked for.
+"""Everything that can stop the robot, in the order in which it is checked.
 
-`STOPS` is the list. Each entry is the name under which the gate is held (watchdog.py): as long as one holds, no command
-passes, and the stop is published once per control period.
+`STOPS` is the list. Each key is a name under which the gate (watchdog.py) is held. While one of them holds it, no
+command passes, and the stop is published once per control period.
 
-Three layers do without this list. robot/safety.py changes what is not finite, beyond its limits or too fast before it
-leaves. guard.py, a process of its own, stops the robot when this one is dead or frozen. The robot's own controller
-stops it when nothing comes any more (`controller_timeout` of the contract).
+Three layers work without this list. robot/safety.py corrects commands that are not finite, beyond their limits or too
+fast. guard.py, a process of its own, stops the robot when this one is dead or frozen. The robot's own controller
+stops it when no command comes any more (`controller_timeout` of the contract).
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -22,7 +23,7 @@ from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.topics import LATEST, QoS, Topic
 
 STOPS = {
-    # The watchdog's thread looks for these, in this order, several times per control period.
+    # The watchdog's thread checks these in this order, several times per control period.
     'estop': 'the emergency stop is pressed',
     'listening': 'an emergency stop of before may not have been heard of yet',
     'signal': 'SIGTERM or SIGINT came',
@@ -33,7 +34,7 @@ STOPS = {
     'subscriber': 'nobody obeys the command: no subscriber, or one of another type or QoS',
     'joystick': 'the joystick is silent while a person steers',
     'clock': '/clock does not advance, with use_sim_time',
-    # The control loop looks for these at every tick.
+    # The control loop checks these at every tick.
     'time': 'the clock was set back: what was measured before does not count',
     'observation': 'a message that the policy needs cannot be used: old, from the future, damaged or not finite',
     'end': "the robot stands where the contract's episode ends",
@@ -46,14 +47,14 @@ STOPS = {
     'inactive': 'the agent is not active',
 }
 
-LISTENING = 1.0  # seconds within which the middleware tells of a latched emergency stop
+LISTENING = 1.0  # seconds within which the middleware delivers a latched emergency stop
 
 
 class EmergencyStop:
     """The latched e-stop topic, polled so that no executor can delay it.
 
-    Two subscriptions, because a latched one is deaf to publishers that do not latch, such as `ros2 topic pub`, and
-    the other one to what was said before it was there.
+    There are two subscriptions. A latched one hears no publisher that does not latch, such as `ros2 topic pub`. The
+    other one misses messages from before it subscribed.
     """
 
     def __init__(self, node: Node, topic: str):
@@ -66,11 +67,11 @@ class EmergencyStop:
         self.topic = self._subscriptions[0].topic_name
 
     def listening(self, now: float) -> str:
-        """A sentence for as long as a stop that was pressed before may not have been heard of."""
+        """A sentence for as long as a stop that was pressed earlier may not have arrived yet."""
         return f'listening for an emergency stop on {self.topic}' if now < self._known else ''
 
     def pressed(self) -> bool:
-        """What was said last."""
+        """Whether the newest message says so."""
         for subscription in self._subscriptions:
             while (message := subscription.take()) is not None:
                 self._pressed = message.data
@@ -83,61 +84,42 @@ class EmergencyStop:
 
 
 class Deadline:
-    """A check of something that must happen in time: `set` says by when it must be set again.
-
-    Args:
-        reason: of the stop, once it is late.
-    """
+    """A check that fails with `reason` once the time given to `set` is over."""
 
     def __init__(self, reason: str):
         self._reason = reason
         self._at = float('inf')
 
     def set(self, at: float) -> None:
-        """By monotonic time `at`, in seconds."""
+        """Set the deadline, in monotonic seconds."""
         self._at = at
 
     def __call__(self, now: float) -> str:
         return self._reason if now > self._at else ''
 
 
-class Advance:
-    """A check of something that must keep changing, such as ROS time.
+class ClockWatch:
+    """A check that /clock advances. It polls the topic, since ROS time itself waits for the executor.
 
     Args:
-        read: its value now, and since when it may have that, in monotonic seconds.
-        patience: seconds it may stay the same.
-        reason: of the stop.
+        node: the subscriber.
+        patience: seconds for which the time may stay the same.
     """
 
-    def __init__(self, read: Callable[[], tuple[int, float]], patience: float, reason: str):
-        self._read, self._patience, self._reason = read, patience, reason
-        self._last: tuple[int, float] | None = None
+    def __init__(self, node: Node, patience: float):
+        self._subscription = PolledSubscription(node, topics.CLOCK, LATEST)
+        self._patience = patience
+        self._time_ns, self._since = 0, time.monotonic()
 
     def __call__(self, now: float) -> str:
-        value, since = self._read()
-        if self._last is None or value != self._last[0]:
-            self._last = value, since
-        return self._reason if now - self._last[1] > self._patience else ''
-
-
-class ClockWatch:
-    """Simulated time as it comes in, polled: ROS time itself waits for the executor."""
-
-    def __init__(self, node: Node):
-        self._subscription = PolledSubscription(node, topics.CLOCK, LATEST)
-        self._newest = 0, time.monotonic()
-
-    def read(self) -> tuple[int, float]:
-        """Nanoseconds, 0 before the first message, and when that was published in monotonic seconds."""
         while (taken := self._subscription.take_with_info()) is not None:
             message, info = taken
-            delay = max(0.0, (time.time_ns() - info['source_timestamp']) / 1e9)
-            try:
-                self._newest = codecs.stamp_to_ns(message.clock), time.monotonic() - delay
-            except InputError:
-                continue  # no time: the clock does not advance
-        return self._newest
+            with contextlib.suppress(InputError):  # no time: the clock does not advance
+                time_ns = codecs.stamp_to_ns(message.clock)
+                if time_ns != self._time_ns:
+                    delay = max(0.0, (time.time_ns() - info['source_timestamp']) / 1e9)
+                    self._time_ns, self._since = time_ns, time.monotonic() - delay
+        return '/clock does not advance' if now - self._since > self._patience else ''
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -145,13 +127,11 @@ class ClockWatch:
 
 
 class TimeSetBack:
-    """Notices that a clock was set back, by a steady one beside it.
-
-    Small corrections are none: stamps stand still until the clock has caught up.
+    """Notices that a clock was set back, by comparing it with the steady clock.
 
     Args:
         time_ns: the clock.
-        tolerance: seconds.
+        tolerance: seconds; smaller corrections do not count, stamps stand still until the clock has caught up.
     """
 
     def __init__(self, time_ns: Callable[[], int], tolerance: float):
@@ -164,7 +144,7 @@ class TimeSetBack:
         now, at = self._time_ns(), time.monotonic()
         back = (self._newest - now) / 1e9 if self._newest else 0.0
         set_back = back > self._tolerance
-        # From its newest time on, it should have gone on as the steady one did.
+        # Since its newest time it should have advanced as much as the steady clock did.
         distance = back + at - self._at
         if set_back or now > self._newest:
             self._newest, self._at = now, at

@@ -1,4 +1,4 @@
-"""A person at a joystick: takes over from the policy by moving it, and gives back by leaving it alone."""
+"""A person takes over from the policy by moving a joystick, and gives control back by letting go."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from dreamer_ros.wire.topics import LATEST, Topic
 
 
 class Person:
-    """Who steers, told by the joystick of a contract. Callable from every thread, on a steady clock.
+    """Tells from the joystick of a contract whether a person steers. Thread-safe, on the steady clock.
 
-    What the person does passes the same gate as a policy's commands. A joystick that falls silent while the
-    person steers stops the robot: to give it back to the policy, from which it was taken, would be a guess. The
-    joystick's driver must repeat messages while nothing changes, as `joy_node` does.
+    A person's actions pass the same gate as a policy's. A joystick that falls silent while a person steers stops the
+    robot: nobody knows whether the person meant to give it back. The joystick's driver must repeat messages
+    while nothing changes, as `joy_node` does.
 
     Args:
-        node: that subscribes; latest wins.
-        contract: of the robot, with a joystick.
+        node: the subscriber.
+        contract: of a robot with a joystick.
 
     Attributes:
         steering: whether the person steers, rather than the policy.
-        problem: why the newest message says nothing; '' if it does.
+        problem: why the newest message cannot be used; '' if it can.
     """
 
     def __init__(self, node: Node, contract: RobotContract):
@@ -46,11 +46,11 @@ class Person:
         self._subscription.close()
 
     def steer(self, commanded: np.ndarray, feedback: np.ndarray) -> np.ndarray | None:
-        """The action f32[A] of the person who steers; None while the policy does.
+        """The person's action f32[A]; None while the policy steers.
 
         Args:
-            commanded: f64[axes], what the robot was told last, NaN where nothing.
-            feedback: f64[axes], where it stands, NaN where it does not tell.
+            commanded: f64[axes], the last command, NaN where there was none.
+            feedback: f64[axes], measured positions, NaN where there are none.
         """
         with self._lock:
             self._take(time.monotonic())
@@ -68,7 +68,7 @@ class Person:
         return f'{self._joystick.topic}: silent for {silent:.1f} s while a person steers; move it, or call ~/enable'
 
     def dismiss(self) -> None:
-        """Give back to the policy, whatever the joystick said last."""
+        """Give control back to the policy, whatever the joystick said last."""
         with self._lock:
             self.steering = False
 

@@ -222,3 +222,4 @@ def scene(*arguments, **options):
         yield made
     finally:
         made.close()
+        print(made.log.read_text())  # pytest shows it if the test failed

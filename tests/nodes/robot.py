@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import rclpy
 from rclpy.client import Client
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -176,8 +177,13 @@ class Ears:
                 )
 
     def press(self, pressed: bool) -> None:
-        """The emergency stop."""
+        """Press or release the emergency stop; returns when the agent's two subscriptions have it."""
+        end = time.monotonic() + 30.0
+        while self._estops.get_subscription_count() < 2:
+            assert time.monotonic() < end, 'the agent does not subscribe the emergency stop'
+            time.sleep(0.005)
         self._estops.publish(Bool(data=pressed))
+        assert self._estops.wait_for_all_acked(Duration(seconds=30)), 'the agent does not hear the emergency stop'
 
     def enable(self, enabled: bool = True) -> None:
         """The agent's service."""
@@ -245,10 +251,10 @@ class Ears:
         return False
 
     def silent(self, seconds: float) -> bool:
-        """Whether nothing comes any more."""
-        count = len(self.commands)
+        """Whether nothing is sent any more; what was sent before may still arrive."""
+        began = time.time_ns()
         time.sleep(seconds)
-        return len(self.commands) == count
+        return not any(command.sent > began for command in list(self.commands))
 
     def close(self) -> None:
         self._ending.set()

@@ -51,7 +51,6 @@ PATIENCE = 6.0
 def robot(ros_domain, tmp_path):
     with scene(tmp_path, ros_domain, RATE) as made:
         yield made
-        print(made.log.read_text())
 
 
 def inject_and_check(robot, kinds):
@@ -191,7 +190,6 @@ def test_policies_of_a_trainer(robot):
     assert 'keeping version 1' in robot.log.read_text()
 
 
-@pytest.mark.races_clock('the emergency stop has to be heard within 0.2 s, and commands have to come within 0.5 s')
 def test_life(ros_domain, tmp_path):
     """By the services of its lifecycle; nothing is commanded unless it is active."""
     with scene(tmp_path, ros_domain, RATE, autostart=False) as robot:
@@ -207,10 +205,9 @@ def test_life(ros_domain, tmp_path):
         assert state() == State.PRIMARY_STATE_UNCONFIGURED
         assert change(Transition.TRANSITION_CONFIGURE) and ears.silent(0.3)
         ears.press(True)
-        time.sleep(0.2)
         assert change(Transition.TRANSITION_ACTIVATE)
-        time.sleep(0.5)
-        assert ears.commands and all(command.is_stop for command in ears.commands), 'the emergency stop came before'
+        wait_for(lambda: len(ears.commands) > 4)
+        assert all(command.is_stop for command in ears.commands), 'the emergency stop came before'
         ears.press(False)
         time.sleep(0.2)
         assert all(command.is_stop for command in ears.commands), 'releasing it starts nothing'
@@ -221,7 +218,7 @@ def test_life(ros_domain, tmp_path):
         ears.enable()
         robot.ready()
         assert change(Transition.TRANSITION_DEACTIVATE)
-        assert ears.commands[-1].is_stop and ears.silent(0.3)
+        assert ears.silent(0.3) and ears.commands[-1].is_stop
         assert change(Transition.TRANSITION_ACTIVATE)
         robot.ready()
         assert change(Transition.TRANSITION_DEACTIVATE) and change(Transition.TRANSITION_CLEANUP)
@@ -254,9 +251,12 @@ def test_an_emergency_stop_of_before_is_listened_for(ros_domain):
 def test_a_clock_that_is_set_back_stops_the_robot_for_a_moment(ros_domain, tmp_path):
     with scene(tmp_path, ros_domain, RATE, clock=True) as robot:
         robot.ready()
-        count, began = len(robot.ears.steps), time.monotonic()
+        count, began, said = len(robot.ears.steps), time.monotonic(), len(robot.log.read_text())
         robot.camera.tell('clock_back')
-        wait_for(lambda: re.search(r'stopped: the clock was set back by 60\.\d+ s', robot.log.read_text()))
+        # An image with the new time may come before the new time itself: then it is too old at first.
+        sentence = r'stopped: (the clock was set back by 60\.\d+ s|/robot/\S+: \d+\.\d+ s old)'
+        wait_for(lambda: re.search(sentence, robot.log.read_text()[said:]))
+        wait_for(lambda: robot.ears.steps[-1][0] < robot.ears.steps[count - 1][0])
         robot.ready()
         assert time.monotonic() - began < 20, 'and not when the clock is where it was'
         later = [stamp for stamp, _ in robot.ears.steps[count:]]

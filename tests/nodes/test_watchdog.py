@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
+from rosgraph_msgs.msg import Clock
 
-from dreamer_ros.deploy import guard
+from dreamer_ros.deploy import guard, stops
 from dreamer_ros.deploy.control import Metronome
-from dreamer_ros.deploy.stops import Advance, Deadline, TimeSetBack
+from dreamer_ros.deploy.stops import ClockWatch, Deadline, TimeSetBack
 from dreamer_ros.deploy.watchdog import Gate, Watchdog
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.wire.definitions import decode
@@ -126,14 +129,25 @@ def test_a_check_that_fails_stops_the_robot(wire):
     watchdog.close()
 
 
-def test_advance():
-    clock = [5, 10.0]  # value, and when it came
-    check = Advance(lambda: tuple(clock), 0.5, 'stands still')
-    assert not check(10.0) and not check(10.4) and check(10.6) == 'stands still'
-    clock[:] = 6, 10.7
-    assert not check(10.8) and not check(11.1) and check(11.3)
-    clock[:] = 6, 11.3  # a clock that says the same again stands still, too
-    assert check(11.4)
+def test_a_clock_that_stands_still(monkeypatch):
+    messages = []
+    subscription = types.SimpleNamespace(take_with_info=lambda: messages.pop(0) if messages else None)
+    monkeypatch.setattr(stops, 'PolledSubscription', lambda *_: subscription)
+
+    def tell(seconds, ago=0.0):
+        published = time.time_ns() - round(ago * 1e9)
+        messages.append((Clock(clock=Time(sec=seconds)), {'source_timestamp': published}))
+
+    check, began = ClockWatch(None, 5.0), time.monotonic()
+    assert not check(began + 4.9) and check(began + 10.0) == '/clock does not advance', 'nothing came'
+    tell(6, ago=3.0)
+    assert not check(began + 1.9) and check(began + 7.0)
+    tell(6)
+    assert check(began + 7.0), 'a clock that says the same again stands still, too'
+    tell(-1)
+    assert check(began + 7.0), 'no time of a clock'
+    tell(7)
+    assert not check(began + 4.9)
 
 
 def wait_for(condition):
