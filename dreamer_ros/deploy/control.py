@@ -30,13 +30,13 @@ from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.codecs import Mode
 
 LATE = 0.7  # of a period after its tick, a command counts as overdue
-PASSING = 3  # ticks that a stop may take and be part of an episode,
-PASSING_REASONS = {'overdue', 'executor'}  # with nothing but these
+# A stop is part of the episode if it lasts at most so many ticks and has no other reasons than these.
+PASSING, PASSING_REASONS = 3, {'overdue', 'executor'}
 STEER = 0.02  # of a period: how much longer or shorter one may be
-GAIN = 0.1  # of the distance to the wished phase, corrected per tick
-MARGIN = (0.1, 0.4)  # of a period: how old the newest observation should be at a tick, between these,
-SPREADS = 4.0  # and so many times their mean deviation: one that comes late is waited for a whole period
-SLOWNESS = 0.03  # of the estimate of that
+GAIN = 0.1  # of the phase error, corrected per tick
+# Wanted age of the newest observation at a tick: so many mean deviations of it, within these fractions of a period.
+SPREADS, MARGIN = 4.0, (0.1, 0.4)
+SLOWNESS = 0.03  # weight of a new sample in the mean deviation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Behaviour:
     """How the policy is played.
 
     Attributes:
-        training: explore, and act at random before there is a policy; else deterministic.
-        evaluate_every: while training, every how many episodes one is deterministic; 0 for none.
+        training: explore, and act at random while there is no policy; otherwise act deterministically.
+        evaluate_every: while training, every n-th episode is deterministic; 0 for none.
         episode_length: steps; 0 for no limit.
         pause: hold the robot after every episode.
-        seed: of random actions.
+        seed: seed of random actions.
     """
 
     training: bool
@@ -59,11 +59,11 @@ class Behaviour:
 
 
 class Metronome:
-    """Ticks of one period each, which drift towards the phase of the observations.
+    """Ticks once per period, and drifts towards the phase of the observations.
 
-    A free-running clock would meet images that are anything between fresh and a whole period old. Each period
-    is made a little longer or shorter instead, until ticks come a margin after the images, as large as their
-    jitter demands. With a camera of another rate the corrections cancel out.
+    A free-running clock would meet images of any age up to a whole period. So each period is made a little
+    longer or shorter until the ticks come shortly after the images, by a margin that grows with their jitter.
+    With a camera of another rate the corrections cancel out.
 
     Args:
         period: seconds.
@@ -76,32 +76,30 @@ class Metronome:
         self._spread = 0.1  # mean deviation from the wished phase, in periods
 
     def wait(self) -> float:
-        """Sleep until the next tick; its time, in monotonic seconds. Ticks that were missed are left out."""
+        """Sleep until the next tick; returns its time in monotonic seconds. Missed ticks are skipped."""
         now = time.monotonic()
         if now < self.next:
             time.sleep(self.next - now)
         tick = self.next
         late = max(0.0, time.monotonic() - tick)
-        if late >= self.period:  # suspended or overrun: begin anew, or a burst of ticks would follow
+        if late >= self.period:  # suspended or overrun: start over, or a burst of ticks would follow
             tick += late
         self.next = tick + self.period
         return tick
 
     def steer(self, age: float | None) -> None:
-        """Correct the next tick; `age` in seconds is how long the newest observation had waited at this one."""
+        """Correct the next tick by the age of the newest observation at this one, in seconds."""
         if age is None:
             return
         margin = min(max(SPREADS * self._spread, MARGIN[0]), MARGIN[1])
-        # The newest may also be one that the tick just missed: half a period around the wish.
+        # In [-0.5, 0.5): the tick may also have just missed an observation.
         error = (age / self.period - margin + 0.5) % 1.0 - 0.5
         self._spread += SLOWNESS * (abs(error) - self._spread)
         self.next -= min(max(GAIN * error, -STEER), STEER) * self.period
 
 
 class StepPublisher:
-    """Publishes what a recorder needs beside the robot's own topics: `step`, with the age of each input, and
-    `action`.
-    """
+    """Publishes what a recorder needs beside the robot's topics: `step` with the age of each input, and `action`."""
 
     def __init__(self, node: Node, contract: RobotContract):
         self._node = node
@@ -116,7 +114,7 @@ class StepPublisher:
     def publish(
         self, stamp: int, sensed: Sensed, flags: tuple[bool, bool, bool], action: np.ndarray, mode: Mode
     ) -> None:
-        """One step: its observation, what came of arriving there, and the action f32[A] that answers it."""
+        """Publish one step: `flags` are is_first, is_last and is_terminal, `action` f32[A] answers the observation."""
         reward = 0.0 if flags[0] else sensed.reward or 0.0
         ages = (sensed.ages.get(topic, np.nan) for topic in self._topics)
         self._steps.publish(self._step_template.write(stamp, np.array((reward, *flags, *ages), np.float64)))
@@ -136,8 +134,8 @@ class Control:
     """Ticks at the contract's rate from `start` to `close`.
 
     An episode begins with the first tick at which nothing holds the gate. It ends at its length, at the contract's
-    end, on request, or when the robot is stopped; a stop of a few ticks, of which only commands and no observation
-    is missing, is part of it.
+    end, on request, or when the robot is stopped. A stop of a few ticks that lacks only commands, not
+    observations, is part of the episode.
 
     Args:
         contract: of the robot.
@@ -145,16 +143,16 @@ class Control:
         steps: publishes what happened.
         behaviour: how to play.
         time_ns: ROS time.
-        overdue: told by when the next command must be out.
+        overdue: the deadline of the next command, set here.
         person: who may take over; None without a joystick.
-        complain: gets one sentence about what keeps going wrong.
+        complain: gets one sentence about a recurring problem.
 
     Attributes:
         timings: latency from image stamp to command, inference, age of the first camera's image at a tick.
-        returned: sum of the rewards of the running episode, or of the last one; None where there is no reward.
+        returned: sum of rewards of the running or last episode; None without a reward.
         length: steps of that episode after its first observation.
-        played, episodes, overruns, limited: counts of steps, of episodes, of commands that came too late, and of those
-            that were changed for safety.
+        played, episodes, overruns, limited: counts of steps, of episodes, of late commands, and of commands that
+            were changed for safety.
     """
 
     def __init__(
@@ -201,16 +199,16 @@ class Control:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread, as soon as a tick that has begun lets go; it commands nothing any more."""
+        """End the thread after the tick that has begun; it commands nothing any more."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(timeout=1.0)
 
     def check_ended(self) -> None:
-        """Refuse to begin again beside a thread that `close` could not end: it would come back to life.
+        """Refuse to start beside a thread that `close` could not end: two loops would command one robot.
 
         Raises:
-            InputError: there is one.
+            InputError: such a thread still runs.
         """
         if self._thread is not None and self._thread.is_alive():
             raise InputError('expected the last step of the control loop to be over, but it hangs: is inference stuck?')
@@ -234,7 +232,7 @@ class Control:
             try:
                 self._tick(tick, due, metronome)
                 self._gate.release('control')
-            except Exception as error:  # whatever it is: the robot stops, and the loop goes on trying
+            except Exception as error:  # the robot stops, and the loop goes on trying
                 self._gate.hold('control', f'{type(error).__name__}: {error}')
                 self._complain(traceback.format_exc() if not isinstance(error, InputError) else str(error))
             self._overdue.set(metronome.next + LATE * metronome.period)
@@ -245,7 +243,7 @@ class Control:
         ticket = self._gate.ticket()
         if seconds := self._set_back.look():
             self._begin_anew(seconds)
-        # Stamps are what tells steps apart, whatever the system's clock does.
+        # Stamps identify steps, so they increase whatever the system's clock does.
         self._stamp = max(self._stamp + 1, self._time_ns())
         sensed = self._inputs.observe(self._stamp)
         metronome.steer(self._inputs.waited(time.time_ns()))
@@ -254,26 +252,27 @@ class Control:
             self._end_episode(sensed)
             return
         if not self._started:
-            self._gate.start(sensed.feedback)  # InputError: stands where it may not
+            self._gate.start(sensed.feedback)  # InputError: the robot stands outside its limits
             self._started = True
         is_first = self._length < 0
         if is_first:
             self._begin_episode()
-        is_last = self._is_last(sensed)
-        if is_last:
-            self._finish(sensed)
+        if self._is_last(sensed):
+            self._gate.stop()
+            self._end_episode(sensed)
+            if self._behaviour.pause:
+                self._gate.hold('pause', 'the episode has ended; ~/enable true begins the next one')
             return
         action, mode = self._act(sensed, is_first)
         steered = self._person.steer(self._gate.values, sensed.feedback) if self._person else None
         if steered is not None:
             action, mode = steered, Mode('human')
         limited = self._gate.command(action, ticket)
-        late = time.monotonic() > due
-        self.overruns += late
+        self.overruns += time.monotonic() > due
         self._mode = mode
-        if limited is None:  # held back: what is learnt from is the stop
+        if limited is None:  # held back: the recorded action is the stop
             self._stops += 1
-            self._gate.stop()  # whoever holds may not have come to it yet
+            self._gate.stop()  # whoever holds the gate may not have sent it yet
             if self._passing(sensed):
                 self._step(sensed, self._gate.action(self._gate.values))
             else:
@@ -288,12 +287,12 @@ class Control:
         self.timings.add('latency', age + (self._time_ns() - self._stamp) / 1e9)
         if limited.clamped or limited.slowed:
             self.limited += 1
-            action = self._gate.action(limited.values)  # what is learnt from is what was done
+            action = self._gate.action(limited.values)  # the recorded action is the one that was sent
         self._stops = 0
         self._step(sensed, action)
 
     def _begin_anew(self, seconds: float) -> None:
-        """Stop, and forget what was measured before the clock was set back: its age cannot be told any more."""
+        """Stop, and forget all messages from before the clock was set back: their age is unknown now."""
         self._gate.hold('time', f'the clock was set back by {seconds:.3f} s; waiting for what is measured from now on')
         self._end_episode_quietly()
         self._inputs.forget()
@@ -301,7 +300,7 @@ class Control:
 
     def _step(self, sensed: Sensed, action: np.ndarray) -> None:
         """Publish a step of the running episode."""
-        if sensed.reward_problems and self._length > 0:  # there is no reward for the first
+        if sensed.reward_problems and self._length > 0:  # the first step has no reward
             self._complain(f'reward counted as 0: {self._inputs.told(sensed.reward_problems)}')
         if self._runner is not None:
             self._runner.acted(action)
@@ -316,11 +315,11 @@ class Control:
         self._publisher.publish(self._stamp, sensed, flags, action, self._mode)
 
     def _passing(self, sensed: Sensed) -> bool:
-        """Whether what holds the robot is no end of the episode."""
+        """Whether the episode goes on although the robot is held."""
         return self._stops <= PASSING and not sensed.problems and PASSING_REASONS.issuperset(self._gate.reasons)
 
     def _judge(self, sensed: Sensed) -> None:
-        """Hold the robot for as long as the observation is nothing to act upon."""
+        """Hold the robot while the observation cannot be acted upon."""
         if sensed.problems:
             self._gate.hold('observation', self._inputs.told(sensed.problems))
         else:
@@ -328,7 +327,7 @@ class Control:
             self._gate.release('time')
         self._gate.release('action')
         if self._length < 0:
-            # An episode cannot begin where it ends: somebody has to set the robot up again.
+            # An episode cannot begin in its end: somebody has to set the robot up again.
             if sensed.is_terminal:
                 self._gate.hold('end', 'the episode has ended; waiting until the robot is set up again')
             else:
@@ -351,13 +350,6 @@ class Control:
             sensed.is_terminal or self._end_requested.is_set() or (limit > 0 and self._length >= limit)
         )
 
-    def _finish(self, sensed: Sensed) -> None:
-        """End the episode in good order: the robot stops for this tick."""
-        self._gate.stop()
-        self._end_episode(sensed)
-        if self._behaviour.pause:
-            self._gate.hold('pause', 'the episode has ended; ~/enable true begins the next one')
-
     def _end_episode(self, sensed: Sensed) -> None:
         """Publish the last step of the running episode, if there is one."""
         if self._length > 0:
@@ -366,22 +358,22 @@ class Control:
         self._length = -1
 
     def _end_episode_quietly(self) -> None:
-        """The same between two ticks: at the end of the loop, or of the time it counted with."""
+        """The same between two ticks: when the loop ends, or before the time goes back."""
         if self._length > 0:
             self._stamp = max(self._stamp + 1, self._time_ns())
             self._end_episode(self._inputs.observe(self._stamp))
         self._length = -1
 
     def _act(self, sensed: Sensed, is_first: bool) -> tuple[np.ndarray, Mode]:
-        """The action f32[A], and who chose it."""
+        """The action f32[A] and its mode."""
         runner = self._policies.current
         if runner is None:
             return random_action(self._spec, self._rng), Mode('random')
         if runner is not self._runner:
-            if self._runner is not None and not is_first:
-                runner.carry_over(self._runner)
-            else:
+            if self._runner is None:
                 is_first = True
+            elif not is_first:
+                runner.carry_over(self._runner)
             self._runner = runner
         began = time.perf_counter()
         action = runner.act(sensed.image, sensed.vector, is_first, explore=not self._deterministic)

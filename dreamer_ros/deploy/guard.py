@@ -1,7 +1,7 @@
-"""A small process beside the robot agent that stops the robot when the agent's process dies or freezes.
+"""A small process that stops the robot when the robot agent's process dies or freezes.
 
-The agent's watchdog writes to a pipe several times per control period; the guard holds a publisher of the
-command topic. Silence means a frozen process, the end of the pipe a dead one, killed in whatever way.
+The agent's watchdog writes to a pipe several times per control period. The guard has a publisher of the
+command topic. A silent pipe means that the agent is frozen, a closed one that it is dead.
 """
 
 from __future__ import annotations
@@ -28,24 +28,23 @@ from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.robot.safety import Safety
 from dreamer_ros.wire.topics import Topic
 
-LAST_TIME = 0.5  # seconds of stops after the agent's death, and until a pose is reached
-LAST_LIMIT = 10.0
-START_TIME = 10.0  # seconds that the process may take to start on a small, busy computer
+LAST_TIME, LAST_LIMIT = 0.5, 10.0  # seconds of stops after the agent's death; at most, until a pose is reached
+START_TIME = 30.0  # seconds that the process may take to start on a small, busy computer
 BEATS_READ = 1000
-UNREAD_TIME = 1.0  # seconds that beats may lie in the pipe; a frozen guard guards nothing
-_BEAT = struct.Struct('<?q')  # armed; nanoseconds that ROS time is ahead of the system's. Then f64[A], the command
+UNREAD_TIME = 1.0  # seconds that beats may lie in the pipe before the guard counts as frozen
+_BEAT = struct.Struct('<?q')  # armed, nanoseconds that ROS time is ahead of the system's; f64[A] follows, the command
 
 
 class Guard:
-    """The agent's end of the pipe. `wait` before the first command.
+    """Starts the guard's process; the agent's end of the pipe. Call `wait` before the first command.
 
     Args:
         contract: of the robot.
-        topic: of its command, by the full name.
+        topic: the command, by its full name.
         patience: seconds of silence after which an armed agent counts as frozen.
 
     Attributes:
-        name: of its node, in full.
+        name: full name of the guard's node.
         alive: whether the process runs.
         matched: how many subscribers of the command it has found.
     """
@@ -62,7 +61,7 @@ class Guard:
             'ready': told,
         }
         try:
-            # A session of its own: whoever kills the agent's process group, or presses Ctrl-C, spares it.
+            # A session of its own: Ctrl-C, or killing the agent's process group, does not reach it.
             self._process = subprocess.Popen(
                 [sys.executable, '-m', 'dreamer_ros.deploy.guard', json.dumps(request)],
                 stdin=subprocess.DEVNULL,
@@ -74,37 +73,37 @@ class Guard:
             os.close(told)
         for end in (self._pipe, self._ready):
             os.set_blocking(end, False)
-        self.name = f'/{_node_name(self._process.pid)}'
+        self.name = f'/guard_{self._process.pid}'
         self.alive = False
         self.matched = 0
         self._unread = array.array('i', [0])
         self._caught_up = 0.0
 
     def wait(self) -> bool:
-        """Return when it can publish; False if it did not start."""
+        """Wait until the guard can publish; False if it did not start."""
         if not self.alive:
             select.select([self._ready], [], [], START_TIME)
             self._listen()
         return self.alive
 
     def beat(self, armed: bool, ahead: int, values: np.ndarray) -> None:
-        """This process is alive.
+        """Tell the guard that this process is alive.
 
         Args:
-            armed: the robot is to be stopped if it dies.
-            ahead: nanoseconds of ROS time before the system's, for the stamps of stops.
-            values: f64[A] of the last command; where a stop begins.
+            armed: stop the robot if this process dies.
+            ahead: nanoseconds that ROS time is ahead of the system's, for the stamps of stops.
+            values: f64[A], the last command, from which a stop begins.
         """
         try:
             os.write(self._pipe, pack(armed, ahead, values))
         except BlockingIOError:
-            pass  # it was suspended: what it has not read says as much as one beat more
+            pass  # the pipe is full, since the guard was suspended: one more beat would tell it nothing new
         except BrokenPipeError:
             self.alive = False
         self._listen()
 
     def reads(self, now: float) -> bool:
-        """Whether the process has read its beats until lately; at monotonic seconds `now`, before a beat."""
+        """Whether the guard has read all beats within `UNREAD_TIME`. Call it before a beat; `now` is monotonic."""
         fcntl.ioctl(self._pipe, termios.FIONREAD, self._unread)
         if not self._unread[0]:
             self._caught_up = now
@@ -119,23 +118,19 @@ class Guard:
         self.matched = told[-1] if told else 0
 
     def close(self) -> None:
-        """End the process; say before that it is not armed any more."""
+        """End the process; disarm it by a beat first."""
         os.close(self._pipe)
         os.close(self._ready)
         self._process.wait()
 
 
 def pack(armed: bool, ahead: int, values: np.ndarray) -> bytes:
-    """A beat as it travels, see `Guard.beat`."""
+    """The bytes of a beat, see `Guard.beat`."""
     return _BEAT.pack(armed, ahead) + np.asarray(values, np.float64).tobytes()
 
 
-def _node_name(pid: int) -> str:
-    return f'guard_{pid}'
-
-
 def main() -> int:
-    """The guard's process: its request is the only argument."""
+    """Run the guard's process; its only argument is the request in JSON."""
     request = json.loads(sys.argv[1])
     # It ends with the agent, not before.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -149,7 +144,7 @@ def main() -> int:
 
     contract = RobotContract.from_text(request['contract'], request['source'])
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = Node(_node_name(os.getpid()), start_parameter_services=False, enable_rosout=False)
+    node = Node(f'guard_{os.getpid()}', start_parameter_services=False, enable_rosout=False)
     command = contract.command_topic
     publisher = qos.publisher(node, Topic(request['topic'], command.type, command.qos))
     matched = None
@@ -158,7 +153,7 @@ def main() -> int:
         nonlocal matched
         before, matched = matched, min(publisher.get_subscription_count(), 255)
         if matched != before:
-            with contextlib.suppress(BrokenPipeError):  # the agent has ended: `watch` deals with that
+            with contextlib.suppress(BrokenPipeError):  # the agent has ended, which `watch` handles
                 os.write(request['ready'], bytes([matched]))
 
     tell()
@@ -171,7 +166,7 @@ def main() -> int:
 def watch(
     contract: RobotContract, pipe: int, patience: float, publish: Callable[[bytes], None], heard: Callable[[], None]
 ) -> None:
-    """Read the pipe until it ends; publish stops while an armed agent is silent, and after its death.
+    """Read the pipe until it closes. Publish stops while an armed agent is silent, and after its death.
 
     Args:
         heard: called after each beat.
@@ -191,7 +186,7 @@ def watch(
             data = os.read(pipe, BEATS_READ * size)
             if not data:
                 break
-            # Beats have one length and are written whole, so that no part of one is ever read alone.
+            # Beats have one length and are written whole, so the last bytes are always a whole beat.
             beat = data[-size:]
             armed, ahead = _BEAT.unpack_from(beat)
             values = np.frombuffer(beat, np.float64, offset=_BEAT.size)

@@ -1,4 +1,4 @@
-"""Which policy a robot plays: the newest that proved itself, or the one before it after a rollback."""
+"""Selects the policy that a robot plays: the newest verified one, or after a rollback the one before."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.robot.contract import RobotContract
 
-STOP_PERIOD = 0.1  # seconds between two looks whether to give up
-KEPT = 'latest.json'  # the manifest, in the folder where the newest policy is kept
+STOP_PERIOD = 0.1  # seconds between two looks at the stop event
+KEPT = 'latest.json'  # manifest of the newest policy, in the folder where it is kept
 
 
 def kept_policy(folder: Path, warn: Callable[[str], object]) -> Manifest | None:
-    """What `Policies` kept in a folder; None if there is none, or none that is whole, which is told."""
+    """The policy that `Policies` kept in a folder; None if there is none. Warns of a damaged one."""
     if not (folder / KEPT).exists():
         return None
     try:
@@ -35,19 +35,19 @@ def kept_policy(folder: Path, warn: Callable[[str], object]) -> Manifest | None:
 
 
 class Policies:
-    """Verifies policies for a robot beside the running one. Callable from every thread.
+    """Loads and verifies policies while another one plays. Thread-safe.
 
-    The control loop reads `current` once per tick, so that a new version begins between two steps.
+    The control loop reads `current` once per tick, so a new version begins between two steps.
 
     Args:
-        contract: of the robot; a policy it does not fit, or with a key one that is not signed, is refused.
-        seed: of the exploration noise.
-        keep: folder in which the newest one is kept, for `kept_policy`; None for nowhere.
-        complain: gets a sentence when that fails.
+        contract: of the robot. It refuses policies that do not fit and, if it has a public key, unsigned ones.
+        seed: seed of the exploration noise.
+        keep: folder in which the newest policy is kept for `kept_policy`; None to keep none.
+        complain: gets a sentence when keeping fails.
 
     Attributes:
-        current: what plays; None as long as there is none.
-        problem: one sentence about the newest refusal; '' when the newest policy plays.
+        current: the policy that plays; None if there is none yet.
+        problem: one sentence about the newest refusal; '' if the newest policy plays.
     """
 
     def __init__(self, contract: RobotContract, seed: int, keep: Path | None, complain: Callable[[str], None]):
@@ -64,14 +64,14 @@ class Policies:
         self._loader.close()
 
     def load(self, policy: str | Manifest, stop: threading.Event) -> None:
-        """Play this one; returns when it is ready.
+        """Load a policy and play it; returns when it plays.
 
         Args:
             policy: its manifest, or the path of its file or manifest.
-            stop: gives up; a server may take its time.
+            stop: ends the wait for a slow server.
 
         Raises:
-            InputError: it is not for this robot, not whole, or not signed; or the event was set.
+            InputError: it is not for this robot, damaged or not signed, or `stop` was set.
         """
         future: Future = Future()
 
@@ -100,7 +100,7 @@ class Policies:
         return load(manifest or policy, self._contract.spec, self._seed, self._contract.check, self._keep)
 
     def offer(self, manifest: Manifest) -> None:
-        """Load this one in the background and play it when it is ready; `poll` tells.
+        """Load a policy in the background; `poll` plays it once it is ready.
 
         Raises:
             InputError: it is not signed as the contract demands.
@@ -119,10 +119,10 @@ class Policies:
         return runner is not None or problem is not None
 
     def rollback(self) -> PolicyRunner:
-        """Play the version before again; the next new one is played as usual.
+        """Play the previous policy again. The next new one is played as usual.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no previous one.
         """
         with self._lock:
             if self._previous is None:
@@ -160,6 +160,6 @@ class Policies:
 
 
 def _give_memory_back() -> None:
-    """To the system: loading a policy takes several times its size for a moment, and so does every version after it."""
+    """Return freed memory to the system: loading a policy briefly takes several times its size."""
     with contextlib.suppress(AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)

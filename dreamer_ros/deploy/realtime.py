@@ -13,7 +13,7 @@ PROCESS, CONTROL, WATCHDOG, GUARD = 40, 41, 42, 43
 
 
 def take_priority(priority: int) -> bool:
-    """Put this process, and the threads and processes it starts from now on, under SCHED_FIFO if the system allows it."""
+    """Put this process, and all it starts from now on, under SCHED_FIFO. Returns whether the system allowed it."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
     except (AttributeError, OSError):  # no Linux; no permission

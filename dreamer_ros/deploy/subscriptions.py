@@ -1,4 +1,4 @@
-"""A robot's own topics: the newest message of each, read when the control loop needs it."""
+"""Subscribes a robot's topics and keeps the newest message of each for the control loop."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Taken(NamedTuple):
 
     Attributes:
         cdr: its bytes.
-        source: when it was published, nanoseconds of system time.
-        received: when it arrived here.
+        source: publication time, nanoseconds of system time.
+        received: time of arrival, nanoseconds of system time.
         expires: when it will be too old, in seconds of the steady clock.
-        number: of its publisher's messages, where the middleware tells.
+        number: the publisher's sequence number, if the middleware tells it.
     """
 
     cdr: bytes
@@ -39,15 +39,19 @@ class Taken(NamedTuple):
 
 
 class Inputs:
-    """Subscribes the topics of a contract, best effort and latest wins: a slow reader never sees a queue.
+    """Subscribes the topics of a contract, best effort and with depth 1.
 
-    Messages are taken by hand, from whichever thread wants to know, so that neither a stalled executor nor a
-    stalled control loop hides them; only what an observation uses is deserialised.
+    Control loop and watchdog poll the messages on their own threads, so neither a stalled executor nor a stalled
+    control loop hides them. Only messages that an observation uses are deserialised.
 
     Args:
-        node: that subscribes.
+        node: the subscriber.
         contract: of the robot.
         time_ns: ROS time.
+
+    Attributes:
+        dropped: messages of the leading topic (the first camera) that never reached an observation.
+        repeated: observations without a new message of the leading topic.
     """
 
     def __init__(self, node: Node, contract: RobotContract, time_ns: Callable[[], int]):
@@ -56,7 +60,7 @@ class Inputs:
         self._by_header = {
             topic.name: contract.stamps == 'header' and has_header(topic.type) for topic in contract.topics
         }
-        # What the policy cannot do without, and how old it may be.
+        # Maximum age of each topic that the policy needs.
         self._limits = contract.age_limits([*contract.cameras.values(), *contract.vector])
         self._subscriptions = {
             topic.name: PolledSubscription(node, topic, LATEST, raw=True) for topic in contract.topics
@@ -75,7 +79,7 @@ class Inputs:
             subscription.close()
 
     def observe(self, tick_ns: int) -> Sensed:
-        """The observation at a tick (ROS time in nanoseconds), of the newest messages; the control loop's."""
+        """The observation at a tick (ROS time in nanoseconds). For the control loop."""
         with self._lock:
             self._take()
             unread, self._unread = self._unread, {}
@@ -86,22 +90,24 @@ class Inputs:
         return self._sensing.observe(tick_ns)
 
     def forget(self) -> None:
-        """What came until now does not count; the control loop's."""
+        """Drop all messages that came until now. For the control loop."""
         with self._lock:
             self._take()
             self._newest, self._unread = {}, {}
         self._sensing = Sensing(self._contract)
 
     def waited(self, system_ns: int) -> float | None:
-        """Seconds since the newest message of the leading topic (the first camera) arrived; None before."""
+        """Seconds since the newest message of the leading topic arrived; None before the first."""
         taken = self._newest.get(self._leading)
         return None if taken is None else (system_ns - taken.received) / 1e9
 
     def overdue(self, now: float) -> str:
-        """A sentence about the first topic whose newest message is too old at a steady time in seconds; '' if
-        there is none.
+        """A sentence about the first topic whose newest message is too old; '' if there is none.
 
-        For the watchdog: does not touch what the control loop reads, nor wait for it.
+        For the watchdog: it neither waits for the control loop nor takes messages away from it.
+
+        Args:
+            now: monotonic seconds.
         """
         late = self._late(now)
         if late and self._lock.acquire(timeout=0.001):
@@ -113,7 +119,7 @@ class Inputs:
         return late
 
     def told(self, problems: Iterable[Problem]) -> str:
-        """Problems for people, with the full names of the topics."""
+        """One line about problems, with the full names of topics."""
         named = (problem._replace(topic=self._names.get(problem.topic, problem.topic)) for problem in problems)
         return '; '.join(map(str, named))
 
@@ -127,7 +133,7 @@ class Inputs:
         return ''
 
     def _take(self) -> None:
-        """Take in what came. Ages are told by ROS time once and grow by the steady clock from then on."""
+        """Take waiting messages. Their age comes from ROS time once, and grows by the steady clock from then on."""
         now_ns, now = self._time_ns(), time.monotonic()
         for topic, subscription in self._subscriptions.items():
             while (message := subscription.take_with_info()) is not None:
@@ -135,7 +141,7 @@ class Inputs:
                 try:
                     stamp = codecs.header_stamp(cdr) if self._by_header[topic] else info['source_timestamp']
                 except InputError:
-                    continue  # nothing that is known of it says when it was measured
+                    continue  # its age is unknown
                 taken = Taken(
                     cdr,
                     info['source_timestamp'],

@@ -1,7 +1,7 @@
-"""What stands between a policy and a robot: the gate that commands pass, and the watchdog that shuts it.
+"""The gate that commands pass on their way to the robot, and the watchdog that shuts it.
 
-Everything here is on a steady clock, needs no executor, and works on while inference, executor or control
-thread hang. What a dying process leaves to do is `guard.py`'s.
+Both use the steady clock, need no executor, and keep working while inference, executor or control thread hang.
+When the whole process dies or freezes, `guard.py` takes over.
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ from dreamer_ros.robot.commands import Commands
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.robot.safety import Limited, Safety
 
-LOCK_PATIENCE = 0.001  # seconds a stop waits for a command that is on its way out
+LOCK_PATIENCE = 0.001  # seconds that a stop waits for a command that is being published
 
 
 class Gate:
-    """The one way to a robot's command topic: commands pass while nothing holds them, stops always do.
+    """The only way to a robot's command topic: commands pass while nothing holds the gate, stops always do.
 
-    What holds them has a name and a reason. Whoever holds a command back releases it again, so that two
-    troubles at a time need two releases. Callable from every thread.
+    Each hold has a name and a reason. Commands pass again once every name is released. Thread-safe.
 
     Args:
         contract: of the robot.
-        send: publishes serialised bytes; used by commands.
-        send_stop: the same through a publisher of its own, used by stops.
+        send: publishes the bytes of a command.
+        send_stop: publishes the bytes of a stop, through a publisher of its own.
         time_ns: ROS time, for the stamps of commands that have one.
 
     Attributes:
-        stops: how often the robot was stopped, by name of what held first.
-        events: why the robot was stopped, for whoever logs it: a stop must not wait for a terminal.
-        values: f64[A], what the robot was told last, in the units of the contract; NaN where nothing yet.
+        stops: how often the robot was stopped, by the name of the first hold.
+        events: reasons of stops, to be logged by another thread: a stop must not wait for a terminal.
+        values: f64[A], the last command in the units of the contract; NaN before the first.
     """
 
     def __init__(
@@ -62,12 +61,12 @@ class Gate:
 
     @property
     def reasons(self) -> Mapping[str, str]:
-        """What holds commands back now, by name."""
+        """Reasons of the present holds, by name."""
         return dict(self._reasons)
 
     @property
     def stopped(self) -> bool:
-        """Whether the last command was the stop; a pose takes a while to reach."""
+        """Whether the last command was the stop. A stop that is a pose takes a while to reach."""
         return self._safety.stopped
 
     def open(self) -> None:
@@ -75,21 +74,17 @@ class Gate:
         self._live = True
 
     def close(self) -> None:
-        """Let nothing more reach the robot: somebody else may command it. Send stops before."""
+        """Let nothing more reach the robot, since somebody else may command it now. Send stops before."""
         self._live = False
-        with self._lock:  # a command on its way out is out
+        with self._lock:  # wait for a command that is being published
             pass
 
     def ticket(self) -> int:
-        """What a command needs to pass; void as soon as anything holds commands back."""
+        """A ticket for one command; void as soon as anything holds the gate."""
         return self._holds
 
     def start(self, feedback: np.ndarray) -> None:
-        """Begin where the robot stands, see `Safety.start`.
-
-        Raises:
-            InputError: it stands outside its limits.
-        """
+        """See `Safety.start`."""
         with self._lock:
             self._safety.start(feedback)
 
@@ -97,8 +92,8 @@ class Gate:
         """Make an action f32[A] safe and publish it as a command.
 
         Returns:
-            What was published; None when something holds commands back, or did since the ticket. An action that
-            is not finite is not published (`refused`): the caller holds.
+            What was published; None if something holds the gate, or did since the ticket. An action that
+            is not finite is `refused` and not published: the caller must hold the gate.
         """
         with self._lock:
             if self._reasons or not self._live or ticket != self._holds:
@@ -110,16 +105,16 @@ class Gate:
             return limited
 
     def action(self, values: np.ndarray) -> np.ndarray:
-        """f32[A], the action that values f64[axes] of a command stand for."""
+        """The action f32[A] for a command's values f64[axes]."""
         return self._commands.action(values)
 
     def hold(self, name: str, reason: str) -> None:
         """Stop the robot and hold commands back until `release(name)`; at once, whatever else hangs."""
         if name in self._reasons:
-            self._reasons[name] = reason  # it may say more by now
+            self._reasons[name] = reason  # the sentence may have changed
             return
         first = not self._reasons
-        # Before all else: a command that has not been sent by now is not sent any more.
+        # First of all: a command that has not been sent by now is not sent any more.
         self._reasons[name] = reason
         self._holds += 1
         if self._live:
@@ -129,16 +124,16 @@ class Gate:
                 self.events.append(reason)
 
     def release(self, name: str) -> None:
-        """The trouble of that name is over."""
+        """End the hold of that name."""
         self._reasons.pop(name, None)
 
     def stop(self) -> None:
         """Publish the stop command."""
-        # A command stuck in the middleware must not keep the stop back for long.
+        # A command that is stuck in the middleware must not delay the stop for long.
         locked = self._lock.acquire(timeout=LOCK_PATIENCE)
         try:
             values = self._safety.stop(time.monotonic())
-            # Nothing to say to a robot that is to hold its pose and was never told another.
+            # None: the robot holds its pose and was never commanded another.
             if values is not None:
                 self._send_stop(self._commands.encode(values, self._time_ns()))
                 self.values = values
@@ -148,7 +143,7 @@ class Gate:
         self._next_stop = time.monotonic() + self._period
 
     def repeat(self, now: float) -> None:
-        """Publish the stop again once per period while commands are held: the first one may be lost."""
+        """Publish the stop again once per period while the gate is held: a message may be lost."""
         if self._live and self._reasons and now >= self._next_stop:
             self.stop()
 
@@ -159,20 +154,20 @@ Check = Callable[[float], str]
 class Watchdog:
     """Runs checks several times per control period, on a thread of its own, and holds the gate while one fails.
 
-    The first round is over on construction.
+    The constructor runs the first round.
 
     Args:
-        gate: that is held, under the check's name.
-        interval: seconds between two rounds of checks.
-        checks: by name; each gets the monotonic time in seconds and returns a reason, or '' when all is well. They
-            must not block.
-        beat: called once per round: somebody watches the watchdog.
+        gate: held under the name of each check that fails.
+        interval: seconds between two rounds.
+        checks: by name. Each gets the monotonic time in seconds and returns a reason to stop, or ''. It must not
+            block.
+        beat: called once per round, for the guard that watches the watchdog.
     """
 
     def __init__(self, gate: Gate, interval: float, checks: Mapping[str, Check], beat: Callable[[], None]):
         self._gate, self._interval, self._checks, self._beat = gate, interval, dict(checks), beat
         self._stop = threading.Event()
-        # How long a thread that computes in Python keeps the interpreter from the others; 5 ms make rounds late.
+        # A thread that computes in Python keeps the interpreter for so long; with 5 ms, rounds would be late.
         sys.setswitchinterval(min(sys.getswitchinterval(), max(1e-4, interval / 8)))
         self._round(time.monotonic())
         self._thread = threading.Thread(target=self._run, name='watchdog', daemon=True)
@@ -194,7 +189,7 @@ class Watchdog:
         for name, check in self._checks.items():
             try:
                 reason = check(now)
-            except Exception as error:  # a check that fails has not said that all is well
+            except Exception as error:  # a broken check must not pass
                 reason = f'the check of {name} failed ({type(error).__name__}: {error})'
             if reason:
                 self._gate.hold(name, reason)

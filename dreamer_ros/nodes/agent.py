@@ -34,20 +34,20 @@ from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.codecs import Mode, Step
 
-SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
+SAY_AGAIN = 5.0  # seconds between two lines about the same problem
 SAY_VERSION = 60.0  # seconds between two lines about new policies: training brings one every few seconds
-SPEC_PATIENCE = 2.0  # seconds without a robot until it is spoken of
-DISCOVERY_TIME = 1.0  # seconds from the first trace of this agent to its first action
+SPEC_PATIENCE = 2.0  # seconds without a robot until the log says so
+DISCOVERY_TIME = 1.0  # seconds from this agent's publisher to its first action
 TEMPLATES_LEARNT = 100  # message layouts, among them two for each restart of the simulator
-UNPAIRED_KEPT = 100  # observations kept while the rest of them is on the way
+UNPAIRED_KEPT = 100  # incomplete observations kept
 STEP = topics.STEP.name
 
 
 class AgentParameters(Options):
-    """What can be set of the agent."""
+    """Parameters of the agent."""
 
     mode: Literal['train', 'evaluate'] = Field(
-        'train', description='train: explore, but for every n-th episode. evaluate: act deterministically.'
+        'train', description='train: explore, except in every n-th episode. evaluate: act deterministically.'
     )
     policy: Annotated[
         shared.Policy, Field(description='ONNX file to begin with. Later policies come on the topic `policy`.')
@@ -59,8 +59,8 @@ class AgentParameters(Options):
 class Agent:
     """Pairs images, step and joint states by stamp and answers each observation once.
 
-    A repeated stamp gets the cached answer: the recurrent state moves once per observation. When several
-    observations wait (real time), only the newest is answered.
+    A repeated stamp gets the cached answer: the recurrent state advances once per observation. If several
+    observations wait (in real time), only the newest is answered.
 
     Args:
         node: a fresh node; its parameters are declared here.
@@ -91,7 +91,7 @@ class Agent:
         self._learnt = 0
         self._answered: int | None = None
         self._runner: PolicyRunner | None = None
-        self._waiting = Joined()  # what came of observations besides their last input
+        self._waiting = Joined()  # parts of incomplete observations, without their last input
         self._newest: bytes | None = None
         self._newest_stamp = 0
         self._newest_came = 0.0
@@ -126,13 +126,13 @@ class Agent:
                 self._inbox.subscribe(topic, topics.LOCKSTEP_SUBSCRIBER, raw=True)
                 for topic in (*joints, *topics.images(spec.cameras))
             ]
-            # Simulators publish in this order: with the last message an observation is mostly complete.
+            # Simulators publish in this order, so the last message usually completes an observation.
             *others, self._last_input = inputs
             self._others = {subscription.topic_name: subscription for subscription in others}
             # A recorder must know this agent before the simulator does, or it misses the first actions.
             while not self._stop.is_set() and time.monotonic() < self._discovered_at:
                 self._inbox.wait(0.05)
-            # Last: who sees this one in the graph may count on the others.
+            # Subscribed last: whoever sees this subscription in the graph can rely on the others.
             self._step_messages = self._inbox.subscribe(topics.STEP, topics.LOCKSTEP_SUBSCRIBER, raw=True)
             while not self._stop.is_set():
                 self._turn()
@@ -142,8 +142,8 @@ class Agent:
     def _await_spec(self) -> RobotSpec | None:
         """The robot's spec, or None on stop.
 
-        Bags that `ros2 bag play` plays announce nobody. An agent that was started by hand with a policy file then
-        takes the robot for the one its policy was made for.
+        A bag that is played by `ros2 bag play` announces no robot. An agent that was started by hand with a policy
+        file then assumes the robot that its policy was made for.
         """
         began = time.monotonic()
         names_robot = self._policy_file and not launcher.launch()
@@ -171,7 +171,7 @@ class Agent:
         return None
 
     def _await_policy(self) -> bool:
-        """In mode evaluate nothing is done without a policy; False on stop."""
+        """In mode evaluate, wait for a policy; False on stop."""
         while self._evaluating and self._runner is None and not self._stop.is_set():
             self._poll_policy()
             self._log.info(f'waiting for a policy on {self._manifests.topic_name}', throttle_duration_sec=SAY_AGAIN)
@@ -183,21 +183,15 @@ class Agent:
         if self._take_newest():
             self._take_rest()
             self._reply()
-        # Between the answer and the wait, when nobody waits for this agent.
-        # One version plays a whole evaluation episode, so that its return belongs to that version.
+        # Here nobody waits for this agent. One version plays a whole evaluation episode, so that the return is its own.
         if self._ended or not self._deterministic or self._runner is None:
             self._poll_policy()
         self._take_specs()
         self._diagnostics.tick()
-        if self._newest is None:
-            self._inbox.wait(0.1, self._last_input)
-        else:
-            self._inbox.wait(0.1)
+        self._inbox.wait(0.1, *([self._last_input] if self._newest is None else []))
 
     def _take_newest(self) -> bool:
-        """Keep the newest message of the last input; True if there is one. An older one unanswered is dropped
-        and counted.
-        """
+        """Keep the newest message of the last input, and count older unanswered ones; True if there is one."""
         for stamp, message in self._taken(self._last_input):
             came = time.perf_counter()
             if self._newest is not None and self._newest_stamp != stamp:
@@ -216,7 +210,7 @@ class Agent:
                 self._keep(name, stamp, message)
 
     def _taken(self, subscription: PolledSubscription) -> Iterator[tuple[int, bytes]]:
-        """Messages that wait, with their stamps."""
+        """Waiting messages with their stamps."""
         while (message := subscription.take()) is not None:
             try:
                 yield codecs.header_stamp(message), message
@@ -256,7 +250,7 @@ class Agent:
         return image
 
     def _may_learn(self) -> bool:
-        """A few times: a publisher whose layout keeps changing is read the ordinary way."""
+        """Whether to learn another layout: a publisher that keeps changing it is read the ordinary way."""
         self._learnt += 1
         return self._learnt <= TEMPLATES_LEARNT
 
@@ -267,7 +261,7 @@ class Agent:
                 self._waiting.steps.popitem(last=False)
 
     def _reply(self) -> None:
-        """Answer the newest observation, if all of it is here."""
+        """Answer the newest observation if it is complete."""
         stamp = self._newest_stamp
         if stamp == self._answered:
             self._newest = None
@@ -292,12 +286,12 @@ class Agent:
             self._answer_template, self._answer_mode = MessageTemplate(joy, ['axes'], tail=4), mode
         self._answer = self._answer_template.write(stamp, action)
         self._answered, self._ended = stamp, step.is_last
-        # Before publishing: that wakes the simulator, which may take this core at once.
+        # Measured before publishing, which wakes the simulator: it may take this core at once.
         self._timings.add('latency', time.perf_counter() - self._newest_came)
         self._publisher.publish(self._answer)
 
     def _act(self, image: np.ndarray, vector: np.ndarray | None, begins: bool, is_last: bool):
-        """The action f32[A] for an observation, and who chose it."""
+        """The action f32[A] for an observation, and its mode."""
         if begins:
             self._episodes += 1
             self._deterministic = self._evaluating or (
@@ -307,7 +301,7 @@ class Agent:
             return random_action(self._spec, self._rng), Mode('random')
         mode = Mode('evaluate' if self._deterministic else 'explore', self._runner.version)
         if is_last:
-            # Nothing is done with this answer; it keeps one action per observation.
+            # Nobody executes this action. It keeps one action per observation.
             return np.zeros(len(self._spec.action), np.float32), mode
         began = time.perf_counter()
         action = self._runner.act(image, vector, begins or self._restart_state, explore=not self._deterministic)
@@ -316,7 +310,7 @@ class Agent:
         return action, mode
 
     def _poll_policy(self) -> None:
-        """Take over what the loader has made ready."""
+        """Submit a new manifest, and take over a policy that is ready."""
         message = self._manifests.take_latest()
         if message is not None:
             try:

@@ -1,4 +1,4 @@
-"""Stands in for a robot: simulates a task in real time on the topics that a robot contract names."""
+"""Mock robot: simulates a task in real time on the topics of a robot contract."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from dreamer_ros.wire.topics import QoS, Topic
 SENSOR = QoS(depth=10)
 COMMANDS = QoS(depth=1, reliable=False)
 FOREVER = 10**9  # control steps: a robot knows no episodes
-LYING = 1.0  # seconds that a robot lies where its task ended, until it is set up again
-SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
+LYING = 1.0  # seconds for which the robot stays where its task ended
+SAY_AGAIN = 5.0  # seconds between two lines about the same problem
 
 
 class MockRobotParameters(Options):
-    """What can be set of the mock robot."""
+    """Parameters of the mock robot."""
 
     task: Annotated[
         str, Field(min_length=1, description='Task to simulate: of dm_control, or a world of sim/.'), Expected('a task')
@@ -58,12 +58,11 @@ class MockRobotParameters(Options):
 class MockRobot:
     """A simulated robot that knows nothing of agents, steps or episodes.
 
-    At every control step of the task it obeys the newest command, in physical units, and publishes what the
-    contract observes, stamped with the system's time: images, joint states, as a std_msgs/Float64 of the
-    contract's reward what the last period of the agent earned, as a std_msgs/Bool of its end whether the task is
-    over. Then it lies there for a second and is set up again; `~/reset` does so at once.
+    At every control step of the task it obeys the newest command, in physical units, and publishes the topics of the
+    contract with system time: images, joint states, the reward of the agent's last period as std_msgs/Float64, and
+    the end of the task as std_msgs/Bool. A second after the end it is set up again; `~/reset` does so at once.
 
-    Like a robot's controller it stops when no command came for the contract's `controller_timeout`.
+    Like a robot's controller, it stops when no command came for the contract's `controller_timeout`.
 
     Args:
         node: a fresh node; its parameters are declared here.
@@ -116,7 +115,7 @@ class MockRobot:
             self._environment.close()
 
     def _set_up(self) -> None:
-        """Stand at a new start."""
+        """Begin at a new start."""
         self._observation = self._environment.reset()
         self._rewards: collections.deque[float] = collections.deque(
             maxlen=max(1, round(1 / self._contract.rate / self._period))
@@ -128,7 +127,7 @@ class MockRobot:
         self._next_image = 0.0
 
     def _wait(self, tick: float) -> None:
-        """Until then, take commands and answer services."""
+        """Take commands and answer services until a monotonic time."""
         while True:
             self._inbox.wait(max(0.0, tick - time.monotonic()))
             self._take_command()
@@ -163,7 +162,7 @@ class MockRobot:
             self._log.info('the task is over')
 
     def _standstill(self, values: np.ndarray | None) -> np.ndarray:
-        """f64[A] that stops the robot; to hold, what it was told last, or else where it stands."""
+        """f64[A] that stops the robot; `hold` is the last command, or else the present position."""
         stop = self._contract.command.stop
         if stop is not None:
             return np.array(stop)
@@ -175,10 +174,10 @@ class MockRobot:
     # Publication
 
     def _filler(self, topic: Topic) -> tuple[Callable[[int], Any], bool]:
-        """What makes the message of a topic, given its stamp, and whether it is an image.
+        """A function that makes a topic's message for a stamp, and whether it is an image.
 
         Raises:
-            InputError: simulated robots have no such thing.
+            InputError: simulated robots cannot publish that.
         """
         contract = self._contract
         for number, camera in enumerate(contract.cameras.values()):
@@ -229,7 +228,7 @@ class MockRobot:
 def _simulate(
     task: str, contract: RobotContract, size: tuple[int, int], seed: int, render: str
 ) -> environment.Environment:
-    """The task's robot, checked against the contract."""
+    """The task's simulation, checked against the contract."""
     cameras = contract.spec.cameras
     inputs = 'image' if not contract.vector else 'both' if cameras else 'vector'
     simulated = environment.make(

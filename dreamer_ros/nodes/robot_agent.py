@@ -1,6 +1,6 @@
 """Robot agent: a lifecycle node that plays a policy on a robot through its contract, and stops it when in doubt.
 
-configure loads contract and policy, verifies and warms up; activate permits commands; deactivate stops the robot
+configure loads contract and policy, verifies them and warms up. activate permits commands. deactivate stops the robot
 and falls silent. README.md lists what stops the robot, how fast, and what no software here can do.
 """
 
@@ -41,16 +41,16 @@ from dreamer_ros.ros.parameters import read_parameters
 from dreamer_ros.ros.runtime import run_node
 from dreamer_ros.wire import topics
 
-SAY_AGAIN = 5.0  # seconds between two lines about the same trouble
-TURN = 0.01  # seconds between two looks of the executor for something to do
-STALLED = 0.5  # of a control period that a callback may take while the robot is commanded
+SAY_AGAIN = 5.0  # seconds between two lines about the same problem
+TURN = 0.01  # seconds between two turns of the executor
+STALLED = 0.5  # of a control period: what a callback may take while the robot is commanded
 UNCONFIGURED, FINALIZED = 1, 4  # lifecycle_msgs/msg/State
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
 class RobotAgentParameters(Options):
-    """What can be set of the robot agent."""
+    """Parameters of the robot agent."""
 
     robot: shared.RequiredContract
     policy: Annotated[
@@ -61,9 +61,7 @@ class RobotAgentParameters(Options):
         ),
     ]
     keep: str = Field(
-        '',
-        description='Mode train: folder in which the newest policy is kept, to begin with after a restart while the '
-        'trainer is away.',
+        '', description='Mode train: folder that keeps the newest policy, for a restart while the trainer is away.'
     )
     autostart: shared.Autostart
     mode: Literal['evaluate', 'train'] = Field(
@@ -76,7 +74,7 @@ class RobotAgentParameters(Options):
     )
     pause: shared.Pause
     seed: shared.Seed
-    show: bool = Field(True, description='Say on standard error how it goes.')
+    show: bool = Field(True, description='Show a status line on standard error.')
 
 
 class RobotAgent(LifecycleNode):
@@ -91,29 +89,26 @@ class RobotAgent(LifecycleNode):
     Attributes:
         autostart: configure and activate as soon as that is possible.
         deployment: of the policy on the robot; None unless configured.
-        refusal: why it could not be configured.
+        refusal: why the last configuration failed.
     """
 
     def __init__(self, name: str):
         super().__init__(name)
-        parameters = read_parameters(self, RobotAgentParameters)
-        self._robot, self._policy = parameters.robot, parameters.policy
+        self._parameters = parameters = read_parameters(self, RobotAgentParameters)
+        self._policy = parameters.policy
         self.autostart = parameters.autostart
         self._training = parameters.mode == 'train'
-        self._evaluate_every = parameters.evaluate_every
-        self._episode_length = parameters.episode_length
-        self._pause, self._seed = parameters.pause, parameters.seed
         self._line = StatusLine() if parameters.show else None
         self._timings: Timings | None = None
         self._keep = Path(parameters.keep).expanduser() if parameters.keep and self._training else None
-        self.stop = threading.Event()  # the process is to end; see `body`
+        self.stop = threading.Event()  # set when the process has to end, see `body`
         self.deployment: Deployment | None = None
         self.refusal: InputError | None = None
         self._offered: Manifest | None = None
-        self._postponed: Manifest | None = None  # mode train: could not be had when the robot began
+        self._postponed: Manifest | None = None  # mode train: could not be fetched when the robot began
         self._try_again = 0.0  # monotonic seconds
         self._complaint = ''
-        self._said: dict[str, tuple[float, int]] = {}  # by kind of sentence: when, and how many there were since
+        self._said: dict[str, tuple[float, int]] = {}  # by kind of sentence: when logged, and how many since
         self.create_subscription(
             qos.message_type(topics.POLICY), topics.POLICY.name, self._on_manifest, qos.profile(topics.LATCHED)
         )
@@ -123,7 +118,7 @@ class RobotAgent(LifecycleNode):
 
     @property
     def _log(self) -> RcutilsLogger:
-        """What is logged takes the place of the status line, which is drawn again below."""
+        """The logger, after erasing the status line."""
         self._clear_line()
         return self.get_logger()
 
@@ -133,29 +128,25 @@ class RobotAgent(LifecycleNode):
 
     @property
     def state(self) -> int:
-        """Of the lifecycle."""
+        """State of the lifecycle."""
         return self._state_machine.current_state[0]
-
-    def patience(self) -> float:
-        """Seconds that a callback may take now."""
-        active = self.deployment is not None and self.deployment.active
-        return STALLED * self.deployment.period if active else float('inf')
 
     # Transitions
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load contract and policy, verify and warm up."""
         self.refusal = None
+        parameters = self._parameters
         try:
-            contract = load_contract(self._robot)
-            length = contract.episode_length if self._episode_length is None else self._episode_length
+            contract = load_contract(parameters.robot)
+            length = contract.episode_length if parameters.episode_length is None else parameters.episode_length
             policy = self._first_policy()
             if not policy and not self._training:
                 raise InputError(f'expected a policy {self._lacking()}')
             self.deployment = Deployment(
                 self,
                 contract,
-                Behaviour(self._training, self._evaluate_every, length or 0, self._pause, self._seed),
+                Behaviour(self._training, parameters.evaluate_every, length or 0, parameters.pause, parameters.seed),
                 policy,
                 self._complain,
                 self._keep,
@@ -163,11 +154,11 @@ class RobotAgent(LifecycleNode):
             )
         except InputError as error:
             self.refusal = error
-            if not self.autostart:  # else `try_start` says it
+            if not self.autostart:  # otherwise `try_start` logs it
                 self._log.error(str(error))
             return FAILURE
         except Exception:
-            self._log.error(traceback.format_exc())  # which rclpy keeps to itself
+            self._log.error(traceback.format_exc())  # rclpy does not
             raise
         if self._line:
             self._timings = self.deployment.timings()
@@ -205,7 +196,7 @@ class RobotAgent(LifecycleNode):
         return self.on_cleanup(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """A transition failed: stop the robot, begin anew."""
+        """A transition failed: stop the robot and clean up."""
         self._log.error(f'a transition from the state {state.label} failed')
         return self.on_cleanup(state)
 
@@ -218,10 +209,10 @@ class RobotAgent(LifecycleNode):
     # For the main loop
 
     def try_start(self) -> None:
-        """Configure and activate, or say what is missing.
+        """Configure and activate, or log what is missing.
 
         Raises:
-            InputError: it will not become possible by waiting.
+            InputError: waiting will not help.
         """
         if self._lacking():
             self._log.info(f'waiting for a policy {self._lacking()}', throttle_duration_sec=SAY_AGAIN)
@@ -240,15 +231,15 @@ class RobotAgent(LifecycleNode):
         else:
             if self.refusal is not None:
                 self._log.error(str(self.refusal))
-            away = isinstance(self.refusal, Unreachable)
-            if away and not self._training:
+            unreachable = isinstance(self.refusal, Unreachable)
+            if unreachable and not self._training:
                 self._try_again = time.monotonic() + SAY_AGAIN
                 return
-            self._postponed = self._offered if away else None
-            self._offered = None  # the trainer may have a better one; until then the robot acts without
+            self._postponed = self._offered if unreachable else None
+            self._offered = None  # the trainer may offer a better one; until then the robot acts without
 
     def housekeeping(self) -> None:
-        """Say what happened, take over policies that are ready, report."""
+        """Log what happened, take over policies that are ready, report."""
         complaint, self._complaint = self._complaint, ''
         if complaint and self._unsaid(complaint) is not None:
             self._log.error(complaint)
@@ -272,13 +263,13 @@ class RobotAgent(LifecycleNode):
             self._line.show(deployment.describe(self._timings.summary()))
 
     def _say_stop(self, reason: str) -> None:
-        """Each kind of stop once in a while: on a busy computer there may be many."""
+        """Log a stop, each kind at most once per `SAY_AGAIN`: on a busy computer there may be many."""
         unsaid = self._unsaid(reason)
         if unsaid is not None:
             self._log.warning(f'stopped: {reason}' + (f' ({unsaid} more such stops before)' if unsaid else ''))
 
     def _unsaid(self, sentence: str) -> int | None:
-        """Whether to say a sentence: how many like it were left out since the last one, or None if it is too early."""
+        """How many sentences of this kind were left out since the last one; None if it is too early for another."""
         kind, now = re.sub(r'[\d.]+', '', sentence), time.monotonic()
         said, unsaid = self._said.get(kind, (-math.inf, 0))
         early = now - said < SAY_AGAIN
@@ -286,19 +277,19 @@ class RobotAgent(LifecycleNode):
         return None if early else unsaid
 
     def _lacking(self) -> str:
-        """Where a policy has to come from before there can be anything; '' when there is one, or none is needed."""
+        """Where a missing policy has to come from; '' if there is one, or none is needed."""
         if self._policy or self._training or self._offered:
             return ''
         return f'on {self.resolve_topic_name(topics.POLICY.name)}: is the trainer running?'
 
     def _first_policy(self) -> str | Manifest | None:
-        """What to begin with; None for nothing."""
+        """The policy to begin with; None to begin without one."""
         if not self._training:
             return self._policy or self._offered
         return self._offered or (self._keep and kept_policy(self._keep, self._log.warning)) or self._policy or None
 
     def _complain(self, sentence: str) -> None:
-        """From the control loop, which must not wait for a terminal."""
+        """Note a sentence for `housekeeping`: the control loop must not wait for a terminal."""
         self._complaint = sentence
 
     def _refuse(self, problem: str) -> None:
@@ -341,7 +332,7 @@ class RobotAgent(LifecycleNode):
         return self._answer(response, end)
 
     def _answer(self, response, act):
-        """Let `act` do what a service is for; an InputError is the answer that says why not."""
+        """Fill a service's response with what `act` returns, or with the InputError that it raises."""
         try:
             if self.deployment is None:
                 raise InputError('expected the agent to be configured')
@@ -352,11 +343,7 @@ class RobotAgent(LifecycleNode):
 
 
 class WatchedExecutor(SingleThreadedExecutor):
-    """Tells the watchdog for how long a callback has been running.
-
-    Args:
-        agent: whose callbacks it runs.
-    """
+    """Runs the agent's callbacks, and sets a deadline for each that the watchdog checks."""
 
     def __init__(self, agent: RobotAgent):
         super().__init__()
@@ -366,8 +353,8 @@ class WatchedExecutor(SingleThreadedExecutor):
     def turn(self, timeout: float) -> None:
         """Run one callback that is due, or sleep for `timeout` seconds."""
         try:
-            # Never in rclpy's own wait: what it wakes up for but may not run, it waits for again at once, and the
-            # interpreter that such a loop holds is the one that the policy needs.
+            # No waiting in rclpy: it wakes up for entities that it may not run, again and again, and that loop
+            # would keep the interpreter from the policy.
             handler, _, _ = self.wait_for_ready_callbacks(0.0)
         except TimeoutException:
             time.sleep(timeout)
@@ -375,11 +362,11 @@ class WatchedExecutor(SingleThreadedExecutor):
         except (ShutdownException, ConditionReachedException):
             return
         deployment = self._agent.deployment
-        if deployment is not None:
-            deployment.executor_deadline.set(time.monotonic() + self._agent.patience())
+        if deployment is not None and deployment.active:
+            deployment.executor_deadline.set(time.monotonic() + STALLED * deployment.period)
         handler()
         if deployment is not None:
-            deployment.executor_deadline.set(float('inf'))
+            deployment.executor_deadline.set(math.inf)
         handler.result()  # raises what the callback raised
 
 

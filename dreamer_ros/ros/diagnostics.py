@@ -1,4 +1,4 @@
-"""What a node tells /diagnostics once a second."""
+"""Publishes a node's status on /diagnostics once a second."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Report = tuple[bytes, str, Mapping[str, object]]
 
 
 class Diagnostics:
-    """Publishes one status at 1 Hz; the node's loop calls `tick` as often as it likes.
+    """Publishes one status at 1 Hz. The node's loop calls `tick` often.
 
     Args:
-        node: that publishes.
-        task: of the status name `<node>: <task>`.
-        hardware_id: the robot.
-        report: returns (level, one sentence, key → value) and is called once per period.
+        node: the publisher.
+        task: second part of the status name `<node>: <task>`.
+        hardware_id: name of the robot.
+        report: called once per period; returns (level, one sentence, key → value).
     """
 
     def __init__(self, node: Node, task: str, hardware_id: str, report: Callable[[], Report]):
@@ -37,7 +37,7 @@ class Diagnostics:
         self._next = time.monotonic() + PERIOD
 
     def close(self) -> None:
-        """Publish no more."""
+        """Destroy the publisher."""
         self._node.destroy_publisher(self._publisher)
 
     def tick(self) -> None:
@@ -63,7 +63,7 @@ class Timings:
     """Durations of the parts of a step since the last summary.
 
     Args:
-        names: of the parts; the first one is counted for the rate.
+        names: of the parts. The rate is that of the first one.
     """
 
     def __init__(self, *names: str):
@@ -72,7 +72,7 @@ class Timings:
         self._clear()
 
     def reader(self) -> Timings:
-        """The same durations once more, with summaries of its own; to be read as long as there are any."""
+        """A second view of the same durations with summaries of its own, which must be read regularly."""
         self._readers.append(Timings(*self._names))
         return self._readers[-1]
 
@@ -83,20 +83,15 @@ class Timings:
             reader.add(name, seconds)
 
     def summary(self) -> dict[str, str]:
-        """Rate in Hz; median, 99th percentile and maximum of each part in ms since the last call; then start anew."""
+        """Rate in Hz, and median, 99th percentile and maximum of each part in ms, since the last call."""
         durations, elapsed = self._durations, time.monotonic() - self._since
         self._clear()
         values = {'rate [Hz]': f'{len(durations[self._names[0]]) / elapsed:.1f}'}
         for name, seconds in durations.items():
             if seconds:
                 median, high = np.percentile(seconds, [50, 99]) * 1e3
-                values.update(
-                    {
-                        f'{name} p50 [ms]': f'{median:.3f}',
-                        f'{name} p99 [ms]': f'{high:.3f}',
-                        f'{name} max [ms]': f'{max(seconds) * 1e3:.3f}',
-                    }
-                )
+                for label, value in (('p50', median), ('p99', high), ('max', max(seconds) * 1e3)):
+                    values[f'{name} {label} [ms]'] = f'{value:.3f}'
         return values
 
     def _clear(self) -> None:

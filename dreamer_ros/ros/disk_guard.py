@@ -12,10 +12,10 @@ CHECK_PERIOD = 1.0  # seconds
 
 
 class DiskGuard:
-    """Looks once a second how much is free.
+    """Checks the free space once a second.
 
     Args:
-        folder: of the bags.
+        folder: of the bags; the first bag makes it.
         reserve: MB that must stay free.
     """
 
@@ -24,12 +24,12 @@ class DiskGuard:
         self._next_check = 0.0
 
     def check(self, at_once: bool = False) -> None:
-        """Raises InputError when too little is free."""
+        """Raises InputError if too little is free."""
         now = time.monotonic()
         if now < self._next_check and not at_once:
             return
         self._next_check = now + CHECK_PERIOD
-        free = free_megabytes(self._folder)  # which is made with the first bag
+        free = free_megabytes(self._folder)
         if free < self._reserve:
             raise InputError(
                 f'{self._folder}: {free} MB are free, less than the disk_reserve of {self._reserve} MB; '

@@ -14,7 +14,7 @@ from dreamer_ros.wire.topics import QoS, Topic
 
 
 def profile(qos: QoS) -> QoSProfile:
-    """The rclpy profile of a row's quality of service."""
+    """The rclpy profile of a topic's quality of service."""
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=qos.depth,
@@ -24,7 +24,7 @@ def profile(qos: QoS) -> QoSProfile:
 
 
 def message_type(topic: Topic) -> Any:
-    """The message class of a row: `sensor_msgs/msg/Image` → sensor_msgs.msg.Image.
+    """The message class of a topic: `sensor_msgs/msg/Image` → sensor_msgs.msg.Image.
 
     Raises:
         InputError: its package is not installed.
@@ -40,5 +40,5 @@ def message_type(topic: Topic) -> Any:
 
 
 def publisher(node: Node, topic: Topic) -> Publisher:
-    """A publisher as the table says."""
+    """A publisher with the type and quality of service of the topic table."""
     return node.create_publisher(message_type(topic), topic.name, profile(topic.qos))

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import rclpy
+from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
@@ -14,11 +15,19 @@ from dreamer_ros.errors import InputError
 
 DISCOVERY_TIME, ANSWER_TIME = 5.0, 60.0  # seconds
 TRANSITIONS = {'configure': 1, 'cleanup': 2, 'activate': 3, 'deactivate': 4}  # lifecycle_msgs/msg/Transition
-FLAGS = {'true': True, 'false': False}
+# By the name of a service's type: the type, and its request for each value.
+KINDS: dict[str, tuple[Any, dict[str | None, Any]]] = {
+    'Trigger': (Trigger, {None: Trigger.Request()}),
+    'SetBool': (SetBool, {'true': SetBool.Request(data=True), 'false': SetBool.Request(data=False)}),
+    'ChangeState': (
+        ChangeState,
+        {name: ChangeState.Request(transition=Transition(id=number)) for name, number in TRANSITIONS.items()},
+    ),
+}
 
 
 def call(service: str, value: str | None) -> str:
-    """Call a service and return what it answers.
+    """Call a service and return its answer.
 
     Args:
         service: full name, of type Trigger, SetBool or ChangeState (lifecycle).
@@ -30,13 +39,14 @@ def call(service: str, value: str | None) -> str:
     rclpy.init()
     node = Node('service_call', enable_rosout=False, start_parameter_services=False)
     try:
-        kind = _kind(node, service)
-        request = _request(service, kind, value)
-        kinds: dict[str, Any] = {'Trigger': Trigger, 'SetBool': SetBool, 'ChangeState': ChangeState}
-        client: Any = node.create_client(kinds[kind], service)
+        kind, requests = KINDS[_kind(node, service)]
+        if value not in requests:
+            expected = ' or '.join(word for word in requests if word) or 'no value'
+            raise InputError(f'service {service}: expected {expected}, got {value or "nothing"}')
+        client: Any = node.create_client(kind, service)
         if not client.wait_for_service(DISCOVERY_TIME):
             raise InputError(f'service {service}: expected a node that offers it, found none')
-        answer = client.call_async(request)
+        answer = client.call_async(requests[value])
         rclpy.spin_until_future_complete(node, answer, timeout_sec=ANSWER_TIME)
         if not answer.done():
             raise InputError(f'service {service}: expected an answer within {ANSWER_TIME:.0f} s, got none')
@@ -56,23 +66,8 @@ def _kind(node: Node, service: str) -> str:
         for name, types in node.get_service_names_and_types():
             if name == service:
                 kind = types[0].rpartition('/')[2]
-                if kind not in ('Trigger', 'SetBool', 'ChangeState'):
-                    raise InputError(
-                        f'service {service}: expected type Trigger, SetBool or ChangeState, got {types[0]}'
-                    )
+                if kind not in KINDS:
+                    raise InputError(f'service {service}: expected type {" or ".join(KINDS)}, got {types[0]}')
                 return kind
         time.sleep(0.05)
     raise InputError(f'service {service}: expected a node that offers it, found none within {DISCOVERY_TIME:.0f} s')
-
-
-def _request(service: str, kind: str, value: str | None):
-    expected = {'Trigger': (), 'SetBool': tuple(FLAGS), 'ChangeState': tuple(TRANSITIONS)}[kind]
-    if value is not None and value not in expected or value is None and expected:
-        raise InputError(f'service {service}: expected {" or ".join(expected) or "no value"}, got {value or "nothing"}')
-    if kind == 'Trigger':
-        return Trigger.Request()
-    if kind == 'SetBool':
-        return SetBool.Request(data=FLAGS[value])
-    request = ChangeState.Request()
-    request.transition.id = TRANSITIONS[value]
-    return request
