@@ -335,7 +335,7 @@ def recorded_action(message: RawMessage | None, size: int) -> tuple[np.ndarray, 
         return np.zeros(size, np.float32), ''
     try:
         decoded = decode(message.data, ACTION.type)
-        action = read_action(decoded, len(decoded.axes))
+        action = read_action(decoded.axes, len(decoded.axes))
     except InputError as error:
         raise Unusable('with a bad action') from error
     if len(action) and np.abs(decoded.axes).max() > 1 + ROUNDING:

@@ -360,7 +360,7 @@ class Simulator:
             self._action_template = MessageTemplate.of(message, joy, ['axes'], tail=4) if usual else None
             axes = joy.axes
         try:
-            return codecs.action_from(axes, self._size)
+            return codecs.read_action(axes, self._size)
         except InputError as error:
             self._refused += 1
             self._log.warning(f'{self._actions.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)

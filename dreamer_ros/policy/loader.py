@@ -1,11 +1,12 @@
-"""Fetch policies by their manifests, and load new versions beside the running one.
+"""Fetches policies by their manifests, and loads new versions while another one runs.
 
-A policy is checked three times, and opened once: its bytes by their SHA-256, what it computes by its golden vector,
-and, where the robot demands it, who made it by a signature (signing.py).
+Three things are checked: the file's bytes by their SHA-256, its computation by the golden vector and, if the robot
+demands it, its origin by a signature (signing.py).
 """
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import threading
 import urllib.parse
@@ -18,22 +19,21 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.paths import share
 from dreamer_ros.policy.manifest import Manifest
-from dreamer_ros.policy.runner import Cancellation, PolicyRunner
+from dreamer_ros.policy.runner import LARGEST, Cancellation, PolicyRunner, read_file
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.transfer.client import SLOWEST, Client, Failed
 
-LARGEST = 1 << 30  # bytes; no policy is that large
-DOWNLOAD_TIME = 600.0  # seconds that a download may take; a slower one is begun again where it stopped
+DOWNLOAD_TIME = 600.0  # seconds that a download may take; a slower one is resumed
 LOAD_TIME = 60.0  # seconds that onnxruntime may take to open a policy and to compute its golden vector
-GIVE_UP_TIME = 1.0  # seconds to end in after that
-RETRIES = (1.0, 2.0, 4.0, 8.0, 15.0)  # seconds between attempts; the last one again and again
+GIVE_UP_TIME = 1.0  # seconds that it has to end after that
+RETRIES = (1.0, 2.0, 4.0, 8.0, 15.0)  # seconds between attempts; the last one repeats
 
 Check = Callable[[RobotSpec], None]
 Keep = Callable[[Manifest, bytes], None]
 
 
 class Unreachable(InputError):
-    """A policy that may be had later: its server does not answer, or stopped in the middle."""
+    """A policy that may be fetched later: its server does not answer, or stopped in the middle."""
 
 
 class PolicyLoader:
@@ -45,32 +45,26 @@ class PolicyLoader:
         ...
         runner = loader.poll() or runner
 
-    A policy that fails to load changes nothing but `poll_problem`, so that the running one stays. While its
-    server is away it is asked for again, until a newer one is submitted.
+    A policy that fails to load is only reported by `poll_problem`, and the running one stays. While its server
+    is away, the download is tried again until a newer policy is submitted.
 
     Args:
-        spec: of the robot; policies for another are refused.
-        seed: of the exploration noise of the runners.
-        check: decides instead of the spec's hash whether a policy suits the robot, see `load`.
-        keep: gets what was verified, see `load`.
+        spec, seed, check, keep: see `load`.
     """
 
     def __init__(self, spec: RobotSpec, seed: int | None = None, check: Check | None = None, keep: Keep | None = None):
-        self._spec = spec
-        self._seed = seed
-        self._check = check
-        self._keep = keep
+        self._load_once = functools.partial(load, spec=spec, seed=seed, check=check, keep=keep)
         self._condition = threading.Condition()
         self._pending: Manifest | None = None
         self._ready: PolicyRunner | None = None
         self._problem: str | None = None
-        self._seen: str | None = None
+        self._seen: str | None = None  # SHA-256 of the last policy submitted
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name='policy-loader', daemon=True)
         self._thread.start()
 
     def submit(self, manifest: Manifest) -> None:
-        """Ask for a policy; replaces one asked for and not yet begun. The last one is not loaded twice."""
+        """Ask for a policy. It replaces one that is not begun yet; the same one is not loaded twice in a row."""
         with self._condition:
             if manifest.sha256 == self._seen:
                 return
@@ -91,7 +85,7 @@ class PolicyLoader:
             return problem
 
     def close(self) -> None:
-        """Stop the thread; a load that has begun is not waited for."""
+        """Stop the thread, without waiting for a load that has begun."""
         self._closed.set()
         with self._condition:
             self._condition.notify()
@@ -105,15 +99,15 @@ class PolicyLoader:
                     return
                 manifest, self._pending = self._pending, None
             assert manifest is not None
-            with tempfile.TemporaryFile() as begun:  # what came so far, for the next attempt
+            with tempfile.TemporaryFile() as begun:  # keeps what came for the next attempt
                 self._load(manifest, begun)
 
     def _load(self, manifest: Manifest, begun: BinaryIO) -> None:
-        """Load one policy, however often it takes; give up when it is wrong, or when a newer one came."""
+        """Load one policy, with as many attempts as needed, unless it is wrong or a newer one comes."""
         attempts = 0
         while True:
             try:
-                runner = load(manifest, self._spec, self._seed, self._check, self._keep, self._closed, begun)
+                runner = self._load_once(manifest, stop=self._closed, begun=begun)
                 with self._condition:
                     self._ready = runner
                 return
@@ -128,14 +122,14 @@ class PolicyLoader:
             except InputError as error:
                 self._refuse(manifest, str(error))
                 return
-            except Exception as error:  # a thread that died here would freeze the policy silently
+            except Exception as error:  # if this thread died, no policy would ever be loaded again
                 self._refuse(manifest, f'policy {manifest.uri}: {type(error).__name__}: {error}')
                 return
 
     def _refuse(self, manifest: Manifest, problem: str) -> None:
         with self._condition:
             self._problem = problem
-            # The same manifest may come again once its cause is mended.
+            # The same manifest may come again once the cause is mended.
             if self._seen == manifest.sha256:
                 self._seen = None
 
@@ -153,21 +147,22 @@ def load(
 
     Args:
         policy: its manifest, or the path of its file or of its manifest, see `stored_manifest`.
-        spec: of the robot; a policy made for another spec is refused.
-        check: where policies of several specs suit a robot: raises InputError for one that does not; `spec`
-            then only names the robot.
-        keep: gets the manifest and the file's bytes once all is verified.
+        spec: of the robot; a policy trained for another spec is refused.
+        seed: seed of the exploration noise; None takes entropy from the system.
+        check: for robots that suit policies of several specs: raises InputError for a policy that does not fit.
+            `spec` is not compared then.
+        keep: gets the manifest and the file's bytes after verification.
         stop: ends a download.
-        begun: a file with what came of a download before; the rest is written there.
+        begun: file with the beginning of an earlier download, to which the rest is written.
 
     Raises:
-        InputError: it is not what the manifest says, not for this robot, or takes longer than LOAD_TIME to answer.
-        Unreachable: it cannot be had now.
+        InputError: it contradicts its manifest, is not for this robot, or takes longer than LOAD_TIME.
+        Unreachable: it cannot be fetched now.
     """
     manifest = policy if isinstance(policy, Manifest) else stored_manifest(policy)
     if manifest is None:
         path, digest = str(policy), None
-        data = _read(path, LARGEST)
+        data = read_file(path, LARGEST)
     else:
         path, digest = manifest.uri, manifest.sha256
         if spec is not None and check is None and manifest.spec_hash != spec.hash:
@@ -189,10 +184,10 @@ def load(
 
 
 def policy_path(policy: str) -> Path:
-    """The file of a policy that a person names: an ONNX file, a manifest, or a released policy.
+    """The file that a user's word for a policy means: an ONNX file, a manifest, or a released policy.
 
     Raises:
-        InputError: it is neither a file of those kinds nor a released policy.
+        InputError: it is none of these.
     """
     path = Path(policy).expanduser().absolute()
     if path.suffix in ('.onnx', '.json'):
@@ -207,7 +202,7 @@ def policy_path(policy: str) -> Path:
 
 
 def policy_file(policy: str) -> Path:
-    """The ONNX file of a policy that a person names.
+    """The ONNX file that a user's word for a policy means.
 
     Raises:
         InputError: there is none.
@@ -241,12 +236,12 @@ def stored_manifest(path: str | Path) -> Manifest | None:
 
 
 def manifest_path(policy: Path) -> Path:
-    """Where the manifest of an ONNX file lies, if it has one of its own."""
+    """Path of the manifest beside an ONNX file."""
     return policy.with_name(f'{policy.stem}.manifest.json')
 
 
 def _open_in_time(path: str, spec: RobotSpec | None, digest: str | None, seed: int | None, data: bytes) -> PolicyRunner:
-    """A runner, made on a thread that is given up when it takes too long: a policy may hold an endless loop."""
+    """A runner, made on a thread that is abandoned if it takes too long: a policy may contain an endless loop."""
     cancellation = Cancellation()
     outcome: list[PolicyRunner | BaseException] = []
 
@@ -278,9 +273,9 @@ def _fetch(manifest: Manifest, stop: threading.Event | None, begun: BinaryIO | N
             with tempfile.TemporaryFile() as file:
                 data = _download(uri, size, stop, begun or file)
         elif parts.scheme == 'file':
-            data = _read(urllib.request.url2pathname(parts.path), size)
+            data = read_file(urllib.request.url2pathname(parts.path), size)
         elif not parts.scheme:
-            data = _read(uri, size)
+            data = read_file(uri, size)
         else:
             raise InputError(f'policy {uri}: expected a path, file://, http:// or https://')
     except InputError:
@@ -295,17 +290,8 @@ def _fetch(manifest: Manifest, stop: threading.Event | None, begun: BinaryIO | N
     return data
 
 
-def _read(path: str, limit: int) -> bytes:
-    """At most limit + 1 bytes of a file."""
-    try:
-        with open(Path(path).expanduser(), 'rb') as file:
-            return file.read(limit + 1)
-    except OSError as error:
-        raise InputError(f'policy {path}: expected a readable file ({error.strerror})') from error
-
-
 def _download(uri: str, size: int, stop: threading.Event | None, file: BinaryIO) -> bytes:
-    """At most size + 1 bytes; what came stays in the file."""
+    """At most size + 1 bytes. The file keeps what came."""
     client = Client(stop)
     try:
         client.download(uri, file, size, max(SLOWEST, size / DOWNLOAD_TIME))

@@ -1,6 +1,6 @@
-"""What the trainer says about its newest policy, and the golden vector that proves a policy file works.
+"""The manifest of a policy, and the golden vector that proves a policy file works.
 
-No torch and no onnxruntime here: exporter, trainer, agent and robot all import this module.
+It imports neither torch nor onnxruntime: exporter, trainer, agent and robot all use it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ GOLDEN_TOLERANCE = 2e-3
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
-    """Actions a policy must give for inputs that `golden_inputs` makes from the seed.
+    """The actions that a policy must compute for the inputs of `golden_inputs`.
 
     Attributes:
         seed: of the inputs.
-        action: GOLDEN_STEPS × A values; the state is carried from one step to the next.
+        action: GOLDEN_STEPS × A values, with the state carried from step to step.
     """
 
     seed: int
@@ -38,21 +38,21 @@ class Golden:
 
     @classmethod
     def from_dict(cls, data: dict) -> Golden:
-        """Raises KeyError, TypeError or ValueError for anything `to_dict` did not make."""
+        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError for anything else."""
         return cls(int(data['seed']), tuple(tuple(float(x) for x in row) for row in data['action']))
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The latched message on `policy`, and `policies/latest.json` in a run directory.
+    """Describes a policy file: the latched message on `policy`, and `policies/latest.json` in a run directory.
 
     Attributes:
         version: counts up from 1 in one run.
         uri: path, file:// or http(s):// address of the ONNX file.
         sha256, size: of the file's bytes.
-        spec_hash: of the robots it is made for (`RobotSpec.hash`).
+        spec_hash: `RobotSpec.hash` of the robots it was trained for.
         control_period: seconds between two actions.
-        golden: proof that a runner computes what the trainer computed; also inside the file.
+        golden: actions by which a runner checks that it computes the same as the trainer; also inside the file.
         signature: hexadecimal digits of an ed25519 signature of `signed_bytes`; empty without one.
     """
 
@@ -73,7 +73,7 @@ class Manifest:
         return dataclasses.replace(self, uri=uri)
 
     def signed_bytes(self) -> bytes:
-        """What a signature is about: everything but the uri, since the same file may be had in several places."""
+        """The signed content: everything except the uri, since the same file may lie in several places."""
         fields = dataclasses.asdict(self)
         del fields['uri'], fields['signature']
         return json.dumps(fields, sort_keys=True).encode()
@@ -103,10 +103,10 @@ class Manifest:
                 golden=Golden.from_dict(data['golden']),
                 signature=str(data.get('signature', '')),
             )
-            for said in (manifest.uri, manifest.sha256, manifest.spec_hash):
-                said.encode()  # what no terminal and no log can show
+            for word in (manifest.uri, manifest.sha256, manifest.spec_hash):
+                word.encode()  # lone surrogates, which no terminal and no log can show, raise
             return manifest
-        except (ValueError, TypeError, KeyError, ArithmeticError) as error:  # Arithmetic: a version of Infinity
+        except (ValueError, TypeError, KeyError, ArithmeticError) as error:  # ArithmeticError: version Infinity
             names = ', '.join(field.name for field in dataclasses.fields(cls) if field.name != 'signature')
             raise InputError(
                 f'{source}: expected JSON with {names}, got {text[:80]!r} ({type(error).__name__}: {error})'
@@ -117,8 +117,8 @@ def golden_inputs(seed: int, step: int, spec: RobotSpec, noise_size: int) -> dic
     """The inputs of one golden step, without `state`, for a batch of one.
 
     Returns:
-        image u8[1,H,W,channels], vector f32[1,N], is_first bool[1] (True at step 0), noise f32[1,K]. Step 0 has
-        no noise, so that both the deterministic and the sampled path are covered.
+        image u8[1,H,W,channels], vector f32[1,N], is_first bool[1] (True at step 0), noise f32[1,K]. The noise of
+        step 0 is zero, so that the deterministic and the sampled path are both covered.
     """
     rng = np.random.Generator(np.random.PCG64([seed, step]))
     # Bytes and uniforms from raw 64-bit draws: numpy promises to keep the PCG64 stream, not `normal`.
@@ -135,7 +135,7 @@ def golden_inputs(seed: int, step: int, spec: RobotSpec, noise_size: int) -> dic
 
 
 def golden_difference(golden: Golden, action: np.ndarray) -> str | None:
-    """None when `action` [GOLDEN_STEPS, A] is the golden one, else a phrase with both."""
+    """None if `action` [GOLDEN_STEPS, A] is the golden one, else a phrase with both."""
     expected = np.asarray(golden.action, np.float32)
     if expected.shape == action.shape and np.allclose(action, expected, rtol=0, atol=GOLDEN_TOLERANCE):
         return None

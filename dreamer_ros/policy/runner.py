@@ -1,4 +1,4 @@
-"""Run an exported policy with numpy and onnxruntime alone."""
+"""Runs an exported policy with numpy and onnxruntime alone."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ ONNX_TYPES = {
     'next_state': ('tensor(float)', np.float32),
 }
 
-LARGEST = 10**7  # numbers of an input or output; a policy that declares more is refused before they are allocated
+LARGEST = 1 << 30  # bytes of a policy file
+LARGEST_TENSOR = 10**7  # numbers of an input or output; checked before they are allocated
 _BLOCK = 1 << 18  # bytes searched at a time
 
 
 class Cancellation:
-    """Ends what onnxruntime does with a policy, from another thread. Not every operation can be interrupted."""
+    """Interrupts onnxruntime from another thread. Not every operation can be interrupted."""
 
     def __init__(self):
         self.load_options = onnxruntime.SessionOptions()
         self.run_options = onnxruntime.RunOptions()
 
     def cancel(self) -> None:
-        """Let whoever loads or runs the policy get an InputError."""
+        """Make loading or running the policy raise InputError."""
         self.run_options.terminate = True
         if hasattr(self.load_options, 'set_load_cancellation_flag'):  # onnxruntime 1.21
             self.load_options.set_load_cancellation_flag(True)
@@ -50,20 +51,20 @@ class PolicyRunner:
 
     Args:
         path: the ONNX file; names it in errors.
-        spec: of the robot at hand; None accepts the spec the file was made for.
-        sha256: expected hex digest of the file; None for the one in the file, if there is one.
-        seed: of the exploration noise; None takes entropy from the system.
-        data: the file's bytes where they were read already (a download).
-        cancellation: ends a load that takes too long, and `act`.
+        spec: of the robot; None accepts any.
+        sha256: expected hex digest of the file; None for the digest in the file, if there is one.
+        seed: seed of the exploration noise; None takes entropy from the system.
+        data: the file's bytes, if they were read already.
+        cancellation: interrupts loading and `act`.
 
     Raises:
-        InputError: the file is missing, damaged, no policy of ours, made for another robot, or computes
+        InputError: the file is missing, damaged, not an exported policy, made for another robot, or computes
             other actions here than it did in training.
 
     Attributes:
-        spec: RobotSpec the policy was made for.
-        version: int, counts up in one run.
-        golden: what it has to compute, and did when it was verified.
+        spec: RobotSpec that the policy was trained for.
+        version: counts up in one run.
+        golden: the actions that were verified.
         metadata: str → str as written by the exporter (system, preset, step, …).
         uses_vector: whether `act` reads `vector`.
     """
@@ -79,7 +80,7 @@ class PolicyRunner:
     ):
         self.path = str(path)
         if data is None:
-            data = _read(self.path)
+            data = read_file(self.path, LARGEST)
         self._size, self._digest = len(data), hashlib.sha256(data).hexdigest()
         if sha256 is None:
             check_digest(data, self.path)
@@ -107,15 +108,14 @@ class PolicyRunner:
         Args:
             image: u8[H,W,3 per camera], RGB; ignored (may be None) without cameras.
             vector: f32[N]; ignored (may be None) unless `uses_vector`.
-            is_first: the observation starts an episode; the state is forgotten.
+            is_first: the observation starts an episode, with an empty state.
             explore: sample from the policy; False takes its mode, or a plan without exploration.
 
         Returns:
-            Action f32[A] in [-1, 1], a new array. It is finite if the policy's weights and inputs are: who
-            commands hardware checks it.
+            Action f32[A] in [-1, 1], a new array. It may not be finite, so whoever commands hardware must check it.
 
         Raises:
-            InputError: image or vector of another shape or type than the spec says.
+            InputError: an image or vector that does not fit the spec.
         """
         inputs = self._inputs
         if self.spec.cameras:
@@ -143,16 +143,16 @@ class PolicyRunner:
         return self._outputs['action'][0].copy()
 
     def acted(self, action: np.ndarray) -> None:
-        """What was done instead of the last answer, f32[A]: by a person, or within limits.
+        """Tell the action f32[A] that was executed instead of the last answer, by a person or because of limits.
 
-        A policy whose state holds its previous action goes on from what was done.
+        A policy whose state holds its previous action continues from it.
         """
         place = self._inputs['state'][0, self._action_in_state]
         if place.size:
             place[:] = action
 
     def manifest(self) -> Manifest:
-        """What the file says about itself, and where it lies."""
+        """The manifest of this file."""
         return Manifest(
             self.version,
             str(Path(self.path).expanduser().absolute()),
@@ -168,16 +168,14 @@ class PolicyRunner:
         self._inputs['state'].fill(0.0)
 
     def carry_over(self, previous: PolicyRunner) -> None:
-        """Continue the episode that `previous` was playing, when both share one state layout.
+        """Continue the episode of `previous` if both share one state layout, as the policies of one run do.
 
-        Policies of one training run do. Otherwise the state starts empty, as after `reset`.
+        Otherwise the state starts empty, as after `reset`.
         """
-
-        def family(runner):
-            return runner.metadata.get('system'), runner.metadata.get('preset'), runner._inputs['state'].shape
-
-        if family(self) == family(previous):
-            np.copyto(self._inputs['state'], previous._inputs['state'])
+        state, before = self._inputs['state'], previous._inputs['state']
+        same = all(self.metadata.get(key) == previous.metadata.get(key) for key in ('system', 'preset'))
+        if same and state.shape == before.shape:
+            np.copyto(state, before)
         else:
             self.reset()
 
@@ -221,9 +219,9 @@ class PolicyRunner:
                 raise InputError(
                     f'policy {self.path}: expected fixed sizes after the batch axis, got {node.name}{node.shape}'
                 )
-            if math.prod(shape) > LARGEST:
+            if math.prod(shape) > LARGEST_TENSOR:
                 raise InputError(
-                    f'policy {self.path}: expected at most {LARGEST} numbers each, got {node.name}{node.shape}'
+                    f'policy {self.path}: expected at most {LARGEST_TENSOR} numbers each, got {node.name}{node.shape}'
                 )
             dtype = ONNX_TYPES[node.name][1]
             array = arrays[node.name] = np.zeros(shape, dtype)
@@ -242,7 +240,7 @@ class PolicyRunner:
             raise InputError(f'policy {self.path}: expected the shapes of its spec {expected}, got {got}')
 
     def _verify(self, golden: Golden) -> None:
-        """Compare with what training computed; also warms the session up."""
+        """Compare with the golden actions, which also warms the session up."""
         actions = np.zeros((GOLDEN_STEPS, len(self.spec.action)), np.float32)
         for step in range(GOLDEN_STEPS):
             inputs = golden_inputs(golden.seed, step, self.spec, self._inputs['noise'].shape[1])
@@ -256,22 +254,28 @@ class PolicyRunner:
             raise InputError(f'policy {self.path}: the golden vector does not come out: {difference}')
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str, limit: int) -> bytes:
+    """At most limit + 1 bytes of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
-        return Path(path).read_bytes()
+        with open(Path(path).expanduser(), 'rb') as file:
+            return file.read(limit + 1)
     except OSError as error:
         raise InputError(f'policy {path}: expected a readable file ({error.strerror})') from error
 
 
 def _holds(data: bytes, word: bytes) -> bool:
-    """Whether a file holds a word. Only a tensor that lies in another file names its `location`."""
-    # Block by block: a search holds the interpreter, which a robot's control loop needs in the meantime.
+    """Whether a word occurs in a file. Only tensors in another file have a `location`."""
+    # Block by block, because a search holds the interpreter, which the control loop needs.
     overlap = len(word) - 1
     return any(data.find(word, start, start + _BLOCK + overlap) >= 0 for start in range(0, len(data), _BLOCK))
 
 
 def _open_session(path: str, data: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    # One thread that sleeps when idle: onnxruntime's pools otherwise starve control loop and simulator.
+    # One thread that sleeps when idle: the usual thread pools would starve control loop and simulator.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
@@ -284,5 +288,5 @@ def _open_session(path: str, data: bytes, options: onnxruntime.SessionOptions) -
     except Exception as error:  # onnxruntime's exception classes share no public base
         reason = str(error).strip().splitlines()[0]
         raise InputError(f'policy {path}: expected an ONNX policy file, but onnxruntime said: {reason}') from error
-    session._model_bytes = None  # it keeps the whole file, for a change of providers that nobody asks for
+    session._model_bytes = None  # the whole file, kept to change providers later, which never happens here
     return session

@@ -1,4 +1,4 @@
-"""Signed policies: a robot that knows a public key plays only what the holder of the private key signed.
+"""Signed policies: a robot with a public key plays only policies that the holder of the private key signed.
 
 Ed25519 (RFC 8032). A signature covers the manifest and, through its sha256, every byte of the policy file.
 """
@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:  # most robots have no key
 
 
 def generate_key(path: Path) -> str:
-    """Write a new private key (PEM, PKCS #8, readable by its owner alone); returns the public key's text.
+    """Write a new private key (PEM, PKCS #8, readable by its owner only); returns the public key as text.
 
     Raises:
         InputError: the file exists or cannot be written.
@@ -45,7 +45,7 @@ def load_key(path: Path) -> Ed25519PrivateKey:
     """The private key in a PEM file, as `generate_key` or `openssl genpkey -algorithm ed25519` write them.
 
     Raises:
-        InputError: the file cannot be read or holds something else.
+        InputError: the file cannot be read, or holds no such key.
     """
     _need_library()
     try:
@@ -60,7 +60,7 @@ def load_key(path: Path) -> Ed25519PrivateKey:
 
 
 def public_key(key: Ed25519PrivateKey) -> str:
-    """Its public key as a robot contract has it: 64 hexadecimal digits."""
+    """The public key of a private key, for a robot contract: 64 hexadecimal digits."""
     return key.public_key().public_bytes_raw().hex()
 
 
@@ -70,13 +70,13 @@ def sign(manifest: Manifest, key: Ed25519PrivateKey) -> Manifest:
 
 
 def verify(manifest: Manifest, public_key: str) -> None:
-    """Check a manifest's signature; nobody but the key's holder can have made one that passes.
+    """Check a manifest's signature.
 
     Args:
         public_key: 64 hexadecimal digits.
 
     Raises:
-        InputError: the manifest is not signed, was altered, or was signed with another key.
+        InputError: the manifest is unsigned, altered, or signed with another key.
     """
     _need_library()
     key = Ed25519PublicKey.from_public_bytes(parse_public_key(public_key))

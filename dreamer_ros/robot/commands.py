@@ -1,4 +1,4 @@
-"""Actions to a robot's command messages, and recorded commands back to actions."""
+"""Converts actions to a robot's command messages, and recorded commands back to actions."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
 class Commands:
     """The command of a contract.
 
-    An action is what a policy says: f32[A] in [-1, 1], or one value per choice of which the largest counts. Values
-    are what the robot is told: f64[axes] in the units of the contract.
+    An action is a policy's output: f32[A] in [-1, 1], or one value per choice of which the largest counts. Values
+    are the content of a command: f64[axes] in the units of the contract.
     """
 
     def __init__(self, contract: RobotContract):
@@ -40,28 +40,28 @@ class Commands:
         self._message = self._blank()
 
     def values(self, action: np.ndarray) -> np.ndarray:
-        """f64[axes] that an action stands for."""
+        """Values f64[axes] of an action."""
         if len(self._choices):
             return self._choices[np.argmax(action)]
         return self._limits.to_units(action)
 
     def action(self, values: np.ndarray) -> np.ndarray:
-        """f32[A] that comes closest to values; of a robot with choices the nearest one, as a one-hot vector."""
+        """The action f32[A] nearest to values; one-hot for a robot with choices."""
         if len(self._choices):
             distance = np.square((self._choices - values) / (self._limits.high - self._limits.low)).sum(-1)
             return np.eye(self._size, dtype=np.float32)[distance.argmin()]
         return self._limits.from_units(values)
 
     def within_limits(self, values: np.ndarray) -> bool:
-        """Whether no axis is commanded beyond its limits, but for rounding."""
+        """Whether all axes are within their limits, except for rounding."""
         return bool(self._limits.within(values))
 
     def encode(self, values: np.ndarray, stamp_ns: int) -> bytes:
         """The serialised command message (CDR), for rclpy to publish or a bag to hold. Thread-safe.
 
         Args:
-            values: f64[axes], made safe before.
-            stamp_ns: of the header, where the type has one that matters.
+            values: f64[axes], already made safe.
+            stamp_ns: stamp of the header, if the type has one.
         """
         with self._lock:
             for field, value in zip(self._contract.command.fields, self._matrix @ values):
@@ -71,10 +71,10 @@ class Commands:
             return encode(self._message, self._type)
 
     def decode(self, message: Any) -> np.ndarray:
-        """f64[axes] of a command message, from rclpy or from a bag; not limited.
+        """Values f64[axes] of a command message from rclpy or a bag, not limited.
 
         Raises:
-            InputError: it lacks a field or a joint, or holds a number that is not finite.
+            InputError: a field or joint is missing, or a number is not finite.
         """
         command = self._contract.command
         numbers = np.array([field.read(message) for field in command.fields])

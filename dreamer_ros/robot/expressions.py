@@ -1,4 +1,4 @@
-"""Small formulas over named numbers, as a robot contract writes rewards: `0.5 * speed - abs(turn) ** 2`."""
+"""Formulas over named numbers, for the rewards of robot contracts: `0.5 * speed - abs(turn) ** 2`."""
 
 from __future__ import annotations
 
@@ -42,21 +42,20 @@ _FUNCTIONS: dict[str, Callable] = {
     'tanh': math.tanh,
 }
 _ARGUMENTS = {'min': (2, 99), 'max': (2, 99), 'atan2': (2, 2), 'hypot': (2, 99)}  # the others take 1
-_CONSTANTS = {'pi': math.pi}
 _LONGEST, _DEEPEST = 1000, 40  # characters, and parts within parts
 
 
 class Expression:
     """A formula of numbers, names, + - * / **, comparisons, and/or/not, `a if b else c` and a few functions.
 
-    Comparisons count as 1 and 0. Nothing else of Python is understood, so that a contract cannot run code.
+    Comparisons count as 1 and 0. No other Python is understood, so a contract cannot run code.
 
     Args:
         text: the formula.
         names: that may appear in it.
 
     Raises:
-        InputError: it cannot be read, or holds something else.
+        InputError: the text is not such a formula.
     """
 
     def __init__(self, text: str, names: Collection[str]):
@@ -73,7 +72,7 @@ class Expression:
         """The formula's value.
 
         Raises:
-            InputError: it has none (a division by zero, the logarithm of a negative number), or none that is finite.
+            InputError: it has no finite value (a division by zero, the logarithm of a negative number).
         """
         try:
             result = float(self._evaluate(values))
@@ -84,7 +83,7 @@ class Expression:
         return result
 
     def _compile(self, node: ast.AST, names: Collection[str], levels: int) -> Callable[[Mapping[str, float]], Any]:
-        """A function of the values for a part of the formula, which may have so many levels."""
+        """Compile a part of the formula, which may be nested `levels` deep, to a function of the values."""
         if not levels:
             raise InputError(f'expected a formula of at most {_DEEPEST} parts within parts, got {self.text!r}')
 
@@ -101,9 +100,9 @@ class Expression:
             name = node.id
             if name in names:
                 return lambda values: values[name]
-            if name in _CONSTANTS:
-                return lambda values: _CONSTANTS[name]
-            raise InputError(f'{self.text}: expected one of the names {", ".join([*names, *_CONSTANTS])}, got {name!r}')
+            if name == 'pi':
+                return lambda values: math.pi
+            raise InputError(f'{self.text}: expected one of the names {", ".join([*names, "pi"])}, got {name!r}')
         if isinstance(node, ast.BinOp) and kind in _OPERATORS:
             left, right, apply = compiled(node.left), compiled(node.right), _OPERATORS[kind]
             return lambda values: apply(left(values), right(values))

@@ -1,4 +1,4 @@
-"""What a person's joystick says in the terms of a robot contract."""
+"""Converts joystick messages to actions, as a robot contract says."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dreamer_ros.wire.fields import Field
 
 
 class Hand(NamedTuple):
-    """A joystick at one moment.
+    """The state of a joystick.
 
     Attributes:
-        takes_over: whether it is in use, or its takeover button held.
+        takes_over: whether it is in use or, if there is a takeover button, that is held.
         values: f64[axes] in their units, with `relative` per second; 0 for sticks at rest. None for choices.
-        choice: the chosen one; None if none is.
+        choice: the pressed choice, or None.
     """
 
     takes_over: bool
@@ -52,7 +52,7 @@ class Sticks:
         """One message, live or from a bag.
 
         Raises:
-            InputError: it lacks a stick or a button, or holds something that is no number.
+            InputError: a stick or button is missing, or its value is not finite.
         """
         choice, values = None, None
         if self._buttons:
@@ -65,15 +65,15 @@ class Sticks:
             used = any(part != 0 for parts in moved for part in parts)
         if self._takeover:
             used = self._stick(message, self._takeover) != 0
-            if not used:  # nothing moves by a hand that has let go
+            if not used:  # the sticks count only while the button is held
                 choice, values = None, None if values is None else np.zeros_like(values)
         return Hand(used, values, choice)
 
     def action(self, hand: Hand, now: np.ndarray) -> np.ndarray:
-        """The action f32[A] that a hand stands for.
+        """The action f32[A] of a joystick's state.
 
         Args:
-            now: f64[axes], where the axes are, in their units; NaN where that is not known.
+            now: f64[axes], present positions in the axes' units, NaN where unknown.
         """
         if self._buttons:
             if hand.choice is not None:

@@ -1,4 +1,4 @@
-"""The last step before a command is published: finite, within limits, no faster than allowed; and the stop."""
+"""Makes commands finite, within limits and no faster than allowed, and computes the stop."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Limited(NamedTuple):
     """Values that may be published.
 
     Attributes:
-        values: f64[A] in the units of the axes; None where there is nothing to say (see `Safety.stop`).
+        values: f64[A] in the units of the axes; None if nothing should be published (see `Safety.stop`).
         clamped: some value lay outside its limits.
         slowed: some value would have changed faster than its rate limit.
-        refused: some value was not finite, so that this is the stop.
+        refused: some value was not finite, so these are the stop's.
     """
 
     values: np.ndarray | None
@@ -27,10 +27,10 @@ class Limited(NamedTuple):
 
 
 class Safety:
-    """Remembers what was commanded last. Not thread-safe: one lock belongs around it and the publication.
+    """Remembers the last command. Not thread-safe: one lock must cover it and the publication.
 
-    Times are seconds of a steady clock. A rate limit counts the time since the last command, but at most one
-    control period: after a pause nothing jumps.
+    Times are seconds of a steady clock. A rate limit applies to the time since the last command, at most one
+    control period, so nothing jumps after a pause.
     """
 
     def __init__(self, contract: RobotContract):
@@ -48,10 +48,10 @@ class Safety:
         """Begin where the robot stands.
 
         Args:
-            feedback: f64[A], see `Sensed.feedback`; an axis that does not tell (NaN) counts as stopped.
+            feedback: f64[A], see `Sensed.feedback`; an axis without feedback (NaN) counts as stopped.
 
         Raises:
-            InputError: an axis stands outside its limits, further than one period's movement.
+            InputError: an axis is outside its limits by more than one period's movement.
         """
         last = np.where(np.isnan(feedback), self._low if self._stop is None else self._stop, feedback)
         inside = np.clip(last, self._low, self._high)
@@ -65,10 +65,10 @@ class Safety:
         self._last, self._time = inside, None
 
     def limit(self, values: np.ndarray, now: float) -> Limited:
-        """What may be published instead of f64[A] values: the stop if one of them is not finite.
+        """Make values f64[A] safe; the stop if one of them is not finite.
 
         Raises:
-            RuntimeError: the robot holds its pose to stop, and `start` did not say which.
+            RuntimeError: the stop is to hold the pose, and `start` did not tell it.
         """
         if self._last is None:
             raise RuntimeError('where the robot stands is not known: call start() first')
@@ -82,8 +82,8 @@ class Safety:
     def stop(self, now: float) -> np.ndarray | None:
         """f64[A] that stops the robot, to be repeated at the control rate until `stopped`.
 
-        Zero at once; a pose is approached at the rate limits; hold repeats the last command. None if it is to
-        hold and neither `start` nor a command said where: then silence holds it.
+        `zero` stops at once, a pose is approached at the rate limits, `hold` repeats the last command. None if the
+        robot should hold and neither `start` nor a command told its pose: then silence holds it.
         """
         if self._stop is None or self._at_once:
             self._last, self._time = self._stop if self._at_once else self._last, now
@@ -92,11 +92,11 @@ class Safety:
 
     @property
     def stopped(self) -> bool:
-        """Whether the last command was the stop, arrived."""
+        """Whether the last command was the final stop."""
         return self._stop is None or np.array_equal(self._last, self._stop)
 
     def _toward(self, goal: np.ndarray, now: float) -> np.ndarray:
-        """As far to the goal as the rate limits allow, which becomes the last command."""
+        """Move the last command towards the goal, as far as the rate limits allow."""
         elapsed = self._period if self._time is None else min(max(now - self._time, 0.0), self._period)
         if self._last is not None and elapsed == 0.0:
             goal = np.where(np.isfinite(self._rate), self._last, goal)  # infinity times 0 is no number

@@ -1,4 +1,4 @@
-"""What a robot's own topics say at a tick, as an observation: the same code live and from bags."""
+"""Makes observations from a robot's own topics, live and from bags."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Problem(NamedTuple):
     """Why a topic cannot be used at a tick.
 
     Attributes:
-        kind: `missing` (nothing came), `old`, `ahead` (measured in the future: clocks differ) or `bad` (its
-            content cannot be used).
+        kind: `missing` (nothing came), `old`, `ahead` (stamped in the future: clocks differ) or `bad` (unusable
+            content).
         detail: for people.
     """
 
@@ -37,12 +37,12 @@ class Sensed(NamedTuple):
     Attributes:
         image: u8[H, W, 3 per camera]; None with problems.
         vector: f32[N]; None with problems.
-        feedback: f64[A] where the commanded axes stand, NaN for those that do not tell; None with problems.
-        ages: of every topic that something came on, nanoseconds from the message's stamp to the tick.
+        feedback: f64[A], measured positions of the commanded axes, NaN for axes without; None with problems.
+        ages: nanoseconds from the newest message's stamp to the tick, by topic.
         problems: of the observation; empty if it can be acted upon.
-        reward: as the contract computes it; 0 if it does not; None with reward problems.
+        reward: of the contract, 0 without one; None with reward problems.
         is_terminal: whether the contract's end is reached; False with reward problems.
-        reward_problems: why reward or end are not known, which does not keep a robot from acting.
+        reward_problems: why reward or end are unknown. The robot may act nevertheless.
     """
 
     image: np.ndarray | None
@@ -58,8 +58,8 @@ class Sensed(NamedTuple):
 class Sensing:
     """Holds the newest message of every topic of a contract. Not thread-safe.
 
-    Messages may be rclpy's or decoded from a bag. To repeat what an agent saw, give it for each tick the messages
-    that the agent used, in any order, and observe.
+    Messages may come from rclpy or a bag. To repeat an agent's observation, receive the messages that the agent
+    used at the tick, in any order, and observe.
     """
 
     def __init__(self, contract: RobotContract):
@@ -74,20 +74,20 @@ class Sensing:
 
     @property
     def topics(self) -> tuple[Topic, ...]:
-        """What to subscribe."""
+        """The topics to subscribe."""
         return self._contract.topics
 
     def receive(self, topic: str, message: Any, received_ns: int) -> int:
-        """Take a message in. One that lacks a field or a joint of the contract is left out.
+        """Receive a message. It is ignored if it lacks a field or a joint of the contract.
 
         Args:
             topic: its name in the contract.
-            received_ns: when the middleware took it from its publisher (`source_timestamp`, which is the same for
-                every subscriber), in a bag its publish time. It counts where stamps are `receive`, and for
-                messages that have no header.
+            received_ns: the middleware's `source_timestamp`, which is the same for every subscriber, or the
+                publish time in a bag. It is the stamp where the contract's stamps are `receive`, and of
+                messages without a header.
 
         Returns:
-            The stamp that counts, in nanoseconds.
+            The message's stamp in nanoseconds.
         """
         return self._slots[topic].receive(message, received_ns)
 
@@ -168,7 +168,7 @@ class Sensing:
             return np.nan
 
     def _fresh(self, reader: Camera | Source, tick_ns: int, problems: dict[str, Problem]) -> _Slot | None:
-        """The topic's slot if what it holds is neither too old nor from the future."""
+        """The topic's slot if its message is neither too old nor from the future."""
         topic, max_age = reader.topic, self._contract.age_limit(reader)
         slot = self._slots[topic]
         reason = f' ({slot.refused})' if slot.refused else ''
@@ -200,7 +200,7 @@ class _Slot:
         self.stamp = 0
         self.values: dict[Field, float] = {}
         self.frames: dict[str, Any] = {}  # camera name -> u8[H, W, 3], or why there is none
-        self.refused = ''  # why the newest message was left out
+        self.refused = ''  # why the newest message was ignored
 
     def receive(self, message: Any, received_ns: int) -> int:
         stamp = received_ns

@@ -1,7 +1,7 @@
 """ROS messages to numpy and back.
 
-Readers use fields, not classes: messages from rclpy and messages decoded from a bag go through the same code.
-Writers fill a message instance that the caller made, so that nothing here imports rclpy.
+Readers use a message's fields, not its class, so they take messages from rclpy and from a bag.
+Writers fill a message that the caller made, so nothing here imports rclpy.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import numpy as np
 from dreamer_ros.errors import InputError
 
 STEP_NAMES = ('reward', 'is_first', 'is_last', 'is_terminal')
-# And the name of an action: scalars by which a simulator in real time tells what it applied to arrive at a step.
+# Followed by an action's name: what a simulator in real time applied to arrive at the step.
 APPLIED = 'applied/'
-# A robot's step also tells, per topic of its contract, how old the message was that the agent used: nanoseconds
-# from its stamp to the step's; NaN where none had come.
+# Followed by a topic of a robot's contract: nanoseconds from the message's stamp to the step's; NaN without a message.
 AGE_PREFIX = 'age/'
-# Bytes per pixel, and which of them are red, green and blue.
+# Bytes per pixel, and the indices of red, green and blue among them.
 ENCODINGS = {
     'rgb8': (3, (0, 1, 2)),
     'bgr8': (3, (2, 1, 0)),
@@ -30,9 +29,9 @@ ENCODINGS = {
     'mono8': (1, (0, 0, 0)),
     'mono16': (2, (1, 1, 1)),
 }
-# Seconds; a year before the last one that a message can hold.
+# Seconds: a year before the last time that a message can hold.
 LATEST = 2**31 - 366 * 86_400
-# Larger numbers become infinite in training, NaN compares as not smaller.
+# Larger numbers become infinite in training. Comparisons with it are written so that NaN fails them too.
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -43,13 +42,13 @@ def stamp_to_ns(stamp: Any) -> int:
     """builtin_interfaces/Time to nanoseconds.
 
     Raises:
-        InputError: no time that a clock of ours may show.
+        InputError: not between 1970 and 2037.
     """
-    return _sensible(stamp.sec, stamp.nanosec)
+    return _nanoseconds(stamp.sec, stamp.nanosec)
 
 
-def _sensible(seconds: int, nanoseconds: int) -> int:
-    # One more step from the end of time, and the next stamp would not fit into its message.
+def _nanoseconds(seconds: int, nanoseconds: int) -> int:
+    # Near the end of time the next stamp would not fit into its message.
     if not (0 <= seconds < LATEST and nanoseconds < 1_000_000_000):
         raise InputError(f'stamp: expected a time from 1970 to 2037, got {seconds} s and {nanoseconds} ns')
     return seconds * 1_000_000_000 + nanoseconds
@@ -64,28 +63,28 @@ def header_stamp(cdr: bytes | memoryview) -> int:
     """Nanoseconds of header.stamp in a serialised message that begins with a std_msgs/Header.
 
     Raises:
-        InputError: too few bytes to hold one, or no time that a clock of ours may show.
+        InputError: too few bytes, or a stamp that is not between 1970 and 2037.
     """
     if len(cdr) < 12:
         raise InputError(f'serialised message: expected a header stamp, got {len(cdr)} bytes')
     # The second byte of the encapsulation says the byte order.
     sec, nanosec = struct.unpack_from('<iI' if cdr[1] & 1 else '>iI', cdr, 4)
-    return _sensible(sec, nanosec)
+    return _nanoseconds(sec, nanosec)
 
 
 # Images
 
 
 def image_to_array(msg: Any) -> np.ndarray:
-    """sensor_msgs/Image to RGB, of the encodings in `ENCODINGS`.
+    """sensor_msgs/Image in one of the `ENCODINGS` to RGB.
 
-    Of 16-bit grey the upper 8 bits count, transparency does not.
+    Only the upper 8 bits of 16-bit grey are used; transparency is ignored.
 
     Returns:
         uint8 [H, W, 3]; for rgb8 without row padding a read-only view of the message's data.
 
     Raises:
-        InputError: another encoding, or sizes that contradict each other.
+        InputError: another encoding, or inconsistent sizes.
     """
     if msg.encoding not in ENCODINGS:
         raise InputError(f'image: expected encoding {", ".join(ENCODINGS)}, got {msg.encoding!r}')
@@ -106,7 +105,7 @@ def image_to_array(msg: Any) -> np.ndarray:
 
 
 def join_images(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Images [H, W, 3] of a robot's cameras as one, uint8 [H, W, 3 per image]; [0, 0, 0] of none."""
+    """Concatenate images [H, W, 3] of a robot's cameras to uint8 [H, W, 3 per image]; shape [0, 0, 0] without any."""
     if len(images) == 1:
         return images[0]
     return np.concatenate(images, -1) if images else np.zeros((0, 0, 0), np.uint8)
@@ -120,7 +119,7 @@ def fill_image(msg: Any, image: np.ndarray, stamp: int, frame_id: str = 'camera'
     msg.encoding = 'rgb8'
     msg.is_bigendian = 0
     msg.step = 3 * msg.width
-    # rclpy takes an array.array as it is; anything else it checks and copies byte by byte.
+    # rclpy takes an array.array as it is, and checks and copies anything else byte by byte.
     data = array.array('B')
     data.frombytes(memoryview(np.ascontiguousarray(image)).cast('B'))
     msg.data = data
@@ -129,7 +128,7 @@ def fill_image(msg: Any, image: np.ndarray, stamp: int, frame_id: str = 'camera'
 def fill_camera_info(
     msg: Any, width: int, height: int, k: Sequence[float], stamp: int, frame_id: str = 'camera'
 ) -> None:
-    """Fill a sensor_msgs/CameraInfo of an ideal pinhole; k is the intrinsic matrix, 9 values by row."""
+    """Fill a sensor_msgs/CameraInfo of an ideal pinhole. k is the intrinsic matrix, 9 values row by row."""
     fill_stamp(msg.header.stamp, stamp)
     msg.header.frame_id = frame_id
     msg.height, msg.width = height, width
@@ -155,18 +154,18 @@ def fill_joint_state(msg: Any, names: Sequence[str], position: np.ndarray, veloc
 def read_vector(msg: Any, names: Sequence[str]) -> np.ndarray:
     """Pick scalar inputs such as `slider/position` and `hinge/velocity` from a sensor_msgs/JointState.
 
-    The names are what ros2_control calls its state interfaces.
+    The names are those of state interfaces in ros2_control.
 
     Returns:
         float32 [len(names)].
 
     Raises:
-        InputError: a joint or its position or velocity is missing, or not finite.
+        InputError: a position or velocity is missing or not finite.
     """
     values = dict(zip((f'{name}/position' for name in msg.name), msg.position))
     values.update(zip((f'{name}/velocity' for name in msg.name), msg.velocity))
     missing = [name for name in names if name not in values]
-    if missing:  # a number that is not of a joint stands as a position of its own name
+    if missing:  # a value that belongs to no joint is a position under its own name
         values.update(zip(msg.name, msg.position))
         missing = [name for name in names if name not in values]
     if missing:
@@ -181,7 +180,7 @@ def read_vector(msg: Any, names: Sequence[str]) -> np.ndarray:
 
 
 class Step(NamedTuple):
-    """What arriving at an observation gave."""
+    """Reward and flags of arriving at an observation."""
 
     stamp: int
     reward: float
@@ -218,13 +217,13 @@ def fill_step(msg: Any, step: Step) -> None:
 
 
 class Mode(NamedTuple):
-    """Who chose an action: kind is random, explore, evaluate or human; version that of the policy, if any."""
+    """Who chose an action: `kind` is random, explore, evaluate or human; `version` is the policy's, if any."""
 
     kind: str
     version: int | None = None
 
     def __str__(self) -> str:
-        """As it travels in header.frame_id: `random`, `human`, `policy/12/explore`, `policy/12/evaluate`."""
+        """The text in header.frame_id: `random`, `human`, `policy/12/explore`, `policy/12/evaluate`."""
         return self.kind if self.version is None else f'policy/{self.version}/{self.kind}'
 
 
@@ -244,19 +243,14 @@ def parse_mode(text: str) -> Mode:
 
 
 def fill_action(msg: Any, action: np.ndarray, stamp: int, mode: Mode | str) -> None:
-    """Fill a sensor_msgs/Joy with an action float [A] in [-1, 1], the answer to that stamp's observation."""
+    """Fill a sensor_msgs/Joy with an action float [A] in [-1, 1] that answers the observation of that stamp."""
     fill_stamp(msg.header.stamp, stamp)
     msg.header.frame_id = str(mode)
     msg.axes = array.array('f', np.asarray(action, np.float32).tobytes())
 
 
-def read_action(msg: Any, size: int) -> np.ndarray:
-    """Read an action from a sensor_msgs/Joy, see `action_from`."""
-    return action_from(msg.axes, size)
-
-
-def action_from(axes: Sequence[float] | np.ndarray, size: int) -> np.ndarray:
-    """Check the axes of an action.
+def read_action(axes: Sequence[float] | np.ndarray, size: int) -> np.ndarray:
+    """Check the axes of an action, as a sensor_msgs/Joy has them.
 
     Returns:
         float32 [size], clipped to [-1, 1].

@@ -1,4 +1,7 @@
-"""Message definitions and type hashes by name: public ROS interfaces, and packages that are installed here."""
+"""Definitions and type hashes of ROS messages by name, and serialisation without rclpy.
+
+Knows the public ROS interfaces, and the packages of a sourced workspace.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ from dreamer_ros.files import read_text
 
 
 class Definition(NamedTuple):
-    """What an MCAP schema and a channel say of a type.
+    """What an MCAP file stores about a type.
 
     Attributes:
-        text: the .msg text, then each dependency's after a line of 80 `=` (encoding `ros2msg`).
+        text: the .msg text, followed by those of its dependencies after lines of 80 `=` (encoding `ros2msg`).
         hash: REP-2011 type hash, `RIHS01_…`.
     """
 
@@ -42,10 +45,10 @@ def typestore() -> Any:
 
 
 def _register(type_name: str) -> None:
-    """Make a type of an installed package known, and those that it is made of.
+    """Register a type of an installed package, and the types that it contains.
 
     Raises:
-        InputError: there is no such .msg file, or it is none.
+        InputError: its .msg file is missing or damaged.
     """
     package, _, name = type_name.partition('/msg/')
     prefixes = [*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix]
@@ -75,10 +78,8 @@ def _register(type_name: str) -> None:
 def definition(type_name: str) -> Definition:
     """Look up a type such as `sensor_msgs/msg/Image`.
 
-    Types of other packages come from their .msg files, where a ROS workspace that has them is sourced.
-
     Raises:
-        InputError: the type is not known.
+        InputError: the type is unknown.
     """
     store = typestore()
     if type_name not in store.fielddefs:
@@ -90,7 +91,7 @@ def definition(type_name: str) -> Definition:
 def decode(cdr: bytes | memoryview, type_name: str) -> Any:
     """Deserialise a message without rclpy.
 
-    A few bytes after the message are ignored: `serialize_message` of rclpy often returns too many.
+    Up to `SLACK` bytes after the message are ignored: `serialize_message` of rclpy often returns too many.
 
     Raises:
         InputError: the bytes are not such a message.
@@ -118,7 +119,7 @@ def blank_message(type_name: str) -> Any:
     """A message of zeros and empty lists, for `encode`.
 
     Raises:
-        InputError: the type is not a known ROS interface.
+        InputError: the type is unknown.
     """
     definition(type_name)
     store = typestore()
@@ -126,7 +127,7 @@ def blank_message(type_name: str) -> Any:
 
 
 def _blank(kind: Nodetype, content: Any) -> Any:
-    """Default of a field; see `rosbags.interfaces.FieldDesc` for the arguments."""
+    """Default value of a field; `rosbags.interfaces.FieldDesc` explains the arguments."""
     if kind is Nodetype.NAME:
         return blank_message(content)
     if kind is Nodetype.BASE:

@@ -1,6 +1,6 @@
-"""Numbers in ROS messages by path: `pose.pose.position.x`, `data[3]`, `velocity[left_wheel]`.
+"""Reads numbers from ROS messages by path: `pose.pose.position.x`, `data[3]`, `velocity[left_wheel]`.
 
-Messages from rclpy and messages decoded from a bag go through the same code.
+Messages may come from rclpy or from a bag.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rosbags.interfaces import Nodetype
 from dreamer_ros.errors import InputError
 from dreamer_ros.wire.definitions import definition, typestore
 
-# Lists of a message that name the elements of its other lists: JointState, JointTrajectory.
+# Lists that name the elements of a message's other lists, in JointState and JointTrajectory.
 NAME_LISTS = ('name', 'joint_names')
 
 _PART = re.compile(r'([A-Za-z][A-Za-z0-9_]*)(?:\[([^\[\]]+)\])?(?:\.|$)')
@@ -22,7 +22,7 @@ _NUMBERS = re.compile(r'bool|byte|u?int(8|16|32|64)|float(32|64)')
 
 
 class Part(NamedTuple):
-    """One step of a path: an attribute, and which element of it if it is a list (by number or by name)."""
+    """One step of a path: an attribute and, if it is a list, the number or name of an element."""
 
     attribute: str
     element: None | int | str
@@ -30,10 +30,10 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """Where a number stands in messages of one type.
+    """The path of a number in messages of one type.
 
-    An element in brackets is a number, counted from 0, or a name: that of a joint, found in the list `name` or
-    `joint_names` of the message (or of a message around it). Booleans are 0 and 1.
+    An element in brackets is an index from 0, or the name of a joint, which is looked up in the list `name` or
+    `joint_names` of the message or of a message around it. Booleans are 0 and 1.
     """
 
     text: str
@@ -44,7 +44,7 @@ class Field:
         """Read a path and check it against the definition of the message.
 
         Raises:
-            InputError: no path, no such field, or the field is no number; or an unknown type of message.
+            InputError: not a path, no such field, not a number, or an unknown type of message.
         """
         parts, end = [], 0
         while end < len(text):
@@ -52,8 +52,7 @@ class Field:
             if match is None:
                 break
             attribute, element = match.groups()
-            number = element is not None and element.isdecimal()
-            parts.append(Part(attribute, int(element) if number else element))
+            parts.append(Part(attribute, int(element) if element and element.isdecimal() else element))
             end = match.end()
         if not parts or end < len(text) or text.endswith('.'):
             raise InputError(
@@ -86,9 +85,7 @@ class Field:
             if number >= len(value):
                 raise InputError(f'{self.text}: expected more than {number} elements, got {len(value)}')
             value = value[number]
-        if isinstance(value, bytes):  # `byte` in rclpy
-            return float(value[0])
-        return float(value)
+        return float(value[0] if isinstance(value, bytes) else value)  # rclpy gives a `byte` as bytes
 
 
 def has_header(type_name: str) -> bool:

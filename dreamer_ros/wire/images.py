@@ -1,4 +1,4 @@
-"""Images of any robot, raw or compressed, to what a policy sees: cropped, resized, RGB."""
+"""Converts images of robots, raw or compressed, to the policy's input: cropped, resized, RGB."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class Crop(Model):
 def decode_image(message: Any, type_name: str, crop: Crop | None, size: tuple[int, int] | None) -> np.ndarray:
     """A sensor_msgs/Image or CompressedImage (JPEG or PNG) as the policy sees it.
 
-    Resizing averages the pixels whose centres lie in the area of the new one.
+    Resizing averages the pixels whose centres lie in the area of a new one.
 
     Args:
         type_name: of the message.
         crop: the part that is used; None for all.
-        size: (height, width) of the result; None for as it is.
+        size: (height, width) of the result; None to keep the size.
 
     Returns:
-        uint8 [height, width, 3]; perhaps read-only.
+        uint8 [height, width, 3], perhaps read-only.
 
     Raises:
-        InputError: an encoding that is not supported, damaged data, or the crop reaches out of the image.
+        InputError: an unsupported encoding, damaged data, or a crop beyond the image.
     """
     if type_name == COMPRESSED:
         return fit_image(open_image(message.data, message.format), crop, size)
@@ -84,7 +84,7 @@ def fill_compressed(message: Any, image: np.ndarray, stamp: int, frame_id: str =
 
 
 def open_image(data: Any, name: str) -> Image.Image:
-    """The picture in the bytes of a JPEG or PNG file; `name` is what they are said to be.
+    """The picture in the bytes of a JPEG or PNG file; `name` is their declared format, for errors.
 
     Raises:
         InputError: they are neither, or damaged.

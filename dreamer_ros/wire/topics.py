@@ -1,6 +1,6 @@
 """The table of topics: names, types and quality of service, in plain data (no rclpy).
 
-All names but /clock and /diagnostics are relative, so that each robot lives in its own namespace.
+All names except /clock and /diagnostics are relative, so each robot has its own namespace.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class QoS:
-    """A ROS 2 quality-of-service profile; unnamed policies (deadline, lifespan, liveliness) are the defaults.
+    """A ROS 2 quality-of-service profile. Deadline, lifespan and liveliness are the defaults.
 
     Attributes:
-        reliable: reliable or best effort.
-        transient_local: whether late subscribers get the last messages ("latched"), or volatile.
         depth: history keep_last of so many messages.
+        reliable: reliable, or else best effort.
+        transient_local: late subscribers get the last messages ("latched"); else volatile.
     """
 
     depth: int
@@ -39,20 +39,19 @@ class QoS:
         )
 
 
-# Regular expression of ROS names below one another.
+# Regular expression of a relative ROS name with any number of parts.
 NAMES = r'(?!.*__)[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*'
 
-# For late subscribers: an agent answers observations, over 1,000 a second, for up to 3 s before DDS has found the
-# recorder.
+# For a recorder that DDS discovers late: up to 3 s of over 1,000 answers a second.
 ACTIONS_KEPT = 4000
 
-# Roles. Publishers and whoever counts steps are reliable and deep enough that no step is ever lost.
+# Publishers, recorders and trainers are reliable and deep enough to lose no step.
 SENSOR = QoS(depth=1000)
 LATCHED = QoS(depth=1, transient_local=True)
-# Between simulator and agent at most one observation is in flight, plus repeats of it; one that is lost is
-# asked for again. Best effort saves the acknowledgements, a third of the round trip.
+# Between simulator and agent at most one observation is in flight, plus its repeats, and a lost one is repeated.
+# Best effort saves the acknowledgements, a third of the round trip.
 LOCKSTEP_SUBSCRIBER = QoS(depth=10, reliable=False)
-# A slow reader never sees a queue.
+# For slow readers, which should see no queue.
 LATEST = QoS(depth=1, reliable=False)
 RECORDER_SUBSCRIBER = QoS(depth=1000)
 RECORDER_ACTION_SUBSCRIBER = QoS(depth=ACTIONS_KEPT, transient_local=True)
@@ -80,7 +79,7 @@ JOINT_STATES = Topic('joint_states', 'sensor_msgs/msg/JointState', SENSOR)
 STEP = Topic('step', 'sensor_msgs/msg/JointState', SENSOR)
 ACTION = Topic('action', 'sensor_msgs/msg/Joy', QoS(depth=ACTIONS_KEPT, transient_local=True))
 SPEC = Topic('spec', 'std_msgs/msg/String', LATCHED)
-# JSON of a simulator at each reset: what it takes to simulate the episode that begins once more.
+# JSON from a simulator at each reset, with all that is needed to simulate the new episode again.
 SIMULATION = Topic('simulation', 'std_msgs/msg/String', QoS(depth=10, transient_local=True))
 CLOCK = Topic('/clock', 'rosgraph_msgs/msg/Clock', QoS(depth=10))
 PACE = Topic('pace', 'builtin_interfaces/msg/Time', LATCHED)
@@ -106,7 +105,7 @@ def _of_cameras(topic: Topic, cameras: Sequence[str]) -> tuple[Topic, ...]:
 
 
 def per_step(cameras: Sequence[str]) -> tuple[Topic, ...]:
-    """One message on each of these per step, all with the observation's stamp: what an episode bag holds."""
+    """The topics of an episode bag: one message on each per step, all with the observation's stamp."""
     return (*images(cameras), *camera_infos(cameras), JOINT_STATES, STEP, ACTION)
 
 
