@@ -1,9 +1,9 @@
-"""Subscriptions that a loop reads when it wants to, instead of callbacks that an executor runs.
+"""Subscriptions that a loop polls, instead of callbacks that an executor runs.
 
-rclpy's executor rebuilds its Python lists of every entity for each callback, 100 to 200 µs that a lock-step loop
-would pay several times per step. And a callback waits for whatever else the executor does, which an emergency stop
-must not. So messages are taken from the middleware directly. rclpy offers that to itself alone: `PRIVATE` says
-whether this rclpy has it. Where it has not, an executor on a thread of its own collects the messages.
+rclpy's executor rebuilds its Python lists of all entities for each callback. That takes 100 to 200 µs, several times
+per step of a lock-step loop. A callback also waits for whatever else the executor does, which an emergency stop
+must not. So messages are taken from the middleware directly, by interfaces that are private to rclpy: `PRIVATE` says
+whether this rclpy has them. If not, an executor on a thread of its own collects the messages.
 
 No other module uses these private interfaces.
 """
@@ -39,13 +39,13 @@ Info = Any  # a mapping; its type differs between versions of rclpy
 
 
 class PolledSubscription:
-    """A subscription without a callback. `take` never blocks and may be called from any thread.
+    """A subscription without a callback. `take` never blocks and is thread-safe.
 
     Args:
-        node: that subscribes.
+        node: the subscriber.
         topic: name and type.
-        quality: of the subscription.
-        raw: messages come as their CDR bytes.
+        quality: quality of service of the subscription.
+        raw: return messages as their CDR bytes.
     """
 
     def __init__(self, node: Node, topic: Topic, quality: QoS, raw: bool = False):
@@ -65,8 +65,10 @@ class PolledSubscription:
             self._subscription = self._listener.subscribe(self.message_type, self.topic_name, self._queue, *arguments)
 
     def take_with_info(self) -> tuple[Any, Info] | None:
-        """The oldest message that waits and what the middleware says of it (`source_timestamp` and
-        `received_timestamp` in ns and, where it can, `publisher_gid` and `publication_sequence_number`), or None.
+        """The oldest waiting message and its info from the middleware, or None.
+
+        The info has `source_timestamp` and `received_timestamp` in ns, and with some middlewares `publisher_gid` and
+        `publication_sequence_number`.
         """
         if self._listener is None:
             return self._subscription.handle.take_message(self.message_type, self._raw)
@@ -75,12 +77,12 @@ class PolledSubscription:
         return None
 
     def take(self) -> Any:
-        """The oldest message that waits, or None."""
+        """The oldest waiting message, or None."""
         taken = self.take_with_info()
         return None if taken is None else taken[0]
 
     def take_latest(self) -> Any:
-        """The newest message that waits, or None. Older ones are dropped."""
+        """The newest waiting message, or None. Older ones are dropped."""
         latest = None
         while (message := self.take()) is not None:
             latest = message
@@ -92,14 +94,14 @@ class PolledSubscription:
 
 
 class Inbox:
-    """The subscriptions of one loop, and the node's other business in between.
+    """The subscriptions of one loop. The node's other callbacks run while it waits.
 
         images = inbox.subscribe(topics.IMAGE, topics.LOCKSTEP_SUBSCRIBER)
         while not stop.is_set():
             inbox.wait(0.1, images)
             while (message := images.take()) is not None: …
 
-    `wait` also turns the executor every 25 ms, so services answer as long as the loop keeps waiting.
+    `wait` also spins the executor every 25 ms, so services answer as long as the loop keeps waiting.
     """
 
     def __init__(self, node: Node):
@@ -111,15 +113,16 @@ class Inbox:
         self._next_housekeeping = 0.0
 
     def subscribe(self, topic: Topic, quality: QoS, raw: bool = False) -> PolledSubscription:
-        """A subscription to `take` from, which `wait` waits for."""
+        """Make a subscription that `wait` waits for."""
         subscription = PolledSubscription(self._node, topic, quality, raw)
         self._subscriptions.append(subscription)
         self._wait_set = None
         return subscription
 
     def wait(self, timeout: float, *subscriptions: PolledSubscription) -> None:
-        """Return when one of the subscriptions (all of them if none is named) has a message, at the latest
-        after `timeout` seconds or at the next turn of the executor.
+        """Wait until one of the subscriptions (by default any) has a message.
+
+        Returns after `timeout` seconds or at the next turn of the executor at the latest.
         """
         now = time.monotonic()
         if now >= self._next_housekeeping:
@@ -143,13 +146,13 @@ class Inbox:
                 arrived.wait_for(lambda: any(queues), timeout)
 
     def housekeeping(self) -> None:
-        """Run one callback that is due: a service, a parameter request, another subscription."""
+        """Run one waiting callback of a service, a parameter request or another subscription."""
         self._executor.spin_once(timeout_sec=0.0)
         self._next_housekeeping = time.monotonic() + HOUSEKEEPING_PERIOD
 
 
 class _NotExecuted(CallbackGroup):
-    """Keeps the executor off a subscription, but not off its events (incompatible QoS warnings)."""
+    """Keeps the executor from a subscription's messages, but not from its events (incompatible QoS warnings)."""
 
     def can_execute(self, entity) -> bool:
         return not isinstance(entity, Subscription)
@@ -166,17 +169,17 @@ def _never_called(message) -> None:
 
 
 class _Listener:
-    """Fills the queues of polled subscriptions by callbacks: a hidden node beside `node`, on a thread of its own."""
+    """Fills the queues of polled subscriptions by callbacks of a hidden node, on a thread of its own."""
 
     _of_node: weakref.WeakKeyDictionary[Node, _Listener] = weakref.WeakKeyDictionary()
 
     @classmethod
     def of(cls, node: Node) -> _Listener:
-        """The one beside a node."""
+        """The listener of a node."""
         return cls._of_node.get(node) or cls._of_node.setdefault(node, cls(node))
 
     def __init__(self, node: Node):
-        # Without the arguments of the process, which would give it the node's own name.
+        # The arguments of the process would give it the node's own name.
         self.node = Node(
             f'_{node.get_name()}_listener',
             namespace=node.get_namespace(),
@@ -191,7 +194,7 @@ class _Listener:
         threading.Thread(target=self._run, name='listener', daemon=True).start()
 
     def subscribe(self, kind: Any, name: str, queue: collections.deque, profile: Any, raw: bool) -> Subscription:
-        """A subscription whose messages and their infos are appended to a queue."""
+        """Make a subscription that appends its messages and their infos to a queue."""
 
         def keep(message: Any, info: Info) -> None:
             with self.arrived:

@@ -1,8 +1,8 @@
-"""Messages of which only the stamp and a few arrays change, moved as bytes.
+"""Reads and writes the bytes of messages of which only the stamp and a few arrays change.
 
-rclpy converts every field of a message between Python and C, each time, and in a lock-step loop each time
-with cold caches: 40 µs for an action, 70 µs for a step with its image. The messages of a robot look the same
-step after step, so their bytes are laid out once; what differs from the layout takes the ordinary way.
+rclpy converts every field of a message between Python and C, in a lock-step loop with cold caches: 40 µs for an
+action, 70 µs for a step with its image. A robot's messages have the same layout step after step, so the layout is
+computed once. Messages with another layout are converted by rclpy.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class MessageTemplate:
     """Bytes of a message that begins with a stamp, with holes for the stamp and for arrays of numbers.
 
     Args:
-        message: all other fields as they will stay.
-        fields: names of the arrays in the message's order; their lengths stay too.
-        tail: bytes that follow the last array, all of them zero (empty arrays are four bytes each); without
-            arrays, bytes that follow the stamp.
+        message: gives all other fields and the lengths of the arrays.
+        fields: names of the arrays, in the message's order.
+        tail: number of bytes after the last array (or after the stamp, without arrays), all of them zero. Empty
+            arrays are four bytes each.
     """
 
     def __init__(self, message: Any, fields: Sequence[str], tail: int = 0):
@@ -38,11 +38,11 @@ class MessageTemplate:
         for number, field in enumerate(fields):
             values = getattr(message, field)
             dtype = np.dtype(values.typecode if isinstance(values, array.array) else values.dtype)
-            # Bytes that occur nowhere else in a message.
+            # Bytes that occur nowhere else in the message.
             numbers = np.arange(1, 1 + len(values) * dtype.itemsize, dtype=np.uint8) * 37 ^ (0xA5 + number)
             marker = numbers.tobytes()
             markers.append(marker)
-            # Arrays of fixed length are numpy's.
+            # Arrays of fixed length are numpy arrays.
             is_array = isinstance(values, array.array)
             setattr(marked, field, array.array(dtype.char, marker) if is_array else np.frombuffer(marker, dtype))
             self._dtypes.append(dtype)
@@ -57,7 +57,7 @@ class MessageTemplate:
         end = self._holes[-1][1] if fields else _STAMP_END
         self._size = end + tail
         self._learn(cdr)
-        # serialize_message returns as many bytes as it estimated; those after the message are garbage.
+        # serialize_message returns as many bytes as it estimated. Those after the message are garbage.
         if fields and self._gaps[-1] != bytes(tail):
             raise ValueError(f'{type(message).__name__}.{fields[-1]}: something follows that is not zero')
 
@@ -69,9 +69,9 @@ class MessageTemplate:
 
     @classmethod
     def of(cls, cdr: bytes, message: Any, fields: Sequence[str], tail: int = 0) -> MessageTemplate:
-        """The layout of a received message, to read the next ones of its publisher with.
+        """The layout of a received message, to read the next ones of its publisher.
 
-        Padding between fields is garbage that differs from publisher to publisher, so it has to be learnt.
+        Padding between fields is garbage that differs between publishers, so it is taken from the message.
         """
         template = cls(message, fields, tail)
         template._learn(cdr)
@@ -85,8 +85,8 @@ class MessageTemplate:
         return b''.join(parts)
 
     def read(self, cdr: bytes) -> list[np.ndarray] | None:
-        """The arrays' values, read-only views of the message; None if more than them and the stamp differs."""
-        # Gaps hold the arrays' lengths, so nothing is left open; bytes after the message are padding.
+        """The arrays' values, read-only views of the message; None if the message has another layout."""
+        # The gaps include the arrays' lengths. Bytes after the message are padding.
         if len(cdr) < self._size or not cdr.startswith(self._head):
             return None
         for begin, end, gap in self._bounds:

@@ -1,4 +1,4 @@
-"""Publishes a simulator's observations: what the agent waits for first, the rest while it thinks."""
+"""Publishes a simulator's observations: first what the agent waits for, the rest while it computes."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def joint_template(names: Sequence[str]) -> MessageTemplate:
 
 
 def camera_info_template(camera, frame_id: str = 'camera') -> tuple[MessageTemplate, np.ndarray]:
-    """Layout of the camera's CameraInfo, and the projection matrix f64[12] that it has a hole for: of all that
-    stays the same, the last part before the zeros of binning and region of interest.
+    """Layout of the camera's CameraInfo, and the projection matrix f64[12] to fill its hole with.
+
+    The matrix never changes. It is the last field before the zeros of binning and region of interest.
     """
     message = CameraInfo()
     codecs.fill_camera_info(message, camera.width, camera.height, camera.K, 0, frame_id)
@@ -50,14 +51,14 @@ def camera_info_template(camera, frame_id: str = 'camera') -> tuple[MessageTempl
 
 
 class ObservationPublisher:
-    """The messages of one observation, laid out once and filled per step.
+    """Publishes the messages of observations, laid out once and filled per step.
 
     Args:
-        node: that publishes.
+        node: the publisher.
         cameras: `simulation.rendering.CameraModel` of each: width, height, K.
-        spec: RobotSpec; with vector inputs, joint_states belong to what the agent waits for.
-        tells_actions: `step` says which action led there: in real time it is not always the answer to the step
-            before.
+        spec: RobotSpec; with vector inputs, the agent also waits for joint_states.
+        tells_actions: `step` includes the applied action, which in real time is not always the answer to the
+            previous step.
     """
 
     def __init__(self, node: Node, cameras, spec, tells_actions: bool):
@@ -89,9 +90,7 @@ class ObservationPublisher:
         return self._steps.get_subscription_count()
 
     def publish(self, observation, stamp: int, applied: np.ndarray | None = None) -> None:
-        """Publish an Observation as seen at `stamp` (nanoseconds), /clock first; `applied`: f[A], the action that led
-        there, if actions are told.
-        """
+        """Publish an Observation of time `stamp` (nanoseconds); `applied` is the action f[A] that led there."""
         if applied is not None and len(self._applied):
             self._applied = np.zeros_like(self._applied) if observation.is_first else applied
         self._clocks.publish(self._clock_template.write(stamp))
@@ -101,27 +100,15 @@ class ObservationPublisher:
     def publish_again(self) -> None:
         """Publish the last observation, stamp and all."""
         observation, stamp = self._last
-        self._steps.publish(
-            self._step_template.write(
-                stamp,
-                np.array(
-                    (
-                        observation.reward,
-                        observation.is_first,
-                        observation.is_last,
-                        observation.is_terminal,
-                        *self._applied,
-                    ),
-                    np.float64,
-                ),
-            )
-        )
+        flags = observation.is_first, observation.is_last, observation.is_terminal
+        step = np.array((observation.reward, *flags, *self._applied), np.float64)
+        self._steps.publish(self._step_template.write(stamp, step))
         if self._joints_first:
             self._publish_joints(observation, stamp)
         for number, (publisher, template) in enumerate(self._images):
             image = observation.image[:, :, 3 * number : 3 * number + 3]
             publisher.publish(template.write(stamp, image))
-        # The agent thinks from here on.
+        # From here on the agent computes.
         for publisher, template, projection in self._camera_infos:
             publisher.publish(template.write(stamp, projection))
         if not self._joints_first:

@@ -1,13 +1,12 @@
-"""Who owns a topic: the one process that may speak there, and the robot that a namespace belongs to.
+"""Makes sure that a topic has one publisher, and that nodes listen to the robot of their own launch.
 
 `TopicLock` gives a topic to one process of a computer. `OnlyPublisher` does the same on the whole network, for the
 latched message by which a simulator announces its robot. `Announcements` reads such messages.
 
-Two launches may share a ROS domain for a while: the simulator of the second one has to find out that the namespace
-is taken. Until it does, no node of the second launch may listen to the first one's robot, let alone answer it. So
-`dreamer launch` and `ros2 launch` give their processes an identity by the environment, simulators send it along, and
-a node that has one ignores the robots of other launches. A robot or a node started by hand has none and meets
-everybody.
+Two launches may share a ROS domain until the second simulator finds its namespace taken. Meanwhile the nodes of the
+second launch must ignore the first one's robot. So `dreamer launch` and `ros2 launch` give their processes an
+identity in the environment, simulators announce it, and nodes ignore robots of other launches. A robot or
+node that was started by hand has no identity and is never ignored.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ from dreamer_ros.wire import topics
 from dreamer_ros.wire.topics import QoS, Topic
 
 KEY = 'launch'
-DISCOVERY_TIME = 1.0  # seconds within which DDS mostly has found the publishers of the network
-CHECK_PERIOD = 1.0  # seconds between two looks for one that it found later
-# Deeper than a publisher's: the announcement of a stranger must not push out the one that is waited for.
+DISCOVERY_TIME = 1.0  # seconds in which DDS usually finds the publishers of the network
+CHECK_PERIOD = 1.0  # seconds between two checks for publishers that it found later
+# Deeper than a publisher's, so that the announcement of another launch does not push out the awaited one.
 LISTENER = QoS(depth=10, transient_local=True)
 
 
@@ -45,16 +44,16 @@ class TopicTaken(InputError):
 
 
 class TopicLock:
-    """Holds a topic of a ROS domain for this process until `close`, or until it dies in whatever way.
+    """Holds a topic of a ROS domain for this process until `close`, or until the process dies.
 
-    The kernel gives the name of an abstract socket away once, at once, and frees it with its process. Nothing has to
-    be discovered, and nothing is left behind. It reaches as far as the computer's network namespace. Systems other
-    than Linux have no such names: there it holds nothing.
+    It binds the name of an abstract socket, which the kernel gives to one process and frees when that dies. No
+    discovery is needed and nothing is left behind. It works within a network namespace, and only on Linux:
+    elsewhere it holds nothing.
 
     Args:
-        node: whose domain is meant.
-        topic: by its full name.
-        refusal: one sentence for whoever comes second.
+        node: its ROS domain counts.
+        topic: full name.
+        refusal: sentence of the error for the second process.
 
     Raises:
         TopicTaken: another process, or another lock of this one, holds it.
@@ -64,7 +63,7 @@ class TopicLock:
         self._socket: socket.socket | None = None
         if not sys.platform.startswith('linux'):
             return
-        # Names of sockets are shorter than those of topics may be.
+        # Names of topics may be longer than those of sockets.
         name = hashlib.sha256(f'{node.context.get_domain_id()} {topic}'.encode()).hexdigest()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
@@ -76,25 +75,25 @@ class TopicLock:
             raise TopicTaken(refusal) from None
 
     def close(self) -> None:
-        """Let others have it."""
+        """Release the topic."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
 
 class OnlyPublisher:
-    """Publishes one latched message for as long as nobody else has done so before.
+    """Publishes one latched message unless somebody else did so before.
 
-    Two simulators in one namespace would answer each other's actions: the younger one must end. On one computer a
-    lock tells at once. Between computers, DDS delivers a latched message to whoever comes later, stamped with the
-    time of its publication, and only while its publisher lives. So the message itself tells who was first, and a
-    killed simulator, which stays in the ROS graph of other processes for up to 90 s, does not count.
+    Two simulators in one namespace would answer each other's actions, so the younger one must end. On one computer a
+    lock tells at once. Between computers, DDS delivers a latched message to late subscribers with the time of
+    its publication, and only while its publisher lives. So the message tells who was first, and a killed
+    simulator, which stays in the ROS graph of others for up to 90 s, does not count.
 
     Args:
-        node: that publishes.
-        inbox: of its loop, which must name the subscriptions it waits for.
-        topic: latched.
-        message: of that topic.
+        node: the publisher.
+        inbox: of the node's loop, which must name the subscriptions it waits for.
+        topic: a latched topic.
+        message: the message.
 
     Raises:
         InputError: somebody publishes there already.
@@ -114,10 +113,10 @@ class OnlyPublisher:
         self._next_check = 0.0
 
     def tick(self) -> None:
-        """Look for an older publisher, once a second.
+        """Check for an older publisher, once a second.
 
         Raises:
-            InputError: there is one, discovered late.
+            InputError: one was discovered late.
         """
         now = time.monotonic()
         if now >= self._next_check:
@@ -139,13 +138,13 @@ class OnlyPublisher:
 
 
 def announcement(spec: RobotSpec) -> String:
-    """What to publish on `spec`."""
+    """The message to publish on `spec`."""
     launch = launcher.launch()
     return String(data=json.dumps({**spec.to_dict(), KEY: launch}) if launch else spec.to_json())
 
 
 class Announcements:
-    """The robots that announce themselves on `spec` of a namespace, those of other launches left out.
+    """Announcements of robots on `spec`, without those of other launches.
 
     Args:
         inbox: of the node's loop.
@@ -162,7 +161,7 @@ class Announcements:
         return self.subscription.topic_name
 
     def take(self) -> RobotSpec | None:
-        """The newest announcement that was not taken yet, or None.
+        """The newest announcement since the last call, or None.
 
         Raises:
             InputError: it cannot be read.
@@ -176,7 +175,7 @@ class Announcements:
 
 
 def _split(text: str) -> tuple[str, str | None]:
-    """Spec as JSON, and launch, of an announcement. What is no JSON is left to RobotSpec to refuse."""
+    """Spec as JSON, and launch, of an announcement. RobotSpec refuses what is not JSON."""
     try:
         data = load_json(text, 'announcement')
         launch = data.pop(KEY, None)
