@@ -208,8 +208,8 @@ class Deployment:
         """Release everything; after `halt`."""
         self._closing.close()
 
-    def enable(self, enabled: bool) -> None:
-        """Let the policy command, or stop the robot and keep it stopped.
+    def enable(self, enabled: bool) -> str:
+        """Let the policy command, or stop the robot and keep it stopped; returns which.
 
         Raises:
             InputError: the emergency stop is pressed.
@@ -220,9 +220,10 @@ class Deployment:
             self._person.dismiss()
         self._set_enabled(enabled)
         self._gate.release('pause')
+        return 'enabled' if enabled else 'stopped'
 
-    def end_episode(self) -> None:
-        """End the running episode.
+    def end_episode(self) -> str:
+        """End the running episode; returns that.
 
         Raises:
             InputError: none is running.
@@ -230,6 +231,7 @@ class Deployment:
         if not self._control.playing:
             raise InputError('expected a running episode')
         self._control.end_episode()
+        return 'the episode ends'
 
     def stops(self) -> list[str]:
         """The reason of each stop since the last call."""

@@ -310,11 +310,7 @@ class RobotAgent(LifecycleNode):
             self._refuse(str(error))
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        def enable(deployment: Deployment) -> str:
-            deployment.enable(request.data)
-            return 'enabled' if request.data else 'stopped'
-
-        return self._answer(response, enable)
+        return self._answer(response, lambda deployment: deployment.enable(request.data))
 
     def _on_rollback(self, _, response: Trigger.Response) -> Trigger.Response:
         def rollback(deployment: Deployment) -> str:
@@ -325,11 +321,7 @@ class RobotAgent(LifecycleNode):
         return self._answer(response, rollback)
 
     def _on_end_episode(self, _, response: Trigger.Response) -> Trigger.Response:
-        def end(deployment: Deployment) -> str:
-            deployment.end_episode()
-            return 'the episode ends'
-
-        return self._answer(response, end)
+        return self._answer(response, Deployment.end_episode)
 
     def _answer(self, response, act):
         """Fill a service's response with what `act` returns, or with the InputError that it raises."""

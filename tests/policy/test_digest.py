@@ -85,4 +85,4 @@ def test_a_refusal_says_why(policy):
 
 def test_a_file_without_it_still_plays(policy, capsys):
     policy.write_bytes(policy.read_bytes()[:-ENTRY])
-    assert accepted(policy) and 'without content_sha256' in capsys.readouterr().out
+    assert accepted(policy) and 'neither content_sha256 nor a manifest' in capsys.readouterr().out
