@@ -94,7 +94,7 @@ class RobotAgent(LifecycleNode):
 
     def __init__(self, name: str):
         super().__init__(name)
-        self._parameters = parameters = read_parameters(self, RobotAgentParameters)
+        self._options = parameters = read_parameters(self, RobotAgentParameters)
         self._policy = parameters.policy
         self.autostart = parameters.autostart
         self._training = parameters.mode == 'train'
@@ -136,7 +136,7 @@ class RobotAgent(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load contract and policy, verify and warm up."""
         self.refusal = None
-        parameters = self._parameters
+        parameters = self._options
         try:
             contract = load_contract(parameters.robot)
             length = contract.episode_length if parameters.episode_length is None else parameters.episode_length
