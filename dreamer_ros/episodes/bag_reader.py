@@ -195,7 +195,8 @@ class Bag:
         if DAMAGE in self.custom_data:
             self.report.add(f'recovered from damage: {self.custom_data[DAMAGE]}')
         self.report.left_out(self.others, 'not CDR of a known type')
-        timed, timeless = [], []
+        timed: list[RawMessage] = []
+        timeless: list[RawMessage] = []
         for message in self.messages:
             has_time = 0 <= message.time < END_OF_TIME and 0 <= message.published < END_OF_TIME
             (timed if has_time else timeless).append(message)

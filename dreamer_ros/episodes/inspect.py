@@ -316,7 +316,7 @@ def read_contents(path: Path) -> Contents:
     for name, count in unreadable.items():
         report.add(f'{count} messages on {name} cannot be read')
     spec = bag.find_spec()
-    period = spec and spec.control_period
+    period = spec.control_period if spec else None
     episodes: list[Tally] = []
     for robot in robots:
         ended = True

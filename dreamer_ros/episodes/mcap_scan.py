@@ -272,7 +272,11 @@ def scan_mcap(path: Path) -> Scan:
             schema.encoding,
             channel.message_encoding,
         )
-    scan.messages = [RawMessage(names[number], *rest) for number, *rest in found if number in names]
+    scan.messages = [
+        RawMessage(names[number], time, published, source, start, end)
+        for number, time, published, source, start, end in found
+        if number in names
+    ]
     if len(scan.messages) < len(found):
         scan.damage.append(f'{len(found) - len(scan.messages)} messages are of channels that nothing in it describes')
     return scan

@@ -122,11 +122,13 @@ class Player:
         )
 
     def _end_episode(self) -> Episode:
-        columns = [np.stack(column) for column in zip(*self._steps)]
+        image, vector, action, reward, is_first, is_last, is_terminal = (
+            np.stack(column) for column in zip(*self._steps)
+        )
         stamps = np.arange(1, len(self._steps) + 1) * round(self.spec.control_period * 1e9)
         mode = 'random' if self._runner is None else 'explore'
         self._steps, self._observation = [], None
-        return Episode(*columns, stamps, {'mode': mode})
+        return Episode(image, vector, action, reward, is_first, is_last, is_terminal, stamps, {'mode': mode})
 
 
 def play_side_by_side(players: Sequence[Player], episodes: int, policy: Path | None) -> list[float]:

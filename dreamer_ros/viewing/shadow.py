@@ -99,7 +99,7 @@ class Comparison:
 
     def table(self) -> str:
         """The errors as aligned text."""
-        rows = [('action', 'mean', 'rms', 'max', 'bias')]
+        rows: list[tuple[str, ...]] = [('action', 'mean', 'rms', 'max', 'bias')]
         rows += [(name, *(f'{value:.6f}' for value in row.values())) for name, row in self.errors().items()]
         lines = align(rows, left=(0,))
         if self.spec.discrete:
