@@ -44,3 +44,8 @@ def end_with_launcher() -> None:
     end_with_parent(signal.SIGTERM)
     if not os.path.exists(f'/proc/{process_id}') and os.path.exists('/proc/self'):
         os.kill(os.getpid(), signal.SIGTERM)  # it ended while this process was starting
+
+
+def torchrun_rank() -> int | None:
+    """This process's rank under torchrun; None without it."""
+    return int(os.environ['RANK']) if 'TORCHELASTIC_RUN_ID' in os.environ else None

@@ -15,9 +15,9 @@ from pydantic import Field
 from dreamer_ros import options as shared
 from dreamer_ros.cli.command import command
 from dreamer_ros.errors import InputError
+from dreamer_ros.launcher import torchrun_rank
 from dreamer_ros.launching.sim_train import SimTrain, sim_train
 from dreamer_ros.options import Options, Word
-from dreamer_ros.training import process
 from dreamer_ros.training.offline import OfflineOptions, plan, train_from_bags
 
 IN_PROCESS = 'in_process', 'task', 'preset', 'overrides', 'logdir', 'steps', 'seed', 'simulators', 'device'
@@ -40,7 +40,7 @@ def train(options: Train) -> int | None:
 
     With --bags it learns from recorded episodes alone, without ROS, as `dreamer launch offline_train` does.
     """
-    if process.torchrun_rank():
+    if torchrun_rank():
         from dreamer_ros.training import worker
 
         worker.main()
@@ -52,7 +52,7 @@ def train(options: Train) -> int | None:
         _check_all_read(options, IN_PROCESS, 'training with --in-process')
         _train_in_process(options)
         return None
-    if process.torchrun_rank() is not None:
+    if torchrun_rank() is not None:
         raise InputError('dreamer train: expected --bags under torchrun, which starts learners but no simulators')
     from dreamer_ros.launching.supervisor import launch
 
@@ -105,7 +105,7 @@ def _train_in_process(options: Train) -> None:
 def _stop_event() -> threading.Event:
     """An event that SIGINT and SIGTERM set. The second signal ends the process: every file is whole or not there."""
     stop = threading.Event()
-    alone = process.torchrun_rank() is None  # else one Ctrl-C comes twice: from the terminal and from torchrun
+    alone = torchrun_rank() is None  # else one Ctrl-C comes twice: from the terminal and from torchrun
 
     def end(number: int, _) -> None:
         if stop.is_set():

@@ -25,6 +25,7 @@ from dreamer_ros import options as shared
 from dreamer_ros.config import Config, load_preset
 from dreamer_ros.episodes.episode import EpisodeInfo
 from dreamer_ros.errors import InputError
+from dreamer_ros.launcher import torchrun_rank
 from dreamer_ros.options import Options
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.robot.contract import load_contract
@@ -426,7 +427,7 @@ def _train(
 
 def main() -> int:
     """Entry point of `ros2 run dreamer_ros trainer`, and of each rank of `torchrun -m dreamer_ros.nodes.trainer`."""
-    if process.torchrun_rank():
+    if torchrun_rank():
         from dreamer_ros.training import worker
 
         worker.main()

@@ -26,8 +26,7 @@ from torch import Tensor, distributed
 
 from dreamer_ros.agents.system import Batch
 from dreamer_ros.errors import InputError
-from dreamer_ros.launcher import end_with_parent
-from dreamer_ros.training import process
+from dreamer_ros.launcher import end_with_parent, torchrun_rank
 
 FOREVER = datetime.timedelta(days=3650)  # a rank may wait for robots that are switched off
 PATIENCE = 10.0  # seconds for the other ranks to end
@@ -36,7 +35,7 @@ CPU = torch.device('cpu')
 
 def form(size: int, threads: int) -> AbstractContextManager[Team | None]:
     """Rank 0's team: the ranks started by torchrun, else `size` processes on this machine; None for one."""
-    if process.torchrun_rank() is not None:
+    if torchrun_rank() is not None:
         end_with_parent(signal.SIGTERM)
         return Team(threads)
     return Team.start(size, threads) if size > 1 else contextlib.nullcontext()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dreamer_ros.config import Config
 from dreamer_ros.errors import InputError
+from dreamer_ros.launcher import torchrun_rank
 
 if TYPE_CHECKING:
     from dreamer_ros.training.parallel import Team
@@ -49,11 +50,6 @@ def prepare_learners(
     threads = threads or pick_threads(robots, learners)
     configure_learner(threads, config.schedule.overlap)
     return form(learners, threads)
-
-
-def torchrun_rank() -> int | None:
-    """This process's rank under torchrun; None without it."""
-    return int(os.environ['RANK']) if 'TORCHELASTIC_RUN_ID' in os.environ else None
 
 
 def learners(wanted: int) -> int:

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from dreamer_ros.config import stored_config
-from dreamer_ros.launcher import end_with_parent
+from dreamer_ros.launcher import end_with_parent, torchrun_rank
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training import process
 
@@ -26,7 +26,7 @@ def main() -> NoReturn:
 
     from dreamer_ros.training.parallel import FOREVER, Team
 
-    if process.torchrun_rank() is None:
+    if torchrun_rank() is None:
         port, rank, size = map(int, sys.argv[1:])
         team = Team(0, distributed.TCPStore('127.0.0.1', port, size, False, FOREVER), rank, size)
     else:
