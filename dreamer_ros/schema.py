@@ -134,6 +134,9 @@ def _sentence(kind: Any, error: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(str(name), _fields(kind), 3)
         hint = f'did you mean {", ".join(near)}?' if near else f'expected one of {", ".join(_fields(kind))}'
         return f'unknown key {_dotted(key, name)}; {hint}'
+    if error_type == 'missing' and isinstance(path[-1], int):  # a list that is too short is wrong as a whole
+        error_type = 'too_short'
+        path.pop()
     wrong_key = path[-1:] == ['[key]']
     key, kind, metadata = _declared(kind, path[:-2] if wrong_key else path)
     words = expected(kind, metadata)

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import socket
+import sys
 import tempfile
 import uuid
 import zlib
@@ -87,6 +88,15 @@ def pytest_xdist_make_scheduler(config, log):
             return 'tests/nodes' if nodeid.startswith('tests/nodes/') else nodeid.partition('::')[0]
 
     return NodesInOneWorker(config, log)
+
+
+@pytest.fixture(autouse=True)
+def one_lane():
+    """A learner of this process leaves a second thread, by which the next test's model would compute."""
+    yield
+    lanes = sys.modules.get('dreamer_ros.nets.lanes')
+    if lanes is not None:
+        lanes.close_lanes()
 
 
 @pytest.fixture

@@ -166,7 +166,8 @@ class Player:
         began = time.monotonic()
         while not self._stop.wait(0.05):
             self._refuse_other_clocks()
-            matched = max((publisher.get_subscription_count() for publisher in self._publishers.values()), default=0)
+            watched = [*self._publishers.values(), *([self._shadow_actions] if self._shadow is not None else [])]
+            matched = max((publisher.get_subscription_count() for publisher in watched), default=0)
             if time.monotonic() - began >= DISCOVERY_TIME:
                 if matched >= self._wait_for_subscribers:
                     return True

@@ -12,8 +12,8 @@ from tests.nodes.test_trainer import OVERRIDES, REPEAT, listener, nodes, start_r
 
 __all__ = ['listener', 'nodes']  # fixtures
 
-FREEZE = 30.0  # seconds; after 10 to 20 of them the middleware forgets a process, and what it was sent is lost
-PREFILL, STEPS = 400, 480  # agent steps
+FREEZE = 22.0  # seconds; after 10 to 20 of them the middleware forgets a process, and what it was sent is lost
+PREFILL, STEPS = 1000, 1080  # agent steps
 
 
 @pytest.mark.parametrize('frozen', ['trainer', 'simulator'])
@@ -22,7 +22,12 @@ def test_a_process_that_freezes_in_the_random_steps(frozen, nodes, listener, tmp
     start_robot(nodes, run)
     overrides = [*OVERRIDES, f'schedule.prefill={PREFILL}']
     trainer = start_trainer(nodes, run, steps=STEPS * REPEAT, overrides=overrides)
-    wait_for(lambda: 'more random steps' in nodes.log('trainer'), listener)
+    wait_for(
+        lambda: any(
+            'more random steps' in status.message for told in listener.heard['diagnostics'] for status in told.status
+        ),
+        listener,
+    )
     process = nodes.running[frozen]
     process.send_signal(signal.SIGSTOP)
     time.sleep(FREEZE)

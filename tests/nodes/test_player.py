@@ -120,7 +120,7 @@ def test_a_policy_in_shadow(which, start, peer, made, tmp_path):
         listen(Joy, '/sim0/action', robot.append, profile),
         listen(Joy, '/sim0/sim0/action', robot.append, profile),
     ]
-    player = start('player', bag=bag, rate=20.0, policy=policy, output=tmp_path, wait_for_subscribers=0)
+    player = start('player', bag=bag, rate=20.0, policy=policy, output=tmp_path, wait_for_subscribers=1)
     peer.until(lambda: player.ended, 'the end of the bag')
     assert player.wait() == 0 and len(kept) == 3
     peer.until(lambda: len(answers) >= STEPS - 1, 'every action')

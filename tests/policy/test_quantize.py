@@ -50,7 +50,7 @@ def test_an_8_bit_policy_does_nearly_the_same(policy, tmp_path):
 def test_the_command(policy, capsys):
     assert main(['policy', 'quantize', str(policy)]) == 0
     assert 'policy_int8.onnx: ' in capsys.readouterr().out
-    with pytest.raises(InputError, match='expected bags in it'):
+    with pytest.raises(InputError, match='expected a bag, a folder of bags or a run, found none'):
         main(['policy', 'quantize', str(policy), '--bags', str(policy.parent)])
 
 
