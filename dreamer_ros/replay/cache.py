@@ -249,19 +249,21 @@ class CachedEpisode:
 
     def _read(self, first: int, image: np.ndarray, rows: np.ndarray) -> None:
         cache = self._cache
-        with open(cache.steps_file(self.path.name), 'rb') as file:
-            stat = os.fstat(file.fileno())
+        file = os.open(cache.steps_file(self.path.name), os.O_RDONLY)
+        try:
+            stat = os.fstat(file)
             which = stat.st_ino, stat.st_size, stat.st_mtime_ns
             if which != self._checked:
-                file.seek(self._offset)
-                if hashlib.sha256(file.read(self._steps * cache.step_bytes)).hexdigest() != self._sha256:
+                content = os.pread(file, self._steps * cache.step_bytes, self._offset)
+                if hashlib.sha256(content).hexdigest() != self._sha256:
                     raise _Damaged
                 self._checked = which
             rows_begin = self._steps * cache.image_bytes
             for array, begin in ((image, first * cache.image_bytes), (rows, rows_begin + first * rows.itemsize)):
-                file.seek(self._offset + begin)
-                if file.readinto(array) != array.nbytes:
+                if os.preadv(file, [array], self._offset + begin) != array.nbytes:
                     raise _Damaged
+        finally:
+            os.close(file)
 
 
 class _Damaged(OSError):
