@@ -15,27 +15,25 @@ from gymnasium.utils.env_checker import check_env
 
 import dreamer_ros
 from dreamer_ros.errors import InputError
+from tests.learners import write_preset
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / 'tests' / 'data'
 SMALL = {'image_size': (32, 32), 'episode_length': 40, 'action_repeat': 4}
-TINY = """
-extends: cpu
-env: {image_size: 32, action_repeat: {default: 50}}
-schedule: {prefill: 20, batch: 2, length: 8, replay_ratio: 4, publish_every: 4, log_every: 2, overlap: false}
-rssm: {deter: 4, hidden: 4, stoch: 2, classes: 4}
-conv: {depth: 1}
-mlp: {units: 2}
-imagination: {horizon: 3, starts: 4}
-"""
 
 
 @pytest.fixture
 def tiny(tmp_path) -> str:
     """A preset that learns nothing, fast."""
-    path = tmp_path / 'tiny.yaml'
-    path.write_text(TINY)
-    return str(path)
+    return write_preset(
+        tmp_path / 'tiny.yaml',
+        'env.action_repeat={default: 50}',
+        'schedule.prefill=20',
+        'schedule.replay_ratio=8',
+        'schedule.publish_every=4',
+        'schedule.log_every=2',
+        'schedule.overlap=false',
+    )
 
 
 def fresh(code: str, folder: Path = ROOT) -> str:
@@ -221,13 +219,10 @@ def test_training_from_bags(tiny, tmp_path):
         dreamer_ros.train('cartpole_balance', updates=3)
 
 
-def test_the_example_of_the_readme(tmp_path):
+def test_the_example_of_the_readme(tiny, tmp_path):
     section = (ROOT / 'README.md').read_text().partition('## From Python')[2]
     [example] = re.findall(r'```python\n(.*?)```', section.partition('\n## ')[0], re.S)
-    short = example.replace(
-        "'cartpole_swingup'", "'cartpole_swingup', steps=2000, evaluations=1, preset='tiny.yaml'", 1
-    )
+    short = example.replace("'cartpole_swingup'", f"'cartpole_swingup', steps=2000, evaluations=1, preset={tiny!r}", 1)
     assert short != example and len(example.splitlines()) <= 12
-    (tmp_path / 'tiny.yaml').write_text(TINY)
     path = f'import sys; sys.path.insert(0, {str(ROOT)!r})\n'
     assert float(fresh(path + short, tmp_path).splitlines()[-1].split()[-1]) >= 0.0

@@ -266,9 +266,9 @@ class RosRobots(Robots):
                 robot.forget(info.last_stamp)
 
     def grant(self, steps: int) -> None:
-        # Rounded up, or the last few steps would be nobody's.
-        share = math.ceil(steps / len(self._robots))
         with self._lock:
+            # Rounded up, or the last few steps would be nobody's.
+            share = max(0, math.ceil((steps - self.live_steps()) / len(self._robots)))
             for robot in self._robots.values():
                 robot.grant(share)
 

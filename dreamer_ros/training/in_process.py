@@ -67,7 +67,8 @@ class InProcessRobots(Robots):
         self._policy = Path(manifest.uri)
 
     def grant(self, steps: int) -> None:
-        if self._round or not steps:
+        steps -= self.live_steps()
+        if self._round or steps <= 0:
             return
         missing = self._schedule.prefill - self._collected
         most: float = min(steps, missing if missing > 0 else self._schedule.steps_per_update)

@@ -290,11 +290,12 @@ class Trainer:
     def _grant(self, collected: int) -> None:
         if self._free_running:
             return
-        steps = self._schedule.steps_allowed(self._paid_updates()) - collected
+        allowed = self._schedule.steps_allowed(self._paid_updates())
         if self._replay.steps + self._robots.ended_steps() < self._config.schedule.length:
             # Nothing can be learnt before a first episode ends, however short the prefill is.
-            steps = max(steps, HEADSTART)
-        self._robots.grant(max(0, min(steps, self._schedule.budget - collected)))
+            allowed = max(allowed, collected + HEADSTART)
+        # Without the live steps: more of them may have come since `collected` was counted.
+        self._robots.grant(min(allowed, self._schedule.budget) - self._stored)
 
     def _reason(self, collected: int, learnable: bool) -> str:
         """What the run waits for; '' if it does not wait, or not for long."""

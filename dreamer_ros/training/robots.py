@@ -33,7 +33,7 @@ class Robots:
         """Told when an episode has entered the replay: its steps are no longer live."""
 
     def grant(self, steps: int) -> None:
-        """Let all robots together advance by at most this many agent steps."""
+        """Let all robots together advance until this many agent steps are live."""
 
     def publish(self, manifest: Manifest) -> None:
         """Tell agents about a new policy."""

@@ -20,25 +20,23 @@ from dreamer_ros.benchmark.plan import Plan
 from dreamer_ros.benchmark.results import Outcome, Protocol, Results, Run, config_hash
 from dreamer_ros.cli.main import main
 from dreamer_ros.errors import InputError
+from tests.learners import write_preset
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = """
-extends: cpu
-env: {image_size: 32, action_repeat: {default: 8}}
-schedule: {prefill: 130, batch: 2, length: 8, replay_ratio: 1, publish_every: 2, log_every: 2, overlap: false}
-rssm: {deter: 8, hidden: 8, stoch: 2, classes: 2}
-conv: {depth: 2}
-mlp: {units: 8}
-imagination: {horizon: 3, starts: 4}
-"""
+OVERRIDES = (
+    'env.action_repeat={default: 8}',
+    'schedule.prefill=130',
+    'schedule.replay_ratio=2',
+    'schedule.publish_every=2',
+    'schedule.log_every=2',
+    'schedule.overlap=false',
+)
 PROTOCOL = Protocol(steps=1400, evaluations=2, curve_episodes=1, episodes=2)
 
 
 @pytest.fixture
 def tiny(tmp_path) -> str:
-    path = tmp_path / 'tiny.yaml'
-    path.write_text(TINY)
-    return str(path)
+    return write_preset(tmp_path / 'tiny.yaml', *OVERRIDES)
 
 
 def plan(tiny: str, output: Path, **changes) -> Plan:
@@ -86,7 +84,7 @@ def test_a_benchmark_runs_and_goes_on_after_an_interruption(tiny, tmp_path, monk
     assert len(whole) == 2
 
     # another preset under the same name is no run of this benchmark
-    Path(tiny).write_text(TINY.replace('units: 8', 'units: 9'))
+    write_preset(Path(tiny), *OVERRIDES, 'mlp.units=9')
     with pytest.raises(InputError, match='tiny cartpole_balance seed 0 to be of the present preset'):
         sweep.run_benchmark(plan(tiny, output))
     with pytest.raises(InputError, match='steps 1500 instead of 1400'):

@@ -6,39 +6,27 @@ import pytest
 
 from dreamer_ros.benchmark.results import Results
 from dreamer_ros.cli.main import main
-from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
+from tests.learners import write_preset
 
 # Ten actions an episode: twelve episodes, every tenth of them deterministic.
 OVERRIDES = (
-    'env.image_size=32',
     'env.action_repeat={default: 100}',
     'schedule.overlap=false',
-    'schedule.batch=4',
-    'schedule.length=8',
     'schedule.replay_ratio=8',
     'schedule.prefill=40',
     'schedule.log_every=5',
     'schedule.publish_every=5',
-    'rssm.deter=16',
-    'rssm.hidden=16',
-    'rssm.stoch=4',
-    'rssm.classes=4',
-    'conv.depth=2',
-    'mlp.units=16',
-    'imagination.starts=8',
-    'imagination.horizon=3',
 )
 
 
 @pytest.fixture
 def command(tmp_path, ros_domain):
-    (tmp_path / 'tiny.yaml').write_text(load_preset('cpu', OVERRIDES).to_yaml())
     return [
         'benchmark',
         '--ros',
         '--systems',
-        str(tmp_path / 'tiny.yaml'),
+        write_preset(tmp_path / 'tiny.yaml', *OVERRIDES),
         '--tasks',
         'pendulum_swingup',
         '--evaluations',

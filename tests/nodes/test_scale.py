@@ -12,12 +12,17 @@ import yaml
 
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.training.run_directory import latest_policy
+from tests.learners import TINY
 
 OVERRIDES = (
-    'env.image_size=32 env.action_repeat.default=20 schedule.overlap=false schedule.batch=4 schedule.length=8 '
-    'schedule.replay_ratio=8 schedule.prefill=60 schedule.log_every=10 schedule.publish_every=10 rssm.deter=16 '
-    'rssm.hidden=16 rssm.stoch=4 rssm.classes=4 conv.depth=2 mlp.units=16 imagination.starts=8 '
-    'imagination.horizon=3'
+    *TINY,
+    'env.image_size=32',
+    'env.action_repeat.default=20',
+    'schedule.overlap=false',
+    'schedule.replay_ratio=8',
+    'schedule.prefill=60',
+    'schedule.log_every=10',
+    'schedule.publish_every=10',
 )
 
 
@@ -37,7 +42,7 @@ def test_two_simulators_and_two_learners(tmp_path, ros_domain):
             'episodes:=0',
             'device:=cpu',
             f'logdir:={run}',
-            f'overrides:={OVERRIDES}',
+            f'overrides:={" ".join(OVERRIDES)}',
         ],
         cwd=Path(__file__).parents[2],
         env={**os.environ, 'OMP_NUM_THREADS': '1'},

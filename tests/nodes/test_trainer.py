@@ -23,32 +23,23 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from dreamer_ros.nodes.trainer import RosRobot
+from dreamer_ros.nodes.trainer import RosRobot, RosRobots
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
-from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.training.metrics import read_metrics
 from dreamer_ros.training.run_directory import latest_policy
 from dreamer_ros.wire.codecs import Step
+from tests.learners import TINY
 from tests.policy import tiny
 
 OVERRIDES = [
-    'env.image_size=[32, 32]',
-    'schedule.batch=4',
-    'schedule.length=8',
+    *TINY,
+    'env.image_size=32',
     'schedule.replay_ratio=16',
     'schedule.prefill=60',
     'schedule.log_every=10',
     'schedule.publish_every=10',
     'schedule.checkpoint_every=2',
-    'rssm.deter=16',
-    'rssm.hidden=16',
-    'rssm.stoch=4',
-    'rssm.classes=4',
-    'conv.depth=2',
-    'mlp.units=16',
-    'imagination.starts=8',
-    'imagination.horizon=3',
 ]
 REPEAT, EPISODE = 4, 160  # 40 agent steps per episode
 PATIENCE = 120.0  # seconds; only a failing test waits that long
@@ -278,17 +269,26 @@ def test_bad_parameters_are_one_sentence(nodes, tmp_path):
 
 
 @pytest.fixture
-def robot(ros_domain):
-    """A robot of the trainer that nobody plays, and a function that has it hear steps."""
+def robots(ros_domain):
+    """The trainer's robots, of which there is one."""
     rclpy.init()
     try:
         node = Node('trainer')
-        robot = RosRobot(node, Inbox(node), 'sim0')
-        robot.step = lambda stamp, first=False, last=False: robot.note(Step(stamp, 0.0, first, last, False))
-        yield robot
+        yield RosRobots(node, ('sim0',))
         node.destroy_node()
     finally:
         rclpy.try_shutdown()
+
+
+@pytest.fixture
+def robot(robots, monkeypatch):
+    """The one, with a function that has it hear steps and a list of the paces that it was given."""
+    [robot] = robots._robots.values()
+    robot.spec = dataclasses.replace(tiny.spec(), control_period=1e-8)  # 10 ns
+    robot.step = lambda stamp, first=False, last=False: robot.note(Step(stamp, 0.0, first, last, False))
+    robot.paces = []
+    monkeypatch.setattr(RosRobot, '_publish_pace', lambda robot: robot.paces.append(robot._granted))
+    return robot
 
 
 def test_a_new_session_counts_though_its_clock_begins_before_the_last_bag(robot):
@@ -308,11 +308,20 @@ def test_a_new_session_counts_though_its_clock_begins_before_the_last_bag(robot)
     assert list(robot.live) == [140]
 
 
-def test_steps_that_were_lost_or_came_late_count_once(robot, monkeypatch):
+def test_steps_that_come_while_others_are_granted_count(robots, robot):
+    """Many come at once when the trainer has stood still. Its learner may have looked just before."""
+    robot.step(100, first=True)
+    robots.grant(10)
+    for stamp in range(110, 180, 10):
+        robot.step(stamp)
+    robots.grant(10)  # live steps, of which there are seven
+    robots.grant(12)
+    assert robot.paces == [200, 220]
+
+
+def test_steps_that_were_lost_or_came_late_count_once(robot):
     """The trainer stood still meanwhile. A robot goes no further than its pace, so what it has skipped is known."""
-    step, paces = robot.step, []
-    robot.spec = dataclasses.replace(tiny.spec(), control_period=1e-8)  # 10 ns
-    monkeypatch.setattr(RosRobot, '_publish_pace', lambda robot: paces.append(robot._granted))
+    step, paces = robot.step, robot.paces
     step(100, first=True)
     step(110)
     robot.grant(10)

@@ -16,13 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dreamer_ros.paths import share
+from tests.learners import TINY
 from tests.network import Computer, Network
 
 RATE, EPISODE = 10, 15  # steps per second, and of an episode
 OVERRIDES = (
-    'schedule.batch=4 schedule.length=8 schedule.prefill=30 schedule.log_every=20 schedule.publish_every=20 '
-    'schedule.checkpoint_every=3 rssm.deter=16 rssm.hidden=16 rssm.stoch=4 rssm.classes=4 conv.depth=2 mlp.units=16 '
-    'imagination.starts=8 imagination.horizon=3'
+    *TINY,
+    'schedule.prefill=30',
+    'schedule.log_every=20',
+    'schedule.publish_every=20',
+    'schedule.checkpoint_every=3',
 )
 PATIENCE = 120.0  # seconds; only a failing trial waits that long
 
@@ -151,7 +154,7 @@ class Trial:
             preset='cpu',
             steps=1_000_000,
             bags=f'http://{computers[0].address}:{ports[0]}',
-            overrides=OVERRIDES,
+            overrides=' '.join(OVERRIDES),
             address=address,
             port=ports[1],
         )

@@ -14,28 +14,20 @@ from dreamer_ros.training.checkpoint import find_checkpoint
 from dreamer_ros.training.in_process import train_in_process
 from dreamer_ros.training.metrics import read_metrics
 from dreamer_ros.training.run_directory import latest_policy
+from tests.learners import TINY
 
 TASK = 'cartpole_balance'
 CONFIG = load_preset(
     'cpu',
     (
-        'env.image_size=[32, 32]',
+        *TINY,
+        'env.image_size=32',
         'env.action_repeat={default: 8}',  # episodes of 125 agent steps
         'schedule.prefill=130',
-        'schedule.batch=2',
-        'schedule.length=8',
-        'schedule.replay_ratio=1',  # an update each 2 x 8 agent steps
+        'schedule.replay_ratio=2',  # an update each 16 agent steps
         'schedule.publish_every=2',
         'schedule.log_every=2',
         'schedule.overlap=false',
-        'rssm.deter=8',
-        'rssm.hidden=8',
-        'rssm.stoch=2',
-        'rssm.classes=2',
-        'conv.depth=2',
-        'mlp.units=8',
-        'imagination.horizon=3',
-        'imagination.starts=4',
     ),
 )
 
@@ -67,7 +59,7 @@ def test_equal_seeds_give_equal_runs_with_several_simulators(tmp_path):
     assert tensors and all((a / path).read_bytes() == (b / path).read_bytes() for path in tensors)
 
     last = statuses[-1]
-    assert (last.step, last.updates) == (2400, 10)  # (300 - 130) steps, one update each 2 x 8 of them
+    assert (last.step, last.updates) == (2400, 10)  # (300 - 130) steps, one update each 16 of them
     # At the marks, up to whole steps of two simulators
     assert [line['step'] for line in runs[0] if 'return_evaluate' in line] == [1200, 1200, 2400, 2400]
     assert [line['step'] for line in runs[0] if 'return_explore' in line] == [1000, 2000]

@@ -26,27 +26,19 @@ from dreamer_ros.training.run_directory import RunDirectory, latest_policy
 from dreamer_ros.training.run_replay import BagReplay
 from dreamer_ros.training.schedule import Schedule
 from tests.episodes import bags
+from tests.learners import TINY
 
 STEPS = 20  # agent steps of an episode
 ROBOT = dataclasses.replace(bags.SPEC, image_size=(32, 32), vector=(), action_repeat=4)
 CONFIG = load_preset(
     'cpu',
     (
-        'env.image_size=[32, 32]',
-        'schedule.batch=4',
-        'schedule.length=8',
+        *TINY,
+        'env.image_size=32',
         'schedule.replay_ratio=16',
         'schedule.prefill=20',
         'schedule.log_every=5',
         'schedule.publish_every=10',
-        'rssm.deter=16',
-        'rssm.hidden=16',
-        'rssm.stoch=4',
-        'rssm.classes=4',
-        'conv.depth=2',
-        'mlp.units=16',
-        'imagination.starts=8',
-        'imagination.horizon=3',
         'replay.capacity=1000',
     ),
 )
@@ -145,7 +137,7 @@ class Walking(Robots):
 
     def __init__(self, folder, stop=None, stop_after=None, written=0):
         self.folder, self.walked, self.live, self.first, self.written = folder, 0, 0, written, written
-        self.most_ahead, self.manifests, self.stop, self.stop_after = 0, [], stop, stop_after
+        self.manifests, self.stop, self.stop_after = [], stop, stop_after
 
     def live_steps(self):
         return self.live
@@ -155,8 +147,7 @@ class Walking(Robots):
             self.live -= info.steps - 1
 
     def grant(self, steps):
-        self.most_ahead = max(self.most_ahead, steps)
-        if steps > 0:
+        if steps > self.live:
             self.walked, self.live = self.walked + 1, self.live + 1
             if self.walked % STEPS == 0:
                 write_bags(self.folder, [self.written])
