@@ -31,6 +31,7 @@ COMMANDS = {
     'bag': ('bag', 'look into episode bags, import, export and recover them'),
     'view': ('bag', 'open a bag in Rerun'),
     'policy': ('policy', 'check, sign and shrink policies'),
+    'reward': ('reward', 'a reward from the camera: label images, train a classifier, check it'),
     'reference': ('reference', 'print everything that can be set, as Markdown'),
     'tasks': ('train', 'list the tasks that can be simulated'),
     'presets': ('train', 'list the presets'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -12,8 +13,10 @@ import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import JointState, Joy
 
+from dreamer_ros.deploy.camera_reward import CameraReward
 from dreamer_ros.deploy.policies import Policies
 from dreamer_ros.deploy.realtime import CONTROL, raise_thread
+from dreamer_ros.deploy.resetting import Resetting
 from dreamer_ros.deploy.stops import Deadline, TimeSetBack
 from dreamer_ros.deploy.subscriptions import Inputs
 from dreamer_ros.deploy.takeover import Person
@@ -21,13 +24,13 @@ from dreamer_ros.deploy.watchdog import Gate
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.actions import random_action
 from dreamer_ros.policy.runner import PolicyRunner
-from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.robot.contract import ClassifierReward, RobotContract, VerdictReward
 from dreamer_ros.robot.sensing import Sensed
 from dreamer_ros.ros import qos
 from dreamer_ros.ros.diagnostics import Timings
 from dreamer_ros.ros.message_template import MessageTemplate
 from dreamer_ros.wire import codecs, topics
-from dreamer_ros.wire.codecs import Mode
+from dreamer_ros.wire.codecs import Mode, Verdict
 
 LATE = 0.7  # of a period after its tick, a command counts as overdue
 # A stop is part of the episode if it lasts at most so many ticks and has no other reasons than these.
@@ -106,18 +109,31 @@ class StepPublisher:
         self._topics = [topic.name for topic in contract.topics]
         self._steps, self._actions = qos.publisher(node, topics.STEP), qos.publisher(node, topics.ACTION)
         message = JointState()
-        message.name = [*codecs.STEP_NAMES, *(codecs.AGE_PREFIX + topic for topic in self._topics)]
+        message.name = self._names = [*codecs.STEP_NAMES, *(codecs.AGE_PREFIX + topic for topic in self._topics)]
         message.position = [0.0] * len(message.name)
         self._step_template = MessageTemplate(message, ['position'], tail=8)
         self._action_template: tuple[Mode, MessageTemplate] | None = None
 
     def publish(
-        self, stamp: int, sensed: Sensed, flags: tuple[bool, bool, bool], action: np.ndarray, mode: Mode
+        self,
+        stamp: int,
+        sensed: Sensed,
+        flags: tuple[bool, bool, bool],
+        action: np.ndarray,
+        mode: Mode,
+        verdict: Verdict | None,
     ) -> None:
         """Publish one step: `flags` are is_first, is_last and is_terminal, `action` f32[A] answers the observation."""
         reward = 0.0 if flags[0] else sensed.reward or 0.0
         ages = (sensed.ages.get(topic, np.nan) for topic in self._topics)
-        self._steps.publish(self._step_template.write(stamp, np.array((reward, *flags, *ages), np.float64)))
+        values = np.array((reward, *flags, *ages), np.float64)
+        if verdict is None:
+            self._steps.publish(self._step_template.write(stamp, values))
+        else:
+            message = JointState(name=[*self._names, codecs.VERDICT + verdict.by])
+            message.position = [*values.tolist(), float(verdict.success)]
+            codecs.fill_stamp(message.header.stamp, stamp)
+            self._steps.publish(message)
         if self._action_template is None or self._action_template[0] != mode:
             joy = Joy()
             codecs.fill_action(joy, action, stamp, mode)
@@ -135,7 +151,7 @@ class Control:
 
     An episode begins with the first tick at which nothing holds the gate. It ends at its length, at the contract's
     end, on request, or when the robot is stopped. A stop of a few ticks that lacks only commands, not
-    observations, is part of the episode.
+    observations, is part of the episode. Before the next one begins, the robot is set up as the contract says.
 
     Args:
         contract: of the robot.
@@ -145,6 +161,8 @@ class Control:
         time_ns: ROS time.
         overdue: the deadline of the next command, set here.
         person: who may take over; None without a joystick.
+        reset: sets the robot up again.
+        camera_reward: tells success from the camera; None where the contract does not.
         complain: gets one sentence about a recurring problem.
 
     Attributes:
@@ -166,11 +184,14 @@ class Control:
         time_ns: Callable[[], int],
         overdue: Deadline,
         person: Person | None,
+        reset: Resetting,
+        camera_reward: CameraReward | None,
         complain: Callable[[str], None],
     ):
         self._contract, self._inputs, self._policies, self._gate = contract, inputs, policies, gate
         self._publisher, self._behaviour, self._time_ns = steps, behaviour, time_ns
-        self._overdue, self._person, self._complain = overdue, person, complain
+        self._overdue, self._person, self._reset, self._complain = overdue, person, reset, complain
+        self._camera_reward = camera_reward
         self._spec = contract.spec
         self._leading = contract.topics[0].name
         self._set_back = TimeSetBack(time_ns, 1.0 / contract.rate)
@@ -183,6 +204,7 @@ class Control:
         self._mode = Mode('random')  # of the last action
         self._deterministic = not behaviour.training
         self._end_requested = threading.Event()
+        self._verdict: Verdict | None = None  # of the running episode
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self.timings = Timings('latency', 'inference', 'age')
@@ -213,8 +235,9 @@ class Control:
         if self._thread is not None and self._thread.is_alive():
             raise InputError('expected the last step of the control loop to be over, but it hangs: is inference stuck?')
 
-    def end_episode(self) -> None:
-        """End the running episode with the next tick, as if it had reached its length."""
+    def end_episode(self, verdict: Verdict | None = None) -> None:
+        """End the running episode with the next tick, as if it had reached its length, or with a verdict."""
+        self._verdict = verdict
         self._end_requested.set()
 
     @property
@@ -238,6 +261,7 @@ class Control:
             self._overdue.set(metronome.next + LATE * metronome.period)
         self._overdue.set(float('inf'))
         self._end_episode_quietly()
+        self._reset.interrupt()
 
     def _tick(self, tick: float, due: float, metronome: Metronome) -> None:
         ticket = self._gate.ticket()
@@ -245,9 +269,13 @@ class Control:
             self._begin_anew(seconds)
         # Stamps identify steps, so they increase whatever the system's clock does.
         self._stamp = max(self._stamp + 1, self._time_ns())
-        sensed = self._inputs.observe(self._stamp)
+        sensed = self._observe()
         metronome.steer(self._inputs.waited(time.time_ns()))
         self._judge(sensed)
+        self._listen()
+        if self._reset.pending and not self.playing:
+            self._set_up_again(sensed, ticket)
+            return
         if self._gate.reasons and not (self.playing and self._passing(sensed)):
             self._end_episode(sensed)
             return
@@ -264,7 +292,7 @@ class Control:
                 self._gate.hold('pause', 'the episode has ended; ~/enable true begins the next one')
             return
         action, mode = self._act(sensed, is_first)
-        steered = self._person.steer(self._gate.values, sensed.feedback) if self._person else None
+        steered = self._steered(sensed)
         if steered is not None:
             action, mode = steered, Mode('human')
         limited = self._gate.command(action, ticket)
@@ -291,6 +319,36 @@ class Control:
         self._stops = 0
         self._step(sensed, action)
 
+    def _observe(self) -> Sensed:
+        sensed = self._inputs.observe(self._stamp)
+        return self._camera_reward.judge(sensed) if self._camera_reward else sensed
+
+    def _listen(self) -> None:
+        """Hear what a person says with the joystick's buttons."""
+        said = self._person.said() if self._person else ()
+        for word in said:
+            if word == 'ready':
+                with contextlib.suppress(InputError):  # nobody was asked to
+                    self._reset.ready()
+            elif self.playing:
+                self.end_episode(Verdict(word == 'success', 'joystick'))
+
+    def _steered(self, sensed: Sensed) -> np.ndarray | None:
+        return self._person.steer(self._gate.values, sensed.feedback) if self._person else None
+
+    def _set_up_again(self, sensed: Sensed, ticket: int) -> None:
+        """One period of the reset. Nothing is recorded; a person may drive the robot."""
+        held = bool(self._gate.reasons)
+        if not (held or self._started):
+            self._gate.start(sensed.feedback)
+            self._started = True
+        steered = None if held else self._steered(sensed)
+        if steered is not None:
+            self._gate.command(steered, ticket)
+            return
+        self._reset.tick(None if sensed.problems else sensed.feedback, ticket)
+        self._started = self._reset.pending and self._started  # others may have moved it
+
     def _begin_anew(self, seconds: float) -> None:
         """Stop, and forget all messages from before the clock was set back: their age is unknown now."""
         self._gate.hold('time', f'the clock was set back by {seconds:.3f} s; waiting for what is measured from now on')
@@ -308,11 +366,13 @@ class Control:
         self._length += 1
         self.played += 1
 
-    def _publish(self, sensed: Sensed, flags: tuple[bool, bool, bool], action: np.ndarray) -> None:
+    def _publish(
+        self, sensed: Sensed, flags: tuple[bool, bool, bool], action: np.ndarray, verdict: Verdict | None = None
+    ) -> None:
         self.length = 0 if flags[0] else self.length + 1
         if self._contract.reward is not None:
             self.returned = 0.0 if flags[0] else self.returned + (sensed.reward or 0.0)
-        self._publisher.publish(self._stamp, sensed, flags, action, self._mode)
+        self._publisher.publish(self._stamp, sensed, flags, action, self._mode, verdict)
 
     def _passing(self, sensed: Sensed) -> bool:
         """Whether the episode goes on although the robot is held."""
@@ -328,7 +388,7 @@ class Control:
         self._gate.release('action')
         if self._length < 0:
             # An episode cannot begin in its end: somebody has to set the robot up again.
-            if sensed.is_terminal:
+            if sensed.is_terminal and not self._reset.pending:
                 self._gate.hold('end', 'the episode has ended; waiting until the robot is set up again')
             else:
                 self._gate.release('end')
@@ -341,6 +401,7 @@ class Control:
         self._length = 0
         self.episodes += 1
         self._end_requested.clear()
+        self._verdict = None
         every = self._behaviour.evaluate_every
         self._deterministic = not self._behaviour.training or (every > 0 and self.episodes % every == 0)
 
@@ -354,14 +415,20 @@ class Control:
         """Publish the last step of the running episode, if there is one."""
         if self._length > 0:
             still = np.zeros(len(self._spec.action), np.float32)
-            self._publish(sensed, (False, True, sensed.is_terminal), still)
+            verdict, rewards = self._verdict, self._contract.reward
+            if not verdict and self._camera_reward and self._camera_reward.success:
+                verdict = Verdict(True, 'classifier')
+            elif verdict and isinstance(rewards, (VerdictReward, ClassifierReward)):
+                sensed = sensed._replace(reward=rewards.of(verdict.success), is_terminal=True)
+            self._publish(sensed, (False, True, sensed.is_terminal), still, verdict)
+            self._reset.begin()
         self._length = -1
 
     def _end_episode_quietly(self) -> None:
         """The same between two ticks: when the loop ends, or before the time goes back."""
         if self._length > 0:
             self._stamp = max(self._stamp + 1, self._time_ns())
-            self._end_episode(self._inputs.observe(self._stamp))
+            self._end_episode(self._observe())
         self._length = -1
 
     def _act(self, sensed: Sensed, is_first: bool) -> tuple[np.ndarray, Mode]:

@@ -15,23 +15,26 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from std_msgs.msg import Header
 
+from dreamer_ros.deploy.camera_reward import CameraReward
 from dreamer_ros.deploy.command_topic import CommandTopic
 from dreamer_ros.deploy.control import LATE, Behaviour, Control, StepPublisher
 from dreamer_ros.deploy.guard import Guard
 from dreamer_ros.deploy.policies import Policies
 from dreamer_ros.deploy.realtime import has_priority
+from dreamer_ros.deploy.resetting import Resetting
 from dreamer_ros.deploy.stops import ClockWatch, Deadline, EmergencyStop
 from dreamer_ros.deploy.subscriptions import Inputs
 from dreamer_ros.deploy.takeover import Person
 from dreamer_ros.deploy.watchdog import Check, Gate, Watchdog
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.manifest import Manifest
-from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.robot.contract import ClassifierReward, RobotContract
 from dreamer_ros.ros import diagnostics, qos
 from dreamer_ros.ros.diagnostics import Diagnostics, Timings
 from dreamer_ros.ros.ownership import TopicLock, announcement
 from dreamer_ros.ros.runtime import terminating
 from dreamer_ros.wire import topics
+from dreamer_ros.wire.codecs import Verdict
 from dreamer_ros.wire.fields import has_header
 from dreamer_ros.wire.topics import QoS, Topic
 
@@ -119,6 +122,9 @@ class Deployment:
             self._inputs = kept(Inputs(node, contract, self._time_ns))
             self._clock = kept(ClockWatch(node, CLOCK_PATIENCE * self.period)) if sim_time else None
             self._person = kept(Person(node, contract)) if contract.joystick else None
+            self._reset = kept(Resetting(node, contract, self._gate))
+            says = contract.reward
+            camera_reward = CameraReward(contract, says) if isinstance(says, ClassifierReward) else None
             self._overdue = Deadline(
                 f'no command within {LATE:.0%} of a control period after its tick: inference takes too long'
             )
@@ -133,6 +139,8 @@ class Deployment:
                 self._time_ns,
                 self._overdue,
                 self._person,
+                self._reset,
+                camera_reward,
                 complain,
             )
             publisher(topics.SPEC).publish(announcement(contract.spec))
@@ -220,18 +228,28 @@ class Deployment:
             self._person.dismiss()
         self._set_enabled(enabled)
         self._gate.release('pause')
+        if enabled:
+            self._reset.again()
         return 'enabled' if enabled else 'stopped'
 
-    def end_episode(self) -> str:
-        """End the running episode; returns that.
+    def end_episode(self, success: bool | None = None) -> str:
+        """End the running episode, as a success or failure if a person says so; returns that.
 
         Raises:
             InputError: none is running.
         """
         if not self._control.playing:
             raise InputError('expected a running episode')
-        self._control.end_episode()
-        return 'the episode ends'
+        self._control.end_episode(None if success is None else Verdict(success, 'person'))
+        return 'the episode ends' + ('' if success is None else f' as a {"success" if success else "failure"}')
+
+    def ready(self) -> str:
+        """A person has set the robot up again; returns that.
+
+        Raises:
+            InputError: nobody was asked to.
+        """
+        return self._reset.ready()
 
     def stops(self) -> list[str]:
         """The reason of each stop since the last call."""
@@ -245,7 +263,7 @@ class Deployment:
         # Both the watchdog and the control loop report a silent topic.
         if f'{reasons.get("stale", "").split(":")[0]}: ' in reasons.get('observation', ''):
             reasons.pop('stale', None)
-        return '; '.join(reasons.values())
+        return '; '.join(reasons.values()) or self._reset.doing
 
     def timings(self) -> Timings:
         """Durations from now on, whose summary `describe` takes."""
@@ -338,6 +356,7 @@ class Deployment:
         level, message = diagnostics.OK, 'commanding' if self.active else 'inactive'
         if waiting := self.waiting():
             level = diagnostics.WARN if set(gate.reasons) == {'subscriber'} else diagnostics.ERROR
+            level = diagnostics.OK if waiting == self._reset.doing else level
             message = waiting
         elif problem := self.policies.problem or (self._person and self._person.problem):
             level, message = diagnostics.WARN, problem

@@ -41,6 +41,7 @@ STOPS = {
     'policy': 'there is no policy to play',
     'action': 'the policy says something that is not finite',
     'control': 'a tick failed, or an axis stands beyond its limits at the start',
+    'reset': 'the robot is being set up again by somebody else, or could not be',
     'pause': 'an episode has ended, and each waits for ~/enable',
     # People, by services.
     'enable': '~/enable false was called, or the emergency stop was pressed since ~/enable true',

@@ -38,6 +38,8 @@ class Person:
         self._lock = threading.Lock()
         self._hand: Hand | None = None
         self._heard = self._used = -math.inf  # monotonic seconds
+        self._held: frozenset[str] = frozenset()  # buttons
+        self._said: set[str] = set()
         self.steering = False
         self.problem = ''
 
@@ -57,6 +59,13 @@ class Person:
             if not self.steering:
                 return None
             return self._sticks.action(self._hand, np.where(np.isnan(commanded), feedback, commanded))
+
+    def said(self) -> set[str]:
+        """What the person has said since the last call, see `Hand.said`. A button counts when it goes down."""
+        with self._lock:
+            self._take(time.monotonic())
+            said, self._said = self._said, set()
+        return said
 
     def lost(self, now: float) -> str:
         """A sentence if the joystick is silent while a person steers; for the watchdog."""
@@ -80,6 +89,8 @@ class Person:
                 self.problem = str(error)
                 continue
             self._heard = now
+            self._said |= self._hand.said - self._held
+            self._held = self._hand.said
             if self._hand.takes_over:
                 self.steering, self._used = True, now
         if self.steering and self._heard - self._used > self._joystick.release:

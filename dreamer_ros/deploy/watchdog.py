@@ -7,6 +7,7 @@ When the whole process dies or freezes, `guard.py` takes over.
 from __future__ import annotations
 
 import collections
+import contextlib
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from dreamer_ros.deploy.realtime import WATCHDOG, raise_thread
+from dreamer_ros.errors import InputError
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.robot.safety import Limited, Safety
@@ -55,6 +57,7 @@ class Gate:
         self._live = False
         self._next_stop = 0.0
         self._holds = 0
+        self._shared: str | None = None
         self.stops: Counter[str] = collections.Counter()
         self.events: collections.deque[str] = collections.deque(maxlen=100)
         self.values = np.full(len(contract.command.axes), np.nan)
@@ -89,7 +92,11 @@ class Gate:
             self._safety.start(feedback)
 
     def command(self, action: np.ndarray, ticket: int) -> Limited | None:
-        """Make an action f32[A] safe and publish it as a command.
+        """`drive` to the values of an action f32[A]."""
+        return self.drive(self._commands.values(action), ticket)
+
+    def drive(self, values: np.ndarray, ticket: int) -> Limited | None:
+        """Make values f64[axes] safe and publish them as a command.
 
         Returns:
             What was published; None if something holds the gate, or did since the ticket. An action that
@@ -98,11 +105,21 @@ class Gate:
         with self._lock:
             if self._reasons or not self._live or ticket != self._holds:
                 return None
-            limited = self._safety.limit(self._commands.values(action), time.monotonic())
+            limited = self._safety.limit(values, time.monotonic())
             if not limited.refused:
                 self._send(self._commands.encode(limited.values, self._time_ns()))
                 self.values = limited.values
             return limited
+
+    def share(self, name: str | None) -> None:
+        """Let others command the robot: repeat no stops while it is held under this name alone; None ends that."""
+        self._shared = name
+
+    def follow(self, feedback: np.ndarray) -> None:
+        """Somebody else moves the robot: a stop begins where it stands, as far as that is within its limits."""
+        with self._lock, contextlib.suppress(InputError):
+            self._safety.start(feedback)
+            self.values = np.where(np.isnan(feedback), self.values, feedback)
 
     def action(self, values: np.ndarray) -> np.ndarray:
         """The action f32[A] for a command's values f64[axes]."""
@@ -144,7 +161,7 @@ class Gate:
 
     def repeat(self, now: float) -> None:
         """Publish the stop again once per period while the gate is held: a message may be lost."""
-        if self._live and self._reasons and now >= self._next_stop:
+        if self._live and now >= self._next_stop and any(name != self._shared for name in self.reasons):
             self.stop()
 
 

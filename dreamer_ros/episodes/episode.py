@@ -88,6 +88,11 @@ class Episode:
             rows[name] = getattr(self, name)[part]
 
     @property
+    def name(self) -> str:
+        """Name of its bag; '' if it has none."""
+        return self.path.name if self.path else ''
+
+    @property
     def total_reward(self) -> float:
         """Sum of rewards, without rounding errors."""
         return math.fsum(self.reward.tolist())

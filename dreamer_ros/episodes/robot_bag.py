@@ -351,8 +351,8 @@ def _lay(tracks: RobotTracks, contract: RobotContract, labels: Labels | None, re
     """Steps at the contract's rate, from the first message to the last, or within labels."""
     if tracks.command is None:
         raise InputError(f'no messages on {contract.command_topic.name} are in it, which the actions come from')
-    if labels is None and contract.reward is None:
-        report.add(f'all rewards are 0: {contract.source} has no reward, and there are no labels')
+    if labels is None and contract.measured_reward is None:
+        report.add(f'all rewards are 0: {contract.source} has none that is measured, and there are no labels')
     rows = Assembler(contract.spec.control_period)
     observer = _Observer(tracks, contract)
     commanded = _Commanded(tracks, contract)

@@ -186,7 +186,7 @@ class MockRobot:
         if topic.type == 'sensor_msgs/msg/JointState':
             return self._joint_state, False
         make = qos.message_type(topic)
-        if _reads(contract.reward, topic) and topic.type == 'std_msgs/msg/Float64':
+        if _reads(contract.measured_reward, topic) and topic.type == 'std_msgs/msg/Float64':
             return (lambda stamp: make(data=float(sum(self._rewards)))), False
         if _reads(contract.terminal, topic) and topic.type == 'std_msgs/msg/Bool':
             return (lambda stamp: make(data=self._observation.is_terminal)), False

@@ -6,6 +6,7 @@ and falls silent. README.md lists what stops the robot, how fast, and what no so
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import sys
@@ -114,7 +115,13 @@ class RobotAgent(LifecycleNode):
         )
         self.create_service(SetBool, '~/enable', self._on_enable)
         self.create_service(Trigger, '~/rollback', self._on_rollback)
-        self.create_service(Trigger, '~/end_episode', self._on_end_episode)
+        for name, act in (
+            ('end_episode', Deployment.end_episode),
+            ('succeed', functools.partial(Deployment.end_episode, success=True)),
+            ('fail', functools.partial(Deployment.end_episode, success=False)),
+            ('ready', Deployment.ready),
+        ):
+            self.create_service(Trigger, f'~/{name}', functools.partial(self._on_word, act))
 
     @property
     def _log(self) -> RcutilsLogger:
@@ -320,8 +327,8 @@ class RobotAgent(LifecycleNode):
 
         return self._answer(response, rollback)
 
-    def _on_end_episode(self, _, response: Trigger.Response) -> Trigger.Response:
-        return self._answer(response, Deployment.end_episode)
+    def _on_word(self, act: Callable[[Deployment], str], _, response: Trigger.Response) -> Trigger.Response:
+        return self._answer(response, act)
 
     def _answer(self, response, act):
         """Fill a service's response with what `act` returns, or with the InputError that it raises."""

@@ -13,7 +13,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
@@ -30,6 +30,7 @@ RETRIES = (1.0, 2.0, 4.0, 8.0, 15.0)  # seconds between attempts; the last one r
 
 Check = Callable[[RobotSpec], None]
 Keep = Callable[[Manifest, bytes], None]
+Opened = TypeVar('Opened')
 
 
 class Unreachable(InputError):
@@ -170,7 +171,8 @@ def load(
                 f'policy {path}: expected one for {spec.name} (spec {spec.hash}), got one for spec {manifest.spec_hash}'
             )
         data = _fetch(manifest, stop, begun)
-    runner = _open_in_time(path, None if check else spec, digest, seed, data)
+    wanted = None if check else spec
+    runner = open_in_time(path, lambda cancellation: PolicyRunner(path, wanted, digest, seed, data, cancellation))
     if check:
         check(runner.spec)
     if manifest is not None:
@@ -240,14 +242,18 @@ def manifest_path(policy: Path) -> Path:
     return policy.with_name(f'{policy.stem}.manifest.json')
 
 
-def _open_in_time(path: str, spec: RobotSpec | None, digest: str | None, seed: int | None, data: bytes) -> PolicyRunner:
-    """A runner, made on a thread that is abandoned if it takes too long: a policy may contain an endless loop."""
+def open_in_time(path: str, make: Callable[[Cancellation], Opened]) -> Opened:
+    """What `make` returns, called on a thread that is abandoned if it takes too long: a file may hold an endless loop.
+
+    Raises:
+        InputError: it takes longer than LOAD_TIME.
+    """
     cancellation = Cancellation()
-    outcome: list[PolicyRunner | BaseException] = []
+    outcome: list[Opened | BaseException] = []
 
     def work() -> None:
         try:
-            outcome.append(PolicyRunner(path, spec, digest, seed, data, cancellation))
+            outcome.append(make(cancellation))
         except BaseException as error:
             outcome.append(error)
 

@@ -86,10 +86,9 @@ class PolicyRunner:
             check_digest(data, self.path)
         elif self._digest != sha256.lower():
             raise InputError(f'policy {self.path}: expected sha256 {sha256.lower()}, got {self._digest}')
-        if _holds(data, b'location'):
-            raise InputError(f'policy {self.path}: expected all weights within the file, got weights in other files')
+        check_self_contained(data, self.path)
         self._cancellation = cancellation or Cancellation()
-        self._session = _open_session(self.path, data, self._cancellation.load_options)
+        self._session = open_session(self.path, data, self._cancellation.load_options)
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         self.spec, self.version, self.golden, self._evaluation_noise, self._action_in_state = self._read_metadata()
         if spec is not None and spec.hash != self.spec.hash:
@@ -274,7 +273,22 @@ def _holds(data: bytes, word: bytes) -> bool:
     return any(data.find(word, start, start + _BLOCK + overlap) >= 0 for start in range(0, len(data), _BLOCK))
 
 
-def _open_session(path: str, data: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def check_self_contained(data: bytes, path: str) -> None:
+    """Refuse a file whose weights are in other files.
+
+    Raises:
+        InputError: it is one.
+    """
+    if _holds(data, b'location'):
+        raise InputError(f'policy {path}: expected all weights within the file, got weights in other files')
+
+
+def open_session(path: str, data: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session of one thread.
+
+    Raises:
+        InputError: onnxruntime refuses the file.
+    """
     # One thread that sleeps when idle: the usual thread pools would starve control loop and simulator.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -9,7 +9,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Discriminator, PrivateAttr, Tag, ValidationInfo, field_validator, model_validator
@@ -143,9 +143,56 @@ class Formula(Model):
         return Expression(self.text, self.sources)
 
 
+class VerdictReward(Model):
+    """What a person says ends the episode for good, and is the reward of its last step."""
+
+    success: float = Key(alias='verdict', description='reward of a success that a person told')
+    failure: float = Key(0.0, description='reward of a failure that a person told')
+
+    def of(self, success: bool) -> float:
+        """The reward of a step that ends the episode."""
+        return self.success if success else self.failure
+
+
+class ClassifierReward(Model):
+    """What the camera shows is the reward."""
+
+    classifier: Name = Key(description='ONNX file of `dreamer reward train`, beside the contract or absolute')
+    on: float = Key(0.9, ge=0, le=1, description='probability from which it is a success')
+    off: float = Key(0.5, ge=0, le=1, description='probability below which it is none any more')
+    steps: Count = Key(2, description='how many steps in a row have to show a success')
+    value: float = Key(1.0, description='reward of a step that shows success')
+    ends: bool = Key(True, description='a success ends the episode for good')
+
+    def of(self, success: bool) -> float:
+        """The reward of a step."""
+        return self.value if success else 0.0
+
+    @model_validator(mode='after')
+    def _fits(self):
+        if self.off > self.on:
+            raise Mismatch('off', f'at most on ({self.on:g})', self.off)
+        return self
+
+
+def _by_key(*tags: str) -> Discriminator:
+    """Tells the models of a union apart by a key that only one of them has; the last one is the default."""
+
+    def tag(data: Any) -> str:
+        return next((tag for tag in tags if isinstance(data, dict) and tag in data), tags[-1])
+
+    return Discriminator(tag)
+
+
 _TermOrFormula = Annotated[
-    Annotated[Term, Tag('field')] | Annotated[Formula, Tag('expression')],
-    Discriminator(lambda data: 'expression' if isinstance(data, dict) and 'expression' in data else 'field'),
+    Annotated[Formula, Tag('expression')] | Annotated[Term, Tag('field')], _by_key('expression', 'field')
+]
+_Reward = Annotated[
+    Annotated[VerdictReward, Tag('verdict')]
+    | Annotated[ClassifierReward, Tag('classifier')]
+    | Annotated[Formula, Tag('expression')]
+    | Annotated[Term, Tag('field')],
+    _by_key('verdict', 'classifier', 'expression', 'field'),
 ]
 
 
@@ -242,20 +289,21 @@ class Command(Model):
                     key = f'axes[{number}].{"field" if axis.field else "fields"}'
                     raise Mismatch(key, f'a field of {self.type} such as {example}', text)
         if isinstance(self.stop_rule, dict):
-            self._check_pose(self.stop_rule, 'stop')
+            self.check_pose(self.stop_rule, 'stop')
         for axis in self.axes:
             if self.stop_rule == 'zero' and not axis.limits[0] <= 0 <= axis.limits[1]:
                 raise Mismatch('stop', f'another, because 0 is not within the limits of {axis.name}', 'zero')
             if self.stop_rule == 'hold' and axis.feedback is None:
                 raise Mismatch('stop', f'feedback of {axis.name}, which says where to hold it', 'none')
         for name, pose in self.choices.items():
-            self._check_pose(pose, f'choices.{name}')
+            self.check_pose(pose, f'choices.{name}')
         if len(self.choices) == 1:
             raise Mismatch('choices', 'at least 2', list(self.choices))
         self._check_fields()
         return self
 
-    def _check_pose(self, pose: Mapping[str, float], key: str) -> None:
+    def check_pose(self, pose: Mapping[str, float], key: str) -> None:
+        """Refuse values that are not one for each axis, within its limits."""
         for axis in self.axes:
             if axis.name not in pose:
                 raise Fault(f'{key}.{axis.name}', 'expected a number, but it is missing')
@@ -298,6 +346,9 @@ class Joystick(Model):
         'absolute', description='sticks say where the axes are to be, or move them, per second'
     )
     takeover: Stick | None = Key(None, description='held down while a person steers; whatever is moved takes over')
+    success: Stick | None = Key(None, description='pressed to end the episode as a success; only ~/succeed does')
+    failure: Stick | None = Key(None, description='pressed to end the episode as a failure; only ~/fail does')
+    ready: Stick | None = Key(None, description='pressed when the robot is set up again; only ~/ready says so')
     dead_zone: Positive = Key(0.1, description='what a stick must exceed to count')
     release: Positive = Key(1.0, description='s of rest after which the policy goes on')
     max_age: Positive = Key(
@@ -319,6 +370,77 @@ class Joystick(Model):
             raise Mismatch('joystick.mode', 'absolute for a robot with discrete actions', self.mode)
 
 
+class Drive(Model):
+    """Commands the robot for a time."""
+
+    command: dict[str, float] = Key(description='value of each axis, commanded for `seconds`')
+    seconds: Positive = Key(1.0, description='how long; time in which something stops the robot does not count')
+
+
+class Pose(Model):
+    """Commands the robot until it stands somewhere."""
+
+    pose: dict[str, float] = Key(description='value of each axis, commanded until the feedback of all says it')
+    tolerance: Positive = Key(0.05, description="by how much feedback may differ, in the axes' units")
+
+
+class Call(Model):
+    """Calls a service. One that answers `success: false` fails."""
+
+    service: TopicName = Key(description="name of the service, relative to the robot's namespace, or absolute")
+    type: Annotated[str, _matching(r'\w+/srv/\w+'), Expected('a type such as std_srvs/srv/Trigger')] = Key(
+        'std_srvs/srv/Trigger', description='of the service, in full'
+    )
+    request: dict[str, Any] = Key({}, description='fields of the request that are not zero')
+
+
+class Goal(Model):
+    """Has an action server do it. A stop cancels the goal, which is sent again afterwards."""
+
+    action: TopicName = Key(description="name of the action, relative to the robot's namespace, or absolute")
+    type: Annotated[str, _matching(r'\w+/action/\w+'), Expected('a type such as nav2_msgs/action/NavigateToPose')] = (
+        Key(description='of the action, in full')
+    )
+    goal: dict[str, Any] = Key({}, description='fields of the goal that are not zero')
+
+
+class Ask(Model):
+    """Waits until a person says that it is done, with the joystick's `ready` or by ~/ready."""
+
+    person: Name = Key(description='what a person is asked to do; they may drive the robot with the joystick')
+
+
+_ResetStep = Annotated[
+    Annotated[Drive, Tag('command')]
+    | Annotated[Pose, Tag('pose')]
+    | Annotated[Call, Tag('service')]
+    | Annotated[Goal, Tag('action')]
+    | Annotated[Ask, Tag('person')],
+    _by_key('pose', 'service', 'action', 'person', 'command'),
+]
+
+
+class Reset(Model):
+    """How the robot is set up again between two episodes."""
+
+    steps: tuple[_ResetStep, ...] = Key(description='what is done, one after the other')
+    timeout: Positive = Key(60.0, description='s for all of it, after which the robot stays stopped until ~/enable')
+
+    def check_steps(self, command: Command) -> None:
+        """Refuse what the robot can not do."""
+        if not self.steps:
+            raise Mismatch('reset.steps', 'at least one', [])
+        for number, step in enumerate(self.steps):
+            key = f'reset.steps[{number}]'
+            if isinstance(step, Drive):
+                command.check_pose(step.command, f'{key}.command')
+            elif isinstance(step, Pose):
+                command.check_pose(step.pose, f'{key}.pose')
+                blind = [axis.name for axis in command.axes if axis.feedback is None]
+                if blind:
+                    raise Mismatch(f'{key}.pose', f'feedback of {blind[0]}, which says when it is there', 'none')
+
+
 class RobotContract(Model):
     """A validated contract. Make it with `load_contract` or `RobotContract.from_text`."""
 
@@ -332,9 +454,10 @@ class RobotContract(Model):
     cameras: dict[str, Camera] = Key({}, description='where images come from, by name')
     vector: tuple[Input, ...] = Key((), description='the numbers that the policy reads')
     command: Command = Key(description='how the robot is moved')
-    reward: _TermOrFormula | None = Key(None, description='of every step; labelled later')
+    reward: _Reward | None = Key(None, description='of every step, or what a person says at the end; labelled later')
     terminal: _TermOrFormula | None = Key(None, description='ends the episode for good where it is not 0; never')
     episode_length: Count | None = Key(None, description='actions per episode; until somebody ends it')
+    reset: Reset | None = Key(None, description='what sets the robot up between two episodes; nothing')
     estop: TopicName = Key('estop', description='std_msgs/Bool topic that stops the robot while true')
     joystick: Joystick | None = Key(None, description='how a person takes over; nobody does')
     public_key: PublicKey | None = Key(
@@ -376,6 +499,10 @@ class RobotContract(Model):
             if types.get(topic, JOY) != JOY:
                 raise Mismatch('joystick.topic', f'a topic of {JOY}, but {topic} is one of {types[topic]}', topic)
             self.joystick.check_moves(self.command)
+        if self.reset:
+            self.reset.check_steps(self.command)
+        if isinstance(self.reward, ClassifierReward) and not self.cameras:
+            raise Mismatch('reward.classifier', 'a robot with cameras', self.reward.classifier)
         self.spec  # what a RobotSpec refuses, such as the names of cameras
         return self
 
@@ -385,12 +512,17 @@ class RobotContract(Model):
             yield f'cameras.{name}', camera
         for number, entry in enumerate(self.vector):
             yield f'vector[{number}]', entry
-        for key, formula in (('reward', self.reward), ('terminal', self.terminal)):
+        for key, formula in (('reward', self.measured_reward), ('terminal', self.terminal)):
             for name, source in formula.sources.items() if formula else ():
                 yield f'{key}.fields.{name}' if isinstance(formula, Formula) else key, source
         for number, axis in enumerate(self.command.axes):
             if axis.feedback:
                 yield f'command.axes[{number}].feedback', axis.feedback
+
+    @property
+    def measured_reward(self) -> Term | Formula | None:
+        """The reward if it is measured at every step."""
+        return self.reward if isinstance(self.reward, (Term, Formula)) else None
 
     @property
     def text(self) -> str:

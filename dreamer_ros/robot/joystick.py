@@ -20,11 +20,16 @@ class Hand(NamedTuple):
         takes_over: whether it is in use or, if there is a takeover button, that is held.
         values: f64[axes] in their units, with `relative` per second; 0 for sticks at rest. None for choices.
         choice: the pressed choice, or None.
+        said: what the person says with the buttons of `SAYINGS`.
     """
 
     takes_over: bool
     values: np.ndarray | None
     choice: str | None
+    said: frozenset[str] = frozenset()
+
+
+SAYINGS = ('success', 'failure', 'ready')  # keys of the joystick in a contract
 
 
 class Sticks:
@@ -38,6 +43,8 @@ class Sticks:
         joystick, command = contract.joystick, contract.command
         self._joystick = joystick
         self._takeover = _field(joystick.takeover) if joystick.takeover else None
+        said = {name: getattr(joystick, name) for name in SAYINGS}
+        self._sayings = {name: _field(stick) for name, stick in said.items() if stick}
         # In the order of the choices, of which the first in use wins.
         self._buttons = {name: _field(joystick.choices[name]) for name in command.choices if name in joystick.choices}
         self._gains = [
@@ -67,7 +74,8 @@ class Sticks:
             used = self._stick(message, self._takeover) != 0
             if not used:  # the sticks count only while the button is held
                 choice, values = None, None if values is None else np.zeros_like(values)
-        return Hand(used, values, choice)
+        said = frozenset(name for name, field in self._sayings.items() if self._stick(message, field))
+        return Hand(used, values, choice, said)
 
     def action(self, hand: Hand, now: np.ndarray) -> np.ndarray:
         """The action f32[A] of a joystick's state.

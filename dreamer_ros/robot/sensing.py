@@ -40,7 +40,7 @@ class Sensed(NamedTuple):
         feedback: f64[A], measured positions of the commanded axes, NaN for axes without; None with problems.
         ages: nanoseconds from the newest message's stamp to the tick, by topic.
         problems: of the observation; empty if it can be acted upon.
-        reward: of the contract, 0 without one; None with reward problems.
+        reward: as measured, 0 if it is not; None with reward problems.
         is_terminal: whether the contract's end is reached; False with reward problems.
         reward_problems: why reward or end are unknown. The robot may act nevertheless.
     """
@@ -104,7 +104,8 @@ class Sensing:
             ]
         )
         doubts: dict[str, Problem] = {}
-        reward = self._formula(contract.reward, tick_ns, doubts) if contract.reward else 0.0
+        measured = contract.measured_reward
+        reward = self._formula(measured, tick_ns, doubts) if measured else 0.0
         terminal = self._formula(contract.terminal, tick_ns, doubts) if contract.terminal else 0.0
         return Sensed(
             image=None if problems else join_images(frames),

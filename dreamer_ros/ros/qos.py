@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-from dreamer_ros.errors import InputError
+from dreamer_ros.ros.interfaces import interface
 from dreamer_ros.wire.topics import QoS, Topic
 
 
@@ -29,14 +28,7 @@ def message_type(topic: Topic) -> Any:
     Raises:
         InputError: its package is not installed.
     """
-    package, _, name = topic.type.split('/')
-    try:
-        return getattr(importlib.import_module(f'{package}.msg'), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(
-            f'topic {topic.name}: expected the ROS package of {topic.type} to be installed, or in a '
-            f'sourced workspace ({error})'
-        ) from error
+    return interface(topic.type, f'topic {topic.name}')
 
 
 def publisher(node: Node, topic: Topic) -> Publisher:

@@ -109,6 +109,7 @@ class _Bag:
         self.closes_at = math.inf  # monotonic seconds
         self.begun = time.monotonic()
         self.tally = Tally(contract=contract)
+        self.verdict: codecs.Verdict | None = None
 
     def custom_data(self) -> dict[str, str]:
         """The statistics, for custom_data."""
@@ -116,7 +117,7 @@ class _Bag:
         if len(self.tally):
             human = sum(mode is not None and mode.kind == 'human' for mode in self.tally.modes)
             data.update(self.tally.data(), human_steps=str(human))
-        return data
+        return data | (self.verdict.data() if self.verdict else {})
 
     def __str__(self) -> str:
         """For the log."""
@@ -290,7 +291,8 @@ class RobotRecorder:
 
     def _take_step(self, message: _Message) -> None:
         try:
-            step = codecs.read_step(deserialize_message(message.cdr, JointState))
+            told = deserialize_message(message.cdr, JointState)
+            step, verdict = codecs.read_step(told), codecs.read_verdict(told)
         except InputError as error:
             self._log.warning(f'{self._steps.name}: left out: {error}', throttle_duration_sec=SAY_AGAIN)
             return
@@ -303,6 +305,7 @@ class RobotRecorder:
             elif self._bag is None or self._bag.closes_at < math.inf:
                 return  # began before this recorder did, or after the end
         self._bag.tally.add(step)
+        self._bag.verdict = verdict or self._bag.verdict
         self._write(self._steps, message)
         if step.is_last and not self._bag.requested:
             self._bag.closes_at = time.monotonic() + AFTER

@@ -20,6 +20,8 @@ STEP_NAMES = ('reward', 'is_first', 'is_last', 'is_terminal')
 APPLIED = 'applied/'
 # Followed by a topic of a robot's contract: nanoseconds from the message's stamp to the step's; NaN without a message.
 AGE_PREFIX = 'age/'
+# Followed by who says at the end of an episode whether it was a success (1) or a failure (0).
+VERDICT = 'verdict/'
 # Bytes per pixel, and the indices of red, green and blue among them.
 ENCODINGS = {
     'rgb8': (3, (0, 1, 2)),
@@ -204,6 +206,25 @@ def read_step(msg: Any) -> Step:
     if any(flag not in (0.0, 1.0) for flag in flags):
         raise InputError(f'step: expected flags 0 or 1, got {dict(zip(STEP_NAMES[1:], flags))}')
     return Step(stamp_to_ns(msg.header.stamp), reward, *(flag == 1.0 for flag in flags))
+
+
+class Verdict(NamedTuple):
+    """Whether an episode was a success, and who says so: `joystick`, `person` (by a service) or `classifier`."""
+
+    success: bool
+    by: str
+
+    def data(self) -> dict[str, str]:
+        """For custom_data of a bag."""
+        return {'verdict': 'success' if self.success else 'failure', 'verdict_by': self.by}
+
+
+def read_verdict(msg: Any) -> Verdict | None:
+    """The verdict of a step's sensor_msgs/JointState, if it has one."""
+    for name, value in zip(msg.name, msg.position):
+        if name.startswith(VERDICT):
+            return Verdict(value == 1.0, name[len(VERDICT) :])
+    return None
 
 
 def fill_step(msg: Any, step: Step) -> None:

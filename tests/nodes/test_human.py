@@ -38,23 +38,31 @@ class Joystick:
         self._publisher = node.create_publisher(Joy, 'joy', 10)
         self._ending = threading.Event()
         self.forward = None  # None for a joystick that is switched off
+        self.buttons = [0, 0, 0]
         self._thread = threading.Thread(target=self._repeat, daemon=True)
         self._thread.start()
 
     def _repeat(self):
         while not self._ending.wait(0.03):
             if self.forward is not None:
-                self._publisher.publish(Joy(axes=[0.0, self.forward]))
+                self._publisher.publish(Joy(axes=[0.0, self.forward], buttons=self.buttons))
 
     def close(self):
         self._ending.set()
         self._thread.join()
 
 
+RESET = """
+joystick: {axes: {forward: {"axes[1]": 1.2}}, success: "buttons[1]", failure: "buttons[2]"}
+reward: {verdict: 5, failure: -1}
+reset: {steps: [{command: {forward: -0.3, turn: 0}, seconds: 0.6}, {service: set_up}]}
+"""
+
+
 @pytest.fixture
-def robot(ros_domain, tmp_path):
+def robot(ros_domain, tmp_path, request):
     recorder = None
-    with scene(tmp_path, ros_domain, RATE, more=MORE) as made:
+    with scene(tmp_path, ros_domain, RATE, more=getattr(request, 'param', MORE)) as made:
         made.joystick = Joystick(made.ears.node)
         with (tmp_path / 'recorder.log').open('w') as log:
             recorder = subprocess.Popen(
@@ -210,3 +218,40 @@ def test_it_waits_after_every_episode_until_somebody_has_set_it_up(ros_domain, t
         wait_for(lambda: ears.spin(0.05) or len(steps) > count + 5)
         assert steps[count].is_first and steps[count - 1].is_last
         robot.ready()
+
+
+@pytest.mark.parametrize('robot', [RESET], indirect=True)
+def test_a_verdict_ends_an_episode_and_the_robot_is_set_up_again(robot):
+    ears, asked, answers = robot.ears, [], [False, True, True]
+    steps = []
+    ears.node.create_subscription(JointState, 'step', steps.append, 1000)
+
+    def set_up(request, response):
+        asked.append(ears.commands[-1])
+        response.success = answers.pop(0)
+        return response
+
+    ears.node.create_service(Trigger, 'set_up', set_up)
+    wait_for(lambda: ears.spin(0.1) or len(steps) > 3)
+    robot.joystick.forward = 0.0
+    ears.spin(0.5)
+    robot.joystick.buttons = [0, 1, 0]
+    wait_for(lambda: ears.spin(0.1) or asked)
+    last = dict(zip(steps[-1].name, steps[-1].position))
+    assert (last['verdict/joystick'], last['reward'], last['is_last'], last['is_terminal']) == (1, 5, 1, 1)
+    assert asked[0].is_stop, 'nobody drives while the service works'
+    back = [command for command in ears.commands if command.sent > codecs.stamp_to_ns(steps[-1].header.stamp)]
+    assert [round(command.forward, 3) for command in back if not command.is_stop] == [-0.3] * 3
+    wait_for(lambda: ears.spin(0.1) or 'stopped: the robot could not be set up again' in robot.log.read_text())
+    count = len(steps)
+    ears.spin(1.0)
+    assert len(steps) == count and ears.commands[-1].is_stop, 'it stays stopped'
+    ears.enable()
+    wait_for(lambda: ears.spin(0.1) or len(steps) > count + 2)
+    assert len(asked) == 2
+    assert codecs.read_step(steps[count]).is_first, 'the button is still held, which is nothing new'
+    assert ears.call(Trigger, 'fail', Trigger.Request()).message == 'the episode ends as a failure'
+    wait_for(lambda: ears.spin(0.1) or len(whole_bags(robot.folder)) >= 2)
+    data = [read_metadata(bag)['custom_data'] for bag in whole_bags(robot.folder)]
+    said = [(entry.get('verdict'), entry.get('verdict_by'), float(entry['return'])) for entry in data[-2:]]
+    assert said == [('success', 'joystick', 5.0), ('failure', 'person', -1.0)]

@@ -73,6 +73,11 @@ def test_further_keys():
     stick = contract(joystick={'axes': {'elbow': {'axes[1]': 0.5}}, 'release': 2}).joystick
     assert (stick.topic, stick.mode, stick.takeover, stick.release, stick.max_age) == ('joy', 'absolute', None, 2, 0.5)
     assert stick.axes == {'elbow': {'axes[1]': 0.5}}
+    assert (
+        contract(reward={'verdict': 2}).reward.failure == 0 and contract(reward={'verdict': 2}).measured_reward is None
+    )
+    steps = [{'command': {'shoulder': 0, 'elbow': 0}}, {'service': 'home'}, {'person': 'look'}]
+    assert [type(step).__name__ for step in contract(reset={'steps': steps}).reset.steps] == ['Drive', 'Call', 'Ask']
     pose = contract(command__stop={'elbow': 0.5, 'shoulder': 0})
     assert pose.command.stop == (0, 0.5)
 
@@ -154,6 +159,23 @@ def test_further_keys():
         ),
         ({'reward__expression': '9' * 400}, 'reward.expression: 9.*: expected numbers of at most'),
         ({'joystick': {}}, 'joystick: expected axes that it moves'),
+        ({'reward': {'verdict': 'yes'}}, "reward.verdict: expected a number, got 'yes'"),
+        ({'reset': {'steps': []}}, 'reset.steps: expected at least one'),
+        ({'reset': {'steps': [{'wait': 1}]}}, r'unknown key reset.steps\[0\].wait; expected one of command, seconds'),
+        ({'reset': {'steps': [{'pose': {'elbow': 1}}]}}, r'reset.steps\[0\].pose.shoulder: expected a number, but it'),
+        (
+            {'reset': {'steps': [{'command': {'shoulder': 9, 'elbow': 1}}]}},
+            r'reset.steps\[0\].command.shoulder: expected a value within its limits',
+        ),
+        (
+            {'command': TWIST, 'reset': {'steps': [{'pose': {'left': 0, 'right': 0}}]}},
+            r'reset.steps\[0\].pose: expected feedback of left',
+        ),
+        (
+            {'reset': {'steps': [{'service': 'home', 'type': 'Trigger'}]}},
+            r"reset.steps\[0\].type: expected a type such as std_srvs/srv/Trigger, got 'Trigger'",
+        ),
+        ({'reset': {'steps': [{'action': 'home'}]}}, r'reset.steps\[0\].type .* is missing'),
         (
             {'joystick': {'axes': {'wrist': {'axes[0]': 1}}}},
             r'joystick.axes: expected axes of the command \(shoulder, ',
@@ -256,7 +278,7 @@ def test_a_policy_for_another_robot_is_refused_by_the_key(changes, reason):
 
 def test_arm_of_the_tests_is_complete():
     """Every key of a contract is known to these tests."""
-    assert set(ARM) | {'stamps', 'estop', 'joystick', 'public_key'} == set(RobotContract.model_fields)
+    assert set(ARM) | {'stamps', 'estop', 'joystick', 'public_key', 'reset'} == set(RobotContract.model_fields)
 
 
 def test_every_key_is_described():
