@@ -19,8 +19,9 @@ from dreamer_ros.episodes.robot_bag import robot_rows
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.wire.codecs import ENCODINGS, join_images, read_step, read_vector
+from dreamer_ros.wire.codecs import join_images, read_step, read_vector
 from dreamer_ros.wire.definitions import decode
+from dreamer_ros.wire.encodings import ENCODINGS
 from dreamer_ros.wire.images import COMPRESSED, decode_image
 from dreamer_ros.wire.topics import ACTION, JOINT_STATES, SPEC, STEP, camera_infos, images
 
@@ -253,7 +254,7 @@ def _frame(message: RawMessage, type_name: str) -> np.ndarray:
         decoded = decode(message.data, type_name)
         if type_name != COMPRESSED and decoded.encoding not in ENCODINGS:
             raise Unusable(f'with an image of the encoding {decoded.encoding}')
-        return decode_image(decoded, type_name, None, None)
+        return decode_image(decoded, type_name)
     except InputError as error:
         raise Unusable('with a bad image') from error
 

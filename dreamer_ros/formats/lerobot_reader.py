@@ -27,7 +27,8 @@ from dreamer_ros.formats.video_reader import FilmReader
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.schema import load_json
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.wire.images import fit_image, open_image
+from dreamer_ros.wire.encodings import rgb_picture
+from dreamer_ros.wire.images import fit, open_image
 
 TIME_TOLERANCE = 0.1  # relative difference from 1 / fps that the time between two frames may have
 
@@ -203,17 +204,18 @@ class _Dataset:
         """uint8 [T+1, H, W, C] of all cameras, the last one twice."""
         height, width, channels = self.robot.spec.image_shape
         images = np.empty((len(rows) + 1, height, width, channels), np.uint8)
-        for number, (feature, crop) in enumerate(self.robot.cameras):
+        for number, (feature, view) in enumerate(self.robot.cameras):
             key = feature.key
             if feature.dtype == 'video':
                 path, first = entry.films[key]
-                frames = self._films[key].frames(self._data.root / path, path, first + start, len(rows))
+                films = self._films[key].frames(self._data.root / path, path, first + start, len(rows))
+                frames = map(rgb_picture, films)
             else:
                 frames = (open_image(data, key) for data in _pictures(rows, key))
             place = slice(3 * number, 3 * number + 3)
             for k, frame in enumerate(frames):
                 try:
-                    images[k, ..., place] = fit_image(frame, crop, (height, width))
+                    images[k, ..., place] = fit(frame, view, (height, width))
                 except InputError as error:
                     raise InputError(f'{key} in frame {k}: {error}') from error
         images[-1] = images[-2]

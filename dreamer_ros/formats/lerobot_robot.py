@@ -16,17 +16,17 @@ from dreamer_ros.formats.npz import choice_count, one_hot
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.robot.contract import PERIOD_TOLERANCE, RobotContract
 from dreamer_ros.spec import ActionLimits, RobotSpec
-from dreamer_ros.wire.images import Crop
+from dreamer_ros.wire.images import PLAIN, View
 
 Size = tuple[int, int]
 NO_CLIP = (-math.inf, math.inf)
 
 
 class Camera(NamedTuple):
-    """A camera of the robot. `crop` is in pixels of the dataset's images."""
+    """A camera of the robot. `view` is of the dataset's images."""
 
     feature: Feature
-    crop: Crop | None = None
+    view: View = PLAIN
 
 
 class Number(NamedTuple):
@@ -123,7 +123,10 @@ def contract_robot(data: Metadata, contract: RobotContract) -> DatasetRobot:
     if len(found) == len(contract.cameras) == 1:
         names = list(contract.cameras)
     order = _places(list(contract.cameras), names, True, f'{source}: cameras')
-    cameras = [Camera(found[k], camera.crop) for k, camera in zip(order, contract.cameras.values())]
+    cameras = [
+        Camera(found[k], View(crop=camera.crop, rotate=camera.rotate))
+        for k, camera in zip(order, contract.cameras.values())
+    ]
     order = _places(
         [entry.name for entry in contract.vector],
         [name for feature in vectors for name in feature.elements],

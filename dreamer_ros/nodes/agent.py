@@ -33,6 +33,7 @@ from dreamer_ros.ros.runtime import run_node
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.codecs import Mode, Step
+from dreamer_ros.wire.images import decode_image
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same problem
 SAY_VERSION = 60.0  # seconds between two lines about new policies: training brings one every few seconds
@@ -243,7 +244,7 @@ class Agent:
         if values is not None:
             return values[0].reshape(*self._spec.image_size, 3)
         message = deserialize_message(cdr, Image)
-        image = codecs.image_to_array(message)
+        image = decode_image(message, topics.IMAGE.type)
         plain = message.encoding == 'rgb8' and message.step == 3 * message.width
         if plain and image.shape[:2] == self._spec.image_size and self._may_learn():
             self._image_templates[camera] = MessageTemplate.of(cdr, message, ['data'])

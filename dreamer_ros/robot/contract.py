@@ -23,7 +23,7 @@ from dreamer_ros.schema import Count, Expected, Fault, Mismatch, Model, Name, Po
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.definitions import definition
 from dreamer_ros.wire.fields import Field
-from dreamer_ros.wire.images import COMPRESSED, Crop
+from dreamer_ros.wire.images import COMPRESSED, View
 from dreamer_ros.wire.topics import NAMES, SENSOR, QoS, Topic
 
 IMAGE_TYPES = ('sensor_msgs/msg/Image', COMPRESSED)
@@ -76,13 +76,12 @@ class Reader(Model):
     max_age: Positive | None = Key(None, description="s after which a message counts as missing; the contract's")
 
 
-class Camera(Reader):
+class Camera(Reader, View):
     """Where a camera's images come from."""
 
     type: Literal[IMAGE_TYPES] = Key(  # type: ignore[valid-type]  # one table says which
         description='of its messages, in full'
     )
-    crop: Crop | None = Key(None, description='the part of the image that is used; all of it')
 
 
 class Source(Reader):

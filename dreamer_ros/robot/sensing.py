@@ -131,7 +131,7 @@ class Sensing:
             return None
         if name not in slot.frames:
             try:
-                slot.frames[name] = decode_image(slot.message, camera.type, camera.crop, self._contract.image_size)
+                slot.frames[name] = decode_image(slot.message, camera.type, camera, self._contract.image_size)
             except InputError as error:
                 slot.frames[name] = str(error)
         frame = slot.frames[name]

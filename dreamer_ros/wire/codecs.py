@@ -22,15 +22,6 @@ APPLIED = 'applied/'
 AGE_PREFIX = 'age/'
 # Followed by who says at the end of an episode whether it was a success (1) or a failure (0).
 VERDICT = 'verdict/'
-# Bytes per pixel, and the indices of red, green and blue among them.
-ENCODINGS = {
-    'rgb8': (3, (0, 1, 2)),
-    'bgr8': (3, (2, 1, 0)),
-    'rgba8': (4, (0, 1, 2)),
-    'bgra8': (4, (2, 1, 0)),
-    'mono8': (1, (0, 0, 0)),
-    'mono16': (2, (1, 1, 1)),
-}
 # Seconds: a year before the last time that a message can hold.
 LATEST = 2**31 - 366 * 86_400
 # Larger numbers become infinite in training. Comparisons with it are written so that NaN fails them too.
@@ -75,35 +66,6 @@ def header_stamp(cdr: bytes | memoryview) -> int:
 
 
 # Images
-
-
-def image_to_array(msg: Any) -> np.ndarray:
-    """sensor_msgs/Image in one of the `ENCODINGS` to RGB.
-
-    Only the upper 8 bits of 16-bit grey are used; transparency is ignored.
-
-    Returns:
-        uint8 [H, W, 3]; for rgb8 without row padding a read-only view of the message's data.
-
-    Raises:
-        InputError: another encoding, or inconsistent sizes.
-    """
-    if msg.encoding not in ENCODINGS:
-        raise InputError(f'image: expected encoding {", ".join(ENCODINGS)}, got {msg.encoding!r}')
-    size, order = ENCODINGS[msg.encoding]
-    height, width, step = msg.height, msg.width, msg.step
-    data = np.frombuffer(msg.data, np.uint8)
-    if not (height and width) or step < width * size or data.size != height * step:
-        raise InputError(
-            f'image: {width}x{height} {msg.encoding} with rows of {step} bytes needs {height * step} bytes '
-            f'and rows of at least {width * size}, got {data.size} bytes'
-        )
-    image = data.reshape(height, step)[:, : width * size].reshape(height, width, size)
-    if msg.encoding == 'rgb8':
-        return image
-    if msg.encoding == 'mono16' and msg.is_bigendian:
-        order = (0, 0, 0)
-    return np.stack([image[:, :, byte] for byte in order], axis=-1)
 
 
 def join_images(images: Sequence[np.ndarray]) -> np.ndarray:

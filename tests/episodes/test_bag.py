@@ -27,8 +27,9 @@ from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.episodes.recovery import recover
 from dreamer_ros.errors import InputError
 from dreamer_ros.wire import topics
-from dreamer_ros.wire.codecs import image_to_array, read_step, stamp_to_ns
+from dreamer_ros.wire.codecs import read_step, stamp_to_ns
 from dreamer_ros.wire.definitions import definition
+from dreamer_ros.wire.images import decode_image
 from tests.episodes.bags import (
     PERIOD_NS,
     SPEC,
@@ -139,7 +140,9 @@ def test_mcap_ros2_support_reads_it(tmp_path, episode):
         for _, channel, record, message in reader.iter_decoded_messages():
             assert record.log_time == record.publish_time == stamp_to_ns(message.header.stamp)
             decoded[channel.topic].append(message)
-    np.testing.assert_array_equal([image_to_array(message) for message in decoded[NAMES[0]]], episode.image)
+    np.testing.assert_array_equal(
+        [decode_image(message, 'sensor_msgs/msg/Image') for message in decoded[NAMES[0]]], episode.image
+    )
     np.testing.assert_array_equal([read_step(m).is_last for m in decoded[NAMES[3]]], episode.is_last)
     np.testing.assert_array_equal(np.float32([m.axes for m in decoded[NAMES[4]]]), episode.action)
 

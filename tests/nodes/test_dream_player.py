@@ -14,7 +14,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 
 from dreamer_ros.nodes.dream_player import play
-from dreamer_ros.wire.codecs import image_to_array
+from dreamer_ros.wire.images import decode_image
 
 
 def test_a_node_dreams_a_bag(start, peer, tmp_path):
@@ -62,4 +62,4 @@ def test_a_viewer_that_comes_late_sees_the_whole_film(ros_domain, rng):
             signal.signal(number, handler)
     assert len(seen) == 6
     for message, frame in zip(seen, frames):
-        assert np.array_equal(image_to_array(message), frame)
+        assert np.array_equal(decode_image(message, 'sensor_msgs/msg/Image'), frame)

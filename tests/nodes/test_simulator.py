@@ -21,6 +21,7 @@ from dreamer_ros.ros import qos
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.codecs import stamp_to_ns
+from dreamer_ros.wire.images import decode_image
 from tests.nodes.conftest import NAMESPACE
 
 PERIOD = 80_000_000  # nanoseconds: eight control steps of cartpole
@@ -56,7 +57,7 @@ def test_episodes_and_messages(simulator, peer):
         assert {stamp_to_ns(message.header.stamp) for message in messages} == set(stamps)
     spec = RobotSpec.from_json(specs[-1].data, topics.SPEC.name)
     assert spec.name == 'cartpole_swingup' and spec.control_period == 0.08 and spec.action_repeat == 8
-    images = [codecs.image_to_array(message) for message in seen[topics.IMAGE]]
+    images = [decode_image(message, topics.IMAGE.type) for message in seen[topics.IMAGE]]
     assert images[0].shape == (64, 64, 3) and images[0].std() > 10
     assert not np.array_equal(images[0], images[-1])
     info = seen[topics.CAMERA_INFO][-1]
