@@ -8,18 +8,21 @@ One core, no ROS: messages are there already, as rclpy or a bag gives them. Medi
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.robot.contract import load_contract
 from dreamer_ros.robot.safety import Safety
 from dreamer_ros.robot.sensing import Sensing
-from dreamer_ros.wire.images import COMPRESSED, decode_image, fill_compressed
+from dreamer_ros.wire.encodings import ENCODINGS, Depth
+from dreamer_ros.wire.images import COMPRESSED, View, decode_image, fill_compressed
 from tests.robot.robots import image, joint_state, message
 
 RAW = 'sensor_msgs/msg/Image'
@@ -44,16 +47,22 @@ def calls() -> dict[str, Callable[[], object]]:
     noise = np.random.default_rng(0).integers(0, 40, (480, 640, 3))
     pixels = np.clip(smooth + noise, 0, 255).astype(np.uint8)
     small = np.ascontiguousarray(pixels[:64, :64])
-    bgra = np.ascontiguousarray(np.dstack([pixels[:, :, ::-1], pixels[:, :, 0]]))
-    jpeg = message(COMPRESSED)
+    jpeg, png = message(COMPRESSED), io.BytesIO()
     fill_compressed(jpeg, pixels, 0)
+    distances = (pixels[:, :, 0] * 20.0 + 300).astype(np.uint16)
+    Image.fromarray(distances).save(png, 'PNG')
+    depth = message(COMPRESSED, format='16UC1; compressedDepth')
+    depth.data = np.frombuffer(bytes(12) + png.getvalue(), np.uint8)
+    far = View(depth=Depth(range=(0.3, 5.0), invalid='far'))
     images = {
         'image 64x64 rgb8, as it is': (image(0, small), RAW),
-        'image 640x480 rgb8 to 64x64': (image(0, pixels), RAW),
-        'image 640x480 bgra8 to 64x64': (image(0, bgra, 'bgra8'), RAW),
+        **{f'image 640x480 {name} to 64x64': (encoded(name, pixels), RAW) for name in ENCODINGS},
         'image 640x480 JPEG to 64x64': (jpeg, COMPRESSED),
+        'image 640x480 16UC1 to 64x64': (image(0, distances, '16UC1'), RAW, far),
+        'image 640x480 32FC1 to 64x64': (image(0, (distances / 1000).astype(np.float32), '32FC1'), RAW, far),
+        'image 640x480 compressedDepth to 64x64': (depth, COMPRESSED, far),
     }
-    found = {name: lambda each=each: decode_image(*each, None, SIZE) for name, each in images.items()}
+    found = {name: lambda each=each: decode_image(*each, size=SIZE) for name, each in images.items()}
 
     robot = load_contract('quadruped')
     joints = joint_state(1, **{axis.name: (0.1, 0.2) for axis in robot.command.axes})
@@ -77,6 +86,14 @@ def calls() -> dict[str, Callable[[], object]]:
     found['quadruped: camera 640x480 and 24 joint values'] = observe
     found['quadruped: a safe command of 12 joints'] = command
     return found
+
+
+def encoded(name: str, pixels: np.ndarray):
+    """An image whose bytes are some of the pixels': what a decoder costs does not depend on them."""
+    height, width = pixels.shape[:2]
+    row = ENCODINGS[name].row * width
+    data = np.resize(pixels, int(row * height * ENCODINGS[name].rows))
+    return message(RAW, height=height, width=width, encoding=name, step=row, data=data)
 
 
 def measure(call: Callable[[], object], seconds: float) -> dict[str, float]:

@@ -310,9 +310,10 @@ class Control:
             self._gate.hold('action', f'the action of {mode} is not finite: {action.tolist()}')
             self._end_episode(sensed)
             return
-        age = sensed.ages[self._leading] / 1e9
-        self.timings.add('age', age)
-        self.timings.add('latency', age + (self._time_ns() - self._stamp) / 1e9)
+        if self._leading in sensed.ages:  # else a default stands for it
+            age = sensed.ages[self._leading] / 1e9
+            self.timings.add('age', age)
+            self.timings.add('latency', age + (self._time_ns() - self._stamp) / 1e9)
         if limited.clamped or limited.slowed:
             self.limited += 1
             action = self._gate.action(limited.values)  # the recorded action is the one that was sent

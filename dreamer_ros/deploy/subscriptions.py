@@ -17,7 +17,6 @@ from dreamer_ros.robot.sensing import Problem, Sensed, Sensing
 from dreamer_ros.ros.inbox import PolledSubscription
 from dreamer_ros.wire import codecs
 from dreamer_ros.wire.fields import has_header
-from dreamer_ros.wire.topics import LATEST
 
 
 class Taken(NamedTuple):
@@ -39,7 +38,7 @@ class Taken(NamedTuple):
 
 
 class Inputs:
-    """Subscribes the topics of a contract, best effort and with depth 1.
+    """Subscribes the topics of a contract.
 
     Control loop and watchdog poll the messages on their own threads, so neither a stalled executor nor a stalled
     control loop hides them. Only messages that an observation uses are deserialised.
@@ -61,9 +60,11 @@ class Inputs:
             topic.name: contract.stamps == 'header' and has_header(topic.type) for topic in contract.topics
         }
         # Maximum age of each topic that the policy needs.
-        self._limits = contract.age_limits([*contract.cameras.values(), *contract.vector])
+        needed = (entry for entry in contract.vector if not entry.optional)
+        self._limits = contract.age_limits([*contract.cameras.values(), *needed])
         self._subscriptions = {
-            topic.name: PolledSubscription(node, topic, LATEST, raw=True) for topic in contract.topics
+            topic.name: PolledSubscription(node, topic, contract.subscription(topic.name), raw=True)
+            for topic in contract.topics
         }
         self._names = {topic: subscription.topic_name for topic, subscription in self._subscriptions.items()}
         self._lock = threading.Lock()

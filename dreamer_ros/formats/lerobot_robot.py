@@ -128,7 +128,7 @@ def contract_robot(data: Metadata, contract: RobotContract) -> DatasetRobot:
         for k, camera in zip(order, contract.cameras.values())
     ]
     order = _places(
-        [entry.name for entry in contract.vector],
+        list(contract.spec.vector),
         [name for feature in vectors for name in feature.elements],
         any(feature.names for feature in vectors),
         f'{source}: vector',
@@ -136,7 +136,7 @@ def contract_robot(data: Metadata, contract: RobotContract) -> DatasetRobot:
     elements = _elements(vectors)
     numbers = [
         Number(*elements[k], entry.scale, entry.offset, entry.clip or NO_CLIP)
-        for k, entry in zip(order, contract.vector)
+        for k, entry in zip(order, (entry for entry in contract.vector for _ in entry.names))
     ]
     axes = [axis.name for axis in command.axes]
     if len(axes) != action.shape[0]:

@@ -24,10 +24,13 @@ from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.definitions import definition
 from dreamer_ros.wire.fields import Field
 from dreamer_ros.wire.images import COMPRESSED, View
-from dreamer_ros.wire.topics import NAMES, SENSOR, QoS, Topic
+from dreamer_ros.wire.topics import LATEST, NAMES, SENSOR, QoS, Topic
 
 IMAGE_TYPES = ('sensor_msgs/msg/Image', COMPRESSED)
 JOY = 'sensor_msgs/msg/Joy'
+SCAN, RANGE, CLOUD = (f'sensor_msgs/msg/{name}' for name in ('LaserScan', 'Range', 'PointCloud2'))
+# Distances: type of a message -> its list or number of them, and what holds their bounds.
+DISTANCES = {SCAN: ('ranges', 'range_min', 'range_max'), RANGE: ('range', 'min_range', 'max_range')}
 ESTOP = 'std_msgs/msg/Bool'
 # Type of a command -> what paths of its fields look like, and an example.
 COMMAND_FIELDS = {
@@ -57,6 +60,11 @@ def _matching(pattern: str) -> AfterValidator:
 
 
 def _type(name: str) -> str:
+    if name == CLOUD:
+        raise InputError(
+            f'{CLOUD}: a policy reads no point clouds: expected {SCAN}, which pointcloud_to_laserscan makes of them, '
+            'or the depth image of the same camera'
+        )
     definition(name)
     return name
 
@@ -68,15 +76,31 @@ Variable = Annotated[str, _matching('[A-Za-z_][A-Za-z0-9_]*'), Expected('a name 
 MessageType = Annotated[Name, AfterValidator(_type)]
 
 
+class Qos(Model):
+    """Quality of service of a publisher or subscription."""
+
+    depth: Count = Key(1, description='messages kept')
+    reliability: Literal['reliable', 'best_effort'] = Key('reliable', description='whether lost messages are repeated')
+    durability: Literal['volatile', 'transient_local'] = Key(
+        'volatile', description='transient_local: late subscribers get the last messages'
+    )
+
+    @property
+    def profile(self) -> QoS:
+        """The same for the table of topics."""
+        return QoS(self.depth, self.reliability == 'reliable', self.durability == 'transient_local')
+
+
 class Reader(Model):
     """What reads a topic."""
 
     topic: TopicName = Key(description="relative to the robot's namespace, or absolute")
     type: MessageType = Key(description='of its messages, in full')
     max_age: Positive | None = Key(None, description="s after which a message counts as missing; the contract's")
+    qos: Qos | None = Key(None, description='of the subscription; best effort, volatile, 1 message')
 
 
-class Camera(Reader, View):
+class Camera(View, Reader):
     """Where a camera's images come from."""
 
     type: Literal[IMAGE_TYPES] = Key(  # type: ignore[valid-type]  # one table says which
@@ -92,8 +116,8 @@ class Source(Reader):
     @field_validator('path')
     @classmethod
     def _exists(cls, path: str, info: ValidationInfo) -> str:
-        if 'type' in info.data:
-            Field.parse(path, info.data['type'])
+        if 'type' in info.data and Field.parse(path, info.data['type']).span and 'bins' not in cls.model_fields:
+            raise InputError(f'expected the path of one number, got {path!r}')
         return path
 
     @functools.cached_property
@@ -101,20 +125,120 @@ class Source(Reader):
         """Where the number stands in a message."""
         return Field.parse(self.path, self.type)
 
+    @property
+    def size(self) -> int:
+        """How many numbers it gives."""
+        return 1
 
-class Input(Source):
-    """A number that the policy reads: the source's times `scale` plus `offset`, then clipped."""
+    @property
+    def optional(self) -> bool:
+        """Whether it may be missing."""
+        return False
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it from sources of the same topic that read other numbers."""
+        return self.path, -1
+
+    def read(self, message: Any) -> tuple[float, ...]:
+        """As many numbers as its size.
+
+        Raises:
+            InputError: the message lacks the element or the joint.
+        """
+        return (self.field.read(message),)
+
+
+class Number(Source):
+    """A number that may be missing."""
+
+    default: float | None = Key(
+        None, description='value of the field while no message holds it, or only one older than max_age; none'
+    )
+
+    @property
+    def optional(self) -> bool:
+        """Whether it may be missing."""
+        return self.default is not None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it from sources of the same topic that read other numbers."""
+        return self.path, 0
+
+    def read(self, message: Any) -> tuple[float, ...]:
+        """See `Source.read`. Distances that are not known are the greatest (see `_distances`)."""
+        return tuple(_distances(self, message, np.array([self.field.read(message)])).tolist())
+
+
+def _distances(source: Source, message: Any, numbers: np.ndarray) -> np.ndarray:
+    """Numbers f64[N], of which distances in a LaserScan or Range become finite (REP 117).
+
+    Infinity, NaN, 0 and what exceeds the sensor's range mean that nothing was seen, and become the range. Minus
+    infinity means something too near, and becomes the least distance.
+    """
+    attribute, least, greatest = DISTANCES.get(source.type, ('', '', ''))
+    if source.field.parts[0].attribute != attribute:
+        return numbers
+    most = getattr(message, greatest)
+    numbers = np.where(numbers == -np.inf, getattr(message, least), numbers)
+    return np.where((numbers > 0) & (numbers <= most), numbers, most)
+
+
+class Input(Number):
+    """What the policy reads: the field times `scale` plus `offset`, then clipped. A field of several elements gives as
+    many numbers, or one per bin, which are called `NAME/0` and so on.
+    """
 
     name: Name = Key(description='of the number that the policy reads')
+    bins: Count | None = Key(
+        None, description='parts of equal size into which several elements are divided, each of which gives its least'
+    )
     scale: float = Key(1.0, description='times the field')
     offset: float = Key(0.0, description='added after scaling')
     clip: Range | None = Key(None, description='bounds of the result; none')
 
+    @model_validator(mode='after')
+    def _fits(self):
+        span = self.field.span
+        if self.bins and not span:
+            raise Mismatch('field', 'several elements, such as ranges[:], because of bins', self.path)
+        if span and not self.bins and (span.first is None or span.last is None or not 0 <= span.first < span.last):
+            raise Mismatch('field', 'bins, or the first and the last element, such as data[0:8]', self.path)
+        return self
 
-class Term(Source):
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the numbers."""
+        return tuple(f'{self.name}/{number}' for number in range(self.size)) if self.field.span else (self.name,)
+
+    @property
+    def size(self) -> int:
+        """How many numbers it gives."""
+        span = self.field.span
+        return self.bins or (span.last - span.first if span else 1)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it from sources of the same topic that read other numbers."""
+        return self.path, self.bins or 0
+
+    def read(self, message: Any) -> tuple[float, ...]:
+        """See `Number.read`."""
+        if not self.field.span:
+            return super().read(message)
+        numbers = self.field.read_all(message)
+        if len(numbers) < self.size:
+            raise InputError(f'{self.path}: expected at least {self.size} elements, got {len(numbers)}')
+        numbers = _distances(self, message, numbers)
+        if self.bins:
+            numbers = np.fmin.reduceat(numbers, np.arange(self.bins) * len(numbers) // self.bins)
+        return tuple(numbers.tolist())
+
+
+class Term(Number):
     """A number that a reward or an end is computed from."""
 
-    default: float | None = Key(None, description='value while there is no message, or an old one; none')
     expression: ClassVar[Expression] = Expression('value', ['value'])
 
     @property
@@ -220,11 +344,6 @@ class Axis(Model):
         return {self.field: 1.0} if self.field else self.fields
 
 
-class _Qos(Model):
-    depth: Count = Key(1, description='messages kept')
-    reliability: Literal['reliable', 'best_effort'] = Key('reliable', description='of the publisher')
-
-
 class Command(Model):
     """How the robot is commanded.
 
@@ -242,7 +361,7 @@ class Command(Model):
         Literal['zero', 'hold'] | dict[str, float], Expected('one of zero, hold, or a value for each axis')
     ] = Key(alias='stop', description='what is commanded when the robot must stop')
     frame_id: str = Key('', description='of the header, where the type has one')
-    qos: _Qos = _Qos()
+    qos: Qos = Qos()
     controller_timeout: Positive | None = Key(
         None, description="s without a command after which the robot's own controller stops it; it never does"
     )
@@ -482,14 +601,18 @@ class RobotContract(Model):
             raise ValueError('expected cameras or vector, something to observe, got neither')
         if self.cameras and self.image_size is None:
             raise Fault('image_size', 'expected [height, width] in pixels, but it is missing')
-        names = [entry.name for entry in self.vector]
+        names = [name for entry in self.vector for name in entry.names]
         if len(set(names)) < len(names):
             raise Mismatch('vector', 'different names', names)
         types: dict[str, str] = {}
+        qualities: dict[str, Qos] = {}
         for key, user in (*self._readers(), ('command', self.command)):
             known = types.setdefault(user.topic, user.type)
             if known != user.type:
                 raise Mismatch(f'{key}.type', f'{known}, as elsewhere for {user.topic}', user.type)
+        for key, reader in self._readers():
+            if reader.qos and qualities.setdefault(reader.topic, reader.qos) != reader.qos:
+                raise Mismatch(f'{key}.qos', f'the same as elsewhere for {reader.topic}', reader.qos.model_dump())
         known = types.setdefault(self.estop, ESTOP)
         if known != ESTOP:
             raise Mismatch('estop', f'a topic of {ESTOP}, but {self.estop} is one of {known} elsewhere', self.estop)
@@ -545,7 +668,7 @@ class RobotContract(Model):
         return RobotSpec(
             name=self.name,
             image_size=self.image_size if self.image_size and self.cameras else (0, 0),
-            vector=tuple(entry.name for entry in self.vector),
+            vector=tuple(name for entry in self.vector for name in entry.names),
             action=tuple(choices) or tuple(axis.name for axis in axes),
             action_low=(0.0,) * len(choices) or tuple(axis.limits[0] for axis in axes),
             action_high=(1.0,) * len(choices) or tuple(axis.limits[1] for axis in axes),
@@ -566,11 +689,15 @@ class RobotContract(Model):
         found = {reader.topic: reader.type for _, reader in self._readers()}
         return tuple(Topic(name, type_name, SENSOR) for name, type_name in found.items())
 
+    def subscription(self, topic: str) -> QoS:
+        """Quality of service with which the agent subscribes a topic."""
+        found = next((reader.qos for _, reader in self._readers() if reader.topic == topic and reader.qos), None)
+        return found.profile if found else LATEST
+
     @property
     def command_topic(self) -> Topic:
         """What is published to move it."""
-        qos = self.command.qos
-        return Topic(self.command.topic, self.command.type, QoS(qos.depth, qos.reliability == 'reliable'))
+        return Topic(self.command.topic, self.command.type, self.command.qos.profile)
 
     def age_limit(self, reader: Camera | Source) -> float:
         """Seconds after which a message counts as missing."""

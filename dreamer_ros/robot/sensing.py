@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.robot.contract import Camera, Formula, RobotContract, Source, Term
+from dreamer_ros.robot.contract import Camera, Formula, Number, RobotContract, Source, Term
 from dreamer_ros.wire.codecs import FLOAT32_MAX, join_images, stamp_to_ns
-from dreamer_ros.wire.fields import Field, has_header
+from dreamer_ros.wire.fields import has_header
 from dreamer_ros.wire.images import decode_image
 from dreamer_ros.wire.topics import Topic
 
@@ -64,12 +64,12 @@ class Sensing:
 
     def __init__(self, contract: RobotContract):
         self._contract = contract
-        fields: dict[str, list[Field]] = {topic.name: [] for topic in contract.topics}
+        sources: dict[str, list[Source]] = {topic.name: [] for topic in contract.topics}
         for source in contract.sources:
-            fields[source.topic].append(source.field)
+            sources[source.topic].append(source)
         header = contract.stamps == 'header'
         self._slots = {
-            topic.name: _Slot(fields[topic.name], header and has_header(topic.type)) for topic in contract.topics
+            topic.name: _Slot(sources[topic.name], header and has_header(topic.type)) for topic in contract.topics
         }
 
     @property
@@ -78,7 +78,7 @@ class Sensing:
         return self._contract.topics
 
     def receive(self, topic: str, message: Any, received_ns: int) -> int:
-        """Receive a message. It is ignored if it lacks a field or a joint of the contract.
+        """Receive a message. It is ignored if it lacks a field or a joint that has no default, or all of them.
 
         Args:
             topic: its name in the contract.
@@ -96,10 +96,10 @@ class Sensing:
         contract = self._contract
         problems: dict[str, Problem] = {}  # by topic: one says enough
         frames = [self._frame(name, camera, tick_ns, problems) for name, camera in contract.cameras.items()]
-        inputs = np.array([self._value(entry, tick_ns, problems) for entry in contract.vector])
+        inputs = [self._values(entry, tick_ns, problems) for entry in contract.vector]
         feedback = np.array(
             [
-                self._value(axis.feedback, tick_ns, problems) if axis.feedback else np.nan
+                self._values(axis.feedback, tick_ns, problems)[0] if axis.feedback else np.nan
                 for axis in contract.command.axes
             ]
         )
@@ -118,11 +118,12 @@ class Sensing:
             reward_problems=tuple(doubts.values()),
         )
 
-    def _scaled(self, inputs: np.ndarray) -> np.ndarray:
-        scaled = [value * entry.scale + entry.offset for entry, value in zip(self._contract.vector, inputs.tolist())]
-        for number, entry in enumerate(self._contract.vector):
-            if entry.clip:
-                scaled[number] = min(max(scaled[number], entry.clip[0]), entry.clip[1])
+    def _scaled(self, inputs: list[tuple[float, ...]]) -> np.ndarray:
+        scaled: list[float] = []
+        for entry, values in zip(self._contract.vector, inputs):
+            numbers = [value * entry.scale + entry.offset for value in values]
+            low, high = entry.clip or (-np.inf, np.inf)
+            scaled += [min(max(number, low), high) for number in numbers]
         return np.array(scaled, np.float32)
 
     def _frame(self, name: str, camera: Camera, tick_ns: int, problems: dict[str, Problem]) -> np.ndarray | None:
@@ -140,26 +141,26 @@ class Sensing:
             return None
         return frame
 
-    def _value(self, source: Source, tick_ns: int, problems: dict[str, Problem], default: float | None = None) -> float:
-        """A source's value, or the default, or NaN with a problem."""
+    def _values(self, source: Source, tick_ns: int, problems: dict[str, Problem]) -> tuple[float, ...]:
+        """A source's values, or its default, or NaN with a problem."""
         found: dict[str, Problem] = {}
         slot = self._fresh(source, tick_ns, found)
-        if slot is not None:
-            value = slot.values[source.field]
-            if abs(value) <= FLOAT32_MAX:
-                return value
-            found[source.topic] = Problem(
-                source.topic, 'bad', f'{source.field.text}: expected a finite value, got {value}'
-            )
-        if default is not None:
-            return default
+        values = slot.values.get(source.key, ()) if slot else ()
+        for value in values:
+            if not abs(value) <= FLOAT32_MAX:
+                detail = f'{source.field.text}: expected a finite value, got {value}'
+                found[source.topic] = Problem(source.topic, 'bad', detail)
+                break
+        else:
+            if values:
+                return values
+        if isinstance(source, Number) and source.default is not None:
+            return (source.default,) * source.size
         problems.update(found)
-        return np.nan
+        return (np.nan,) * source.size
 
     def _formula(self, formula: Term | Formula, tick_ns: int, problems: dict[str, Problem]) -> float:
-        values = {
-            name: self._value(source, tick_ns, problems, source.default) for name, source in formula.sources.items()
-        }
+        values = {name: self._values(source, tick_ns, problems)[0] for name, source in formula.sources.items()}
         if problems:
             return np.nan
         try:
@@ -194,12 +195,12 @@ class Sensing:
 class _Slot:
     """The newest usable message of a topic, and what was read from it."""
 
-    def __init__(self, fields: list[Field], header: bool):
-        self._fields = fields
+    def __init__(self, sources: list[Source], header: bool):
+        self._sources = sources
         self._header = header
         self.message: Any = None
         self.stamp = 0
-        self.values: dict[Field, float] = {}
+        self.values: dict[tuple[str, int], tuple[float, ...]] = {}  # by key of their source
         self.frames: dict[str, Any] = {}  # camera name -> u8[H, W, 3], or why there is none
         self.refused = ''  # why the newest message was ignored
 
@@ -207,10 +208,25 @@ class _Slot:
         stamp = received_ns
         try:
             stamp = stamp_to_ns(message.header.stamp) if self._header else received_ns
-            # Robots often publish the states of some joints here and of others there.
-            values = {field: field.read(message) for field in self._fields}
+            values = self._read(message)
         except InputError as error:
             self.refused = str(error)
             return stamp
         self.message, self.stamp, self.values, self.frames, self.refused = message, stamp, values, {}, ''
         return stamp
+
+    def _read(self, message: Any) -> dict[tuple[str, int], tuple[float, ...]]:
+        """What the sources find in a message. Robots often publish the states of some joints here, of others there."""
+        values: dict[tuple[str, int], tuple[float, ...]] = {}
+        lacking = None
+        for source in self._sources:
+            try:
+                if source.key not in values:
+                    values[source.key] = source.read(message)
+            except InputError as error:
+                lacking = error
+                if not source.optional:
+                    raise
+        if lacking and not values:
+            raise lacking
+        return values

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rclpy.node import Node
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
@@ -253,7 +253,8 @@ class RobotRecorder:
                 )
             if len(publishers) > len(strange):
                 reliable = all(info.qos_profile.reliability != ReliabilityPolicy.BEST_EFFORT for info in publishers)
-                quality = QoS(IMAGE_DEPTH if source.topic.type in IMAGE_TYPES else DEPTH, reliable)
+                latched = all(info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for info in publishers)
+                quality = QoS(IMAGE_DEPTH if source.topic.type in IMAGE_TYPES else DEPTH, reliable, latched)
                 source.topic = dataclasses.replace(source.topic, qos=QoS(source.topic.qos.depth, reliable))
                 source.subscription = self._inbox.subscribe(source.topic, quality, raw=True)
 

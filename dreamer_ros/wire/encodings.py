@@ -76,8 +76,8 @@ class Encoding(NamedTuple):
         row: bytes of a row, per pixel.
         rows: rows of data, per row of the image.
         even: by what width and height must be divisible.
-        read: makes a Picture of u8[rows, step], width, height, whether the image is seen in at least half its size,
-            and whether 16-bit numbers begin with their upper byte.
+        read: makes a Picture of u8[rows, step], width, height, whether more than half of both is needed, and whether
+            16-bit numbers begin with their upper byte.
     """
 
     row: int
@@ -104,7 +104,7 @@ def _packed(mode: str, channels: str) -> Callable:
 
     def read(data: np.ndarray, width: int, height: int, fine: bool, big_endian: bool) -> Picture:
         step = data.shape[1]
-        return rgb_picture(Image.frombuffer(mode, (width, height), data, 'raw', channels, step, 1))
+        return rgb_picture(Image.frombytes(mode, (width, height), data, 'raw', channels, step, 1))
 
     return read
 
@@ -235,14 +235,14 @@ ENCODINGS = {
 DEPTHS = {'16UC1': 'u2', 'mono16': 'u2', '32FC1': 'f4'}
 
 
-def read_image(msg: Any, depth: Depth | None, fine: bool) -> Picture:
+def read_image(msg: Any, depth: Depth | None, needed: tuple[int, int]) -> Picture:
     """The Picture in a sensor_msgs/Image.
 
     Only the upper 8 bits of 16-bit grey and Bayer are used. Transparency is ignored.
 
     Args:
         depth: of a camera that sees distances.
-        fine: whether it is seen in at least half its size.
+        needed: least width and height of the planes, where there is a choice.
 
     Raises:
         InputError: another encoding, or inconsistent sizes.
@@ -262,4 +262,5 @@ def read_image(msg: Any, depth: Depth | None, fine: bool) -> Picture:
         )
     if width % even[0] or height % even[1]:
         raise InputError(f'image: expected an even width and height of {name}, got {width}x{height}')
+    fine = 2 * needed[0] > width or 2 * needed[1] > height
     return read(data.reshape(-1, step), width, height, fine, bool(msg.is_bigendian))

@@ -1,4 +1,4 @@
-"""Reads numbers from ROS messages by path: `pose.pose.position.x`, `data[3]`, `velocity[left_wheel]`.
+"""Reads numbers from ROS messages by path: `pose.pose.position.x`, `data[3]`, `velocity[left_wheel]`, `ranges[0:90]`.
 
 Messages may come from rclpy or from a bag.
 """
@@ -9,6 +9,7 @@ import dataclasses
 import re
 from typing import Any, NamedTuple
 
+import numpy as np
 from rosbags.interfaces import Nodetype
 
 from dreamer_ros.errors import InputError
@@ -21,11 +22,21 @@ _PART = re.compile(r'([A-Za-z][A-Za-z0-9_]*)(?:\[([^\[\]]+)\])?(?:\.|$)')
 _NUMBERS = re.compile(r'bool|byte|u?int(8|16|32|64)|float(32|64)')
 
 
+_SPAN = re.compile(r'(-?\d*):(-?\d*)')
+
+
+class Span(NamedTuple):
+    """Elements of a list, as in Python: from the first one to the one before the last, None for an end of the list."""
+
+    first: int | None
+    last: int | None
+
+
 class Part(NamedTuple):
-    """One step of a path: an attribute and, if it is a list, the number or name of an element."""
+    """One step of a path: an attribute and, if it is a list, the number or name of an element, or several numbers."""
 
     attribute: str
-    element: None | int | str
+    element: None | int | str | Span
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +44,7 @@ class Field:
     """The path of a number in messages of one type.
 
     An element in brackets is an index from 0, or the name of a joint, which is looked up in the list `name` or
-    `joint_names` of the message or of a message around it. Booleans are 0 and 1.
+    `joint_names` of the message or of a message around it. Booleans are 0 and 1. The last part may be a `Span`.
     """
 
     text: str
@@ -52,7 +63,7 @@ class Field:
             if match is None:
                 break
             attribute, element = match.groups()
-            parts.append(Part(attribute, int(element) if element and element.isdecimal() else element))
+            parts.append(Part(attribute, _element(element)))
             end = match.end()
         if not parts or end < len(text) or text.endswith('.'):
             raise InputError(
@@ -62,18 +73,38 @@ class Field:
         _check(parts, text, type_name)
         return cls(text, tuple(parts))
 
+    @property
+    def span(self) -> Span | None:
+        """The elements, of a path to several numbers."""
+        element = self.parts[-1].element
+        return element if isinstance(element, Span) else None
+
+    def read_all(self, message: Any) -> np.ndarray:
+        """The numbers f64[N] in a message, of a path that ends in a span. What the list lacks is left out.
+
+        Raises:
+            InputError: the message lacks an element before.
+        """
+        return np.asarray(self._value(message), np.float64)
+
     def read(self, message: Any) -> float:
         """The number in a message.
 
         Raises:
             InputError: the message lacks the element or the joint.
         """
+        value = self._value(message)
+        return float(value[0] if isinstance(value, bytes) else value)  # rclpy gives a `byte` as bytes
+
+    def _value(self, message: Any) -> Any:
         value, names = message, None
         for attribute, element in self.parts:
             names = _names(value) or names
             value = getattr(value, attribute)
             if element is None:
                 continue
+            if isinstance(element, Span):
+                return value[slice(*element)]
             if isinstance(element, int):
                 number = element
             else:
@@ -85,7 +116,17 @@ class Field:
             if number >= len(value):
                 raise InputError(f'{self.text}: expected more than {number} elements, got {len(value)}')
             value = value[number]
-        return float(value[0] if isinstance(value, bytes) else value)  # rclpy gives a `byte` as bytes
+        return value
+
+
+def _element(text: str | None) -> None | int | str | Span:
+    """What stands in brackets."""
+    if text is None or text.isdecimal():
+        return text and int(text)
+    if match := _SPAN.fullmatch(text):
+        first, last = (int(end) if end.strip('-') else None for end in match.groups())
+        return Span(first, last)
+    return text
 
 
 def has_header(type_name: str) -> bool:
@@ -111,7 +152,8 @@ def _check(parts: list[Part], text: str, type_name: str) -> None:
     definition(type_name)
     kind, content = Nodetype.NAME, type_name
     named = False
-    for attribute, element in parts:
+    for part in parts:
+        attribute, element = part
         if kind is not Nodetype.NAME:
             raise InputError(f'{text}: expected no field of a plain value, got {attribute!r}')
         fields = dict(typestore().fielddefs[content][1])
@@ -127,9 +169,11 @@ def _check(parts: list[Part], text: str, type_name: str) -> None:
             raise InputError(
                 f'{text}: expected a number in brackets, because {type_name} names no joints, got {element!r}'
             )
+        if isinstance(element, Span) and part is not parts[-1]:
+            raise InputError(f'{text}: expected several elements at its end alone')
         if is_list:
             (kind, content), length = content
-            if length and not isinstance(element, str) and element >= length:
+            if length and isinstance(element, int) and element >= length:
                 raise InputError(f'{text}: expected an element below {length}, got {element}')
     if kind is not Nodetype.BASE or not _NUMBERS.fullmatch(content[0]):
         name = content if kind is Nodetype.NAME else content[0]

@@ -59,9 +59,8 @@ def decode_image(message: Any, type_name: str, view: View = PLAIN, size: tuple[i
     """
     if type_name == COMPRESSED:
         return fit(open_image(message.data, message.format, view, size), view, size)
-    whole = (message.width, message.height)
-    width, height = _wanted(whole, view, size)
-    return fit(read_image(message, view.depth, 2 * width > whole[0] or 2 * height > whole[1]), view, size)
+    needed = _needed((message.width, message.height), view, size)
+    return fit(read_image(message, view.depth, needed), view, size)
 
 
 def fit(picture: Picture, view: View, size: tuple[int, int] | None) -> np.ndarray:
@@ -88,12 +87,14 @@ def _unturned(view: View, size: tuple[int, int] | None) -> tuple[int, int] | Non
     return size if size is None or view.rotate % 180 else (size[1], size[0])
 
 
-def _wanted(whole: tuple[int, int], view: View, size: tuple[int, int] | None) -> tuple[int, int]:
-    """The least width and height of a whole image whose crop need not be enlarged."""
+def _needed(whole: tuple[int, int], view: View, size: tuple[int, int] | None) -> tuple[int, int]:
+    """Least width and height in which an image must be decoded, so that each new pixel is made of two by two."""
     inner = _unturned(view, size)
-    if inner is None or view.crop is None:
-        return inner or whole
-    return (math.ceil(whole[0] * inner[0] / view.crop.width), math.ceil(whole[1] * inner[1] / view.crop.height))
+    if inner is None:
+        return whole
+    crop = (view.crop.width, view.crop.height) if view.crop else whole
+    width, height = (math.ceil(2 * whole_ * new / old) if old else 0 for whole_, new, old in zip(whole, inner, crop))
+    return width, height
 
 
 def fill_compressed(message: Any, image: np.ndarray, stamp: int, frame_id: str = 'camera') -> None:
@@ -124,7 +125,7 @@ def open_image(data: Any, name: str, view: View = PLAIN, size: tuple[int, int] |
     try:
         image = Image.open(io.BytesIO(data), formats=('JPEG', 'PNG'))
         whole = image.size
-        image.draft(None, _wanted(whole, view, size))
+        image.draft(None, _needed(whole, view, size))
         image.load()
         return _opened(image, whole, view.depth, units)
     except UnidentifiedImageError:

@@ -122,6 +122,27 @@ def test_further_keys():
         ({'vector__1__scale': 'two'}, r'vector\[1\].scale: expected a number'),
         ({'vector__1__name': 'shoulder'}, 'vector: expected different names'),
         ({'vector__1__unit': 'rad'}, r'unknown key vector\[1\].unit; expected one of topic'),
+        (
+            {'vector__0__type': 'sensor_msgs/msg/PointCloud2'},
+            r'vector\[0\].type: .* no point clouds: expected sensor_msgs/msg/LaserScan, which pointcloud_to_laserscan',
+        ),
+        ({'vector__0__bins': 4}, r'vector\[0\].field: expected several elements, such as ranges\[:\], because of bins'),
+        ({'vector__4__field': 'pose.covariance[0:]'}, r'vector\[4\].field: expected bins, or the first and the last'),
+        ({'vector__4__field': 'pose.covariance[3:3]'}, r'vector\[4\].field: expected bins, or the first and the last'),
+        ({'vector__0__default': 'none'}, r'vector\[0\].default: expected a number'),
+        (
+            {'vector__0__qos': {'depth': 2}, 'vector__1__qos': {'depth': 3}},
+            r'vector\[1\].qos: expected the same as elsewhere for joint_states',
+        ),
+        (
+            {'command__axes__0__feedback__field': 'position[0:2]'},
+            r"axes\[0\].feedback.field: expected the path of one number, got 'position\[0:2\]'",
+        ),
+        (
+            {'cameras__wrist__depth': {'range': [2, 2], 'invalid': 'far'}},
+            r'cameras.wrist.depth.range: expected \[near, far\] in m',
+        ),
+        ({'cameras__wrist__rotate': 45}, 'cameras.wrist.rotate: expected one of 0, 90, 180, 270, got 45'),
         ({'command': None}, 'command .* is missing'),
         ({'command__type': 'std_msgs/msg/String'}, 'command.type: expected one of geometry_msgs/msg/Twist, '),
         ({'command__axes': []}, 'command.axes: expected at least one'),

@@ -157,3 +157,85 @@ def test_no_cameras():
     sensing.receive('imu', message('sensor_msgs/msg/Imu', T), 0)
     seen = sensing.observe(T)
     assert not seen.problems and seen.image.shape == (0, 0, 0) and seen.vector.tolist() == [1, 1, 0, 0, 0]
+
+
+SCAN = 'sensor_msgs/msg/LaserScan'
+
+
+def entry(name: str, topic: str, type_name: str, field: str, **further) -> dict:
+    return {'name': name, 'topic': topic, 'type': type_name, 'field': field, **further}
+
+
+def sensed(vector: list[dict], *messages: tuple, tick: int = T, **changes):
+    """The observation of a robot with nothing but numbers."""
+    robot = contract(
+        cameras=None, image_size=None, reward=None, terminal=None, vector=vector, command__stop='zero', **changes
+    )
+    for axis in robot.command.axes:
+        assert axis.feedback
+    sensing = Sensing(robot)
+    sensing.receive('joint_states', joint_state(T, shoulder=(0, 0), elbow=(0, 0)), T)
+    for topic, each in messages:
+        sensing.receive(topic, each, T)
+    return sensing.observe(tick)
+
+
+def test_a_scan_in_bins():
+    """The least of each bin; what is not seen is as far as the scanner sees, what is too near is not."""
+    ranges = [9.0, 3.0, np.inf, np.nan, 0.0, -np.inf, 12.5, 0.05, 2.0, 7.0]
+    scan = message(SCAN, T, ranges=ranges, range_min=0.1, range_max=12.0)
+    vector = [
+        entry('front', 'scan', SCAN, 'ranges[:]', bins=4),
+        entry('left', 'scan', SCAN, 'ranges[-2:]', bins=2, scale=0.5),
+        entry('rays', 'scan', SCAN, 'ranges[5:7]'),
+        entry('one', 'scan', SCAN, 'ranges[2]'),
+    ]
+    seen = sensed(vector, ('scan', scan))
+    assert not seen.problems
+    expected = [3.0, 12.0, 0.1, 0.05, 1.0, 3.5, 0.1, 12.0, 12.0]
+    np.testing.assert_allclose(seen.vector, expected, rtol=1e-6)
+    names = contract(vector=vector).spec.vector
+    assert names[:5] == ('front/0', 'front/1', 'front/2', 'front/3', 'left/0') and names[-2:] == ('rays/1', 'one')
+    short = message(SCAN, T, ranges=ranges[:3], range_min=0.1, range_max=12.0)
+    (problem,) = sensed(vector, ('scan', short)).problems
+    assert 'ranges[:]: expected at least 4 elements, got 3' in str(problem)
+
+
+def test_imu_and_range():
+    imu = message('sensor_msgs/msg/Imu', T, orientation__w=0.5, linear_acceleration__z=9.8)
+    vector = [
+        entry('w', 'imu', 'sensor_msgs/msg/Imu', 'orientation.w'),
+        entry('up', 'imu', 'sensor_msgs/msg/Imu', 'linear_acceleration.z'),
+        entry('gap', 'sonar', 'sensor_msgs/msg/Range', 'range'),
+    ]
+    for came, read in ((1.5, 1.5), (np.inf, 4.0), (np.nan, 4.0), (-np.inf, 0.2)):
+        sonar = message('sensor_msgs/msg/Range', T, range=came, min_range=0.2, max_range=4.0)
+        np.testing.assert_allclose(sensed(vector, ('imu', imu), ('sonar', sonar)).vector, [0.5, 9.8, read], rtol=1e-6)
+
+
+def test_defaults_of_numbers_that_are_missing():
+    """A silent topic, an old message, a joint that the message lacks, no number: each counts as missing."""
+    joints = 'sensor_msgs/msg/JointState'
+    vector = [
+        entry('elbow', 'joints', joints, 'position[elbow]'),
+        entry('grip', 'joints', joints, 'position[grip]', default=0.5, scale=2),
+        entry('wind', 'wind', 'std_msgs/msg/Float64', 'data', default=-1),
+        entry('scan', 'scan', SCAN, 'ranges[0:2]', default=3),
+    ]
+    both = joint_state(T, elbow=(1.0, 0), grip=(0.25, 0))
+    wind = message('std_msgs/msg/Float64', data=7.0)
+    assert sensed(vector, ('joints', both), ('wind', wind)).vector.tolist() == [1.0, 0.5, 7.0, 3.0, 3.0]
+    seen = sensed(
+        vector, ('joints', joint_state(T, elbow=(1.0, 0))), ('wind', message('std_msgs/msg/Float64', data=np.nan))
+    )
+    assert seen.vector.tolist() == [1.0, 1.0, -1.0, 3.0, 3.0]
+    # A message with none of the joints is another publisher's, and one without elbow is not used at all.
+    lone = joint_state(T, grip=(0.75, 0))
+    assert sensed(vector, ('joints', both), ('joints', lone)).vector.tolist()[:2] == [1.0, 0.5]
+    late = [{**each, 'max_age': 9.0} if each['name'] == 'elbow' else each for each in vector]
+    changes = {f'command__axes__{k}__feedback__max_age': 9.0 for k in (0, 1)}
+    seen = sensed(late, ('joints', both), ('wind', wind), tick=T + SECOND, **changes)
+    assert not seen.problems and seen.vector.tolist() == [1.0, 1.0, -1.0, 3.0, 3.0], 'older than max_age'
+    other = joint_state(T, wrist=(1.0, 0))
+    seen = sensed(vector[1:2], ('joints', both), ('joints', other))
+    assert seen.vector.tolist() == [0.5], 'of a message with none of the joints nothing is used'

@@ -28,7 +28,11 @@ def area_average(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
         return inside / inside.sum(1, keepdims=True)
 
     return np.einsum(
-        'ih,jw,hwc->ijc', weights(pixels.shape[0], height), weights(pixels.shape[1], width), pixels.astype(float)
+        'ih,jw,hwc->ijc',
+        weights(pixels.shape[0], height),
+        weights(pixels.shape[1], width),
+        pixels.astype(float),
+        optimize=True,
     )
 
 
@@ -127,7 +131,7 @@ def encoded(name: str, data: bytes, width: int, height: int, padding: int = 0, b
 @pytest.mark.parametrize('padding', [0, 6])
 @pytest.mark.parametrize('name', FFMPEG)
 def test_yuv_is_what_ffmpeg_makes_of_it(name, padding):
-    height, width = 48, 64
+    height, width = 240, 320
     pixels = smooth(height, width)
     data = ffmpeg(pixels.tobytes(), width, height, 'rgb24', FFMPEG[name])
     expected = np.frombuffer(ffmpeg(data, width, height, FFMPEG[name], 'rgb24'), np.uint8).reshape(pixels.shape)
@@ -135,18 +139,19 @@ def test_yuv_is_what_ffmpeg_makes_of_it(name, padding):
     whole = decode_image(message, RAW).astype(int)
     assert np.abs(whole - expected).max() <= 2 and np.abs(whole - pixels).mean() < 4
     for view, (top, left, below, right) in (
-        (PLAIN, (0, 0, 48, 64)),
-        (View(crop=Crop(x=4, y=8, width=48, height=36)), (8, 4, 44, 52)),
+        (PLAIN, (0, 0, 240, 320)),
+        (View(crop=Crop(x=20, y=40, width=240, height=180)), (40, 20, 220, 260)),
     ):
-        for size in ((12, 16), (9, 11)):
+        for size in ((60, 80), (45, 55)):
             seen = decode_image(message, RAW, view, size)
-            assert np.abs(seen - area_average(expected[top:below, left:right], *size)).max() <= 4, (view, size)
+            # Pairs of pixels with one colour do not end where new pixels do.
+            assert np.abs(seen - area_average(expected[top:below, left:right], *size)).max() <= 6, (view, size)
 
 
 @pytest.mark.parametrize('name', BAYER)
 @pytest.mark.parametrize('big_endian', [False, True])
 def test_bayer_is_what_ffmpeg_makes_of_it(name, big_endian):
-    height, width = 48, 64
+    height, width = 240, 320
     pixels = smooth(height, width)
     mosaic = np.empty((height, width), np.uint8)
     for k, colour in enumerate(name[6:10]):
@@ -159,7 +164,7 @@ def test_bayer_is_what_ffmpeg_makes_of_it(name, big_endian):
     theirs = np.frombuffer(ffmpeg(data.tobytes(), width, height, kind, 'rgb24'), np.uint8).reshape(pixels.shape)
     whole = decode_image(message, RAW).astype(int)
     assert np.abs(whole - pixels)[1:-1, 1:-1].max() <= 3 and np.abs(whole - theirs)[2:-2, 2:-2].mean() < 2
-    for size in ((12, 16), (9, 11), (40, 50)):
+    for size in ((60, 80), (45, 55), (200, 250)):
         assert np.abs(decode_image(message, RAW, PLAIN, size) - area_average(pixels, *size)).max() <= 8, size
 
 
