@@ -81,7 +81,8 @@ class ScheduleConfig(Model):
     replay_ratio: float = Field(256.0, ge=0.001, description='agent steps trained on per agent step collected')
     overlap: bool = Field(
         False,
-        description='train actor and critic on a second thread, one batch behind the world model; system dreamer only',
+        description='train actor and critic on a second thread, one batch behind the world model; system dreamer on a '
+        'CPU only, a GPU trains all of it at once',
     )
     publish_every: int = Field(50, ge=1, description='updates between two published policies')
     log_every: int = Field(50, ge=1, description='updates between two lines of metrics')

@@ -68,7 +68,10 @@ class ActorCritic(nn.Module):
         # without dynamics gradients, one pass of the critic gives the values and what its loss needs
         self.shares_critic = self.reinforce == 1.0 and config.critic.slow != 'target'
         self.return_range = ReturnRange()
+        # Counted in Python, because reading the buffer waits for the GPU.
+        self._slow_updates = 0
         self.register_buffer('slow_updates', torch.zeros((), dtype=torch.int64))
+        self.register_load_state_dict_post_hook(lambda module, _: module._count_from_buffer())
 
     def draw(self, model: WorldModel, states: int, device: torch.device) -> DreamNoise:
         """Draw the randomness of a dream that starts from some of `states` posterior states."""
@@ -242,15 +245,19 @@ class ActorCritic(nn.Module):
         feature = states.feature.transpose(0, 1)[:-1]  # this gradient shapes the representation too
         return self.critic_loss(self.critic_outputs_by_rows(feature), returns, (~last[:-1]).float())
 
+    def _count_from_buffer(self) -> None:
+        self._slow_updates = int(self.slow_updates)
+
     @torch.no_grad()
     def update_slow_critic(self) -> None:
         """Move the slow critic once per update."""
         config = self.critic_config
-        self.slow_updates += 1
+        self._slow_updates += 1
+        self.slow_updates.fill_(self._slow_updates)
         fast, slow = list(self.critic.parameters()), list(self.slow_critic.parameters())
         if config.slow == 'regularise':
             torch._foreach_lerp_(slow, fast, config.slow_rate)
-        elif config.slow == 'target' and self.slow_updates % config.slow_every == 0:
+        elif config.slow == 'target' and self._slow_updates % config.slow_every == 0:
             torch._foreach_copy_(slow, fast)
 
 

@@ -36,7 +36,7 @@ from dreamer_ros.nets.encoders import (
     thumbnails,
     unit_image,
 )
-from dreamer_ros.nets.layers import flatten_time, head, initialise, symlog, widened
+from dreamer_ros.nets.layers import exact_products, flatten_time, head, initialise, symlog, widened
 from dreamer_ros.nets.rssm import RSSM, State
 from dreamer_ros.spec import RobotSpec
 
@@ -240,7 +240,7 @@ class WorldModel(nn.Module):
         state = flatten_time(widened(feature))
         mean, std = widened(self.projector(flatten_time(embed))).chunk(2, -1)
         precision = (F.softplus(std) + CONTRAST_MIN_STD).square().reciprocal()
-        with torch.autocast(state.device.type, enabled=False):  # differences of large numbers
+        with exact_products():  # for differences of large numbers
             # ln q [embedding, state], without the terms that are the same for every state
             score = (mean * precision) @ state.T - 0.5 * precision @ state.square().T
         score = score.masked_fill(~window.view(score.shape), -torch.inf)

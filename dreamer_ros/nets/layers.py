@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +45,18 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 def widened(x: Tensor) -> Tensor:
     """X in at least float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Matrix products in whole float32, without autocast's bfloat16 and a GPU's TF32."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision('highest')
+    try:
+        with torch.autocast('cuda', enabled=False), torch.autocast('cpu', enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 class FastRMSNorm(torch.autograd.Function):

@@ -87,7 +87,8 @@ def capture(
     work: Callable[[], dict[str, Tensor]], device: torch.device
 ) -> tuple[Callable[[], None], dict[str, Tensor]]:
     """Record work without doing it. Returns a function that does it, and the tensors that this fills."""
-    with torch.cuda.device(device):
+    # A capture that fails leaves its stream current. The outer stream context makes ours current again.
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on using the GPU meanwhile.
         with torch.cuda.graph(graph, capture_error_mode='thread_local'):

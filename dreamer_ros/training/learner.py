@@ -67,10 +67,10 @@ class Learner:
         self.gradients: Gradients = self.compute_gradients
         if self.device.type == 'cuda':
             torch.set_float32_matmul_precision('high')  # TF32: its rounding is below that of a sampled gradient
-            if self.agent.steady and not config.schedule.overlap and team is None:
+            if self.agent.steady and team is None:
                 self.gradients = Recording(self.compute_gradients, list(self.agent.parameters()))
         self.overlap: Overlap | None = None
-        if config.schedule.overlap:
+        if config.schedule.overlap and self.device.type != 'cuda':  # a GPU replays the whole update as one graph
             assert isinstance(self.agent, Dreamer), 'the config says so'
             self.overlap = Overlap(self.agent, self.optimizer, self.autocast)
         self.updates = 0

@@ -6,6 +6,8 @@ memory it had when it was taped, with the numbers that Python gave it then.
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -101,6 +103,43 @@ def test_what_cannot_be_recorded_is_computed(monkeypatch):
         torch.manual_seed(5)
         other.update(batches[0])
     assert not any(torch.isnan(x).any() for x in other.agent.parameters())
+
+
+def test_a_failed_capture_leaves_our_stream_current(monkeypatch):
+    """As in torch: a graph whose end is refused never makes the stream from before current again."""
+    current = ['ours']
+
+    @contextlib.contextmanager
+    def stream(wanted):
+        before = current[0]
+        current[0] = wanted
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    class Graph:
+        def __init__(self, graph, capture_error_mode):
+            pass
+
+        def __enter__(self):
+            current[0] = 'the capture'
+
+        def __exit__(self, *exception):
+            raise RuntimeError('the capture was invalidated')
+
+    fakes = dict(
+        device=lambda device: contextlib.nullcontext(),
+        stream=stream,
+        current_stream=lambda device: current[0],
+        CUDAGraph=lambda: None,
+        graph=Graph,
+    )
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    with pytest.raises(RuntimeError, match='invalidated'):
+        cuda_graph.capture(dict, torch.device('cuda'))
+    assert current == ['ours']
 
 
 def test_batches_of_another_shape_are_computed(taped):

@@ -22,7 +22,7 @@ from tests.policy.tiny import spec as tiny_spec
 DEVICE = torch.device('meta')
 BATCH, LENGTH = 2, 3
 # Counts that are read once per update.
-READ = ('updates', 'slow_updates')
+READ = ('updates',)
 
 
 def move(module: nn.Module) -> nn.Module:
