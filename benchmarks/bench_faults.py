@@ -4,7 +4,8 @@
 
 Camera, agent and listener are processes of their own. A stop is in time when it has arrived in the listener's
 process within one control period of the fault: for a camera, of the moment its image is missed (older than the
-contract allows). A corrupt policy must be refused, and the robot go on with the one it has.
+contract allows). A corrupt policy and a stranger's must be refused, and the robot go on with the one it has. When
+nobody subscribes the command any more, the agent must hold it until somebody does.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.nodes.faults import CLOCK, CORRUPT, ENDS_THE_AGENT, FAULTS, inject, scene, summary
+from tests.nodes.faults import CLOCK, ENDS_THE_AGENT, FAULTS, INSTEAD, inject, scene, summary
 
-SLOW = (*ENDS_THE_AGENT, CORRUPT)  # the agent is started anew each time
+SLOW = (*ENDS_THE_AGENT, *INSTEAD)  # the agent is started anew, or waited for, each time
 SLOW_SHARE = 0.1
 
 
@@ -26,7 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--faults', type=int, default=1000)
     parser.add_argument('--rate', type=float, default=20.0, help='control rate in Hz')
-    parser.add_argument('--kinds', nargs='*', default=[*FAULTS, CLOCK, CORRUPT])
+    parser.add_argument('--kinds', nargs='*', default=[*FAULTS, CLOCK, *INSTEAD])
     parser.add_argument('--json', type=Path, default=Path('runs/bench/faults.json'))
     arguments = parser.parse_args()
     os.environ.setdefault('ROS_DOMAIN_ID', '39')

@@ -155,6 +155,22 @@ SigningKey = Annotated[
     str,
     Field(default='', description='File of the private key that signs the policies, for contracts with a public_key.'),
 ]
+RunKeyFile = Annotated[
+    str,
+    Field(
+        default='',
+        description='File of the key that a trainer shares with its robots. Default: $DREAMER_ROS_KEY, else the file '
+        '`key` of the run directory, which is made if it is missing.',
+    ),
+]
+Trust = Annotated[
+    Literal['key', 'lan'],
+    Field(
+        default='key',
+        description='key: a robot plays the policies of a trainer with its key, and files are served to who has it. '
+        'lan: policies of anybody in the ROS domain are played, and files are served to anybody.',
+    ),
+]
 Pause = Annotated[
     bool,
     Field(
@@ -169,8 +185,8 @@ Address = Annotated[
     str,
     Field(
         default='127.0.0.1',
-        description='Address of this computer at which bags and policies can be read, without a password. '
-        '127.0.0.1: by this computer alone. 0.0.0.0: at any of its addresses.',
+        description='Address of this computer at which bags and policies can be read. 127.0.0.1: by this computer '
+        'alone, without a key. 0.0.0.0: at any of its addresses.',
     ),
 ]
 RequiredFolder = Annotated[

@@ -314,7 +314,7 @@ class Control:
             age = sensed.ages[self._leading] / 1e9
             self.timings.add('age', age)
             self.timings.add('latency', age + (self._time_ns() - self._stamp) / 1e9)
-        if limited.clamped or limited.slowed:
+        if limited.clamped or limited.slowed or limited.blocked:
             self.limited += 1
             action = self._gate.action(limited.values)  # the recorded action is the one that was sent
         self._stops = 0

@@ -19,6 +19,7 @@ from dreamer_ros.deploy.camera_reward import CameraReward
 from dreamer_ros.deploy.command_topic import CommandTopic
 from dreamer_ros.deploy.control import LATE, Behaviour, Control, StepPublisher
 from dreamer_ros.deploy.guard import Guard
+from dreamer_ros.deploy.limit_watch import LimitWatch
 from dreamer_ros.deploy.policies import Policies
 from dreamer_ros.deploy.realtime import has_priority
 from dreamer_ros.deploy.resetting import Resetting
@@ -120,6 +121,7 @@ class Deployment:
             self.command = CommandTopic(node, command, contract.source, self._commands, own)
             self._gate = Gate(contract, self._commands.publish, stops.publish, self._time_ns)
             self._inputs = kept(Inputs(node, contract, self._time_ns))
+            self._limits = kept(LimitWatch(node, contract, self._gate, self._time_ns)) if contract.limits else None
             self._clock = kept(ClockWatch(node, CLOCK_PATIENCE * self.period)) if sim_time else None
             self._person = kept(Person(node, contract)) if contract.joystick else None
             self._reset = kept(Resetting(node, contract, self._gate))
@@ -251,8 +253,8 @@ class Deployment:
         """
         return self._reset.ready()
 
-    def stops(self) -> list[str]:
-        """The reason of each stop since the last call."""
+    def events(self) -> list[str]:
+        """What stopped or limited the robot since the last call."""
         return [self._gate.events.popleft() for _ in range(len(self._gate.events))]
 
     def waiting(self) -> str:
@@ -276,6 +278,8 @@ class Deployment:
         waiting = self.waiting()
         if waiting or not self.active:
             parts.insert(0, f'waiting: {waiting}' if self.active else 'inactive')
+        elif self._gate.limited:
+            parts.insert(0, self._gate.limited)
         if 'latency p50 [ms]' in timings:
             median, high, age = (float(timings[f'{name} [ms]']) for name in ('latency p50', 'latency p99', 'age p50'))
             parts += [f'latency {median:.1f} ms (p99 {high:.1f})', f'input {age:.1f} ms old']
@@ -302,6 +306,8 @@ class Deployment:
             'guard': self._check_guard,
             'subscriber': self.command.check,
         }
+        if self._limits:
+            checks['limit'] = self._limits
         if self._person:
             checks['joystick'] = self._person.lost
         if self._clock:
@@ -358,7 +364,7 @@ class Deployment:
             level = diagnostics.WARN if set(gate.reasons) == {'subscriber'} else diagnostics.ERROR
             level = diagnostics.OK if waiting == self._reset.doing else level
             message = waiting
-        elif problem := self.policies.problem or (self._person and self._person.problem):
+        elif problem := gate.limited or self.policies.problem or (self._person and self._person.problem):
             level, message = diagnostics.WARN, problem
         elif self.command.others:
             level = diagnostics.WARN

@@ -34,6 +34,18 @@ def kept_policy(folder: Path, warn: Callable[[str], object]) -> Manifest | None:
     return None
 
 
+def authenticate(manifest: Manifest, public_key: str | None) -> None:
+    """Refuse a policy that is not signed as its robot's contract demands.
+
+    Raises:
+        InputError: it is not.
+    """
+    if public_key:
+        from dreamer_ros.policy.signing import verify
+
+        verify(manifest, public_key)
+
+
 class Policies:
     """Loads and verifies policies while another one plays. Thread-safe.
 
@@ -96,7 +108,7 @@ class Policies:
                     'it has no manifest; `dreamer policy sign` makes one'
                 )
         else:
-            self._authenticate(manifest)
+            authenticate(manifest, self._contract.public_key)
         return load(manifest or policy, self._contract.spec, self._seed, self._contract.check, self._keep)
 
     def offer(self, manifest: Manifest) -> None:
@@ -105,7 +117,7 @@ class Policies:
         Raises:
             InputError: it is not signed as the contract demands.
         """
-        self._authenticate(manifest)
+        authenticate(manifest, self._contract.public_key)
         self._loader.submit(manifest)
 
     def poll(self) -> bool:
@@ -129,12 +141,6 @@ class Policies:
                 raise InputError('rollback: expected an earlier policy, but none was played before')
             self.current, self._previous = self._previous, self.current
             return self.current
-
-    def _authenticate(self, manifest: Manifest) -> None:
-        if self._contract.public_key:
-            from dreamer_ros.policy.signing import verify
-
-            verify(manifest, self._contract.public_key)
 
     def _keep(self, manifest: Manifest, data: bytes) -> None:
         if self._folder is None or manifest.uri.startswith(f'{self._folder}/'):

@@ -38,7 +38,8 @@ class Gate:
 
     Attributes:
         stops: how often the robot was stopped, by the name of the first hold.
-        events: reasons of stops, to be logged by another thread: a stop must not wait for a terminal.
+        events: sentences about stops and limits, to be logged by another thread: a stop must not wait for a terminal.
+        limited: which limits of the robot's state are exceeded, so that axes may only lead back; '' if none is.
         values: f64[A], the last command in the units of the contract; NaN before the first.
     """
 
@@ -60,6 +61,7 @@ class Gate:
         self._shared: str | None = None
         self.stops: Counter[str] = collections.Counter()
         self.events: collections.deque[str] = collections.deque(maxlen=100)
+        self.limited = ''
         self.values = np.full(len(contract.command.axes), np.nan)
 
     @property
@@ -138,11 +140,33 @@ class Gate:
             self.stop()
             if first:
                 self.stops[name] += 1
-                self.events.append(reason)
+                self.events.append(f'stopped: {reason}')
 
     def release(self, name: str) -> None:
         """End the hold of that name."""
         self._reasons.pop(name, None)
+
+    def block(self, down: np.ndarray, up: np.ndarray, reason: str) -> None:
+        """Keep axes from going further down or up, see `Safety.block`; at once, if the last command leads there.
+
+        Args:
+            down, up: bool[A].
+            reason: which limits demand that; '' if none does.
+        """
+        if not (reason or self.limited):
+            return
+        if not self._lock.acquire(timeout=LOCK_PATIENCE):
+            return  # a command is being published; the next round of the watchdog tries again
+        try:
+            values = self._safety.block(down, up)
+            if values is not None and self._live and not self._reasons:
+                self._send_stop(self._commands.encode(values, self._time_ns()))
+                self.values = values
+        finally:
+            self._lock.release()
+        if reason and not self.limited:
+            self.events.append(f'limited: {reason}')
+        self.limited = reason
 
     def stop(self) -> None:
         """Publish the stop command."""

@@ -11,11 +11,20 @@ from pydantic import Field
 from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import write_file
-from dreamer_ros.launching.processes import Process, Scenario, load_named_contract, recorder, robot_namespace
+from dreamer_ros.launching.processes import (
+    Process,
+    Scenario,
+    given_key_file,
+    load_named_contract,
+    recorder,
+    robot_namespace,
+    with_variables,
+)
 from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import load, policy_path
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.robot.simulated_contract import simulated_contract
+from dreamer_ros.run_key import VARIABLE
 from dreamer_ros.training.run_directory import new_logdir
 
 
@@ -45,6 +54,11 @@ class Deploy(Options):
         shared.Task, Field(description='Task that the mock robot simulates. Default: what the policy was trained for.')
     ]
     namespace: shared.Namespace
+    key: Annotated[
+        shared.RunKeyFile,
+        Field(description='File of the key of the trainer whose policies are played. Default: $DREAMER_ROS_KEY.'),
+    ]
+    trust: shared.Trust
     record: bool = Field(False, description="Record the episodes as bags in the scenario's folder.")
     autostart: shared.Autostart
     seed: Annotated[shared.Seed, Field(description='Random seed of the initial states of a mock robot.')]
@@ -54,6 +68,7 @@ def deploy(options: Deploy) -> Scenario:
     """The agent on a robot, or on a mock one, and a recorder if asked for."""
     if not options.policy and not options.robot:
         raise InputError('deploy: expected policy:=<ONNX file>, robot:=<contract>, or both')
+    key = given_key_file(options.key)
     path = policy_path(options.policy) if options.policy else None
     spec = load(path).spec if path else None
     source = ''
@@ -68,6 +83,11 @@ def deploy(options: Deploy) -> Scenario:
     task = options.task or (spec.name if spec else '')
     if mocked and not task:
         raise InputError('deploy: expected task:=<what the mock robot simulates>')
+    if not (path or key or contract.public_key or options.trust == 'lan'):
+        raise InputError(
+            'deploy: expected policy:=<ONNX file>, or key:=<the file `key` of the run whose trainer offers policies>, '
+            'or trust:=lan to play the policies of anybody in the ROS domain'
+        )
     place = robot_namespace(options.namespace, contract)
     folder = new_logdir(Path(options.robot).stem if options.robot else spec.name, 'deploy')
     # A copy for the record. The nodes read the user's file, so that their errors name it.
@@ -76,9 +96,10 @@ def deploy(options: Deploy) -> Scenario:
     processes = [mock_robot(place, task, source, options.seed)] if mocked else []
     if options.record:
         processes.append(recorder(place, folder / 'episodes', contract=source))
-    agent = {'robot': source, 'policy': str(path) if path else None, 'autostart': options.autostart}
+    agent = {'robot': source, 'policy': str(path) if path else None, **options.pick('autostart', 'trust')}
     processes.append(robot_agent(place, agent, leads=True, restarts=False))
-    return Scenario('deploy', tuple(processes), folder)
+    variables = {VARIABLE: str(key)} if key else {}
+    return Scenario('deploy', with_variables(processes, variables), folder)
 
 
 def mock_robot(namespace: str, task: str, contract: str, seed: int) -> Process:

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import enum
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from dreamer_ros import launcher
+from dreamer_ros import launcher, run_key
 from dreamer_ros.errors import InputError, missing_package
 from dreamer_ros.robot.contract import RobotContract, load_contract
 from dreamer_ros.training.run_directory import latest_policy
@@ -245,6 +246,30 @@ def task_name(task: str) -> str:
     except ModuleNotFoundError as error:
         raise missing_package(error) from error
     return task_name(task)
+
+
+def given_key_file(option: str) -> Path | None:
+    """The file of the key that a person names, by an option or in the environment.
+
+    Raises:
+        InputError: it holds no key, or the two differ.
+    """
+    path, elsewhere = Path(option).expanduser().absolute() if option else None, os.environ.get(run_key.VARIABLE)
+    if elsewhere:
+        other = Path(elsewhere).expanduser().absolute()
+        if path and path != other:
+            raise InputError(f'key:={option}: expected the same key as in {run_key.VARIABLE}, {elsewhere}')
+        path = other
+    if path:
+        run_key.RunKey(path)
+    return path
+
+
+def with_variables(processes: Iterable[Process], variables: Mapping[str, str]) -> tuple[Process, ...]:
+    """The processes with further variables in their environment."""
+    return tuple(
+        dataclasses.replace(process, environment={**process.environment, **variables}) for process in processes
+    )
 
 
 # For both launchers

@@ -16,9 +16,19 @@ from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text
 from dreamer_ros.launching.deploy import mock_robot, robot_agent
-from dreamer_ros.launching.processes import Process, Scenario, learner, load_named_contract, recorder, robot_namespace
+from dreamer_ros.launching.processes import (
+    Process,
+    Scenario,
+    given_key_file,
+    learner,
+    load_named_contract,
+    recorder,
+    robot_namespace,
+    with_variables,
+)
 from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import load, policy_path
+from dreamer_ros.run_key import NAME, VARIABLE, key_of
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.offline import senses
 from dreamer_ros.training.process import check_learners
@@ -43,6 +53,8 @@ class RobotTrain(Options):
     )
     address: shared.Address
     port: int = Field(8075, ge=1, le=65535, description='Port at which bags and policies can be read.')
+    key: shared.RunKeyFile
+    trust: shared.Trust
     policy: Annotated[
         shared.Policy,
         Field(
@@ -78,6 +90,7 @@ def robot_train(options: RobotTrain) -> Scenario:
     begin = Path(options.begin).expanduser().absolute() if options.begin and not resumed else None
     if begin:
         contract.check(RobotSpec.from_json(read_text(begin / 'spec.json'), str(begin / 'spec.json')))
+    key = given_key_file(options.key)
     place = robot_namespace(options.namespace, contract)
     path = policy_path(options.policy) if options.policy else None
     if options.role != 'trainer':
@@ -95,15 +108,20 @@ def robot_train(options: RobotTrain) -> Scenario:
         check_learners(config, options.learners)
         Schedule.make(config.schedule, options.steps or config.schedule.steps, 1)  # refuses what teaches nothing
     policies_url = _policies_url(options) if options.role == 'trainer' else None
+    if options.role == 'trainer' and options.trust == 'key' and not key and not (logdir and (logdir / NAME).exists()):
+        raise InputError(
+            'robot_train: role:=trainer expects key:=<copy of the file `key` in the folder of the robot>, or trust:=lan'
+        )
     # A start that is refused leaves no folder behind.
     folder = logdir or new_logdir(contract.name, config.preset if config else 'robot')
     check_run(folder, contract.spec, config)  # the trainer does so too, but by then a robot here moves
+    variables = {VARIABLE: str(key or key_of(folder))} if options.trust == 'key' else {}
     processes: list[Process] = []
     if options.role != 'trainer':
         processes += _robot_side(options, place, source, folder, path)
     if options.role == 'robot':
         processes.append(_file_server({'bags': str(folder / 'episodes')}, options, place))
-        return Scenario('robot_train', tuple(processes), folder)
+        return Scenario('robot_train', with_variables(processes, variables), folder)
     trainer = {
         **options.pick('steps', 'device', 'learners', 'seed'),
         'contract': source,
@@ -120,14 +138,14 @@ def robot_train(options: RobotTrain) -> Scenario:
     else:
         processes += _bag_pullers(options.bags, folder / 'episodes')
         processes.append(_file_server({'policies': str(folder / 'policies')}, options, '/'))
-    return Scenario('robot_train', (*processes, learner('trainer', trainer)), folder)
+    return Scenario('robot_train', with_variables([*processes, learner('trainer', trainer)], variables), folder)
 
 
 def _robot_side(options: RobotTrain, place: str, source: str, folder: Path, policy: Path | None) -> list[Process]:
     """What runs on the robot's computer."""
     alone = options.role == 'robot'  # else the trainer owns the terminal, and says how it goes
     agent = {
-        **options.pick('evaluate_every', 'pause', 'seed'),
+        **options.pick('evaluate_every', 'pause', 'seed', 'trust'),
         'robot': source,
         'mode': 'train',
         'keep': str(folder / 'robot'),
@@ -155,7 +173,7 @@ def _bag_pullers(bags: Sequence[str], folder: Path) -> list[Process]:
 
 
 def _file_server(shown: dict, options: RobotTrain, namespace: str) -> Process:
-    return Process('file_server', namespace, {**shown, **options.pick('address', 'port')})
+    return Process('file_server', namespace, {**shown, **options.pick('address', 'port', 'trust')})
 
 
 def _policies_url(options: RobotTrain) -> str:
@@ -170,7 +188,7 @@ def _policies_url(options: RobotTrain) -> str:
     if address == LOCAL and own != LOCAL:
         raise InputError(
             f'robot_train: the robot at {options.bags[0]} cannot fetch policies from {LOCAL}: expected '
-            f'address:={own} or address:={EVERYWHERE}, where whoever reaches it may read them'
+            f'address:={own} or address:={EVERYWHERE}'
         )
     return f'http://{own if address == EVERYWHERE else address}:{options.port}/policies'
 

@@ -17,6 +17,7 @@ from dreamer_ros.ros.diagnostics import Diagnostics
 from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.ros.parameters import read_parameters
 from dreamer_ros.ros.runtime import run_node
+from dreamer_ros.run_key import VARIABLE, given_key
 from dreamer_ros.transfer.serving import FileServer, Shelf
 
 LOCAL = '127.0.0.1'
@@ -28,6 +29,7 @@ class FileServerParameters(Options):
     bags: str = Field('', description='Folder of episode bags to serve. Default: none.')
     policies: str = Field('', description="Folder of a run's policies to serve. Default: none.")
     address: shared.Address
+    trust: shared.Trust
     port: int = Field(8075, ge=0, le=65535, description='Port to listen at. 0: any free one.')
 
 
@@ -37,9 +39,16 @@ def body(node: Node, stop: threading.Event) -> None:
     bags, policies, address = parameters.bags, parameters.policies, parameters.address
     if not (bags or policies):
         raise InputError(f'{node.get_fully_qualified_name()}: expected a folder of bags or policies to serve')
-    server = FileServer(Shelf(_folder(bags), _folder(policies)), address, parameters.port)
+    key = given_key() if parameters.trust == 'key' and address != LOCAL else None
+    if key is None and parameters.trust == 'key' and address != LOCAL:
+        raise InputError(
+            f'{node.get_fully_qualified_name()}: expected the file of a key in {VARIABLE}, since {address} is not this '
+            'computer alone, or trust:=lan'
+        )
+    server = FileServer(Shelf(_folder(bags), _folder(policies)), address, parameters.port, key.token if key else '')
     what = ' and '.join(name for name, folder in (('episode bags', bags), ('policies', policies)) if folder)
-    whom = 'this computer only' if address == LOCAL else 'everybody who reaches this port'
+    others = f'whoever has the key {key.path}' if key else 'everybody who reaches this port'
+    whom = 'this computer only' if address == LOCAL else others
     node.get_logger().info(f'http://{address}:{server.port}: {what} can be read by {whom}; nothing can be written')
     inbox = Inbox(node)
     report = Diagnostics(

@@ -27,7 +27,7 @@ from std_srvs.srv import SetBool, Trigger
 from dreamer_ros import options as shared
 from dreamer_ros.deploy.control import Behaviour
 from dreamer_ros.deploy.deployment import Deployment
-from dreamer_ros.deploy.policies import kept_policy
+from dreamer_ros.deploy.policies import authenticate, kept_policy
 from dreamer_ros.deploy.realtime import PROCESS, has_priority, take_priority
 from dreamer_ros.deploy.status_line import StatusLine
 from dreamer_ros.errors import InputError
@@ -40,6 +40,7 @@ from dreamer_ros.ros.diagnostics import Timings
 from dreamer_ros.ros.ownership import TopicTaken
 from dreamer_ros.ros.parameters import read_parameters
 from dreamer_ros.ros.runtime import run_node
+from dreamer_ros.run_key import VARIABLE, given_key
 from dreamer_ros.wire import topics
 
 SAY_AGAIN = 5.0  # seconds between two lines about the same problem
@@ -61,6 +62,7 @@ class RobotAgentParameters(Options):
             '`policy`. Mode train: policy to begin with.'
         ),
     ]
+    trust: shared.Trust
     keep: str = Field(
         '', description='Mode train: folder that keeps the newest policy, for a restart while the trainer is away.'
     )
@@ -99,6 +101,12 @@ class RobotAgent(LifecycleNode):
         self._policy = parameters.policy
         self.autostart = parameters.autostart
         self._training = parameters.mode == 'train'
+        self._key = given_key()
+        if parameters.trust == 'lan' and (self._training or not self._policy):
+            self.get_logger().warning(
+                f'trust:=lan: whoever reaches this ROS domain can move the robot with a policy of his own on '
+                f'{self.resolve_topic_name(topics.POLICY.name)}'
+            )
         self._line = StatusLine() if parameters.show else None
         self._timings: Timings | None = None
         self._keep = Path(parameters.keep).expanduser() if parameters.keep and self._training else None
@@ -222,6 +230,10 @@ class RobotAgent(LifecycleNode):
             InputError: waiting will not help.
         """
         if self._lacking():
+            if not (self._key or self._options.trust == 'lan' or self._public_key()):
+                raise InputError(
+                    f'expected a policy, the key of a trainer in {VARIABLE}, or trust:=lan for the policies of anybody'
+                )
             self._log.info(f'waiting for a policy {self._lacking()}', throttle_duration_sec=SAY_AGAIN)
             return
         if time.monotonic() < self._try_again:
@@ -253,8 +265,8 @@ class RobotAgent(LifecycleNode):
         deployment = self.deployment
         if deployment is None:
             return
-        for reason in deployment.stops():
-            self._say_stop(reason)
+        for event in deployment.events():
+            self._say_event(event)
         waiting = '' if self._line and self._line.on_terminal else deployment.waiting()
         if waiting:
             self._log.info(f'waiting: {waiting}', throttle_duration_sec=SAY_AGAIN, skip_first=True)
@@ -269,11 +281,11 @@ class RobotAgent(LifecycleNode):
         if self._line and self._line.due():
             self._line.show(deployment.describe(self._timings.summary()))
 
-    def _say_stop(self, reason: str) -> None:
-        """Log a stop, each kind at most once per `SAY_AGAIN`: on a busy computer there may be many."""
-        unsaid = self._unsaid(reason)
+    def _say_event(self, event: str) -> None:
+        """Log a stop or limit, each kind at most once per `SAY_AGAIN`: on a busy computer there may be many."""
+        unsaid = self._unsaid(event)
         if unsaid is not None:
-            self._log.warning(f'stopped: {reason}' + (f' ({unsaid} more such stops before)' if unsaid else ''))
+            self._log.warning(event + (f' ({unsaid} more such stops before)' if unsaid else ''))
 
     def _unsaid(self, sentence: str) -> int | None:
         """How many sentences of this kind were left out since the last one; None if it is too early for another."""
@@ -308,13 +320,43 @@ class RobotAgent(LifecycleNode):
     def _on_manifest(self, message: String) -> None:
         if self._policy and not self._training:
             return
+        topic = self.resolve_topic_name(topics.POLICY.name)
         try:
-            self._offered = Manifest.from_json(message.data, f'topic {self.resolve_topic_name(topics.POLICY.name)}')
-            self._postponed, self._try_again = None, 0.0
+            manifest = Manifest.from_json(message.data, f'topic {topic}')
+            self._authenticate(manifest, topic)
+        except InputError as error:
+            self._log.error(str(error), throttle_duration_sec=SAY_AGAIN)
+            return
+        try:
+            self._offered, self._postponed, self._try_again = manifest, None, 0.0
             if self.deployment is not None:
                 self.deployment.policies.offer(self._offered)
         except InputError as error:
             self._refuse(str(error))
+
+    def _authenticate(self, manifest: Manifest, topic: str) -> None:
+        """Refuse the policy of a stranger.
+
+        Raises:
+            InputError: nothing proves that it comes from a trainer that this robot was told of.
+        """
+        public_key = self._public_key()
+        if public_key or self._options.trust == 'lan':
+            authenticate(manifest, public_key)
+        elif self._key is None or not manifest.proven(self._key):
+            expected = f'the key {self._key.path}' if self._key else f'a key, of which none is given in {VARIABLE}'
+            raise InputError(
+                f'topic {topic}: expected policies of a trainer with {expected}, but version {manifest.version} came '
+                'from another one; trust:=lan would play it'
+            )
+
+    def _public_key(self) -> str | None:
+        """By which policies must be signed.
+
+        Raises:
+            InputError: the contract is not valid.
+        """
+        return (self.deployment.contract if self.deployment else load_contract(self._options.robot)).public_key
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         return self._answer(response, lambda deployment: deployment.enable(request.data))

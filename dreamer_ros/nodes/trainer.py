@@ -35,6 +35,7 @@ from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.ros.ownership import Announcements
 from dreamer_ros.ros.parameters import read_parameters
 from dreamer_ros.ros.runtime import run_node
+from dreamer_ros.run_key import RunKey, given_key, key_of
 from dreamer_ros.schema import Mismatch
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training import process
@@ -238,8 +239,13 @@ class RosRobots(Robots):
                 what = other.spec.difference(robot.spec) or f'name is {robot.spec.name} instead of {other.spec.name}'
                 raise InputError(f'{robot.announcements.topic}: expected the same robot as {other.name}, but {what}')
 
-    def start(self, trainer: Trainer, robot: str) -> None:
-        """Begin to count steps, to answer services and to publish diagnostics for this kind of robot."""
+    def start(self, trainer: Trainer, robot: str, key: RunKey) -> None:
+        """Begin to count steps, to answer services and to publish diagnostics for this kind of robot.
+
+        Args:
+            key: proves to robots that a policy is this trainer's.
+        """
+        self._key = key
         self._node.create_service(Trigger, '~/checkpoint', lambda _, response: _checkpoint(trainer, response))
         self._diagnostics = Diagnostics(self._node, 'learning', robot, lambda: _report(trainer))
         self._thread.start()
@@ -275,7 +281,7 @@ class RosRobots(Robots):
     def publish(self, manifest: Manifest) -> None:
         if self._policies_url:
             manifest = manifest.at(f'{self._policies_url}/{Path(manifest.uri).name}')
-        self._policies.publish(String(data=manifest.to_json()))
+        self._policies.publish(String(data=manifest.announced(self._key).to_json()))
 
     def wants_dream(self) -> bool:
         return not self._dream and self._dreams.get_subscription_count() > 0
@@ -416,7 +422,7 @@ def _train(
             contract=contract,
             begin=Path(parameters.begin) if parameters.begin else None,
         )
-        robots.start(trainer, spec.name)
+        robots.start(trainer, spec.name, given_key() or RunKey(key_of(run.path)))
         try:
             trainer.train()
         finally:

@@ -20,6 +20,7 @@ from dreamer_ros.files import read_text
 from dreamer_ros.paths import share
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import LARGEST, Cancellation, PolicyRunner, read_file
+from dreamer_ros.run_key import given_key
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.transfer.client import SLOWEST, Client, Failed
 
@@ -277,7 +278,10 @@ def _fetch(manifest: Manifest, stop: threading.Event | None, begun: BinaryIO | N
         parts = urllib.parse.urlsplit(uri)
         if parts.scheme in ('http', 'https'):
             with tempfile.TemporaryFile() as file:
-                data = _download(uri, size, stop, begun or file)
+                key = given_key()
+                # Nobody else gets to see it.
+                token = key.token if key and manifest.proven(key) else ''
+                data = _download(uri, size, stop, begun or file, token)
         elif parts.scheme == 'file':
             data = read_file(urllib.request.url2pathname(parts.path), size)
         elif not parts.scheme:
@@ -296,9 +300,9 @@ def _fetch(manifest: Manifest, stop: threading.Event | None, begun: BinaryIO | N
     return data
 
 
-def _download(uri: str, size: int, stop: threading.Event | None, file: BinaryIO) -> bytes:
+def _download(uri: str, size: int, stop: threading.Event | None, file: BinaryIO, token: str) -> bytes:
     """At most size + 1 bytes. The file keeps what came."""
-    client = Client(stop)
+    client = Client(stop, token)
     try:
         client.download(uri, file, size, max(SLOWEST, size / DOWNLOAD_TIME))
     except Failed as error:

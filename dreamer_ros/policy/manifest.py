@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.run_key import RunKey
 from dreamer_ros.schema import load_json
 from dreamer_ros.spec import RobotSpec
 
@@ -54,6 +55,7 @@ class Manifest:
         control_period: seconds between two actions.
         golden: actions by which a runner checks that it computes the same as the trainer; also inside the file.
         signature: hexadecimal digits of an ed25519 signature of `signed_bytes`; empty without one.
+        proof: that it was announced by a trainer with the run's key, see `announced`; empty without one.
     """
 
     version: int
@@ -64,6 +66,7 @@ class Manifest:
     control_period: float
     golden: Golden
     signature: str = ''
+    proof: str = ''
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
@@ -75,8 +78,19 @@ class Manifest:
     def signed_bytes(self) -> bytes:
         """The signed content: everything except the uri, since the same file may lie in several places."""
         fields = dataclasses.asdict(self)
-        del fields['uri'], fields['signature']
+        del fields['uri'], fields['signature'], fields['proof']
         return json.dumps(fields, sort_keys=True).encode()
+
+    def announced(self, key: RunKey) -> Manifest:
+        """With a proof that covers everything, the uri too: a robot sends its token there."""
+        return dataclasses.replace(self, proof=key.proof(self._proven_bytes()))
+
+    def proven(self, key: RunKey) -> bool:
+        """Whether somebody with the key announced it."""
+        return key.proves(self._proven_bytes(), self.proof)
+
+    def _proven_bytes(self) -> bytes:
+        return dataclasses.replace(self, proof='').to_json().encode()
 
     @classmethod
     def of_file(cls, path: Path, data: bytes, version: int, spec: RobotSpec, golden: Golden) -> Manifest:
@@ -102,12 +116,13 @@ class Manifest:
                 control_period=float(data['control_period']),
                 golden=Golden.from_dict(data['golden']),
                 signature=str(data.get('signature', '')),
+                proof=str(data.get('proof', '')),
             )
             for word in (manifest.uri, manifest.sha256, manifest.spec_hash):
                 word.encode()  # lone surrogates, which no terminal and no log can show, raise
             return manifest
         except (ValueError, TypeError, KeyError, ArithmeticError) as error:  # ArithmeticError: version Infinity
-            names = ', '.join(field.name for field in dataclasses.fields(cls) if field.name != 'signature')
+            names = ', '.join(field.name for field in dataclasses.fields(cls) if field.default == dataclasses.MISSING)
             raise InputError(
                 f'{source}: expected JSON with {names}, got {text[:80]!r} ({type(error).__name__}: {error})'
             ) from error

@@ -31,6 +31,12 @@ JOY = 'sensor_msgs/msg/Joy'
 SCAN, RANGE, CLOUD = (f'sensor_msgs/msg/{name}' for name in ('LaserScan', 'Range', 'PointCloud2'))
 # Distances: type of a message -> its list or number of them, and what holds their bounds.
 DISTANCES = {SCAN: ('ranges', 'range_min', 'range_max'), RANGE: ('range', 'min_range', 'max_range')}
+# Type of a message -> attributes that lead to its geometry_msgs/Pose.
+POSES = {
+    'nav_msgs/msg/Odometry': ('pose', 'pose'),
+    'geometry_msgs/msg/PoseWithCovarianceStamped': ('pose', 'pose'),
+    'geometry_msgs/msg/PoseStamped': ('pose',),
+}
 ESTOP = 'std_msgs/msg/Bool'
 # Type of a command -> what paths of its fields look like, and an example.
 COMMAND_FIELDS = {
@@ -319,6 +325,93 @@ _Reward = Annotated[
 ]
 
 
+Signs = dict[Name, Annotated[Literal[-1, 1], Expected('1 or -1')]]
+
+
+class NumberLimit(Source):
+    """Bounds of a number in the messages of a topic, such as a joint's position or the distance of a Range."""
+
+    low: float | None = Key(None, description='least value; none')
+    high: float | None = Key(None, description='greatest value; none')
+    axes: Signs = Key(
+        {},
+        description='for axes of the command, whether they raise (1) or lower (-1) the number. Beyond a bound they may '
+        'only lead back; without any the robot stops',
+    )
+
+    @model_validator(mode='after')
+    def _fits(self):
+        if self.low is None and self.high is None:
+            raise Mismatch('low', 'low, high or both', 'neither')
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise Mismatch('high', f'more than low, {self.low:g}', self.high)
+        return self
+
+    @property
+    def moves(self) -> tuple[Signs, ...]:
+        """The axes that are limited, in all their meanings."""
+        return (self.axes,)
+
+
+class ScanLimit(Reader):
+    """The least distance of what a laser scanner sees in a sector."""
+
+    type: Literal[SCAN] = Key(description='of its messages, in full')  # type: ignore[valid-type]
+    angles: Range = Key(description='the sector in degrees, counterclockwise from where the scanner looks')
+    low: Positive = Key(description='least distance in m')
+    axes: Signs = Key(
+        {},
+        description='for axes of the command, whether they raise (1) or lower (-1) the distance. Below the least one '
+        'they may only lead away; without any the robot stops',
+    )
+
+    @property
+    def moves(self) -> tuple[Signs, ...]:
+        """The axes that are limited, in all their meanings."""
+        return (self.axes,)
+
+
+class Box(Model):
+    """Where a robot may be, in m in the frame of its position."""
+
+    x: Range | None = Key(None, description='[low, high] in m; anywhere')
+    y: Range | None = Key(None, description='[low, high] in m; anywhere')
+    z: Range | None = Key(None, description='[low, high] in m; anywhere')
+
+    @model_validator(mode='after')
+    def _fits(self):
+        if not (self.x or self.y or self.z):
+            raise Mismatch('x', 'x, y or z', 'none')
+        return self
+
+
+class BoxLimit(Reader):
+    """A box that the robot must not leave."""
+
+    type: Literal[tuple(POSES)] = Key(  # type: ignore[valid-type]  # one table says which
+        description='of its messages, in full'
+    )
+    box: Box = Key(description='where the robot may be')
+    forward: Signs = Key(
+        {},
+        description='axes of the command that move the robot forward (1) or backward (-1). Outside they may only lead '
+        'back; without axes the robot stops',
+    )
+    left: Signs = Key({}, description='the same to its left')
+    up: Signs = Key({}, description='the same upward, for z')
+
+    @property
+    def moves(self) -> tuple[Signs, ...]:
+        """The axes that are limited, in all their meanings."""
+        return self.forward, self.left, self.up
+
+
+Limit = Annotated[
+    Annotated[NumberLimit, Tag('field')] | Annotated[ScanLimit, Tag('angles')] | Annotated[BoxLimit, Tag('box')],
+    _by_key('angles', 'box', 'field'),
+]
+
+
 class Axis(Model):
     """One physical quantity that is commanded."""
 
@@ -576,6 +669,7 @@ class RobotContract(Model):
     terminal: _TermOrFormula | None = Key(None, description='ends the episode for good where it is not 0; never')
     episode_length: Count | None = Key(None, description='actions per episode; until somebody ends it')
     reset: Reset | None = Key(None, description='what sets the robot up between two episodes; nothing')
+    limits: dict[Name, Limit] = Key({}, description='what the state of the robot must not exceed, by name; nothing')
     estop: TopicName = Key('estop', description='std_msgs/Bool topic that stops the robot while true')
     joystick: Joystick | None = Key(None, description='how a person takes over; nobody does')
     public_key: PublicKey | None = Key(
@@ -606,7 +700,8 @@ class RobotContract(Model):
             raise Mismatch('vector', 'different names', names)
         types: dict[str, str] = {}
         qualities: dict[str, Qos] = {}
-        for key, user in (*self._readers(), ('command', self.command)):
+        limits = ((f'limits.{name}', limit) for name, limit in self.limits.items())
+        for key, user in (*self._readers(), *limits, ('command', self.command)):
             known = types.setdefault(user.topic, user.type)
             if known != user.type:
                 raise Mismatch(f'{key}.type', f'{known}, as elsewhere for {user.topic}', user.type)
@@ -625,6 +720,10 @@ class RobotContract(Model):
             self.reset.check_steps(self.command)
         if isinstance(self.reward, ClassifierReward) and not self.cameras:
             raise Mismatch('reward.classifier', 'a robot with cameras', self.reward.classifier)
+        axes = [axis.name for axis in self.command.axes]
+        for name, limit in self.limits.items():
+            for axis in (axis for signs in limit.moves for axis in signs if axis not in axes):
+                raise Mismatch(f'limits.{name}', f'axes of the command ({", ".join(axes)})', axis)
         self.spec  # what a RobotSpec refuses, such as the names of cameras
         return self
 
@@ -699,7 +798,7 @@ class RobotContract(Model):
         """What is published to move it."""
         return Topic(self.command.topic, self.command.type, self.command.qos.profile)
 
-    def age_limit(self, reader: Camera | Source) -> float:
+    def age_limit(self, reader: Reader) -> float:
         """Seconds after which a message counts as missing."""
         return reader.max_age or self.max_age
 

@@ -18,12 +18,14 @@ class Limited(NamedTuple):
         clamped: some value lay outside its limits.
         slowed: some value would have changed faster than its rate limit.
         refused: some value was not finite, so these are the stop's.
+        blocked: some value would have gone further beyond a limit of the robot's state.
     """
 
     values: np.ndarray | None
     clamped: bool = False
     slowed: bool = False
     refused: bool = False
+    blocked: bool = False
 
 
 class Safety:
@@ -43,6 +45,7 @@ class Safety:
         self._at_once = command.stop_at_once
         self._last: np.ndarray | None = self._stop
         self._time: float | None = None
+        self._down, self._up = np.zeros((2, len(command.axes)), bool)
 
     def start(self, feedback: np.ndarray) -> None:
         """Begin where the robot stands.
@@ -76,8 +79,36 @@ class Safety:
         if not np.isfinite(values).all():
             return Limited(self.stop(now), refused=True)
         clamped = np.clip(values, self._low, self._high)
+        rest = self._rest()
         slowed = self._toward(clamped, now)
-        return Limited(slowed, clamped=bool((clamped != values).any()), slowed=bool((slowed != clamped).any()))
+        self._last = inside = self._within(slowed, rest)
+        return Limited(
+            inside,
+            clamped=bool((clamped != values).any()),
+            slowed=bool((slowed != clamped).any()),
+            blocked=bool((inside != slowed).any()),
+        )
+
+    def block(self, down: np.ndarray, up: np.ndarray) -> np.ndarray | None:
+        """Keep axes from going further down or up, from now on.
+
+        Velocities, which stop at zero, may not lead there at all, and break their rate limits for it. Positions may
+        not go beyond the last command.
+
+        Args:
+            down, up: bool[A].
+
+        Returns:
+            f64[A] to publish at once; None if the last command may stand.
+        """
+        self._down, self._up = down, up
+        if self._last is None:
+            return None
+        inside = self._within(self._last, self._rest())
+        if np.array_equal(inside, self._last):
+            return None
+        self._last = inside
+        return inside
 
     def stop(self, now: float) -> np.ndarray | None:
         """f64[A] that stops the robot, to be repeated at the control rate until `stopped`.
@@ -94,6 +125,15 @@ class Safety:
     def stopped(self) -> bool:
         """Whether the last command was the final stop."""
         return self._stop is None or np.array_equal(self._last, self._stop)
+
+    def _rest(self) -> np.ndarray:
+        """f64[A]: commands by which no axis moves."""
+        return np.zeros_like(self._low) if self._at_once else self._last
+
+    def _within(self, values: np.ndarray, rest: np.ndarray) -> np.ndarray:
+        """Values that lead nowhere where they may not."""
+        values = np.where(self._up, np.minimum(values, rest), values)
+        return np.where(self._down, np.maximum(values, rest), values)
 
     def _toward(self, goal: np.ndarray, now: float) -> np.ndarray:
         """Move the last command towards the goal, as far as the rate limits allow."""

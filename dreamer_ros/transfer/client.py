@@ -14,6 +14,8 @@ import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
+from dreamer_ros.run_key import VARIABLE
+
 TIMEOUT = 10.0  # seconds without a byte
 HEAD_TIME = 20.0  # seconds that the head of an answer may take
 DOCUMENT_TIME = 60.0  # seconds that a document may take
@@ -43,10 +45,11 @@ class Client:
 
     Args:
         stop: ends a transfer between two blocks.
+        token: is sent to the server of the address alone, not to those that it leads to.
     """
 
-    def __init__(self, stop: threading.Event | None = None):
-        self._stop = stop or threading.Event()
+    def __init__(self, stop: threading.Event | None = None, token: str = ''):
+        self._stop, self._token = stop or threading.Event(), token
         self._connection: http.client.HTTPConnection | None = None
         self._server: tuple = ()
 
@@ -119,6 +122,8 @@ class Client:
         try:
             with _failing(url):
                 response = self._follow(url, headers)
+            if response.status == 401:
+                raise Failed(url, f'the server asks for the key of its run: give it in {VARIABLE}, or key:=FILE', 401)
             if response.status not in (200, 206, 304):
                 raise Failed(url, f'the server answers {response.status} {response.reason}', response.status)
             yield response
@@ -130,8 +135,10 @@ class Client:
         response.close()
 
     def _follow(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+        first = _server(url)
         for _ in range(REDIRECTS + 1):
-            response = self._request(url, headers)
+            own = {'Authorization': f'Bearer {self._token}'} if self._token and _server(url) == first else {}
+            response = self._request(url, {**headers, **own})
             if response.status not in _REDIRECTED:
                 return response
             self.close()
@@ -141,8 +148,7 @@ class Client:
         raise Failed(url, f'the server sends us on more than {REDIRECTS} times')
 
     def _request(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-        parts = urllib.parse.urlsplit(url)
-        server = parts.scheme, parts.hostname, parts.port
+        parts, server = urllib.parse.urlsplit(url), _server(url)
         target = urllib.parse.urlunsplit(('', '', parts.path or '/', parts.query, ''))
         while True:
             fresh = self._connection is None or self._server != server
@@ -175,6 +181,11 @@ class Client:
         late.set()
         with contextlib.suppress(OSError, AttributeError):  # closed already; not connected yet
             connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _server(url: str) -> tuple:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
 
 
 @contextlib.contextmanager

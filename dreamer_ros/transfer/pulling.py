@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import sha256, sync
+from dreamer_ros.run_key import given_key
 from dreamer_ros.schema import load_json
 from dreamer_ros.transfer.client import Client, Failed
 from dreamer_ros.transfer.serving import NAME
@@ -44,7 +45,7 @@ class Puller:
         missing: how many bags of the robot the folder lacked at the last look.
 
     Raises:
-        InputError: the address is malformed.
+        InputError: the address is malformed, or the environment names a file that holds no key.
     """
 
     def __init__(self, source: str, folder: Path, stop: threading.Event):
@@ -57,7 +58,8 @@ class Puller:
             raise InputError(f'{source}: expected http://<host>:<port> of a robot that serves its bags')
         self.source = source.rstrip('/')
         self._folder, self._stop = folder, stop
-        self._client = Client(stop)
+        key = given_key()
+        self._client = Client(stop, key.token if key else '')
         self._index: list[str] = []
         self._tag = ''
         self.bags = self.bytes = self.missing = 0

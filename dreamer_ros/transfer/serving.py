@@ -5,13 +5,15 @@
     GET /bags/NAME/FILE       its bytes, or a part of them (Range)
     GET /policies/FILE        the same of a policy
 
-There is no password and no encryption. Whoever reaches the port can read every bag and policy, but write nothing.
+With a token, only those who send it (Authorization: Bearer) can read anything. Nothing can be written, and nothing is
+encrypted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import http.server
 import json
 import math
@@ -115,6 +117,7 @@ class FileServer:
         shelf: what may be read.
         address: to listen at; 127.0.0.1 for this computer only, 0.0.0.0 for the whole network.
         port: 0 picks a free one.
+        token: what clients have to send; '' lets everybody read.
 
     Attributes:
         port: that it listens at.
@@ -123,14 +126,14 @@ class FileServer:
         InputError: it cannot listen there.
     """
 
-    def __init__(self, shelf: Shelf, address: str, port: int):
+    def __init__(self, shelf: Shelf, address: str, port: int, token: str = ''):
         try:
             self._server = _Server((address, port), _Handler)
         except OSError as error:
             raise InputError(
                 f'{address}:{port}: expected an address of this computer and a free port ({error.strerror or error})'
             ) from error
-        self._server.shelf = shelf
+        self._server.shelf, self._server.token = shelf, token
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._serve, name='file server', daemon=True)
         self._thread.start()
@@ -156,6 +159,7 @@ class _Server(http.server.ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = CONNECTIONS
     shelf: Shelf
+    token: str
     requests = 0
 
     def __init__(self, *arguments):
@@ -211,6 +215,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.server.set_idle(self.request, time.monotonic())
 
     def _answer(self) -> None:
+        sent, token = self.headers.get('Authorization', ''), self.server.token
+        if token and not hmac.compare_digest(sent.encode(errors='replace'), f'Bearer {token}'.encode()):
+            self.send_error(401)
+            return
         try:
             path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path, errors='strict')
             found = self.server.shelf.find(path)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from dreamer_ros.options import as_arguments
 from dreamer_ros.paths import share
 from dreamer_ros.policy.export import export
 from dreamer_ros.policy.loader import load
+from dreamer_ros.run_key import VARIABLE, key_of
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.run_directory import RunDirectory
 from tests.agents.small import config, robot
@@ -237,7 +239,7 @@ def test_a_start_that_came_to_nothing_leaves_the_next_one_free(arguments, tmp_pa
     for preset in ('dreamerv3_1m', ''):
         run = scenario(name, {**arguments, 'logdir': str(tmp_path / 'run'), 'preset': preset})
         assert by_label(run)['trainer'].parameters['preset'] == (preset or 'cpu')
-    assert not (tmp_path / 'run').exists()
+    assert {path.name for path in tmp_path.glob('run/*')} <= {'key'}
 
 
 def test_replay(tmp_path):
@@ -417,10 +419,15 @@ def test_deploy_on_a_robot(rover_policy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     [agent] = scenario('deploy', {'policy': str(rover_policy), 'robot': 'rover'}).processes
     assert (agent.executable, agent.name, agent.namespace, agent.leads) == ('robot_agent', 'agent', '/rover', True)
-    assert agent.parameters == {'robot': 'rover', 'policy': str(rover_policy), 'autostart': True}
+    assert agent.parameters == {'robot': 'rover', 'policy': str(rover_policy), 'autostart': True, 'trust': 'key'}
     assert agent.remappings == (('policy', '/policy'),)
-    [agent] = scenario('deploy', {'robot': 'rover', 'namespace': 'red/rover', 'autostart': 'false'}).processes
-    assert agent.namespace == '/red/rover' and agent.parameters == {'robot': 'rover', 'autostart': False}
+    told = {'robot': 'rover', 'namespace': 'red/rover', 'autostart': 'false', 'trust': 'lan'}
+    [agent] = scenario('deploy', told).processes
+    assert agent.namespace == '/red/rover'
+    assert agent.parameters == {'robot': 'rover', 'autostart': False, 'trust': 'lan'}
+    key = key_of(tmp_path)
+    [agent] = scenario('deploy', {'robot': 'rover', 'key': str(key)}).processes
+    assert agent.environment[VARIABLE] == str(key)
     mocked = scenario(
         'deploy',
         {'policy': str(rover_policy), 'robot': 'rover', 'mock': 'true', 'task': 'rover_target', 'record': 'true'},
@@ -445,6 +452,8 @@ def test_deploy_refuses_what_does_not_fit(rover_policy, tmp_path, monkeypatch):
         ({'policy': str(rover_policy), 'robot': 'arm'}, r'robot.yaml: command.axes\[0\].name: expected'),
         ({'policy': 'hover'}, 'policy hover: expected an ONNX file, a manifest, or one of the released'),
         ({'robot': 'tank'}, 'expected a contract file'),
+        ({'robot': 'rover'}, 'deploy: expected policy:=.*, or key:=.*, or trust:=lan to play the policies of anybody'),
+        ({'robot': 'rover', 'key': 'CHANGELOG.md'}, 'CHANGELOG.md: '),
         ({'robot': 'rover', 'mock': 'true'}, 'expected task:='),
     ]:
         with pytest.raises(InputError, match=problem):
@@ -479,8 +488,11 @@ def test_robot_train_on_one_computer(rover_policy, tmp_path):
         'seed': 3,
         'keep': str(tmp_path / 'run' / 'robot'),
         'show': False,
+        'trust': 'key',
         'policy': str(rover_policy),
     }
+    assert {process.environment[VARIABLE] for process in run.processes} == {str(tmp_path / 'run' / 'key')}
+    assert (tmp_path / 'run' / 'key').stat().st_mode & 0o777 == 0o600
     assert (agent.name, agent.remappings) == ('agent', (('policy', '/policy'),))
     assert processes['recorder of rover'].parameters == {
         'contract': 'rover',
@@ -497,12 +509,21 @@ def test_robot_train_on_two_computers(tmp_path, monkeypatch):
     robot = by_label(scenario('robot_train', {'role': 'robot', 'robot': 'rover', 'address': '0.0.0.0', 'port': '80'}))
     assert list(robot) == ['recorder of rover', 'robot_agent of rover', 'file_server of rover']
     server, recorder = robot['file_server of rover'].parameters, robot['recorder of rover'].parameters
-    assert server == {'bags': recorder['folder'], 'address': '0.0.0.0', 'port': 80}
+    assert server == {'bags': recorder['folder'], 'address': '0.0.0.0', 'port': 80, 'trust': 'key'}
+    key = robot['file_server of rover'].environment[VARIABLE]
+    assert Path(key).parent == Path(recorder['folder']).parent
     assert robot['robot_agent of rover'].leads
     run = scenario(
         'robot_train',
-        {'role': 'trainer', 'robot': 'rover', 'bags': 'http://127.0.0.1:80 http://127.0.0.1:81', 'logdir': 'run'},
+        {
+            'role': 'trainer',
+            'robot': 'rover',
+            'bags': 'http://127.0.0.1:80 http://127.0.0.1:81',
+            'logdir': 'run',
+            'key': key,
+        },
     )
+    assert {process.environment[VARIABLE] for process in run.processes} == {key}
     assert [(process.executable, process.name) for process in run.processes] == [
         ('bag_puller', 'bag_puller_0'),
         ('bag_puller', 'bag_puller_1'),
@@ -514,6 +535,7 @@ def test_robot_train_on_two_computers(tmp_path, monkeypatch):
         'policies': str(tmp_path / 'run' / 'policies'),
         'address': '127.0.0.1',
         'port': 8075,
+        'trust': 'key',
     }
     assert processes['trainer'].parameters['policies_url'] == 'http://127.0.0.1:8075/policies'
     defaults = {argument.name: argument.default for argument in as_arguments(scenario_options('robot_train'))}
@@ -554,6 +576,7 @@ def test_robot_train_goes_on(rover_policy, tmp_path):
         ({'robot': 'rover', 'role': 'trainer'}, 'expects bags:=http://'),
         ({'robot': 'rover', 'role': 'robot', 'bags': 'http://x:1'}, 'with role:=trainer alone'),
         ({'robot': 'rover', 'role': 'trainer', 'bags': 'robot:8075'}, 'bags:=robot:8075: expected http://'),
+        ({'robot': 'rover', 'role': 'trainer', 'bags': 'http://127.0.0.1:1'}, 'expects key:=<copy of the file `key`'),
         ({'robot': 'rover', 'steps': '10'}, 'steps'),
         ({'robot': 'rover', 'preset': 'nothing'}, 'nothing'),
     ],
@@ -574,7 +597,7 @@ def test_robot_train_refuses_the_run_of_another_robot_before_anything_moves(tmp_
     with pytest.raises(InputError, match='expected to be its only trainer, but process'):
         scenario('robot_train', arguments)
     run.close()
-    for role in ({}, {'role': 'robot'}, {'role': 'trainer', 'bags': 'http://127.0.0.1:80'}):
+    for role in ({}, {'role': 'robot'}, {'role': 'trainer', 'bags': 'http://127.0.0.1:80', 'trust': 'lan'}):
         with pytest.raises(InputError) as early:
             scenario('robot_train', {**arguments, **role})
         with pytest.raises(InputError, match='expected the task arm, .* got rover') as trainer:
@@ -589,8 +612,8 @@ def test_a_trainer_that_no_robot_can_reach_is_refused(monkeypatch):
     from dreamer_ros.launching import robot_train
 
     monkeypatch.setattr(robot_train, '_own_address', lambda url: '10.1.2.3')
-    arguments = {'robot': 'rover', 'role': 'trainer', 'bags': 'http://10.1.2.4:8075'}
-    with pytest.raises(InputError, match='expected address:=10.1.2.3 or address:=0.0.0.0, where whoever reaches it'):
+    arguments = {'robot': 'rover', 'role': 'trainer', 'bags': 'http://10.1.2.4:8075', 'trust': 'lan'}
+    with pytest.raises(InputError, match='expected address:=10.1.2.3 or address:=0.0.0.0$'):
         scenario('robot_train', arguments)
     for address in ('0.0.0.0', '10.1.2.3'):
         processes = by_label(scenario('robot_train', {**arguments, 'address': address}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
@@ -11,9 +12,29 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dreamer_ros.policy.signing import generate_key, load_key, sign
+from dreamer_ros.nodes.robot_agent import SAY_AGAIN
+from dreamer_ros.policy.manifest import Manifest
+from dreamer_ros.run_key import VARIABLE, RunKey, key_of
 from tests.nodes.robot import NAMESPACE, Camera, Ears, write_contract, write_policy
 
+LIMITS = """
+limits:
+  slide:
+    topic: joint_states
+    type: sensor_msgs/msg/JointState
+    field: 'position[wheel]'
+    low: -1
+    high: 1
+    axes: {forward: 1}
+  reach: {topic: joint_states, type: sensor_msgs/msg/JointState, field: 'position[wheel]', high: 10}
+"""
+LAUNCHER = """
+import os, subprocess, sys
+from dreamer_ros import launcher
+agent = subprocess.Popen(sys.argv[1:], env={**os.environ, launcher.VARIABLE: launcher.new_launch()})
+print('agent process', agent.pid, flush=True)
+agent.wait()
+"""
 STALL = 0.5  # seconds that a stalled part stalls, and in periods at least:
 STALL_PERIODS = 5
 
@@ -28,7 +49,6 @@ class Scene:
         clock: the camera's process also publishes /clock, on which the agent's time is.
         autostart: the agent's parameter.
         more: of the contract.
-        starter: command that starts the agent's command, which follows it.
         parameters: further ones of the agent.
     """
 
@@ -40,42 +60,43 @@ class Scene:
         clock: bool = False,
         autostart: bool = True,
         more: str = '',
-        starter: tuple[str, ...] = (),
         **parameters,
     ):
-        self._starter = starter
         self.folder, self.rate = folder, rate
         self._parameters = {'use_sim_time': clock, 'autostart': autostart, 'robot': folder / 'robot.yaml', **parameters}
         self.period = round(1e9 / rate)
-        public_key = generate_key(folder / 'key') if not (folder / 'key').exists() else None
-        public_key = public_key or (folder / 'public').read_text()
-        (folder / 'public').write_text(public_key)
-        self._key = load_key(folder / 'key')
-        self.contract = write_contract(folder / 'robot.yaml', rate, more=f"public_key: '{public_key}'\n{more}")
+        self.key = RunKey(key_of(folder))
+        self.contract = write_contract(folder / 'robot.yaml', rate, more=LIMITS + more)
         self.manifests = {}
         for version in (1, 2):
             path = folder / f'policy_{version}.onnx'
-            self.manifests[version] = sign(write_policy(path, self.contract, version), self._key)
-            (folder / f'policy_{version}.manifest.json').write_text(self.manifests[version].to_json())
+            self.manifests[version] = write_policy(path, self.contract, version)
         self.log = folder / 'agent.log'
         self.ears, self.camera = Ears(domain), Camera(rate, clock)
         self.agent: subprocess.Popen | None = None
         self.start()
 
-    def start(self, from_topic: bool = False) -> None:
-        """Start the agent's process."""
+    def start(self, from_topic: bool = False, launched: bool = False) -> None:
+        """Start the agent's process, or a launcher that does."""
         parameters = {**self._parameters, **({} if from_topic else {'policy': self.folder / 'policy_1.onnx'})}
-        command = [*self._starter, sys.executable, '-m', 'tests.nodes.faulty', '--ros-args', '-r', f'__ns:={NAMESPACE}']
+        starter = [sys.executable, '-c', LAUNCHER] if launched else []
+        command = [*starter, sys.executable, '-m', 'tests.nodes.faulty', '--ros-args', '-r', f'__ns:={NAMESPACE}']
         for name, value in parameters.items():
             command += ['-p', f'{name}:={value}']
         with self.log.open('a') as stream:
-            self.agent = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+            self.agent = subprocess.Popen(
+                command, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, VARIABLE: str(self.key.path)}
+            )
 
-    def restart(self, from_topic: bool = False) -> None:
-        """Another agent, once the one before has ended."""
+    def offer(self, manifest: Manifest) -> None:
+        """As the robot's trainer does."""
+        self.ears.offer(manifest.announced(self.key))
+
+    def restart(self, **how: bool) -> None:
+        """Another agent, once the one before has ended, see `start`."""
         self.agent.kill()
         self.agent.wait()
-        self.start(from_topic)
+        self.start(**how)
 
     def ready(self) -> None:
         """Wait until the robot moves, and the ears are connected to all of it."""
@@ -141,6 +162,7 @@ FAULTS: dict[str, Callable[[Scene], int]] = {
     'camera process frozen (SIGSTOP)': _camera_frozen,
     'image of NaN': lambda scene: scene.camera.tell('nan_image'),
     'joint state NaN': lambda scene: scene.camera.tell('nan_state'),
+    'state limit': lambda scene: scene.camera.tell('at 20'),
     'action NaN': _inside('nan'),
     'inference stuck': _inside('inference'),
     'inference busy in Python': _inside('busy'),
@@ -151,17 +173,28 @@ FAULTS: dict[str, Callable[[Scene], int]] = {
     'SIGTERM': _signal(signal.SIGTERM),
     'SIGINT': _signal(signal.SIGINT),
     'agent killed (SIGKILL)': _signal(signal.SIGKILL),
+    'launcher killed (SIGKILL)': _signal(signal.SIGKILL),
 }
-ENDS_THE_AGENT = ('SIGTERM', 'SIGINT', 'agent killed (SIGKILL)')
+ENDS_THE_AGENT = ('SIGTERM', 'SIGINT', 'agent killed (SIGKILL)', 'launcher killed (SIGKILL)')
 CLOCK = '/clock paused'  # needs a scene with a clock
-CORRUPT = 'corrupt policy offered'  # the robot goes on with the one it has
+CORRUPT, STRANGER = 'corrupt policy offered', "stranger's policy offered"
+SUBSCRIBER = 'subscriber of the command gone'
+# What has no stop that could be heard, and what happens instead: the robot goes on with the policy that it has, or
+# nothing is commanded while nobody listens.
+INSTEAD = {CORRUPT: 'refused', STRANGER: 'refused', SUBSCRIBER: 'held'}
 
 
 def inject(scene: Scene, kind: str) -> Outcome:
     """Let one thing go wrong while the robot moves, and mend it again."""
+    if kind.startswith('launcher'):
+        scene.restart(launched=True)
     scene.ready()
     if kind == CORRUPT:
         return _offer_corrupt(scene)
+    if kind == STRANGER:
+        return _offer(scene, kind, scene.manifests[2], 'came from another one')
+    if kind == SUBSCRIBER:
+        return _leave(scene)
     began = scene.camera.tell('clock_pause') if kind == CLOCK else FAULTS[kind](scene)
     stop = scene.ears.first_stop(began)
     _mend(scene, kind)
@@ -179,25 +212,46 @@ def _mend(scene: Scene, kind: str) -> None:
         scene.ears.enable()
     elif kind in ENDS_THE_AGENT:
         scene.restart()
-    elif kind in (CLOCK, 'camera stops', 'image of NaN', 'joint state NaN'):
+    elif kind in (CLOCK, 'camera stops', 'image of NaN', 'joint state NaN', 'state limit'):
         scene.camera.tell('sane')
 
 
 def _offer_corrupt(scene: Scene) -> Outcome:
-    """A whole and signed manifest of a damaged file: fine when it is refused and commands go on."""
-    scene.restart(from_topic=True)
-    scene.ears.offer(scene.manifests[1])
-    scene.ready()
+    """The manifest of a file that was damaged since."""
     data = bytearray((scene.folder / 'policy_2.onnx').read_bytes())
     data[len(data) // 2] ^= 1
     (scene.folder / 'corrupt.onnx').write_bytes(data)
-    before = scene.log.read_text().count('expected sha256')
-    scene.ears.offer(scene.manifests[2].at(str(scene.folder / 'corrupt.onnx')))
-    end = time.monotonic() + 10.0
-    while scene.log.read_text().count('expected sha256') == before and time.monotonic() < end:
+    manifest = scene.manifests[2].at(str(scene.folder / 'corrupt.onnx')).announced(scene.key)
+    return _offer(scene, CORRUPT, manifest, 'expected sha256')
+
+
+def _offer(scene: Scene, kind: str, manifest: Manifest, sentence: str) -> Outcome:
+    """Fine when a policy is refused with a sentence, and the commands go on."""
+    scene.restart(from_topic=True)
+    scene.offer(scene.manifests[1])
+    scene.ready()
+    said = len(scene.log.read_text())
+    scene.ears.offer(manifest)
+    refused = _said(scene, said, sentence)
+    return Outcome(kind, 0.0 if refused and scene.ears.moving() else None)
+
+
+def _leave(scene: Scene) -> Outcome:
+    """Fine when the agent notices that nobody listens, and goes on once somebody does."""
+    said = len(scene.log.read_text())
+    time.sleep(SAY_AGAIN)  # what was said a moment before is not said again
+    scene.ears.leave()
+    held = _said(scene, said, f'stopped: {NAMESPACE}/cmd_vel: expected a subscriber')
+    scene.ears.join()
+    return Outcome(SUBSCRIBER, 0.0 if held and scene.ears.moving() else None)
+
+
+def _said(scene: Scene, after: int, sentence: str, timeout: float = 10.0) -> bool:
+    """Whether the agent comes to say something after so many characters."""
+    end = time.monotonic() + timeout
+    while not (found := sentence in scene.log.read_text()[after:]) and time.monotonic() < end:
         time.sleep(0.01)
-    refused = scene.log.read_text().count('expected sha256') > before
-    return Outcome(CORRUPT, 0.0 if refused and scene.ears.moving() else None)
+    return found
 
 
 def summary(outcomes: list[Outcome]) -> str:
@@ -207,8 +261,8 @@ def summary(outcomes: list[Outcome]) -> str:
         mine = [outcome for outcome in outcomes if outcome.kind == kind]
         times = sorted(outcome.periods for outcome in mine if outcome.periods is not None)
         shown = [f'{time:.2f}' for time in (times[len(times) // 2], times[-1])] if times else ['', '']
-        if kind == CORRUPT:
-            shown = ['refused', '']
+        if kind in INSTEAD:
+            shown = [INSTEAD[kind], '']
         lines.append(f'{kind:36}{len(mine):>9}{sum(o.fine for o in mine):>9}{shown[0]:>9}{shown[1]:>9}')
     fine = sum(outcome.fine for outcome in outcomes)
     return '\n'.join([*lines, f'{fine} of {len(outcomes)} in time'])

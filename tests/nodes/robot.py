@@ -88,7 +88,8 @@ class Camera:
 
     def tell(self, word: str) -> int:
         """Change what it does: `pause` (images stop), `nan_image`, `nan_state` (its numbers are none),
-        `clock_pause`, each undone by `sane`; `clock_back` sets its clock back by a minute, for good.
+        `clock_pause`, `at 2` (the wheel's position), each undone by `sane`; `clock_back` sets its clock back by a
+        minute, for good.
 
         Returns:
             Nanoseconds of system time: of the first message that is affected, or for a pause of the last one before.
@@ -285,7 +286,7 @@ def _camera(rate: float, size: int, clock: bool) -> None:
                 if not word:
                     return
                 back += 60 * 10**9 * (word == 'clock_back')
-                awaiting = word.startswith('nan')
+                awaiting = word.startswith(('nan', 'at '))
                 if not awaiting:
                     print(clock_stamp if word == 'clock_pause' else image_stamp, flush=True)
         now = time.time_ns() - back
@@ -298,7 +299,8 @@ def _camera(rate: float, size: int, clock: bool) -> None:
         if ticks % clocks_per_image:
             continue
         speed = np.nan if word == 'nan_state' else 0.5
-        codecs.fill_joint_state(joint, ['wheel'], np.zeros(1), np.full(1, speed), now)
+        position = float(word.removeprefix('at ')) if word.startswith('at ') else 0.0
+        codecs.fill_joint_state(joint, ['wheel'], np.full(1, position), np.full(1, speed), now)
         joints.publish(joint)
         if word != 'pause':
             pixels[0, 0] = ticks % 256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import http.server
@@ -17,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dreamer_ros.deploy.policies import Policies, kept_policy
+from dreamer_ros.errors import InputError
 from tests.nodes.robot import write_contract, write_policy
 from tests.policy.tiny import TinyPolicy, make_endless
 
@@ -86,6 +88,13 @@ def test_a_policy_that_cannot_be_kept_is_played(robot, tmp_path):
     policies.load(manifests[0], threading.Event())
     policies.close()
     assert policies.current.version == 1 and 'policy version 1 plays, but could not be kept in' in said[0]
+
+
+def test_an_unsigned_policy_is_refused_by_a_contract_with_a_public_key(robot, tmp_path):
+    signed = write_contract(tmp_path / 'signed.yaml', more=f"public_key: '{'ab' * 32}'")
+    refused = pytest.raises(InputError, match='expected a signature by the key abab')
+    with contextlib.closing(Policies(signed, 0, None, print)) as policies, refused:
+        policies.offer(robot[1][0])
 
 
 def test_a_robot_plays_on_while_the_next_policy_never_answers(robot, tmp_path, monkeypatch):

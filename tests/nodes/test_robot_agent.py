@@ -39,7 +39,7 @@ from dreamer_ros.robot.sensing import Sensing
 from dreamer_ros.ros import qos
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics
-from tests.nodes.faults import CLOCK, CORRUPT, FAULTS, inject, scene
+from tests.nodes.faults import CLOCK, CORRUPT, ENDS_THE_AGENT, FAULTS, STRANGER, inject, scene
 from tests.nodes.robot import write_contract, write_policy
 
 RATE = 10.0
@@ -61,12 +61,13 @@ def inject_and_check(robot, kinds):
 
 @pytest.mark.races_clock('every stop has to come within six periods of 0.1 s')
 def test_what_stops_the_robot_while_the_agent_lives_on(robot):
-    inject_and_check(robot, [kind for kind in FAULTS if kind not in ('SIGTERM', 'SIGINT', 'agent killed (SIGKILL)')])
+    inject_and_check(robot, [kind for kind in FAULTS if kind not in ENDS_THE_AGENT])
     robot.ready()
     for sentence in (
         'stopped: /robot/camera/image_raw: 0.',
         'expected encoding',
         'expected a finite value, got nan',
+        'limit reach: position[wheel] 20, expected at most 10',
         'is not finite',
         'no command within',
         'the executor is stuck',
@@ -98,19 +99,11 @@ def test_a_robot_whose_agent_ends_is_stopped(robot, kind):
     assert robot.ears.silent(0.5) and robot.ears.commands[-1].is_stop
 
 
-LAUNCHER = """
-import os, subprocess, sys
-from dreamer_ros import launcher
-agent = subprocess.Popen(sys.argv[1:], env={**os.environ, launcher.VARIABLE: launcher.new_launch()})
-print('agent process', agent.pid, flush=True)
-agent.wait()
-"""
-
-
 @pytest.mark.races_clock('the stop has to come within six periods of 0.1 s')
 def test_a_robot_is_stopped_when_the_launcher_of_its_agent_is_killed(ros_domain, tmp_path):
     """As by `kill -KILL` of `ros2 launch`, which then asks nobody to end."""
-    with scene(tmp_path, ros_domain, RATE, starter=(sys.executable, '-c', LAUNCHER)) as robot:
+    with scene(tmp_path, ros_domain, RATE) as robot:
+        robot.restart(launched=True)
         robot.ready()
         pid = int(re.search(r'agent process (\d+)', robot.log.read_text()).group(1))
         began = time.time_ns()
@@ -161,7 +154,7 @@ def test_a_policy_that_cannot_be_had_yet_is_had_later(robot):
     with socket.create_server(('127.0.0.1', 0)) as free:
         port = free.getsockname()[1]
     robot.restart(from_topic=True)
-    robot.ears.offer(robot.manifests[2].at(f'http://127.0.0.1:{port}/policy_2.onnx'))
+    robot.offer(robot.manifests[2].at(f'http://127.0.0.1:{port}/policy_2.onnx'))
     wait_for(lambda: 'its server does not answer' in robot.log.read_text())
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(robot.folder))
     with http.server.ThreadingHTTPServer(('127.0.0.1', port), handler) as server:
@@ -174,14 +167,12 @@ def test_a_policy_that_cannot_be_had_yet_is_had_later(robot):
 
 
 def test_policies_of_a_trainer(robot):
-    """Signed ones play, swapped between two steps; others are refused; a rollback brings the one before."""
-    outcome = inject(robot, CORRUPT)
-    assert outcome.periods == 0.0
+    """Those of its key play, swapped between two steps; others are refused; a rollback brings the one before."""
+    for kind in (CORRUPT, STRANGER):
+        assert inject(robot, kind).periods == 0.0
     ears, manifests = robot.ears, robot.manifests
     assert modes(ears) == {'policy/1/evaluate'}
-    ears.offer(write_policy(robot.folder / 'unsigned.onnx', robot.contract, version=3))
-    wait_for(lambda: 'expected a signature by the key' in robot.log.read_text())
-    ears.offer(manifests[2])
+    robot.offer(manifests[2])
     wait_for(lambda: 'policy version 2' in robot.log.read_text())
     robot.ready()
     assert modes(ears) == {'policy/2/evaluate'}
@@ -294,6 +285,32 @@ def test_nothing_is_commanded_into_the_void(robot, ros_domain):
         rclpy.shutdown(context=context)
 
 
+@pytest.mark.races_clock('a limit has to act within six periods of 0.1 s')
+def test_a_robot_is_kept_within_the_limits_of_its_state(robot):
+    """Beyond a limit an axis only leads back; the log and /diagnostics name the limit."""
+    ears = robot.ears
+    robot.ready()
+    levels, blocked = [], []
+    ears.node.create_subscription(
+        DiagnosticArray, '/diagnostics', lambda message: levels.append(message.status[0]), QoSProfile(depth=10)
+    )
+    for position, sign in ((2, 1), (-2, -1)):
+        since = robot.camera.tell(f'at {position}') + PATIENCE * robot.period
+        wait_for(lambda since=since: sum(command.received > since for command in ears.commands) >= 10)
+        speeds = [command.forward for command in list(ears.commands) if command.received > since]
+        assert max(sign * speed for speed in speeds) <= 0, 'no further out'
+        blocked.append(0.0 in speeds)
+        bound = f'expected at {"most 1" if sign > 0 else "least -1"}'
+        sentence = f'limit slide: position[wheel] {position}, {bound}'
+        wait_for(
+            lambda: ears.spin(0.1) or any(s.level == DiagnosticStatus.WARN and sentence in s.message for s in levels)
+        )
+        robot.camera.tell('sane')
+        robot.ready()
+    assert any(blocked), 'the policy wanted something else'
+    assert 'limited: limit slide: position[wheel] 2, expected at most 1' in robot.log.read_text()
+
+
 def test_every_stop_is_in_the_list():
     deploy = Path(stops.__file__).parent
     held = set()
@@ -390,6 +407,9 @@ def test_refusals(ros_domain, tmp_path):
     assert run() == 'error: parameters of /agent: robot (a robot contract) is missing'
     assert run(f'robot:={contract.source}', f'policy:={tmp_path}/other.onnx') == (
         f'error: {contract.source}: rate: expected 50, as for tiny, got 20'
+    )
+    assert run(f'robot:={contract.source}') == (
+        'error: expected a policy, the key of a trainer in DREAMER_ROS_KEY, or trust:=lan for the policies of anybody'
     )
     keyed = write_contract(tmp_path / 'keyed.yaml', rate=50.0, more=f"public_key: '{'ab' * 32}'")
     assert f'expected a signature by the key {"ab" * 32}, but it has no manifest' in run(

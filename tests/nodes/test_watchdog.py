@@ -60,7 +60,7 @@ def test_gate_passes_until_it_is_held_by_anybody(wire):
     gate.release('two')
     assert gate.command(ACTION, gate.ticket()) is not None
     assert wire.sent == [(1.0, -0.5), 'stop', 'stop', (1.0, -0.5)]
-    assert gate.stops == {'one': 1} and list(gate.events) == ['a']
+    assert gate.stops == {'one': 1} and list(gate.events) == ['stopped: a']
 
 
 def test_a_command_older_than_a_stop_does_not_pass(wire):

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dreamer_ros.paths import share
+from dreamer_ros.run_key import key_of
 from tests.learners import TINY
 from tests.network import Computer, Network
 
@@ -130,7 +131,7 @@ class Trial:
         contract = contract.replace('episode_length: 125', f'episode_length: {EPISODE}')
         (folder / 'rover.yaml').write_text(contract)
         self.network = network
-        robot = folder / 'rover.yaml'
+        robot, key = folder / 'rover.yaml', key_of(folder)
         computers = (network.robot, network.trainer) if network else (Here(), Here())
         address = '0.0.0.0' if network else Here.address
         ports = (8075, 8075) if network else _free_ports()
@@ -142,6 +143,7 @@ class Trial:
             robot=robot,
             mock='true',
             task='rover_target',
+            key=key,
             address=address,
             port=ports[0],
         )
@@ -155,6 +157,7 @@ class Trial:
             steps=1_000_000,
             bags=f'http://{computers[0].address}:{ports[0]}',
             overrides=' '.join(OVERRIDES),
+            key=key,
             address=address,
             port=ports[1],
         )
