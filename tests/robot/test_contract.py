@@ -299,7 +299,9 @@ def test_a_policy_for_another_robot_is_refused_by_the_key(changes, reason):
 
 def test_arm_of_the_tests_is_complete():
     """Every key of a contract is known to these tests."""
-    assert set(ARM) | {'stamps', 'estop', 'joystick', 'limits', 'public_key', 'reset'} == set(RobotContract.model_fields)
+    assert set(ARM) | {'stamps', 'estop', 'joystick', 'limits', 'public_key', 'reset'} == set(
+        RobotContract.model_fields
+    )
 
 
 def test_every_key_is_described():
