@@ -32,7 +32,7 @@ from std_srvs.srv import SetBool
 
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.ros.message_template import MessageTemplate
-from dreamer_ros.ros.observation_publisher import camera_info_template, image_template, joint_template, step_template
+from dreamer_ros.ros.observation_publisher import camera_info_template, image_template, joint_template, scalar_template
 from dreamer_ros.simulation import environment
 from dreamer_ros.wire import codecs
 
@@ -180,7 +180,7 @@ class Messages:
 
     def __init__(self, simulation, observation):
         height, width = simulation.spec.image_size
-        self._step, self._image = step_template(), image_template(height, width)
+        self._step, self._image = scalar_template(codecs.STEP_NAMES), image_template(height, width)
         self._joints = joint_template(observation.joint_names)
         self._camera_info, self._projection = camera_info_template(simulation.cameras[0])
         joy = Joy()

@@ -210,6 +210,14 @@ Inputs = Annotated[
 WaitForSubscribers = Annotated[
     int, Field(default=0, ge=0, le=100, description='Subscribers of `step` that must be there before the first step.')
 ]
+Raw = Annotated[
+    bool,
+    Field(
+        default=False,
+        description="Record the robot's own topics beside its episodes, as they are sent: a bag for each in "
+        '<folder>-raw. Every raw 640x480 camera at 30 Hz takes up to 100 GB an hour.',
+    ),
+]
 DiskReserve = Annotated[
     int,
     Field(

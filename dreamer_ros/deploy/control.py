@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 from rclpy.node import Node
@@ -29,6 +30,7 @@ from dreamer_ros.robot.sensing import Sensed
 from dreamer_ros.ros import qos
 from dreamer_ros.ros.diagnostics import Timings
 from dreamer_ros.ros.message_template import MessageTemplate
+from dreamer_ros.ros.observation_publisher import image_template, scalar_template
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.codecs import Mode, Verdict
 
@@ -37,9 +39,11 @@ LATE = 0.7  # of a period after its tick, a command counts as overdue
 PASSING, PASSING_REASONS = 3, {'overdue', 'executor'}
 STEER = 0.02  # of a period: how much longer or shorter one may be
 GAIN = 0.1  # of the phase error, corrected per tick
+# All corrections together come to this many periods at most, and to so much more per tick: what clocks may differ by.
+REACH, DRIFT = 1.0, 0.0005
 # Wanted age of the newest observation at a tick: so many mean deviations of it, within these fractions of a period.
 SPREADS, MARGIN = 4.0, (0.1, 0.4)
-SLOWNESS = 0.03  # weight of a new sample in the mean deviation
+SLOWNESS = 0.03  # weight of a new sample in the mean deviation, and in the number of images per tick
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Metronome:
 
     A free-running clock would meet images of any age up to a whole period. So each period is made a little
     longer or shorter until the ticks come shortly after the images, by a margin that grows with their jitter.
-    With a camera of another rate the corrections cancel out.
+    The sum of these corrections is bounded, so that the mean rate is right beside a camera of any rate.
 
     Args:
         period: seconds.
@@ -77,6 +81,9 @@ class Metronome:
         self.period = period
         self.next = now
         self._spread = 0.1  # mean deviation from the wished phase, in periods
+        self._images = 1.0  # mean number per tick
+        self._sent = 0
+        self._moved = 0.0  # sum of the corrections beyond `DRIFT`, in periods
 
     def wait(self) -> float:
         """Sleep until the next tick; returns its time in monotonic seconds. Missed ticks are skipped."""
@@ -90,28 +97,51 @@ class Metronome:
         self.next = tick + self.period
         return tick
 
-    def steer(self, age: float | None) -> None:
-        """Correct the next tick by the age of the newest observation at this one, in seconds."""
+    def steer(self, age: float | None, sent: int) -> None:
+        """Correct the next tick.
+
+        Args:
+            age: of the newest observation at this one, in seconds.
+            sent: observations until now, those that never came included.
+        """
         if age is None:
             return
-        margin = min(max(SPREADS * self._spread, MARGIN[0]), MARGIN[1])
-        # In [-0.5, 0.5): the tick may also have just missed an observation.
-        error = (age / self.period - margin + 0.5) % 1.0 - 0.5
+        if self._sent:
+            self._images += SLOWNESS * (sent - self._sent - self._images)
+        self._sent = sent
+        # Between the phases of the period at which images come: 1/4 beside a camera of four times the rate, 1/3 beside
+        # one of 1.5 times.
+        spacing = 1.0 / max(1, Fraction(self._images).limit_denominator(2).numerator)
+        margin = min(max(SPREADS * self._spread, MARGIN[0]), MARGIN[1] * spacing)
+        # At most half the spacing either way: the tick may also have just missed an observation.
+        error = (age / self.period - margin + spacing / 2) % spacing - spacing / 2
         self._spread += SLOWNESS * (abs(error) - self._spread)
-        self.next -= min(max(GAIN * error, -STEER), STEER) * self.period
+        forgotten = self._moved - _within(self._moved, DRIFT)
+        self._moved = _within(forgotten + _within(GAIN * error, STEER), REACH)
+        self.next -= (self._moved - forgotten) * self.period
+
+
+def _within(value: float, limit: float) -> float:
+    """The value, at most the limit away from zero."""
+    return min(max(value, -limit), limit)
 
 
 class StepPublisher:
-    """Publishes what a recorder needs beside the robot's topics: `step` with the age of each input, and `action`."""
+    """Publishes each step of an episode: what the agent saw, `step` with the age of each input, `action`.
+
+    An observation that could not be used, at the end of an episode, is published as empty messages.
+    """
 
     def __init__(self, node: Node, contract: RobotContract):
-        self._node = node
+        self._node, self._spec = node, contract.spec
         self._topics = [topic.name for topic in contract.topics]
+        self._images = [qos.publisher(node, topic) for topic in topics.observed_images(self._spec.cameras)]
+        self._image_template = image_template(*self._spec.image_size) if self._images else None
+        self._vectors = [qos.publisher(node, topics.OBSERVED_VECTOR)] if self._spec.vector else []
+        self._vector_template = scalar_template(self._spec.vector) if self._vectors else None
         self._steps, self._actions = qos.publisher(node, topics.STEP), qos.publisher(node, topics.ACTION)
-        message = JointState()
-        message.name = self._names = [*codecs.STEP_NAMES, *(codecs.AGE_PREFIX + topic for topic in self._topics)]
-        message.position = [0.0] * len(message.name)
-        self._step_template = MessageTemplate(message, ['position'], tail=8)
+        self._names = [*codecs.STEP_NAMES, *(codecs.AGE_PREFIX + topic for topic in self._topics)]
+        self._step_template = scalar_template(self._names)
         self._action_template: tuple[Mode, MessageTemplate] | None = None
 
     def publish(
@@ -124,6 +154,14 @@ class StepPublisher:
         verdict: Verdict | None,
     ) -> None:
         """Publish one step: `flags` are is_first, is_last and is_terminal, `action` f32[A] answers the observation."""
+        if sensed.image is None:
+            self._publish_nothing(stamp)
+        else:
+            for number, publisher in enumerate(self._images):
+                image = sensed.image[:, :, 3 * number : 3 * number + 3]
+                publisher.publish(self._image_template.write(stamp, image))
+            for publisher in self._vectors:
+                publisher.publish(self._vector_template.write(stamp, sensed.vector.astype(np.float64)))
         reward = 0.0 if flags[0] else sensed.reward or 0.0
         ages = (sensed.ages.get(topic, np.nan) for topic in self._topics)
         values = np.array((reward, *flags, *ages), np.float64)
@@ -140,9 +178,15 @@ class StepPublisher:
             self._action_template = mode, MessageTemplate(joy, ['axes'], tail=4)
         self._actions.publish(self._action_template[1].write(stamp, action))
 
+    def _publish_nothing(self, stamp: int) -> None:
+        for publisher in (*self._images, *self._vectors):
+            message = publisher.msg_type()
+            codecs.fill_stamp(message.header.stamp, stamp)
+            publisher.publish(message)
+
     def close(self) -> None:
         """Publish no more."""
-        for publisher in (self._steps, self._actions):
+        for publisher in (*self._images, *self._vectors, self._steps, self._actions):
             self._node.destroy_publisher(publisher)
 
 
@@ -270,7 +314,7 @@ class Control:
         # Stamps identify steps, so they increase whatever the system's clock does.
         self._stamp = max(self._stamp + 1, self._time_ns())
         sensed = self._observe()
-        metronome.steer(self._inputs.waited(time.time_ns()))
+        metronome.steer(self._inputs.waited(time.time_ns()), self._inputs.sent)
         self._judge(sensed)
         self._listen()
         if self._reset.pending and not self.playing:

@@ -49,7 +49,8 @@ class Inputs:
         time_ns: ROS time.
 
     Attributes:
-        dropped: messages of the leading topic (the first camera) that never reached an observation.
+        sent: messages of the leading topic (the first camera) until now.
+        dropped: those of them that never came.
         repeated: observations without a new message of the leading topic.
     """
 
@@ -71,7 +72,7 @@ class Inputs:
         self._newest: dict[str, Taken] = {}
         self._unread: dict[str, Taken] = {}
         self._leading = contract.topics[0].name
-        self.dropped = 0
+        self.sent = self.dropped = 0
         self.repeated = 0
 
     def close(self) -> None:
@@ -151,6 +152,9 @@ class Inputs:
                     info.get('publication_sequence_number'),
                 )
                 before = self._newest.get(topic)
-                if topic == self._leading and before and taken.number and before.number:
-                    self.dropped += max(0, taken.number - before.number - 1)
+                if topic == self._leading:
+                    numbered = before and taken.number and before.number
+                    dropped = max(0, taken.number - before.number - 1) if numbered else 0
+                    self.dropped += dropped
+                    self.sent += 1 + dropped
                 self._newest[topic] = self._unread[topic] = taken

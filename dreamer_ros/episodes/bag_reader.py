@@ -23,7 +23,7 @@ from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.schema import load_yaml
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.definitions import decode
-from dreamer_ros.wire.topics import SENSOR, SPEC, STEP, QoS, Topic
+from dreamer_ros.wire.topics import OBSERVATION, SENSOR, SPEC, STEP, QoS, Topic
 
 # Of the files of a bag: MCAP or sqlite3, plain or compressed by rosbag2.
 SUFFIXES = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd')
@@ -215,11 +215,11 @@ class Bag:
         return embedded_contract(self.custom_data)
 
     def contract_to_read_by(self, given: RobotContract | None) -> RobotContract | None:
-        """The given contract, else the bag's own. None for a bag of our own topics, which names its spec.
+        """The given contract, else the bag's own. None for a bag of our own topics, which needs none.
 
-        `dreamer bag import` writes our own topics, even for a robot that has a contract.
+        Those are what an agent saw, or what a simulator or `dreamer bag import` wrote.
         """
-        if 'spec_hash' in self.custom_data and 'contract' not in self.custom_data:
+        if self.has_observations or ('spec_hash' in self.custom_data and 'contract' not in self.custom_data):
             return None
         return given or self.contract
 
@@ -292,6 +292,11 @@ class Bag:
         """All messages, or those of some topics, in the order of their recording."""
         messages = (message for message in self.messages if topics is None or message.topic in topics)
         return sorted(messages, key=operator.attrgetter('time'))
+
+    @property
+    def has_observations(self) -> bool:
+        """Whether it holds what the agent of a robot saw, not only the robot's own topics."""
+        return any(name.startswith(f'{robot}{OBSERVATION}/') for robot in self.robots() for name in self.types)
 
     def robots(self) -> tuple[str, ...]:
         """Namespaces of the topics `step`: '/sim0/', or '/' for a robot without a namespace."""

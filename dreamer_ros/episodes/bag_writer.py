@@ -55,12 +55,16 @@ class EpisodeWriter:
         topics: with their full names, see `Topic.within`.
         custom_data: what is known so far; `close` adds to it.
 
+    Attributes:
+        name: of the bag.
+
     Raises:
         BagExists: there is one of that name.
         InputError: a type is unknown, or the disk refuses.
     """
 
     def __init__(self, folder: Path, name: str, topics: Iterable[Topic], custom_data: Mapping[str, str]) -> None:
+        self.name = name
         self._path = Path(folder) / name
         self._partial = partial_path(Path(folder), name)
         self._custom_data = dict(custom_data)

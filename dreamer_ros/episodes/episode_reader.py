@@ -15,17 +15,25 @@ from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.episodes.labels import Labels
 from dreamer_ros.episodes.mcap_scan import RawMessage
 from dreamer_ros.episodes.report import Report
-from dreamer_ros.episodes.robot_bag import robot_rows
+from dreamer_ros.episodes.robot_bag import labelled_steps, robot_rows
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire.codecs import join_images, read_step, read_vector
 from dreamer_ros.wire.definitions import decode
 from dreamer_ros.wire.encodings import ENCODINGS
-from dreamer_ros.wire.images import COMPRESSED, decode_image
-from dreamer_ros.wire.topics import ACTION, JOINT_STATES, SPEC, STEP, camera_infos, images
-
-COMPRESSION = '/compressed'  # image_transport adds this to the name of a topic
+from dreamer_ros.wire.images import COMPRESSED, COMPRESSION, decode_image
+from dreamer_ros.wire.topics import (
+    ACTION,
+    IMAGE,
+    JOINT_STATES,
+    OBSERVED_VECTOR,
+    SPEC,
+    STEP,
+    camera_infos,
+    images,
+    observed_images,
+)
 
 
 def read_episodes(
@@ -58,7 +66,7 @@ def read_episodes(
             found: Iterator[tuple[Any, Assembler]] = robot_rows(bag, contract, labels, report)
         else:
             bag.check_spec(spec)
-            found = own_rows(bag, spec, report)
+            found = own_rows(bag, spec, report, labels)
         episodes = [episode for _, rows in found for episode in rows.episodes(bag.custom_data, report)]
     except InputError as error:
         report.add(str(error))
@@ -135,14 +143,17 @@ class RecordedRobot(Joined):
         return message
 
 
-def own_rows(bag: Bag, spec: RobotSpec, report: Report) -> Iterator[tuple[RecordedRobot, Assembler]]:
-    """Messages and steps of every robot in a bag of our own topics.
+def own_rows(
+    bag: Bag, spec: RobotSpec, report: Report, labels: Labels | None = None
+) -> Iterator[tuple[RecordedRobot, Assembler]]:
+    """Messages and steps of every robot in a bag of our own topics: a simulator's, or what the agent of a robot saw.
 
     The header stamp tells the step of a message. A step needs an image of every camera, step scalars, an action
     (except the last step of an episode) and, if the spec names vector inputs, joint states.
 
     Args:
         report: gets what could not be used.
+        labels: with them, only labelled steps are read, with their rewards and ends.
 
     Raises:
         InputError: nothing in the bag can be used.
@@ -155,11 +166,14 @@ def own_rows(bag: Bag, spec: RobotSpec, report: Report) -> Iterator[tuple[Record
     for robot in _robots(bag, spec, report):
         rows = Assembler(spec.control_period)
         stray: Counter = Counter()
-        for stamp in sorted(robot.steps):
+        stamps, steps = sorted(robot.steps), sorted(robot.stamps(STEP.name))
+        labelled = labelled_steps(labels, (stamps[0], stamps[-1]), steps, report) if labels else None
+        for stamp in stamps if labelled is None else labelled:
             messages = robot.steps[stamp]
             if STEP.name in messages or cameras.keys() & messages.keys():
                 try:
-                    rows.add(_read_row(robot, stamp, spec, cameras, bag.types))
+                    row = _read_row(robot, stamp, spec, cameras, bag.types)
+                    rows.add(row if labelled is None else row._replace(step=labelled[stamp]))
                 except Unusable as reason:
                     rows.drop(stamp, reason)
             else:
@@ -176,15 +190,18 @@ def own_rows(bag: Bag, spec: RobotSpec, report: Report) -> Iterator[tuple[Record
 def _robots(bag: Bag, spec: RobotSpec, report: Report) -> list[RecordedRobot]:
     """Sort messages by robot (namespace)."""
     place: dict[str, tuple[str, str]] = {}
-    cameras = images(spec.cameras)
+    senses = (*images(spec.cameras), JOINT_STATES)
+    recorded = (*observed_images(spec.cameras), OBSERVED_VECTOR) if bag.has_observations else senses
     for name, type_name in bag.types.items():
         is_compressed = name.endswith(COMPRESSION) and type_name == COMPRESSED
         plain = name.removesuffix(COMPRESSION) if is_compressed else name
-        for topic in cameras if is_compressed else (*cameras, JOINT_STATES, STEP, ACTION):
+        for topic, counts_as in zip((*recorded, STEP, ACTION), (*senses, STEP, ACTION)):
+            if is_compressed and topic.type != IMAGE.type:
+                continue
             if plain == topic.name or plain.endswith(f'/{topic.name}'):
                 if not is_compressed and type_name != topic.type:
                     raise InputError(f'topic {name}: expected {topic.type}, got {type_name}')
-                place[name] = (plain[: -len(topic.name)], topic.name)
+                place[name] = (plain[: -len(topic.name)], counts_as.name)
     robots: dict[str, RecordedRobot] = {}
     messages = [message for message in bag.messages if message.topic in place]
     # Raw images first: they count if compressed ones have the same stamp.

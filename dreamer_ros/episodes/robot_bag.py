@@ -1,9 +1,9 @@
 """Reads the steps of a robot with a contract from a bag of its own topics.
 
-A recorded agent wrote on `step` the age of the message that it used of each topic (`age/<topic>`, ns), so its
-observations are restored exactly. A bag without an agent (teleoperated, or recorded by somebody else) gets steps at
-the contract's rate: each observes the newest message of every topic, and its action is the one closest to the
-command in force until the next step.
+An agent writes on `step` the age of the message that it used of each topic (`age/<topic>`, ns), so its observations
+are restored exactly where none of these messages was lost. A bag without an agent (teleoperated, or recorded by
+somebody else) gets steps at the contract's rate: each observes the newest message of every topic, and its action is
+the one closest to the command in force until the next step.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -286,7 +286,7 @@ def _recorded(tracks: RobotTracks, contract: RobotContract, labels: Labels | Non
     rows = Assembler(contract.spec.control_period)
     observer = _Observer(tracks, contract)
     size = len(contract.spec.action)
-    labelled = _labelled(tracks, _labels_of(labels, tracks, report), report) if labels else {}
+    labelled = labelled_steps(labels, tracks.span, tracks.step.stamps, report) if labels else {}
     for stamp, message in zip(tracks.step.stamps, tracks.step.messages):
         try:
             if len(tracks.step.at(stamp)) > 1:
@@ -306,23 +306,28 @@ def _recorded(tracks: RobotTracks, contract: RobotContract, labels: Labels | Non
     return rows
 
 
-def _labels_of(labels: Labels, tracks: RobotTracks, report: Report) -> list[Label]:
-    """The labelled episodes of a bag.
+def labels_of(labels: Labels, span: tuple[int, int], report: Report) -> list[Label]:
+    """The labelled episodes of a bag with messages in a span of stamps.
 
     Raises:
         InputError: there are none.
     """
-    found = labels.of(bag_name(report.path), *tracks.span)
+    found = labels.of(bag_name(report.path), *span)
     if not found:
         raise InputError(f'{labels.source} has no episode of it')
     return found
 
 
-def _labelled(tracks: RobotTracks, wanted: list[Label], report: Report) -> dict[int, Step]:
-    """Scalars of the labelled steps, by stamp. A label's first step begins an episode, its last one ends it."""
+def labelled_steps(labels: Labels, span: tuple[int, int], steps: Sequence[int], report: Report) -> dict[int, Step]:
+    """Scalars of the labelled steps, by stamp. A label's first step begins an episode, its last one ends it.
+
+    Args:
+        span: of the bag, see `labels_of`.
+        steps: stamps in order.
+    """
     found = {}
-    for label in wanted:
-        stamps = [stamp for stamp in tracks.step.stamps if label.start <= stamp <= label.end]
+    for label in labels_of(labels, span, report):
+        stamps = [stamp for stamp in steps if label.start <= stamp <= label.end]
         if not stamps:
             report.add(f'no step is in the labelled episode {when(label.start, label.end)}')
         for before, stamp in zip([0, *stamps], stamps):
@@ -357,7 +362,7 @@ def _lay(tracks: RobotTracks, contract: RobotContract, labels: Labels | None, re
     observer = _Observer(tracks, contract)
     commanded = _Commanded(tracks, contract)
     begin, end = tracks.span
-    for label in _labels_of(labels, tracks, report) if labels else [Label(begin, end + 1, False, ())]:
+    for label in labels_of(labels, tracks.span, report) if labels else [Label(begin, end + 1, False, ())]:
         _lay_span(rows, label, labels is not None, observer, commanded, contract)
     if commanded.beyond:
         report.add(

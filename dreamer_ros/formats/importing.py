@@ -79,7 +79,7 @@ def import_source(
 ) -> Imported:
     """Write the episodes of a source as bags of their own. A bag that is there already is left alone.
 
-    A bag of our own topics is cut into episodes. A bag of a robot with a contract keeps its topics as they were sent;
+    A bag of our own topics is cut into episodes. A bag of a robot's own topics keeps them as they were sent;
     `step` and `action` are added where no agent was recorded. Arrays and LeRobot datasets become our own topics.
 
     Args:
@@ -108,11 +108,10 @@ def import_source(
                 _import_episode(result, robot, spec, episode, rewarded)
             return result
         bag = Bag(source, result.problems)
-        contract = bag.contract_to_read_by(contract)
-        if contract is not None:
-            _import_robot(result, bag, contract, labels)
+        if (reading := bag.contract_to_read_by(contract)) is not None:
+            _import_robot(result, bag, reading, labels)
         else:
-            _import_own(result, bag)
+            _import_own(result, bag, bag.contract or contract if bag.has_observations else None, labels)
     except InputError as error:
         result.problems.append(Problem(source, str(error)))
     except OSError as error:
@@ -156,23 +155,29 @@ def _between(track: Track, first: int, last: int, topic: Topic) -> Iterator[Mess
 # Our own topics
 
 
-def _import_own(result: Imported, bag: Bag) -> None:
-    spec = recorded_spec(bag, result.folder)
+def _import_own(result: Imported, bag: Bag, contract: RobotContract | None, labels: Labels | None) -> None:
+    spec = contract.spec if contract else recorded_spec(bag, result.folder)
     bag.check_spec(spec)
-    for robot, rows in own_rows(bag, spec, result.problems):
+    for robot, rows in own_rows(bag, spec, result.problems, labels):
         infos = _by_stamp(bag, robot, camera_infos(spec.cameras))
         kept: dict[str, str] = {key: bag.custom_data[key] for key in ('task', 'seed') if key in bag.custom_data}
+        kept |= contract_data(contract) if contract else {}
         for number, run in enumerate(rows.runs(result.problems)):
-            name, data = robot.namespace.strip('/') or spec.name, {**_summary(run), **kept}
-            _write(result, name, number, spec, data, _own_messages(robot, run, bag, infos))
+            summary = _summary(run, None if labels else contract)
+            name, data = robot.namespace.strip('/') or spec.name, {**summary, **kept}
+            _write(result, name, number, spec, data, _own_messages(robot, run, bag, infos, bool(labels)))
 
 
 def _own_messages(
-    robot: RecordedRobot, run: list[Row], bag: Bag, infos: Mapping[int, list[RawMessage]]
+    robot: RecordedRobot, run: list[Row], bag: Bag, infos: Mapping[int, list[RawMessage]], labelled: bool
 ) -> Iterator[Message]:
     for row in run:
         stamp = row.step.stamp
-        for message in [*robot.steps[stamp].values(), *infos.get(stamp, ())]:
+        messages = dict(robot.steps[stamp])
+        if labelled:
+            del messages[STEP.name]
+            yield _step(row.step, robot.namespace)
+        for message in [*messages.values(), *infos.get(stamp, ())]:
             yield Topic(message.topic, bag.types[message.topic], SENSOR), message, stamp
 
 

@@ -60,6 +60,7 @@ class Deploy(Options):
     ]
     trust: shared.Trust
     record: bool = Field(False, description="Record the episodes as bags in the scenario's folder.")
+    raw: shared.Raw
     autostart: shared.Autostart
     seed: Annotated[shared.Seed, Field(description='Random seed of the initial states of a mock robot.')]
 
@@ -94,8 +95,8 @@ def deploy(options: Deploy) -> Scenario:
     write_file(folder / 'robot.yaml', contract.text)
     source = source or str(folder / 'robot.yaml')
     processes = [mock_robot(place, task, source, options.seed)] if mocked else []
-    if options.record:
-        processes.append(recorder(place, folder / 'episodes', contract=source))
+    if options.record or options.raw:
+        processes.append(recorder(place, folder / 'episodes', contract=source, raw=options.raw or None))
     agent = {'robot': source, 'policy': str(path) if path else None, **options.pick('autostart', 'trust')}
     processes.append(robot_agent(place, agent, leads=True, restarts=False))
     variables = {VARIABLE: str(key)} if key else {}

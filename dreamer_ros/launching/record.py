@@ -26,6 +26,7 @@ class Record(Options):
         "Default: the robot's name.",
     )
     folder: str = Field('recordings', description='Folder that the bags go to.')
+    raw: shared.Raw
     disk_reserve: shared.DiskReserve
 
 
@@ -46,7 +47,14 @@ def record(options: Record) -> Scenario:
         raise InputError(f'record: expected a namespace of its own for each robot, got {" ".join(places)}')
     folder = Path(options.folder).expanduser().absolute()
     processes = [
-        recorder(place, folder, leads=len(places) == 1, contract=source, disk_reserve=options.disk_reserve)
+        recorder(
+            place,
+            folder,
+            leads=len(places) == 1,
+            contract=source,
+            raw=options.raw or None,
+            disk_reserve=options.disk_reserve,
+        )
         for source, place in zip(sources, places)
     ]
     return Scenario('record', tuple(processes), folder)

@@ -67,6 +67,7 @@ class RobotTrain(Options):
     namespace: shared.Namespace
     evaluate_every: shared.EvaluateEvery
     pause: shared.Pause
+    raw: shared.Raw
     begin: shared.Begin
     preset: shared.Preset
     overrides: shared.Overrides
@@ -154,7 +155,7 @@ def _robot_side(options: RobotTrain, place: str, source: str, folder: Path, poli
     }
     return [
         *([mock_robot(place, options.task, source, options.seed)] if options.mock else []),
-        recorder(place, folder / 'episodes', contract=source),
+        recorder(place, folder / 'episodes', contract=source, raw=options.raw or None),
         robot_agent(place, agent, leads=alone),
     ]
 

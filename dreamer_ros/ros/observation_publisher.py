@@ -15,12 +15,10 @@ from dreamer_ros.ros.message_template import MessageTemplate
 from dreamer_ros.wire import codecs, topics
 
 
-def step_template(actions: Sequence[str] = ()) -> MessageTemplate:
-    """Layout of `step`; its array holds the values of `codecs.STEP_NAMES` and of the actions applied, f64[4 + A]."""
+def scalar_template(names: Sequence[str]) -> MessageTemplate:
+    """Layout of a JointState that names numbers, such as `step`; its array holds their values, f64[N]."""
     message = JointState()
-    codecs.fill_step(message, codecs.Step(0, 0.0, False, False, False))
-    message.name = [*message.name, *(codecs.APPLIED + name for name in actions)]
-    message.position = array.array('d', bytes(8 * len(message.name)))
+    message.name, message.position = list(names), array.array('d', bytes(8 * len(names)))
     return MessageTemplate(message, ['position'], tail=8)
 
 
@@ -62,7 +60,8 @@ class ObservationPublisher:
     """
 
     def __init__(self, node: Node, cameras, spec, tells_actions: bool):
-        self._step_template = step_template(spec.action if tells_actions else ())
+        applied = (codecs.APPLIED + name for name in spec.action) if tells_actions else ()
+        self._step_template = scalar_template((*codecs.STEP_NAMES, *applied))
         self._applied = np.zeros(len(spec.action) if tells_actions else 0)
         frames = ('camera', *spec.cameras[1:])
         self._images = [

@@ -18,6 +18,7 @@ from dreamer_ros.wire.codecs import fill_stamp
 from dreamer_ros.wire.encodings import Depth, Picture, read_image, rgb_picture
 
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
+COMPRESSION = '/compressed'  # image_transport adds this to the name of a topic
 # In front of the PNG of compressed_depth_image_transport: a kind, and two numbers of 32-bit distances.
 _DEPTH_HEADER = struct.Struct('<iff')
 
@@ -97,13 +98,16 @@ def _needed(whole: tuple[int, int], view: View, size: tuple[int, int] | None) ->
     return width, height
 
 
-def fill_compressed(message: Any, image: np.ndarray, stamp: int, frame_id: str = 'camera') -> None:
-    """Fill a sensor_msgs/CompressedImage with uint8 [H, W, 3] as JPEG."""
+def fill_compressed(
+    message: Any, image: np.ndarray, stamp: int, frame_id: str = 'camera', form: Literal['jpeg', 'png'] = 'jpeg'
+) -> None:
+    """Fill a sensor_msgs/CompressedImage with uint8 [H, W, 3]. PNG loses nothing."""
     fill_stamp(message.header.stamp, stamp)
     message.header.frame_id = frame_id
-    message.format = 'jpeg'
+    message.format = form
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, 'JPEG', quality=90)
+    options: dict[str, Any] = {'quality': 90} if form == 'jpeg' else {}
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, form, **options)
     message.data = array.array('B', buffer.getvalue())
 
 

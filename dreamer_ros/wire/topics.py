@@ -79,6 +79,10 @@ JOINT_STATES = Topic('joint_states', 'sensor_msgs/msg/JointState', SENSOR)
 STEP = Topic('step', 'sensor_msgs/msg/JointState', SENSOR)
 ACTION = Topic('action', 'sensor_msgs/msg/Joy', QoS(depth=ACTIONS_KEPT, transient_local=True))
 SPEC = Topic('spec', 'std_msgs/msg/String', LATCHED)
+# Below this name the agent of a robot publishes what it saw at each step, as its policy got it: `observed_images`, and
+# the numbers by their names.
+OBSERVATION = 'observation'
+OBSERVED_VECTOR = Topic(f'{OBSERVATION}/vector', 'sensor_msgs/msg/JointState', SENSOR)
 # JSON from a simulator at each reset, with all that is needed to simulate the new episode again.
 SIMULATION = Topic('simulation', 'std_msgs/msg/String', QoS(depth=10, transient_local=True))
 CLOCK = Topic('/clock', 'rosgraph_msgs/msg/Clock', QoS(depth=10))
@@ -96,6 +100,11 @@ def images(cameras: Sequence[str]) -> tuple[Topic, ...]:
 def camera_infos(cameras: Sequence[str]) -> tuple[Topic, ...]:
     """The same of `CAMERA_INFO`."""
     return _of_cameras(CAMERA_INFO, cameras)
+
+
+def observed_images(cameras: Sequence[str]) -> tuple[Topic, ...]:
+    """The images that the agent of a robot saw, of all cameras of its RobotSpec."""
+    return tuple(dataclasses.replace(IMAGE, name=f'{OBSERVATION}/{camera}/image') for camera in cameras)
 
 
 def _of_cameras(topic: Topic, cameras: Sequence[str]) -> tuple[Topic, ...]:

@@ -139,6 +139,21 @@ def played(rng: np.random.Generator, sent: dict[str, list[Sent]], ticks: int) ->
     return out
 
 
+def observations(agent: Played) -> list[tuple[str, bytes, int]]:
+    """What the agent published of what it saw."""
+    rows = []
+    for stamp, image, vector in zip(agent.stamps, agent.images, agent.vectors):
+        message = blank_message('sensor_msgs/msg/Image')
+        codecs.fill_image(message, image, stamp)
+        message.data = image.ravel()
+        rows.append(('observation/camera/image', encode(message, 'sensor_msgs/msg/Image'), stamp + 1000))
+        message = blank_message('sensor_msgs/msg/JointState')
+        codecs.fill_stamp(message.header.stamp, stamp)
+        message.name, message.position = ['wheel', 'range'], np.float32(vector).astype(np.float64)
+        rows.append(('observation/vector', encode(message, 'sensor_msgs/msg/JointState'), stamp + 1000))
+    return rows
+
+
 def write_robot_bag(
     folder: Path,
     name: str,
@@ -154,6 +169,9 @@ def write_robot_bag(
         dataclasses.replace(topic.within(namespace), type=types.get(topic.name, topic.type))
         for topic in (*tiny.topics, tiny.command_topic, topics.STEP, topics.ACTION)
     ]
+    if any(topic == topics.OBSERVED_VECTOR.name for topic, _, _ in rows):
+        seen = (*topics.observed_images(tiny.cameras), topics.OBSERVED_VECTOR)
+        names += [topic.within(namespace) for topic in seen]
     custom = (
         {}
         if embedded is None

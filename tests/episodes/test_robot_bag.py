@@ -10,11 +10,13 @@ import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from dreamer_ros.cli.main import main
+from dreamer_ros.episodes.bag_reader import open_bag
 from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.episodes.inspect import describe
 from dreamer_ros.episodes.labels import Labels
 from dreamer_ros.episodes.recovery import recover
 from dreamer_ros.errors import InputError
+from dreamer_ros.formats.importing import import_source
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.wire import codecs
 from dreamer_ros.wire.definitions import typestore
@@ -25,6 +27,7 @@ from tests.episodes.robot_bags import (
     TINY,
     action_cdr,
     contract,
+    observations,
     played,
     sensors,
     write_robot_bag,
@@ -62,6 +65,25 @@ def test_a_message_that_the_agent_used_is_missing(tmp_path, rng):
         stamp for k, stamp in enumerate(agent.stamps) if k not in dropped
     ]
     assert f'{len(dropped)} without the message on camera/image_raw that the agent used' in reasons(problems)
+
+
+@pytest.mark.parametrize('embedded', [True, False])
+def test_what_the_agent_published_counts_whatever_else_was_lost(tmp_path, rng, embedded):
+    """All topics were recorded, by our recorder or by somebody else's, and many images were lost."""
+    agent = played(rng, sensors(rng, 4.0), 30)
+    rows = [row for row in agent.rows if row[0] != 'camera/image_raw' or rng.random() < 0.3] + observations(agent)
+    path = write_robot_bag(tmp_path, 'monday', rows, contract() if embedded else None)
+    [episode], problems = read_episodes(path, SPEC, contract())
+    assert episode.complete and 'left out, not of this robot' in reasons(problems)
+    for name in ('stamp', 'image', 'vector', 'action', 'reward'):
+        expected = np.asarray(getattr(agent, f'{name}s'))
+        np.testing.assert_array_equal(getattr(episode, name), expected.astype(getattr(episode, name).dtype))
+    labels = Labels('episodes: [{start: 0, end: 2, reward: 2, terminal: true}]', 'labels.yaml')
+    imported = import_source(path, tmp_path / 'to', contract(), labels)
+    [part], problems = read_episodes(imported.bags[0], SPEC)
+    assert not problems and part.is_terminal[-1] and part.reward.tolist() == [0.0] * (len(part) - 1) + [2.0]
+    np.testing.assert_array_equal(part.image, agent.images[: len(part)])
+    assert 10 < len(part) < 30 and open_bag(imported.bags[0]).contract.name == 'tiny'
 
 
 def test_a_damaged_contract_or_another_robot_is_refused(tmp_path, rng):

@@ -10,7 +10,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState, Joy
 
 from dreamer_ros.ros.message_template import MessageTemplate
-from dreamer_ros.ros.observation_publisher import camera_info_template, image_template, joint_template, step_template
+from dreamer_ros.ros.observation_publisher import camera_info_template, image_template, joint_template, scalar_template
 from dreamer_ros.simulation.rendering import CameraModel
 from dreamer_ros.wire import codecs
 
@@ -27,7 +27,7 @@ def decoded(cdr, message):
 def test_writes_what_rclpy_reads(rng):
     step, image, joy = JointState(), Image(), Joy()
     codecs.fill_step(step, codecs.Step(STAMP, -0.25, True, False, True))
-    assert decoded(step_template().write(STAMP, np.array([-0.25, 1, 0, 1])), step) == step
+    assert decoded(scalar_template(codecs.STEP_NAMES).write(STAMP, np.array([-0.25, 1, 0, 1])), step) == step
     pixels = rng.integers(0, 256, (48, 64, 3), np.uint8)
     codecs.fill_image(image, pixels, STAMP)
     assert decoded(image_template(48, 64).write(STAMP, pixels), image) == image

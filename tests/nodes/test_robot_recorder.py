@@ -13,11 +13,14 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosbags.rosbag2 import Reader
 from std_srvs.srv import Trigger
 
+from dreamer_ros.deploy.control import StepPublisher
 from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.robot.commands import Commands
+from dreamer_ros.robot.sensing import Sensed
 from dreamer_ros.ros import qos
 from dreamer_ros.wire import topics
-from tests.episodes.robot_bags import START, TINY, action_cdr, contract, sensors, step_cdr
+from dreamer_ros.wire.codecs import Mode
+from tests.episodes.robot_bags import START, TINY, contract, sensors
 from tests.nodes.conftest import NAMESPACE, PATIENCE
 from tests.replay.folders import dataset_of
 
@@ -38,9 +41,9 @@ class Robot:
                 topic.name,
                 best_effort if topic.name == 'camera/image_raw' else qos.profile(topics.SENSOR),
             )
-            for topic in (*tiny.topics, tiny.command_topic, topics.STEP)
+            for topic in (*tiny.topics, tiny.command_topic)
         }
-        self._publishers['action'] = peer._actions
+        self._agent = StepPublisher(peer.node, tiny)
         # What a message without a stamp was sent at is known to whoever receives it.
         self._published = []
         peer.node.create_subscription(
@@ -53,11 +56,15 @@ class Robot:
         self.sent = {name: [] for name in self._publishers}
         self.seen = []  # image, both vector inputs and action of each step
 
-    def until_heard(self, *names):
-        for name in names:
-            self._peer.until(
-                lambda: self._publishers[name].get_subscription_count() > (name == 'range'), f'a recorder of {name}'
-            )
+    def until_heard(self, *names, by=1):
+        """Until so many recorders listen to topics, by default to those of the agent."""
+        for name in names or ('observation/camera/image', 'observation/vector', 'step', 'action'):
+            full = self._peer.node.resolve_topic_name(name)
+            own = sum(info.node_name == self._peer.node.get_name() for info in self._heard(full))
+            self._peer.until(lambda: len(self._heard(full)) - own >= by, f'a recorder of {name}')
+
+    def _heard(self, name):
+        return self._peer.node.get_subscriptions_info_by_topic(name)
 
     def send(self, name, cdr):
         self.sent[name].append(bytes(cdr))
@@ -80,15 +87,19 @@ class Robot:
         newest['range'] = self._published[-1], newest['range'][1]
         return newest
 
-    def step(self, is_first, is_last, reward=0.25):
+    def step(self, is_first, is_last, reward=0.25, blind=False):
         newest = self.sense()
         stamp = time.time_ns()
         ages = {topic: stamp - measured for topic, (measured, _) in newest.items()}
         action = self._rng.uniform(-1, 1, 2).astype(np.float32)
-        self.send('step', step_cdr(stamp, reward, (is_first, is_last, False), ages))
-        self.send('action', action_cdr(stamp, action))
+        image, *vector = (newest[topic][1] for topic in ('camera/image_raw', 'joint_states', 'range'))
+        if blind:
+            sensed = Sensed(None, None, None, ages, (), reward, False, ())
+        else:
+            sensed = Sensed(image, np.float32(vector), np.zeros(2), ages, (), reward, False, ())
+        self._agent.publish(stamp, sensed, (is_first, is_last, False), action, Mode('explore', 3), None)
         self._peer.spin(0.01)
-        self.seen.append((*(newest[topic][1] for topic in ('camera/image_raw', 'joint_states', 'range')), action))
+        self.seen.append((image, *vector, action))
 
 
 @pytest.fixture
@@ -100,7 +111,7 @@ def robot(peer, rng):
 def recorder(start, tmp_path):
     path = tmp_path / 'tiny.yaml'
     path.write_text(SLOW)
-    return start('recorder', contract=path, folder=tmp_path / 'bags')
+    return start('recorder', contract=path, folder=tmp_path / 'bags', raw=True)
 
 
 def bags(folder):
@@ -121,8 +132,8 @@ def call(peer, name):
 
 def test_episodes_as_their_agent_saw_them(robot, recorder, peer, tmp_path):
     folder = tmp_path / 'bags'
-    robot.until_heard('camera/image_raw', 'joint_states', 'range', 'cmd_vel', 'step', 'action')
-    robot.step(False, False)  # of an episode that began before
+    robot.until_heard()
+    robot.until_heard('camera/image_raw', 'joint_states', 'range', 'cmd_vel')
     robot.sense()
     before = len(robot.seen)
     for k in range(12):
@@ -130,46 +141,52 @@ def test_episodes_as_their_agent_saw_them(robot, recorder, peer, tmp_path):
     peer.until(lambda: len(bags(folder)) == 1, 'the first bag')
     for k in range(5):
         robot.step(k == 0, False, reward=0.0)
-    peer.spin(0.3)
+    robot.step(False, True, reward=0.0, blind=True)
+    peer.until(lambda: len(bags(folder)) == 2, 'the second bag')
     assert recorder.stop() == 0
     first, second = bags(folder)
     assert list(folder.glob('.*')) == []
 
     tiny = contract(SLOW)
-    [episode], problems = read_episodes(first, tiny.spec)
-    assert not problems and episode.complete and len(episode) == 12
-    expected = robot.seen[before:]
-    images, wheel, distance, actions = zip(*expected[:12])
-    np.testing.assert_array_equal(episode.image, images)
-    np.testing.assert_array_equal(episode.vector, np.float32([wheel, distance]).T)
-    np.testing.assert_array_equal(episode.action, actions)
-    [rest], _ = read_episodes(second, tiny.spec)
-    assert len(rest) == 5 and not rest.is_last.any(), 'the open episode is saved as it is'
+    images, wheel, distance, actions = zip(*robot.seen[before : before + 12])
+    beside = tmp_path / 'bags-raw' / first.name
+    for bag in (first, beside):
+        [episode], problems = read_episodes(bag, tiny.spec)
+        assert not problems and episode.complete and len(episode) == 12
+        np.testing.assert_array_equal(episode.image, images)
+        np.testing.assert_array_equal(episode.vector, np.float32([wheel, distance]).T)
+        np.testing.assert_array_equal(episode.action, actions)
+    [rest], [problem] = read_episodes(second, tiny.spec)
+    assert len(rest) == 5 and not rest.is_last.any() and 'with a bad image' in problem.reason
 
     data = custom_data(first)
-    assert data['contract'] == SLOW and data['length'] == '12' and float(data['return']) == 3.0
+    assert data['contract'] == SLOW and data['length'] == '12' and float(data['return']) == 2.75
     assert data['mode'] == 'explore' and data['policy_version'] == '3' and data['robot'] == 'sim0'
     rest = custom_data(second)
-    assert rest['length'] == '5' and 'return' not in rest, 'no reward in the contract, none in the steps'
-    [line] = [line for line in recorder.output.splitlines() if f'{second.name}: 5 steps, ' in line]
-    assert 'return' not in line
-    report = json.loads(data['report'])
+    assert rest['length'] == '6' and 'return' not in rest, 'no reward in the contract, none in the steps'
+    [line] = [line for line in recorder.output.splitlines() if f'{second.name}: 6 steps, ' in line]
+    assert 'return' not in line and f'{first.name}: 12 steps, return 2.8' in recorder.output
+    with Reader(first) as reader:
+        counts = {connection.topic: connection.msgcount for connection in reader.connections}
+    names = ('observation/camera/image/compressed', 'observation/vector', 'step', 'action')
+    assert counts == {f'/sim0/{name}': 12 for name in names}
+
+    report = json.loads(custom_data(beside)['report'])
     assert report['/sim0/step'] == {'messages': 12, 'rate': report['/sim0/step']['rate']}
     assert report['/sim0/camera/image_raw']['messages'] >= 36
     # An independent reader: every byte that was sent while the episode ran, in order, once.
     found = {name: [] for name in robot.sent}
-    with Reader(first) as reader:
+    with Reader(beside) as reader:
         for connection, _, cdr in reader.messages():
-            found[connection.topic[len('/sim0/') :]].append(cdr)
+            found.setdefault(connection.topic[len('/sim0/') :], []).append(cdr)
         offered = {entry.topic: entry.ext.offered_qos_profiles[0].reliability.name for entry in reader.connections}
     assert offered['/sim0/camera/image_raw'] == 'BEST_EFFORT' and offered['/sim0/joint_states'] == 'RELIABLE'
-    for name, messages in found.items():
+    for name, sent in robot.sent.items():
         if name != 'cmd_vel':
-            place = [strip(cdr) for cdr in robot.sent[name]].index(strip(messages[0]))
-            assert [strip(cdr) for cdr in messages] == [
-                strip(cdr) for cdr in robot.sent[name][place : place + len(messages)]
+            place = [strip(cdr) for cdr in sent].index(strip(found[name][0]))
+            assert [strip(cdr) for cdr in found[name]] == [
+                strip(cdr) for cdr in sent[place : place + len(found[name])]
             ], name
-    assert f'{first.name}: 12 steps, return 3.0' in recorder.output
     assert 'nothing came on /sim0/cmd_vel' in recorder.output
 
 
@@ -178,14 +195,18 @@ def strip(cdr):
     return bytes(cdr).rstrip(b'\0')
 
 
-def test_on_request(robot, recorder, peer, tmp_path):
-    folder = tmp_path / 'bags'
-    robot.until_heard('camera/image_raw', 'joint_states', 'range')
+def test_on_request(robot, start, peer, tmp_path):
+    path, folder = tmp_path / 'tiny.yaml', tmp_path / 'bags'
+    path.write_text(SLOW)
+    recorder = start('recorder', contract=path, folder=folder)
+    robot.until_heard()
     answer = call(peer, 'stop')
     assert not answer.success and 'no bag' in answer.message
     answer = call(peer, 'start')
     assert answer.success and str(folder) in answer.message
     assert not call(peer, 'start').success
+    robot.until_heard('camera/image_raw', 'joint_states', 'range', 'cmd_vel')
+    robot.until_heard('step', 'action', by=2)  # with the episodes, and with the topics
     for _ in range(10):
         robot.sense()
         robot.send('cmd_vel', Commands(contract()).encode(np.zeros(2), START))
@@ -237,12 +258,11 @@ def test_two_recorders_on_one_folder_and_kill_9(robot, recorder, start, peer, tm
     """Both write every episode; one dies in the middle of one; the store has every episode once."""
     folder = tmp_path / 'bags'
     other = start('recorder', contract=tmp_path / 'tiny.yaml', folder=folder)
-    for name in ('camera/image_raw', 'joint_states', 'range', 'step', 'action'):
-        peer.until(lambda: robot._publishers[name].get_subscription_count() >= 2 + (name == 'range'), f'both on {name}')
+    robot.until_heard('observation/camera/image', 'observation/vector', by=2)
+    robot.until_heard('step', 'action', by=3)  # one of them records the topics, too
     for _ in range(2):
         for k in range(6):
             robot.step(k == 0, k == 5)
-        peer.spin(0.3)
     peer.until(lambda: len(bags(folder)) == 4, 'both bags of both episodes')
     for k in range(25):  # longer than a chunk may be
         robot.step(k == 0, False)

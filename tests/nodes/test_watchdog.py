@@ -222,11 +222,11 @@ def test_guard_goes_to_the_pose_that_is_the_stop_no_faster_than_allowed():
 def test_metronome_comes_to_tick_a_margin_after_the_images(offset):
     period, metronome = 0.02, Metronome(0.02, 100.0)
     ages = []
-    for _ in range(600):
+    for number in range(600):
         tick = metronome.next
         metronome.next += period
         ages.append((tick - offset * period) % period)
-        metronome.steer(ages[-1])
+        metronome.steer(ages[-1], number)
     assert all(0.08 < age / period < 0.12 for age in ages[-100:])
 
 
@@ -239,7 +239,7 @@ def test_metronome_waits_longer_for_images_that_jitter(jitter, rng):
         )
         age = min(metronome.next - arrival for arrival in arrivals if arrival <= metronome.next)
         metronome.next += period
-        metronome.steer(age)
+        metronome.steer(age, tick)
         if tick > 1000:
             missed += age > 0.7 * period
             ages.append(age / period)
@@ -247,12 +247,26 @@ def test_metronome_waits_longer_for_images_that_jitter(jitter, rng):
     assert missed < 0.02 * len(ages) and np.median(ages) < 0.4
 
 
-def test_metronome_keeps_its_rate_with_a_camera_of_another(rng):
-    period, metronome = 0.02, Metronome(0.02, 100.0)
-    for _ in range(5000):
+@pytest.mark.parametrize('drift', [0.0, 3e-4, -3e-4, 0.01, -0.01])
+@pytest.mark.parametrize('ratio', [1 / 2, 2 / 3, 0.9, 1, 1.5, 2, 3, 3.1, 4, 6, 12])
+def test_metronome_keeps_its_rate_beside_a_camera_of_any_other(ratio, drift, rng):
+    """Camera with drift, jitter and dropped frames. Ticks that can follow the images do."""
+    period, count, first = 0.2, 6000, 100.0
+    spacing = period / ratio / (1 + drift)
+    due = first + spacing * np.arange(-2, (count + 10) * period / spacing)
+    came = np.sort(due + rng.exponential(0.02 * spacing, len(due)))[rng.random(len(due)) > 0.01]
+    metronome, ticks, ages = Metronome(period, first), [], []
+    for _ in range(count):
+        ticks.append(metronome.next)
         metronome.next += period
-        metronome.steer(metronome.next % (1 / 30))
-    assert abs((metronome.next - 100.0) / (5000 * period) - 1) < 0.005
+        place = int(np.searchsorted(came, ticks[-1], 'right'))
+        ages.append(ticks[-1] - came[place - 1])
+        metronome.steer(ages[-1], place)
+    lengths = np.diff(ticks) / period
+    assert abs(lengths.mean() - 1) < 0.001 and np.abs(lengths - 1).max() < 0.0201
+    later = np.array(ages[1000:]) / spacing
+    if ratio in (1, 2, 3, 4) and abs(drift) < 0.001:
+        assert np.mean(later > 0.7) < 0.02 and np.median(later) < 0.45
 
 
 def test_metronome_leaves_out_what_it_missed(monkeypatch):
