@@ -16,7 +16,7 @@ from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.episodes.episode_reader import read_episodes as read_bag
 from dreamer_ros.episodes.inspect import bags_in
 from dreamer_ros.errors import InputError, missing_package
-from dreamer_ros.files import read_text
+from dreamer_ros.files import read_text, user_path
 from dreamer_ros.policy.loader import load, policy_path
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.schema import check
@@ -126,7 +126,7 @@ def load_policy(path: str | Path, *, seed: int | None = None) -> Policy:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     file = latest_policy(folder) if folder.is_dir() else policy_path(str(path))
     return Policy(load(file, seed=seed))
 
@@ -145,7 +145,7 @@ def read_episodes(path: str | Path) -> Iterator[Episode]:
     Raises:
         InputError: there is no bag.
     """
-    return _read_bags(bags_in(Path(path).expanduser()))
+    return _read_bags(bags_in(user_path(path)))
 
 
 def _read_bags(bags: Sequence[Path]) -> Iterator[Episode]:
@@ -205,7 +205,7 @@ def open_run(path: str | Path) -> Run:
     Raises:
         InputError: it is none.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     files = path / 'config.yaml', path / 'spec.json'
     for file in files:
         if not file.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -16,12 +17,22 @@ class InputError(ValueError):
 
 
 def run_main(main: Callable[[], int | None]) -> int:
-    """Run an entry point; an InputError becomes one line on stderr and exit code 2."""
+    """Run an entry point; bad input and files that cannot be used become one line on stderr and exit code 2."""
     try:
         return main() or 0
     except InputError as error:
-        print(f'error: {error}', file=sys.stderr, flush=True)
-        return EXIT_BAD_INPUT
+        sentence = str(error)
+    except OSError as error:
+        if error.filename is not None:
+            sentence = f'{error.filename}: expected a file or folder that can be used ({error.strerror})'
+        elif error.errno == errno.ENOSPC:
+            sentence = 'expected room on the disk, found none'
+        elif error.errno == errno.ENOENT:  # from os.getcwd
+            sentence = 'the working directory: expected a folder that exists, but it was deleted'
+        else:
+            raise
+    print(f'error: {sentence}', file=sys.stderr, flush=True)
+    return EXIT_BAD_INPUT
 
 
 def missing_package(error: ModuleNotFoundError) -> Exception:

@@ -19,6 +19,11 @@ MEGABYTE = 10**6
 DISK_RESERVE = 1000
 
 
+def user_path(text: str | Path) -> Path:
+    """The path that somebody means, who may begin it with ~. Where no home directory is known, ~ stays."""
+    return Path(os.path.expanduser(text))
+
+
 def nearest_existing(path: Path) -> Path:
     """The path, or what there is on the way to it."""
     while not path.exists():

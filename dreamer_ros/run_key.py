@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import read_text
+from dreamer_ros.files import read_text, user_path
 
 VARIABLE = 'DREAMER_ROS_KEY'  # the path of its file, in the environment of trainers, robots and file servers
 NAME = 'key'  # of its file in the run directory
@@ -55,7 +55,7 @@ def given_key() -> RunKey | None:
         InputError: there is no key in that file.
     """
     path = os.environ.get(VARIABLE, '')
-    return RunKey(Path(path).expanduser()) if path else None
+    return RunKey(user_path(path)) if path else None
 
 
 def key_of(folder: Path) -> Path:

@@ -10,6 +10,7 @@ import argparse
 import importlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -40,15 +41,24 @@ COMMANDS = {
 
 def entry_point() -> int:
     """Console script."""
+    interrupts = []
+
+    def interrupt(number: int, _) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
     try:
         code = run_main(main)
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:  # `dreamer bag info RUN | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except BaseException:
+        if interrupts:  # a library that was being imported may have made another error of it
+            return 130
+        raise
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 from collections.abc import Collection
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -15,6 +14,7 @@ from pydantic import Field
 from dreamer_ros import options as shared
 from dreamer_ros.cli.command import command
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import user_path
 from dreamer_ros.launcher import torchrun_rank
 from dreamer_ros.launching.sim_train import SimTrain, sim_train
 from dreamer_ros.options import Options, Word
@@ -64,7 +64,7 @@ def _from_bags(options: Train) -> bool:
     """Whether the options name bags, an option that only training from bags reads, or a run that learns from bags."""
     if options.bags or options.model_fields_set & {'updates', 'validation', 'robot'}:
         return True
-    saved = Path(options.logdir).expanduser() / 'config.yaml' if options.logdir else None
+    saved = user_path(options.logdir) / 'config.yaml' if options.logdir else None
     if options.task or options.in_process or saved is None or not saved.exists():
         return False
     from dreamer_ros.config import load_preset

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dreamer_ros.files import user_path
 from dreamer_ros.policy.classifier import Classifier, Hysteresis
 from dreamer_ros.robot.contract import ClassifierReward, RobotContract
 from dreamer_ros.robot.sensing import Sensed
@@ -20,7 +21,7 @@ class CameraReward:
     """
 
     def __init__(self, contract: RobotContract, says: ClassifierReward):
-        path = Path(contract.source).parent / Path(says.classifier).expanduser()
+        path = Path(contract.source).parent / user_path(says.classifier)
         self._classifier = Classifier(path, contract.spec.image_shape)
         self._decide, self._says = Hysteresis(says.on, says.off, says.steps), says
         self.success = False

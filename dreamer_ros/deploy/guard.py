@@ -63,14 +63,18 @@ class Guard:
         try:
             # A session of its own: Ctrl-C, or killing the agent's process group, does not reach it.
             self._process = subprocess.Popen(
-                [sys.executable, '-m', 'dreamer_ros.deploy.guard', json.dumps(request)],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, '-m', 'dreamer_ros.deploy.guard'],
+                stdin=subprocess.PIPE,
                 pass_fds=(reading, told),
                 start_new_session=True,
             )
         finally:
             os.close(reading)
             os.close(told)
+        assert self._process.stdin is not None
+        # Not as an argument, whose length is limited.
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+            stdin.write(json.dumps(request).encode())
         for end in (self._pipe, self._ready):
             os.set_blocking(end, False)
         self.name = f'/guard_{self._process.pid}'
@@ -130,8 +134,8 @@ def pack(armed: bool, ahead: int, values: np.ndarray) -> bytes:
 
 
 def main() -> int:
-    """Run the guard's process; its only argument is the request in JSON."""
-    request = json.loads(sys.argv[1])
+    """Run the guard's process; its input is the request in JSON."""
+    request = json.load(sys.stdin)
     # It ends with the agent, not before.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -16,6 +16,7 @@ import yaml
 
 from dreamer_ros import launcher, run_key
 from dreamer_ros.errors import InputError, missing_package
+from dreamer_ros.files import user_path
 from dreamer_ros.robot.contract import RobotContract, load_contract
 from dreamer_ros.training.run_directory import latest_policy
 from dreamer_ros.wire.topics import NAMES
@@ -224,7 +225,7 @@ def load_named_contract(robot: str) -> tuple[RobotContract, str]:
     Raises:
         InputError: it does not exist or is not valid.
     """
-    file = Path(robot).expanduser()
+    file = user_path(robot)
     return load_contract(robot), str(file.absolute()) if file.suffix else robot
 
 
@@ -254,9 +255,9 @@ def given_key_file(option: str) -> Path | None:
     Raises:
         InputError: it holds no key, or the two differ.
     """
-    path, elsewhere = Path(option).expanduser().absolute() if option else None, os.environ.get(run_key.VARIABLE)
+    path, elsewhere = user_path(option).absolute() if option else None, os.environ.get(run_key.VARIABLE)
     if elsewhere:
-        other = Path(elsewhere).expanduser().absolute()
+        other = user_path(elsewhere).absolute()
         if path and path != other:
             raise InputError(f'key:={option}: expected the same key as in {run_key.VARIABLE}, {elsewhere}')
         path = other

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
 from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import user_path
 from dreamer_ros.launching.processes import Scenario, load_named_contract, recorder
 from dreamer_ros.options import Options
 
@@ -45,7 +44,7 @@ def record(options: Record) -> Scenario:
     places = ['/' + name.strip('/') for name in names]
     if len(set(places)) < len(places):
         raise InputError(f'record: expected a namespace of its own for each robot, got {" ".join(places)}')
-    folder = Path(options.folder).expanduser().absolute()
+    folder = user_path(options.folder).absolute()
     processes = [
         recorder(
             place,

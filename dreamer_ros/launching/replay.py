@@ -9,6 +9,7 @@ from pydantic import Field
 
 from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import user_path
 from dreamer_ros.launching.processes import Process, Scenario
 from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import policy_file
@@ -60,10 +61,10 @@ def replay(options: Replay) -> Scenario:
         raise InputError('replay: mode dream expects run:=<run directory or checkpoint>')
     if options.policy and options.run:
         raise InputError('replay: expected either policy:=<ONNX file> or run:=<run directory>')
-    bag = Path(options.bag).expanduser().absolute()
+    bag = user_path(options.bag).absolute()
     if not bag.exists():
         raise InputError(f'replay: bag:={options.bag}: expected the directory of a bag, but it does not exist')
-    folder = Path(options.output).expanduser().absolute() if options.output else Path('replays').absolute() / bag.name
+    folder = user_path(options.output).absolute() if options.output else Path('replays').absolute() / bag.name
     parameters: dict[str, Any] = {'bag': str(bag), 'output': str(folder)}
     if mode == 'simulate':
         process = Process('resimulator', '/', {**parameters, 'task': options.task or None}, leads=True)
@@ -73,7 +74,7 @@ def replay(options: Replay) -> Scenario:
     else:
         policy = options.policy and policy_file(options.policy)
         if options.run:
-            policy = latest_policy(Path(options.run).expanduser()).absolute()
+            policy = latest_policy(user_path(options.run)).absolute()
         parameters |= {'rate': options.rate, 'policy': str(policy) if policy else None}
         process = Process('player', '/' + options.namespace.strip('/'), parameters, leads=True)
     return Scenario('replay', (process,), folder)

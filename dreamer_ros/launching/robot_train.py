@@ -14,7 +14,7 @@ from pydantic import Field
 from dreamer_ros import options as shared
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import read_text
+from dreamer_ros.files import read_text, user_path
 from dreamer_ros.launching.deploy import mock_robot, robot_agent
 from dreamer_ros.launching.processes import (
     Process,
@@ -86,9 +86,9 @@ def robot_train(options: RobotTrain) -> Scenario:
     if options.bags and options.role != 'trainer':
         raise InputError('robot_train: expected bags:=… with role:=trainer alone')
     contract, source = load_named_contract(options.robot)
-    logdir = Path(options.logdir).expanduser().absolute() if options.logdir else None
+    logdir = user_path(options.logdir).absolute() if options.logdir else None
     resumed = logdir is not None and (logdir / 'config.yaml').exists()
-    begin = Path(options.begin).expanduser().absolute() if options.begin and not resumed else None
+    begin = user_path(options.begin).absolute() if options.begin and not resumed else None
     if begin:
         contract.check(RobotSpec.from_json(read_text(begin / 'spec.json'), str(begin / 'spec.json')))
     key = given_key_file(options.key)
@@ -114,8 +114,8 @@ def robot_train(options: RobotTrain) -> Scenario:
             'robot_train: role:=trainer expects key:=<copy of the file `key` in the folder of the robot>, or trust:=lan'
         )
     # A start that is refused leaves no folder behind.
+    check_run(logdir or Path('runs'), contract.spec, config)  # the trainer does so too, but by then a robot here moves
     folder = logdir or new_logdir(contract.name, config.preset if config else 'robot')
-    check_run(folder, contract.spec, config)  # the trainer does so too, but by then a robot here moves
     variables = {VARIABLE: str(key or key_of(folder))} if options.trust == 'key' else {}
     processes: list[Process] = []
     if options.role != 'trainer':
@@ -131,7 +131,7 @@ def robot_train(options: RobotTrain) -> Scenario:
         'overrides': overrides,
         'free_running': True,
         'begin': str(begin) if begin else None,
-        'signing_key': str(Path(options.signing_key).expanduser().absolute()) if options.signing_key else None,
+        'signing_key': str(user_path(options.signing_key).absolute()) if options.signing_key else None,
         'policies_url': policies_url,
     }
     if options.role == 'all':

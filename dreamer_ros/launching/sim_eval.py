@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import user_path
 from dreamer_ros.launching.processes import Process, Scenario, simulated_robot, task_name
 from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import policy_file
@@ -46,7 +46,7 @@ def sim_eval(options: SimEval) -> Scenario:
     """Simulator, agent and recorder of one robot, and an evaluator that counts episodes."""
     if bool(options.run) == bool(options.policy):
         raise InputError('sim_eval: expected either run:=<run directory> or policy:=<ONNX file>')
-    run = Path(options.run).expanduser().absolute() if options.run else None
+    run = user_path(options.run).absolute() if options.run else None
     path = latest_policy(run).absolute() if run else policy_file(options.policy)
     spec = PolicyRunner(path).spec
     task = options.task or spec.name
@@ -55,7 +55,7 @@ def sim_eval(options: SimEval) -> Scenario:
     if within:
         folder = new_evaluation(within)  # bags and results of two evaluations do not mix
     else:
-        folder = Path(options.output).expanduser().absolute() if options.output else new_logdir(name, 'evaluation')
+        folder = user_path(options.output).absolute() if options.output else new_logdir(name, 'evaluation')
     simulator = {'task': task, **spec.simulator_options(), **options.pick('render', 'mode')}
     agent = {'mode': 'evaluate', 'policy': str(path)}
     robot = simulated_robot('sim0', simulator, agent, evaluation_seed(options.seed), folder, options.episodes)

@@ -10,7 +10,7 @@ from pydantic import Field
 from dreamer_ros import options as shared
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import read_text
+from dreamer_ros.files import read_text, user_path
 from dreamer_ros.launching.processes import Process, Scenario, learner, simulated_robot, task_name
 from dreamer_ros.options import Options, as_text
 from dreamer_ros.seeds import collector_seed
@@ -44,7 +44,7 @@ class SimTrain(Options):
 
 def sim_train(options: SimTrain) -> Scenario:
     """Simulators, agents and recorders that feed one trainer; an evaluation follows."""
-    existing = Path(options.logdir).expanduser().absolute() if options.logdir else None
+    existing = user_path(options.logdir).absolute() if options.logdir else None
     saved = _saved_task(existing) if existing else None
     task = options.task or saved or 'cartpole_swingup'
     name = task_name(task)
@@ -55,8 +55,9 @@ def sim_train(options: SimTrain) -> Scenario:
     check_learners(config, options.learners)
     repeat = config.action_repeat_for(name)
     Schedule.make(config.schedule, options.steps or config.schedule.steps, repeat)  # refuses what teaches nothing
+    # The trainer does so too, but by then there is a folder, and the first episode is recorded.
+    check_run(existing or Path('runs'), None, config)
     folder = existing or new_logdir(name, config.preset)
-    check_run(folder, None, config)  # the trainer does so too, but by then the first episode is recorded
     simulator = {
         'task': task,
         'inputs': config.env.inputs,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from pathlib import Path
 
 from pydantic import Field
 from rclpy.node import Node
 
 from dreamer_ros import options as shared
+from dreamer_ros.files import user_path
 from dreamer_ros.options import Options
 from dreamer_ros.ros import diagnostics
 from dreamer_ros.ros.diagnostics import Diagnostics
@@ -86,7 +86,7 @@ class Pull:
 def body(node: Node, stop: threading.Event) -> None:
     """Fetch until the event is set."""
     parameters = read_parameters(node, BagPullerParameters)
-    puller = Puller(parameters.source, Path(parameters.folder).expanduser(), stop)
+    puller = Puller(parameters.source, user_path(parameters.folder), stop)
     inbox = Inbox(node)
     pull = Pull(puller, node.get_logger(), stop)
     report = Diagnostics(node, 'episodes', parameters.source, pull.report)

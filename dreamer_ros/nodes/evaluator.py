@@ -14,7 +14,7 @@ from rclpy.node import Node
 
 from dreamer_ros.episodes.assemble import Tally
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import write_file
+from dreamer_ros.files import user_path, write_file
 from dreamer_ros.options import Options
 from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.ros.ownership import Announcements
@@ -160,7 +160,7 @@ class Evaluator:
             print(f'stopped after {len(self._results)} of {self._episodes} episodes', file=sys.stderr, flush=True)
             return 1
         if self._video:
-            self._film(Path(self._output).expanduser(), Path(self._video).expanduser())
+            self._film(user_path(self._output), user_path(self._video))
         return 0
 
     def _film(self, bags: Path, video: Path) -> None:
@@ -178,7 +178,7 @@ class Evaluator:
             self._log.warning(f'no video: {error}')
 
     def _write_result(self, result: dict) -> None:
-        path = Path(self._output).expanduser() / 'result.json'
+        path = user_path(self._output) / 'result.json'
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, json.dumps(result, indent=2) + '\n')

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
-from pathlib import Path
 
 from pydantic import Field
 from rclpy.node import Node
 
 from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import user_path
 from dreamer_ros.options import Options
 from dreamer_ros.ros import diagnostics
 from dreamer_ros.ros.diagnostics import Diagnostics
@@ -66,7 +66,7 @@ def body(node: Node, stop: threading.Event) -> None:
 
 
 def _folder(text: str):
-    return Path(text).expanduser() if text else None
+    return user_path(text) if text else None
 
 
 def main() -> int:

@@ -22,6 +22,7 @@ from dreamer_ros.episodes.bag_reader import open_bag
 from dreamer_ros.episodes.episode_reader import require_episodes
 from dreamer_ros.episodes.mcap_scan import RawMessage
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import user_path
 from dreamer_ros.options import Options
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.robot.contract import COMMAND_FIELDS, RobotContract
@@ -96,7 +97,7 @@ class Player:
         self._rate = parameters.rate
         self._output = Path(parameters.output)
         self._wait_for_subscribers = parameters.wait_for_subscribers
-        self._bag = open_bag(Path(parameters.bag).expanduser())
+        self._bag = open_bag(user_path(parameters.bag))
         for problem in self._bag.report:
             self._log.warning(str(problem))
         self._shadow = self._open_shadow(parameters.policy) if parameters.policy else None

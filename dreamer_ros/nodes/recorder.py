@@ -20,6 +20,7 @@ from dreamer_ros.episodes.assemble import PATIENCE, StepAligner, Tally
 from dreamer_ros.episodes.bag_writer import EpisodeWriter, new_episode
 from dreamer_ros.episodes.episode import robot_data
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import user_path
 from dreamer_ros.options import Options
 from dreamer_ros.robot.contract import RobotContract, load_contract
 from dreamer_ros.ros import diagnostics
@@ -321,7 +322,7 @@ def main() -> int:
 
 def _record(node: Node, stop: threading.Event) -> None:
     parameters = read_parameters(node, RecorderParameters)
-    folder = Path(parameters.folder).expanduser()
+    folder = user_path(parameters.folder)
     disk = DiskGuard(folder, parameters.disk_reserve)
     disk.check()  # before anybody counts on this recorder
     contract = load_contract(parameters.contract) if parameters.contract else None

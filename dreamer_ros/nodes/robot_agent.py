@@ -14,7 +14,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -31,6 +30,7 @@ from dreamer_ros.deploy.policies import authenticate, kept_policy
 from dreamer_ros.deploy.realtime import PROCESS, has_priority, take_priority
 from dreamer_ros.deploy.status_line import StatusLine
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import user_path
 from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import Unreachable
 from dreamer_ros.policy.manifest import Manifest
@@ -109,7 +109,7 @@ class RobotAgent(LifecycleNode):
             )
         self._line = StatusLine() if parameters.show else None
         self._timings: Timings | None = None
-        self._keep = Path(parameters.keep).expanduser() if parameters.keep and self._training else None
+        self._keep = user_path(parameters.keep) if parameters.keep and self._training else None
         self.stop = threading.Event()  # set when the process has to end, see `body`
         self.deployment: Deployment | None = None
         self.refusal: InputError | None = None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import read_text
+from dreamer_ros.files import read_text, user_path
 from dreamer_ros.paths import share
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import LARGEST, Cancellation, PolicyRunner, read_file
@@ -192,7 +192,7 @@ def policy_path(policy: str) -> Path:
     Raises:
         InputError: it is none of these.
     """
-    path = Path(policy).expanduser().absolute()
+    path = user_path(policy).absolute()
     if path.suffix in ('.onnx', '.json'):
         return path
     known = sorted(file.stem for file in share('models', 'policies').glob('*.onnx'))
@@ -228,7 +228,7 @@ def stored_manifest(path: str | Path) -> Manifest | None:
     Raises:
         InputError: it cannot be read.
     """
-    path = Path(path).expanduser().absolute()
+    path = user_path(path).absolute()
     file = path if path.suffix == '.json' else manifest_path(path)
     if file != path and not file.exists():
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import onnxruntime
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import user_path
 from dreamer_ros.policy.digest import check_digest
 from dreamer_ros.policy.manifest import GOLDEN_STEPS, Golden, Manifest, golden_difference, golden_inputs
 from dreamer_ros.schema import load_json
@@ -26,6 +28,7 @@ ONNX_TYPES = {
 }
 
 LARGEST = 1 << 30  # bytes of a policy file
+WORKING_MEMORY = 1 << 30  # bytes that the computations of all policies of a process may take, beside their weights
 LARGEST_TENSOR = 10**7  # numbers of an input or output; checked before they are allocated
 _BLOCK = 1 << 18  # bytes searched at a time
 
@@ -154,7 +157,7 @@ class PolicyRunner:
         """The manifest of this file."""
         return Manifest(
             self.version,
-            str(Path(self.path).expanduser().absolute()),
+            str(user_path(self.path).absolute()),
             self._digest,
             self._size,
             self.spec.hash,
@@ -260,7 +263,7 @@ def read_file(path: str, limit: int) -> bytes:
         InputError: it cannot be read.
     """
     try:
-        with open(Path(path).expanduser(), 'rb') as file:
+        with open(user_path(path), 'rb') as file:
             return file.read(limit + 1)
     except OSError as error:
         raise InputError(f'policy {path}: expected a readable file ({error.strerror})') from error
@@ -283,6 +286,16 @@ def check_self_contained(data: bytes, path: str) -> None:
         raise InputError(f'policy {path}: expected all weights within the file, got weights in other files')
 
 
+@functools.cache
+def _limit_memory() -> None:
+    """Have all sessions share an arena of WORKING_MEMORY."""
+    memory = onnxruntime.OrtMemoryInfo(
+        'Cpu', onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    arena = onnxruntime.OrtArenaCfg({'max_mem': WORKING_MEMORY, 'arena_extend_strategy': 1})  # as much as is asked for
+    onnxruntime.create_and_register_allocator(memory, arena)
+
+
 def open_session(path: str, data: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     """A session of one thread.
 
@@ -297,6 +310,10 @@ def open_session(path: str, data: bytes, options: onnxruntime.SessionOptions) ->
     # Sampled latents drive activations into denormals, which are many times slower.
     options.add_session_config_entry('session.set_denormal_as_zero', '1')
     options.log_severity_level = 3
+    _limit_memory()
+    options.add_session_config_entry('session.use_env_allocators', '1')
+    # A product of two small constants may be huge.
+    options.add_session_config_entry('optimization.constant_folding_max_output_size_in_bytes', str(len(data)))
     try:
         session = onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
     except Exception as error:  # onnxruntime's exception classes share no public base

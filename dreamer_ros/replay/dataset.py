@@ -22,6 +22,7 @@ from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.episodes.recovery import recover
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.errors import InputError
+from dreamer_ros.files import user_path
 from dreamer_ros.formats.npz import ARRAYS, read_arrays
 from dreamer_ros.replay.buffer import ReplayBuffer, row_type
 from dreamer_ros.replay.cache import KEEP, CachedBag, EpisodeCache
@@ -42,12 +43,12 @@ def bag_folder(text: str) -> tuple[Path, float]:
     """
     name, colon, number = text.rpartition(':')
     try:
-        path, weight = (Path(name), float(number)) if colon else (Path(text), 1.0)
+        path, weight = (user_path(name), float(number)) if colon else (user_path(text), 1.0)
     except ValueError:
-        path, weight = Path(text), 1.0
+        path, weight = user_path(text), 1.0
     if not 0.0 < weight < math.inf:
         raise InputError(f'bags {text}: expected a positive weight, got {number}')
-    path = path.expanduser().absolute()
+    path = path.absolute()
     if not path.is_dir():
         raise InputError(f'bags {text}: expected a folder of bags, found none')
     if (path / 'metadata.yaml').exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,7 @@ def run_node(
     end_with_launcher()
     if may_freeze:
         os.environ.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', str(Path(__file__).with_name('fastdds.xml')))
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    start_ros()
 
     def serve() -> int | None:
         node = make(name)
@@ -67,6 +68,13 @@ def run_node(
         rclpy.try_shutdown()
         # Python drops its handlers while it ends. A second SIGINT would then look like a crash.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def start_ros() -> None:
+    """Do what `rclpy.init` does, also where there is no home directory to write logs to. Signals stay as they are."""
+    if not os.access(os.path.expanduser('~'), os.W_OK):
+        os.environ.setdefault('ROS_LOG_DIR', tempfile.gettempdir())
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
 
 
 def terminating() -> str:

@@ -12,6 +12,7 @@ from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.ros.runtime import start_ros
 
 DISCOVERY_TIME, ANSWER_TIME = 5.0, 60.0  # seconds
 TRANSITIONS = {'configure': 1, 'cleanup': 2, 'activate': 3, 'deactivate': 4}  # lifecycle_msgs/msg/Transition
@@ -36,7 +37,7 @@ def call(service: str, value: str | None) -> str:
     Raises:
         InputError: nobody offers the service, it takes another value, it refuses, or no answer comes.
     """
-    rclpy.init()
+    start_ros()
     node = Node('service_call', enable_rosout=False, start_parameter_services=False)
     try:
         kind, requests = KINDS[_kind(node, service)]

@@ -14,7 +14,7 @@ from dreamer_ros.config import Config, load_preset
 from dreamer_ros.episodes.bag_reader import read_metadata
 from dreamer_ros.episodes.episode import embedded_contract
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import read_text
+from dreamer_ros.files import read_text, user_path
 from dreamer_ros.options import Options
 from dreamer_ros.replay.dataset import bag_folder, check_distinct
 from dreamer_ros.robot.contract import RobotContract, load_contract
@@ -65,7 +65,7 @@ def plan(options: OfflineOptions) -> OfflineRun:
     Raises:
         InputError: something of it does not fit.
     """
-    saved = Path(options.logdir).expanduser().absolute() if options.logdir else None
+    saved = user_path(options.logdir).absolute() if options.logdir else None
     resumed = saved is not None and (saved / 'config.yaml').exists()
     overrides = list(options.overrides)
     folders = [bag_folder(text) for text in options.bags]
@@ -89,8 +89,7 @@ def plan(options: OfflineOptions) -> OfflineRun:
     if updates is None:
         online = Schedule.make(config.schedule, config.schedule.steps, spec.action_repeat)
         updates = online.updates_due(online.budget)
-    if saved:
-        check_run(saved, spec, config)
+    check_run(saved or Path('runs'), spec, config)
     folder = saved or new_logdir(spec.name, config.preset)
     return OfflineRun(options, config, spec, contract, folder, updates)
 

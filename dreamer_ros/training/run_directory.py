@@ -12,7 +12,16 @@ from pathlib import Path
 
 from dreamer_ros.config import Config, stored_config
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import DISK_RESERVE, Locked, free_megabytes, lock_file, nearest_existing, read_text, write_file
+from dreamer_ros.files import (
+    DISK_RESERVE,
+    Locked,
+    free_megabytes,
+    lock_file,
+    nearest_existing,
+    read_text,
+    user_path,
+    write_file,
+)
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.schema import load_yaml
 from dreamer_ros.spec import RobotSpec
@@ -71,7 +80,7 @@ def latest_policy(run: str | Path) -> Path:
 
 def preset_of(preset: str, run: str | Path | None) -> str:
     """The preset that was asked for, else the one that a run began with, else `cpu`."""
-    config = Path(run).expanduser() / 'config.yaml' if run else None
+    config = user_path(run) / 'config.yaml' if run else None
     return preset or (str(config) if config and config.exists() else 'cpu')
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from dreamer_ros.cli import main as cli
 from dreamer_ros.cli import train
 from dreamer_ros.cli.main import main
 from dreamer_ros.config import load_preset, preset_names
-from dreamer_ros.errors import InputError
+from dreamer_ros.errors import InputError, run_main
 from dreamer_ros.launching import SCENARIOS, scenario_options, supervisor
 from dreamer_ros.options import as_arguments
 from dreamer_ros.schema import describe
@@ -197,14 +199,69 @@ def test_an_error_is_one_line_and_exit_code_2():
     assert result.stderr == "error: sim_train: simulators: expected a whole number from 1 to 1000, got 'none'\n"
 
 
-def test_ctrl_c_is_no_traceback(monkeypatch):
-    """At any moment of any command."""
+@pytest.mark.parametrize('made', [KeyboardInterrupt, ImportError])
+def test_ctrl_c_is_no_traceback(made, monkeypatch):
+    """At any moment of any command, also when a library that is being imported makes another error of it."""
 
     def interrupted():
-        raise KeyboardInterrupt
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise made from None
 
     monkeypatch.setattr(cli, 'main', interrupted)
-    assert cli.entry_point() == 130
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert cli.entry_point() == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+LONG = 300 * 'x'
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        ['train', 'cartpole_balance', f'logdir:={LONG}'],
+        ['train', 'cartpole_balance', '--preset', LONG],
+        ['train', '--bags', LONG],
+        ['launch', 'deploy', f'policy:={LONG}.onnx'],
+        ['launch', 'deploy', f'robot:={LONG}.yaml'],
+        ['eval', LONG],
+        ['replay', LONG],
+        ['plot', LONG],
+        ['dream', LONG, '--bag', LONG],
+        ['bag', 'info', LONG],
+        ['bag', 'import', LONG, '--to', LONG],
+        ['bag', 'export', LONG, '--to', LONG],
+        ['policy', 'quantize', f'{LONG}.onnx'],
+    ],
+    ids=' '.join,
+)
+def test_a_path_that_is_too_long_is_one_sentence(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_main(lambda: main(words)) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith('error: ') and LONG in line and 'expected' in line
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('words', [['train', 'cartpole_balance'], ['launch', 'deploy', 'policy:=rover_target']])
+def test_a_working_directory_that_was_deleted_is_one_sentence(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert run_main(lambda: main(words)) == 2
+    assert capsys.readouterr().err == (
+        'error: the working directory: expected a folder that exists, but it was deleted\n'
+    )
+
+
+def test_a_home_directory_that_nobody_knows_is_a_folder_that_is_not_there(monkeypatch, capsys):
+    monkeypatch.delenv('HOME')
+    monkeypatch.setattr('os.path.expanduser', lambda path: path)  # as for a user id without a name
+    assert run_main(lambda: main(['bag', 'info', '~/runs'])) == 2
+    assert capsys.readouterr().err.startswith('error: ~/runs: expected a bag')
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from dreamer_ros.policy.export import export
 from dreamer_ros.policy.loader import load
 from dreamer_ros.run_key import VARIABLE, key_of
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training import run_directory
 from dreamer_ros.training.run_directory import RunDirectory
 from tests.agents.small import config, robot
 from tests.policy.tiny import spec as tiny_spec
@@ -129,6 +130,14 @@ def test_default_run_directory_names_task_and_preset(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     run = scenario('sim_train', {'task': 'cup_catch', 'preset': 'dreamerv3_1m'})
     assert run.folder.parent == tmp_path / 'runs' and run.folder.name.startswith('cup_catch-dreamerv3_1m-')
+
+
+def test_a_start_that_a_full_disk_refuses_leaves_no_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(run_directory, 'free_megabytes', lambda path: 0)
+    for name, arguments in {'sim_train': {'task': 'cup_catch'}, 'robot_train': {'robot': 'rover'}}.items():
+        with pytest.raises(InputError, match='expected 1000 MB to be free'):
+            scenario(name, arguments)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_task_file_anywhere_is_a_task(monkeypatch, tmp_path):

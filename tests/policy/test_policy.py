@@ -24,7 +24,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import OPSET, Exporter, export
 from dreamer_ros.policy.loader import PolicyLoader, Unreachable, load
 from dreamer_ros.policy.manifest import Golden, Manifest
-from dreamer_ros.policy.runner import PolicyRunner
+from dreamer_ros.policy.runner import WORKING_MEMORY, PolicyRunner
 from tests.policy.tiny import TinyPolicy, make_endless, spec, tiny_policy
 
 METADATA = {'version': 3, 'system': 'tiny', 'preset': 'test', 'step': 7}
@@ -413,6 +413,36 @@ def test_a_policy_that_would_not_fit_is_refused_before_it_is_allocated(tmp_path)
         with pytest.raises(InputError, match=f'huge.onnx: expected at most 10000000 numbers each, got {name}'):
             load(tmp_path / 'huge.onnx')
         assert resident_bytes() - before < 100e6
+
+
+@pytest.mark.parametrize('kind', ['ConstantOfShape', 'MatMul'])
+def test_a_small_policy_that_computes_something_huge_is_refused(kind, tmp_path):
+    """Four times the memory that it may use; a product of constants is computed while the file is loaded."""
+    export(tiny_policy(spec()), spec(), tmp_path / 'p.onnx', METADATA)
+    model = onnx.load(str(tmp_path / 'p.onnx'))
+    del model.metadata_props[-1]
+    graph, side = model.graph, int(WORKING_MEMORY**0.5)
+    if kind == 'MatMul':
+        graph.initializer.append(onnx.helper.make_tensor('column', TensorProto.FLOAT, [side, 1], np.zeros(side)))
+        graph.initializer.append(onnx.helper.make_tensor('row', TensorProto.FLOAT, [1, side], np.zeros(side)))
+    else:
+        graph.initializer.append(onnx.helper.make_tensor('shape', TensorProto.INT64, [2], [side, side]))
+    inputs = ['column', 'row'] if kind == 'MatMul' else ['shape']
+    last = next(node for node in graph.node if 'action' in node.output)
+    last.output[:] = ['small' if name == 'action' else name for name in last.output]
+    graph.node.extend(
+        [
+            onnx.helper.make_node(kind, inputs, ['huge']),
+            onnx.helper.make_node('ReduceMax', ['huge'], ['zero'], keepdims=0),
+            onnx.helper.make_node('Add', ['small', 'zero'], ['action']),
+        ]
+    )
+    onnx.save(model, str(tmp_path / 'huge.onnx'))
+    before = resident_bytes()
+    with pytest.raises(InputError, match='huge.onnx: expected an action, but onnxruntime said: '):
+        load(tmp_path / 'huge.onnx')
+    assert resident_bytes() - before < 100e6
+    assert load(tmp_path / 'p.onnx').version == 3
 
 
 def test_weights_in_other_files_are_refused(tmp_path, monkeypatch):
