@@ -91,12 +91,13 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 @pytest.fixture(autouse=True)
-def one_lane():
-    """A learner of this process leaves a second thread, by which the next test's model would compute."""
+def one_thread():
+    """A learner of this process leaves threads, by which the next test's model would compute."""
     yield
-    lanes = sys.modules.get('dreamer_ros.nets.lanes')
-    if lanes is not None:
-        lanes.close_lanes()
+    if 'torch' in sys.modules:
+        sys.modules['torch'].set_num_threads(1)
+    if 'dreamer_ros.nets.lanes' in sys.modules:
+        sys.modules['dreamer_ros.nets.lanes'].close_lanes()
 
 
 @pytest.fixture
