@@ -104,14 +104,14 @@ def unsafe(path: Path, folder: Path | None = None) -> str:
     """
     try:
         path.name.encode()
-        if path.is_symlink():
-            if folder is not None and not path.resolve().is_relative_to(folder.resolve()):
-                return 'it is a link that leads out of its folder'
-        elif not path.exists():
-            return ''  # deleted this moment
+        link = path.is_symlink()
+        if link and folder is not None and not path.resolve().is_relative_to(folder.resolve()):
+            return 'it is a link that leads out of its folder'
         mode = path.stat().st_mode
     except UnicodeEncodeError:
         return 'its name is not UTF-8'
+    except FileNotFoundError as error:
+        return f'it can not be read ({error.strerror})' if link else ''  # deleted this moment
     except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links
         return f'it can not be read ({getattr(error, "strerror", None) or error})'
     return '' if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else 'it is neither a file nor a directory'

@@ -89,6 +89,21 @@ def test_strange_entries_of_a_replay_folder(tmp_path, rng):
     assert r'caf\xe9_1.mcap: can not be opened: its name is not UTF-8' in told and 'pipe.mcap: can not be' in told
 
 
+def test_a_bag_that_is_renamed_while_it_is_looked_at_is_nothing_strange(tmp_path, monkeypatch):
+    """As a recorder does when an episode ends."""
+    (tmp_path / 'bag').mkdir()
+    status = bag_reader.Path.stat
+
+    def renamed_before(path, **options):
+        if not options and path.exists():
+            path.rename(tmp_path / 'whole')
+        return status(path, **options)
+
+    monkeypatch.setattr(bag_reader.Path, 'stat', renamed_before)
+    monkeypatch.setattr(bag_reader.Path, 'exists', os.path.exists)
+    assert bag_reader.unsafe(tmp_path / 'bag') == '' and (tmp_path / 'whole').is_dir()
+
+
 def test_a_pipe_is_no_bag(tmp_path):
     os.mkfifo(tmp_path / 'pipe.mcap')
     found, problems = read_episodes(tmp_path / 'pipe.mcap', SPEC)
