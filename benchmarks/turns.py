@@ -113,7 +113,7 @@ def _timed_together(update: Callable[[], object], seconds: float, most: int) -> 
 def synthetic(batch: int, length: int, image_size, actions: int) -> dict:
     """One batch as the replay store samples it, the same in every process."""
     random = np.random.default_rng(0)
-    flags = {name: np.zeros((batch, length), bool) for name in ('is_first', 'is_last', 'is_terminal')}
+    flags = {name: np.zeros((batch, length), bool) for name in ('is_first', 'is_last', 'is_terminal', 'is_human')}
     flags['is_first'][:, 0] = True
     return {
         'image': random.integers(0, 256, (batch, length, *image_size, 3), np.uint8),

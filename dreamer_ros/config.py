@@ -100,6 +100,9 @@ class ReplayConfig(Model):
     disk_gb: float = Field(0.0, ge=0, description='10^9 bytes of decoded steps, of each folder; 0: no limit')
     bags: Names = Field((), description='folders to learn from as well: DIR, or DIR:WEIGHT')
     validation: float = Field(0.1, ge=0, le=0.9, description='share of the episodes in `bags` that is held out')
+    demonstrations: float = Field(
+        0.0, ge=0, le=0.9, description='share of the sequences that are drawn around steps by people, of any folder'
+    )
 
 
 class RssmConfig(Model):
@@ -222,6 +225,10 @@ class ActorConfig(Model):
     normalise_returns: bool = Field(
         True, description='divide advantages by max(1, EMA of the range from the 5th to the 95th percentile)'
     )
+    imitation: float = Field(
+        0.0, ge=0, description="weight of −ln π(a) of people's actions on replayed states, at the first update; 0: off"
+    )
+    imitation_updates: int = Field(10_000, ge=1, description='updates in which that weight falls to 0, linearly')
 
 
 class CriticConfig(Model):
@@ -447,6 +454,8 @@ class DreamerConfig(_Config):
             )
         if self.critic.replay_scale and self.schedule.overlap:
             raise Mismatch('schedule.overlap', 'false, as critic.replay_scale shapes the world model', True)
+        if self.actor.imitation and self.schedule.overlap:
+            raise Mismatch('schedule.overlap', 'false, as actor.imitation learns from the actions of the batch', True)
         if self.actor.gradient != 'dynamics' and not self.imagination.include_start:
             raise Mismatch('imagination.include_start', f'true for actor.gradient {self.actor.gradient}', False)
         return self

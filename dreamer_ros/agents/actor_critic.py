@@ -111,7 +111,7 @@ class ActorCritic(nn.Module):
         """Actor and critic loss of one batch of posterior states [B, T, ...].
 
         Args:
-            batch: what the states were filtered from; needed by the replay value loss only.
+            batch: what the states were filtered from; needed by imitation and the replay value loss only.
             noise: from `draw`; drawn here when left out.
         """
         start = State(flatten_time(states.deter).detach(), flatten_time(states.stoch).detach())
@@ -139,6 +139,11 @@ class ActorCritic(nn.Module):
         critic_loss = self.critic_loss(outputs, returns.detach(), weight)
         metrics.update(actor_loss=actor_loss, critic_loss=critic_loss, imagined_reward=reward.mean())
         total = actor_loss + critic_loss
+        if self.actor_config.imitation:
+            imitation = self.imitation_loss(states, batch)
+            fade = 1.0 - self.slow_updates / self.actor_config.imitation_updates
+            total = total + self.actor_config.imitation * fade.clamp(min=0.0) * imitation
+            metrics['imitation_loss'] = imitation
         if self.critic_config.replay_scale:
             replay = self.replay_critic_loss(states, batch, returns[0].detach())
             total = total + self.critic_config.replay_scale * replay
@@ -208,6 +213,14 @@ class ActorCritic(nn.Module):
             'return_range': divisor,
             'action_std': action.std(),
         }
+
+    def imitation_loss(self, states: State, batch: Batch) -> Tensor:
+        """The mean of −ln π(a | s) over the actions that people chose in replayed states [B, T, ...]."""
+        chosen = batch.previous_human[:, 1:] & ~batch.is_first[:, 1:]
+        raw = self.actor(states.feature[:, :-1].detach())
+        errors = -self.distribution.log_prob(raw, batch.previous_action[:, 1:])
+        count = gather(chosen.sum().float()[None]).mean()
+        return (chosen * errors).sum() / count.clamp(min=1.0)
 
     def critic_loss(self, outputs: Sequence[Tensor], returns: Tensor, weight: Tensor) -> Tensor:
         """Weighted loss of the critic's outputs [T, N, ...] against the returns and the slow critic's values."""

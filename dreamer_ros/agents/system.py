@@ -22,7 +22,7 @@ SYSTEMS = {
 
 
 class Batch(NamedTuple):
-    """Training sequences on the learner's device; the action is the one BEFORE each observation."""
+    """Training sequences on the learner's device; actions, and who chose them, are those BEFORE each observation."""
 
     image: Tensor  # uint8 [B, T, H, W, 3 per camera]; [B, T, 0, 0, 0] without cameras
     vector: Tensor  # float32 [B, T, N], N = 0 without vector inputs
@@ -31,6 +31,7 @@ class Batch(NamedTuple):
     is_first: Tensor  # bool [B, T]
     is_last: Tensor  # bool [B, T]
     is_terminal: Tensor  # bool [B, T]
+    previous_human: Tensor  # bool [B, T], a person chose the previous action
 
 
 class Inspection(NamedTuple):

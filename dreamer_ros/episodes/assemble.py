@@ -427,4 +427,5 @@ def _stack(rows: list[Row], meta: Mapping[str, str], report: Report) -> Episode:
         stamp=np.array([step.stamp for step in steps], np.int64),
         meta={**acted, **meta},
         path=report.path,
+        by_hand=np.array([row.frame_id == 'human' for row in rows]),
     )

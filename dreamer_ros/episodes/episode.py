@@ -30,6 +30,7 @@ class Episode:
         meta: what the recorder knew (custom_data of the bag).
         path: of its bag, if it has one.
         number: its place among the episodes of that bag.
+        by_hand: bool [T], see `is_human`; None if `meta` says it of all of them.
     """
 
     image: np.ndarray
@@ -43,6 +44,7 @@ class Episode:
     meta: dict[str, str] = dataclasses.field(default_factory=dict)
     path: Path | None = None
     number: int = 0
+    by_hand: np.ndarray | None = None
 
     @classmethod
     def of_transitions(
@@ -88,6 +90,17 @@ class Episode:
             rows[name] = getattr(self, name)[part]
 
     @property
+    def is_human(self) -> np.ndarray:
+        """Bool [T], whether a person chose the action."""
+        return np.full(len(self), self.meta.get('mode') == 'human') if self.by_hand is None else self.by_hand
+
+    @property
+    def human(self) -> list[tuple[int, int]]:
+        """See `buffer.StoredEpisode`."""
+        edges = np.flatnonzero(np.diff(self.is_human, prepend=False, append=False)).tolist()
+        return list(zip(edges[::2], edges[1::2]))
+
+    @property
     def name(self) -> str:
         """Name of its bag; '' if it has none."""
         return self.path.name if self.path else ''
@@ -130,6 +143,17 @@ class EpisodeInfo:
     last_stamp: int
     meta: dict[str, str]
     held_out: bool = False
+
+    @property
+    def is_human(self) -> np.ndarray:
+        """Bool [T], whether a person chose the action."""
+        return np.full(len(self), self.meta.get('mode') == 'human') if self.by_hand is None else self.by_hand
+
+    @property
+    def human(self) -> list[tuple[int, int]]:
+        """See `buffer.StoredEpisode`."""
+        edges = np.flatnonzero(np.diff(self.is_human, prepend=False, append=False)).tolist()
+        return list(zip(edges[::2], edges[1::2]))
 
     @property
     def name(self) -> str:

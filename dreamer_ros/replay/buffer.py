@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,10 +19,12 @@ class StoredEpisode(Protocol):
     Attributes:
         path: its bag, if any.
         number: its place among the episodes of that bag.
+        human: first and last (excluded) step of each stretch of actions that a person chose, in order.
     """
 
     path: Any
     number: int
+    human: Sequence[tuple[int, int]]
 
     def __len__(self) -> int:
         """Steps."""
@@ -53,6 +55,7 @@ def row_type(vector_size: int, action_size: int) -> np.dtype:
             ('is_first', '?'),
             ('is_last', '?'),
             ('is_terminal', '?'),
+            ('is_human', '?'),
         ]
     )
 
@@ -101,7 +104,8 @@ class ReplayBuffer:
         self._rng = np.random.default_rng(seed)
         self._lock = threading.RLock()
         self._held: list[_Held] = []  # oldest first
-        self._offsets: list[int] = []  # steps before each of them; made when needed
+        self._offsets: list[int] = []  # steps before each of them; made when needed, as is the next
+        self._human = np.zeros((0, 2), np.int64)  # stretches by people: steps before each, and its length
         self._start = 0  # position of the oldest step
         self._end = 0  # position after the newest step
         self._fresh = 0  # position of the first step never served
@@ -156,13 +160,28 @@ class ReplayBuffer:
 
         Returns:
             Fresh contiguous arrays: image uint8 [B, T, *image_shape], vector float32 [B, T, N], action float32
-            [B, T, A], reward float32 [B, T], is_first, is_last, is_terminal bool [B, T], and index int64 [B],
-            the position of each first step.
+            [B, T, A], reward float32 [B, T], is_first, is_last, is_terminal, is_human bool [B, T], and index
+            int64 [B], the position of each first step.
 
         Raises:
             InputError: fewer than `length` steps are held.
         """
         return self._read(lambda: self._draw(batch, length), length)
+
+    @property
+    def human_steps(self) -> int:
+        """Steps held whose actions people chose."""
+        with self._lock:
+            self._index()
+            return int(self._human[:, 1].sum())
+
+    def sample_human(self, batch: int, length: int) -> dict[str, np.ndarray]:
+        """Sequences in the form of `sample`, each around a step by a person; all such steps are equally likely.
+
+        Raises:
+            InputError: fewer than `length` steps are held.
+        """
+        return self._read(lambda: self._draw_human(batch, length), length)
 
     def peek(self, batch: int, length: int, seed: int | None = None) -> dict[str, np.ndarray]:
         """Sequences to look at, in the form of `sample`. They leave no trace in the stream of training samples.
@@ -224,8 +243,7 @@ class ReplayBuffer:
                     self._drop(next(k for k, held in enumerate(self._held) if held.episode is lost.args[0]))
 
     def _gather(self, starts: np.ndarray, length: int) -> dict[str, np.ndarray]:
-        if not self._offsets:
-            self._offsets = [0, *itertools.accumulate(held.length for held in self._held)]
+        self._index()
         image = np.empty((len(starts), length, *self._image_shape), np.uint8)
         rows = np.empty((len(starts), length), self._row_type)
         for b, offset in enumerate((starts - self._start).tolist()):
@@ -241,6 +259,30 @@ class ReplayBuffer:
                     rows['is_last'][b, end - 1] = True
                 number, row, done = number + 1, 0, end
         return {'image': image, **{key: rows[key].copy() for key in rows.dtype.names}, 'index': starts}
+
+    def _index(self) -> None:
+        """Note where the episodes, and the stretches by people, begin."""
+        if not self._offsets:
+            self._offsets = [0, *itertools.accumulate(held.length for held in self._held)]
+            stretches = [
+                (offset + max(first - held.skip, 0), min(last - first, last - held.skip))
+                for offset, held in zip(self._offsets, self._held)
+                for first, last in held.episode.human
+                if last > held.skip
+            ]
+            self._human = np.array(stretches, np.int64).reshape(-1, 2)
+
+    def _draw_human(self, batch: int, length: int) -> np.ndarray:
+        """Positions of the first steps of sequences around steps by people, int64 [batch]."""
+        self._index()
+        begins, lengths = self._human.T
+        if not len(begins):  # the last ones have just been lost
+            return self._draw(batch, length)
+        ends = lengths.cumsum()
+        places = self._rng.integers(ends[-1], size=batch)
+        stretch = ends.searchsorted(places, 'right')
+        steps = begins[stretch] + places - (ends - lengths)[stretch]
+        return self._start + np.clip(steps - self._rng.integers(length, size=batch), 0, self.steps - length)
 
     def _draw(self, batch: int, length: int) -> np.ndarray:
         """Positions of the first steps, int64 [batch]."""

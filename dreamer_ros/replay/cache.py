@@ -7,7 +7,7 @@ A bag NAME has two files in `.cache/<key>/` of its folder. The key is a hash of 
                 last stamp, identity, place in the other file and SHA-256 of its bytes there.
     NAME.steps  for every episode its images uint8 [T, H, W, C], then its rows (`buffer.row_type`) [T].
 
-A step of 64x64 RGB with two actions takes 12,288 + 15 bytes, so 1,000,000 of them take 12.3 GB of disk. The
+A step of 64x64 RGB with two actions takes 12,288 + 16 bytes, so 1,000,000 of them take 12.3 GB of disk. The
 kernel keeps as much of them in its page cache as nobody else needs. The process itself holds about 1 KB per episode.
 
 Files get their names when they are whole, and are never changed: a kill -9 at any moment leaves no torn file
@@ -37,7 +37,7 @@ from dreamer_ros.replay.buffer import EpisodeLost, StoredEpisode, row_type
 from dreamer_ros.spec import RobotSpec
 
 FOLDER = '.cache'
-VERSION = 2  # of the files and of the episodes that bags are read into
+VERSION = 3  # of the files and of the episodes that bags are read into
 LEFTOVER_SECONDS = 3600.0  # a file under a temporary name that is older is deleted
 BLOCK = 1 << 20
 KEEP = 'keep'  # the mark of `dreamer bag keep`, which does not change a bag
@@ -194,6 +194,7 @@ class EpisodeCache:
             'identity': identity(episode),
             'offset': offset,
             'sha256': digest.hexdigest(),
+            'human': episode.human,
             'info': [info.total_reward, info.complete, info.last_stamp, info.meta],
         }
 
@@ -220,13 +221,14 @@ class CachedEpisode:
     Attributes:
         path: its bag.
         number: its place among the episodes of that bag.
+        human: see `buffer.StoredEpisode`.
     """
 
-    __slots__ = ('path', 'number', '_cache', '_identity', '_steps', '_offset', '_sha256', '_checked')
+    __slots__ = ('path', 'number', 'human', '_cache', '_identity', '_steps', '_offset', '_sha256', '_checked')
 
     def __init__(self, cache: EpisodeCache, path: Path, number: int, entry: dict):
         self.path, self.number, self._cache = path, number, cache
-        self._identity, self._steps = entry['identity'], entry['steps']
+        self._identity, self._steps, self.human = entry['identity'], entry['steps'], entry['human']
         self._offset, self._sha256 = entry['offset'], entry['sha256']
         self._checked: tuple[int, int, int] | None = None  # the file that was found whole
 

@@ -119,7 +119,7 @@ def open_replay(
             f'replay: expected limits that hold a sequence of {length} steps, but replay.capacity and '
             f'replay.disk_gb allow {capacity}'
         )
-    dataset = ReplayDataset(spec, capacity, seed)
+    dataset = ReplayDataset(spec, capacity, seed, config.demonstrations)
     dataset.add_folder(own)
     for path, weight in others:
         dataset.add_folder(path, weight, config.validation, contract)
@@ -141,13 +141,14 @@ class ReplayDataset:
         capacity: steps to sample from, per folder. Whole oldest episodes leave first, but not those of bags that
             are marked to stay (see `keep_bag`).
         seed: of the sampling.
+        demonstrations: share of the sequences around steps by people, of whatever folder, if there are any.
 
     Attributes:
         problems: what could not be used and why. It grows. Each bag is judged once.
     """
 
-    def __init__(self, spec: RobotSpec, capacity: int, seed: int = 0) -> None:
-        self._spec, self._capacity, self._seed = spec, capacity, seed
+    def __init__(self, spec: RobotSpec, capacity: int, seed: int = 0, demonstrations: float = 0.0) -> None:
+        self._spec, self._capacity, self._seed, self._demonstrations = spec, capacity, seed, demonstrations
         self._rng = np.random.default_rng(seed)
         self._folders: list[_Folder] = []
         self._weights: list[float] = []
@@ -197,7 +198,16 @@ class ReplayDataset:
 
     def sample(self, batch: int, length: int) -> Batch:
         """Draw sequences; see `ReplayBuffer.sample`. The index counts in the folder that a sequence comes from."""
-        return self._mix(self._buffers(), batch, length, self._rng, lambda buffer, n: buffer.sample(n, length))
+        human = [0]
+        if self._demonstrations:
+            human = [buffer.human_steps * (buffer.steps >= length) for buffer in self._buffers()]
+        shown = min(int(self._rng.binomial(batch, self._demonstrations)), batch - 1) if any(human) else 0
+        rest = self._mix(self._buffers(), batch - shown, length, self._rng, lambda buffer, n: buffer.sample(n, length))
+        if not shown:
+            return rest
+        counts = self._rng.multinomial(shown, np.array(human) / sum(human)).tolist()
+        parts = [buffer.sample_human(n, length) for buffer, n in zip(self._buffers(), counts) if n]
+        return {key: np.concatenate([rest[key], *(part[key] for part in parts)]) for key in rest}
 
     def peek(self, batch: int, length: int) -> Batch:
         """Sequences to look at; see `ReplayBuffer.peek`."""

@@ -61,7 +61,7 @@ def inspect_episode(learner: Learner, episode: Episode, context: int = 5) -> Epi
         raise InputError(
             f'--context {context}: expected from 1 to {len(episode) - 1} steps of this episode of {len(episode)}'
         )
-    keys = ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')
+    keys = ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal', 'is_human')
     batch = learner.to_batch({key: np.ascontiguousarray(getattr(episode, key))[None] for key in keys})
     seen = learner.agent.inspect(batch, context)
 

@@ -78,14 +78,15 @@ class Learner:
 
     def to_batch(self, samples: dict[str, np.ndarray]) -> Batch:
         """Replay samples as device tensors; actions shift from 'taken at' to 'taken before' the observation."""
-        keys = ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')  # in the order of Batch
+        # In the order of Batch.
+        keys = ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal', 'is_human')
         tensors = [torch.from_numpy(samples[key]) for key in keys]
         if self.device.type == 'cuda':
             tensors = [x.pin_memory().to(self.device, non_blocking=True) for x in tensors]
         batch = Batch(*tensors)
-        previous = torch.zeros_like(batch.previous_action)
-        previous[:, 1:] = batch.previous_action[:, :-1]
-        return batch._replace(previous_action=previous)
+        return batch._replace(
+            previous_action=_delayed(batch.previous_action), previous_human=_delayed(batch.previous_human)
+        )
 
     def update(self, samples: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         """One update on a batch of the replay store; metrics as scalar tensors (reading them synchronises)."""
@@ -222,3 +223,10 @@ class Learner:
         learner = cls(config, RobotSpec.from_json(json.dumps(state['spec']), source), device)
         learner.restore(tensors, state, source)
         return learner
+
+
+def _delayed(x: torch.Tensor) -> torch.Tensor:
+    """[B, T, ...] one step later; zeros first."""
+    later = torch.zeros_like(x)
+    later[:, 1:] = x[:, :-1]
+    return later

@@ -97,6 +97,7 @@ def batch(batch_size: int = 3, length: int = 6, seed: int = 0) -> Batch:
         is_first,
         is_last,
         is_terminal,
+        torch.arange(length).expand(shape) % 3 != 1,
     )
 
 

@@ -412,3 +412,28 @@ def test_dreams_from_some_of_the_states(count):
     assert dreams[0].feature.shape[1] == count
     matches = (dreams[0].feature[0].detach()[:, None] == rows[None]).all(-1)
     assert matches.any(1).all() and len(set(matches.float().argmax(1).tolist())) == count
+
+
+@pytest.mark.parametrize('updates, weight', [(0, 2.0), (30, 0.5), (1000, 0.0)])
+def test_imitation_has_the_gradient_of_people_s_log_probability(updates, weight):
+    """V3's normal in closed form: d −ln π / dm = (μ − a)/σ² · (1 − μ²), d −ln π / ds = (1/σ − (a − μ)²/σ³) · dσ/ds."""
+    fixed = 'actor.normalise_returns=false'
+    overrides = (fixed, 'actor.imitation=2', 'actor.imitation_updates=40')
+    made, plain, data, seen = agent('v3', *overrides), agent('v3', fixed), batch(), states(agent('v3'))
+    for each in (made, plain):
+        each.behaviour.slow_updates.fill_(updates)
+        torch.manual_seed(1)
+        each.behaviour.loss(each.model, seen, data)[0].backward()
+    found = made.behaviour.actor[-1].bias.grad - plain.behaviour.actor[-1].bias.grad
+
+    chosen = data.previous_human[:, 1:] & ~data.is_first[:, 1:]
+    assert 0 < chosen.sum() < data.previous_human[:, 1:].sum(), 'an action before a reset is not counted'
+    with torch.no_grad():
+        m, s = made.behaviour.actor(seen.feature[:, :-1][chosen]).chunk(2, -1)
+        a, mean, gate = data.previous_action[:, 1:][chosen], torch.tanh(m), torch.sigmoid(s + 2)
+        std = 0.9 * gate + 0.1
+        by_mean = (mean - a) / std**2 * (1 - mean**2)
+        by_std = (1 / std - (a - mean) ** 2 / std**3) * 0.9 * gate * (1 - gate)
+    expected = weight * torch.cat([by_mean, by_std], -1).mean(0)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    assert touched(made.model) == touched(plain.model)

@@ -90,11 +90,13 @@ def to_cdr(message: object, type_name: str) -> bytes:
     return bytes(typestore().serialize_cdr(decode(serialize_message(message), type_name), type_name))
 
 
-def cdr_messages(episode: Episode, robot: str = 'sim0', spec: RobotSpec = SPEC) -> list[tuple[str, bytes, int]]:
+def cdr_messages(
+    episode: Episode, robot: str = 'sim0', spec: RobotSpec = SPEC, mode: codecs.Mode = codecs.Mode('explore', 7)
+) -> list[tuple[str, bytes, int]]:
     """The messages of an episode as `EpisodeWriter.write` takes them."""
     return [
         (topic.within(robot).name, to_cdr(message, topic.type), stamp)
-        for topic, message, stamp in messages(episode, spec=spec)
+        for topic, message, stamp in messages(episode, mode, spec)
     ]
 
 

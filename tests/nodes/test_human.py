@@ -143,6 +143,10 @@ def test_a_person_takes_over_gives_back_and_is_recorded(robot):
     for episode in episodes:  # the wheel turns at 0.5
         assert (episode.reward[1:] == 0.75).all() and episode.reward[0] == (0.0 if episode.is_first[0] else 0.75)
     by_hand = [action for action, mode in done if mode == 'human']
+    told = [
+        is_human for episode in episodes for stamp, is_human in zip(episode.stamp, episode.is_human) if stamp in sent
+    ]
+    assert told == [mode == 'human' for _, mode in done]
     counts = Counter(mode for _, mode in done)
     assert counts['human'] > 5 and counts['policy/1/evaluate'] >= 2
     for action in by_hand:  # of 2 m/s

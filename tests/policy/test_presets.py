@@ -40,7 +40,7 @@ def test_exported_agent_matches_torch(tmp_path, preset, overrides, discrete, rng
     exporter = Exporter(learner.policy, robot)  # before training, as the trainer does
     shape, height, width = (2, 6), *robot.image_size
     for _ in range(3):
-        flags = {key: np.zeros(shape, bool) for key in ('is_first', 'is_last', 'is_terminal')}
+        flags = {key: np.zeros(shape, bool) for key in ('is_first', 'is_last', 'is_terminal', 'is_human')}
         learner.update(
             {
                 'image': rng.integers(0, 256, (*shape, height, width, 3), np.uint8),

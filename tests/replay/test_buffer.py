@@ -115,6 +115,7 @@ def test_shapes_and_types():
         'is_first': ((5, 8), np.bool_),
         'is_last': ((5, 8), np.bool_),
         'is_terminal': ((5, 8), np.bool_),
+        'is_human': ((5, 8), np.bool_),
         'index': ((5,), np.int64),
     }
     assert {key: (array.shape, array.dtype) for key, array in batch.items()} == expected

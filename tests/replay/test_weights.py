@@ -11,7 +11,8 @@ from scipy.stats import chisquare
 from dreamer_ros.config import ReplayConfig
 from dreamer_ros.errors import InputError
 from dreamer_ros.replay.dataset import bag_folder, open_replay
-from tests.episodes.bags import PERIOD_NS, SPEC, START_NS, random_episode, write_episode
+from dreamer_ros.wire import codecs
+from tests.episodes.bags import PERIOD_NS, SPEC, START_NS, cdr_messages, random_episode, write_episode, write_raw
 
 FOLDERS = ('own', 'a', 'b')
 
@@ -102,7 +103,7 @@ def test_held_out_sequences_are_the_same_every_time(tmp_path, rng):
 
 def test_limits_by_bytes(tmp_path, rng):
     write(rng, tmp_path / 'a', [20] * 5)
-    size = 16 * 12 * 3 + 2 * 4 + 2 * 4 + 4 + 3
+    size = 16 * 12 * 3 + 2 * 4 + 2 * 4 + 4 + 4
     assert open_mix(tmp_path, ('a',), disk_gb=65 * size / 1e9).steps == 60
     with pytest.raises(InputError, match='replay.disk_gb allow 3'):
         open_mix(tmp_path, ('a',), disk_gb=3.5 * size / 1e9)
@@ -127,3 +128,34 @@ def test_folders_are_checked(tmp_path, rng):
     (tmp_path / 'own').mkdir(exist_ok=True)
     with pytest.raises(InputError, match='twice'):
         open_mix(tmp_path, ('own/../own',))
+
+
+def test_steps_by_people_come_by_their_share(tmp_path, rng, seed):
+    """Of 1,000 steps 30 are by people, 10 in the own folder and 20 in another one."""
+    for folder, number, length, mode in (('own', 0, 970, 'explore'), ('own', 1, 10, 'human'), ('a', 2, 20, 'human')):
+        episode = random_episode(rng, length, START_NS + number * 10_000 * PERIOD_NS)
+        rows = [(name, cdr, stamp) for name, cdr, stamp in cdr_messages(episode, mode=codecs.Mode(mode))]
+        write_raw(tmp_path / folder, f'bag{number}', rows, {'mode': mode})
+
+    def share(batches=150, **options):
+        mix = open_mix(tmp_path, ('a:0.001',), seed=seed, **options)
+        samples = [mix.sample(16, 4) for _ in range(batches)]
+        assert all(sample['is_human'].shape == (16, 4) for sample in samples)
+        return np.concatenate([sample['is_human'].any(1) for sample in samples]).mean(), samples, mix
+
+    shown, samples, _ = share()
+    assert shown < 0.03
+    wanted, more, mix = share(demonstrations=0.3)
+    assert abs(wanted - shown - 0.3) < 0.05
+    assert mix.sample(1, 4)['reward'].shape == (1, 4)
+    again = [sample['index'].tolist() for sample in share(5)[1]]
+    assert again == [sample['index'].tolist() for sample in samples[:5]], 'without a share nothing else is drawn'
+    buffer = mix._buffers()[0]
+    drawn = buffer.sample_human(2000, 4)
+    assert drawn['is_human'].any(1).all() and buffer.human_steps == 10
+    cursor = mix.cursor()
+    expected = [mix.sample(8, 4) for _ in range(3)]
+    resumed = open_mix(tmp_path, ('a:0.001',), seed=9, look=False, demonstrations=0.3)
+    resumed.load_state_dict(json.loads(json.dumps(mix.state_dict(cursor))))
+    for batch in expected:
+        np.testing.assert_array_equal(resumed.sample(8, 4)['is_human'], batch['is_human'])

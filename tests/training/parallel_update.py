@@ -76,7 +76,7 @@ def samples(config: Config, number: int, rows: slice = slice(None)) -> dict[str,
     """Batch `number`, in whose second half the robot stands still in the dark."""
     rng = np.random.default_rng(number)
     shape = (config.schedule.batch, config.schedule.length)
-    flags = {key: np.zeros(shape, bool) for key in ('is_first', 'is_last', 'is_terminal')}
+    flags = {key: np.zeros(shape, bool) for key in ('is_first', 'is_last', 'is_terminal', 'is_human')}
     flags['is_last'][0, 2] = flags['is_terminal'][0, 2] = flags['is_first'][0, 3] = True
     data = dict(
         image=rng.integers(0, 256, (*shape, 32, 32, 3), dtype=np.uint8),

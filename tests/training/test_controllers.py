@@ -45,7 +45,7 @@ def trained_run(path, spec, preset='world_models_cpu', overrides=SMALL, updates=
     config = load_preset(preset, overrides)
     learner, rng = Learner(config, spec, 'cpu', 0), np.random.default_rng(0)
     shape = (4, 8)
-    flags = {key: np.zeros(shape, bool) for key in ('is_first', 'is_last', 'is_terminal')}
+    flags = {key: np.zeros(shape, bool) for key in ('is_first', 'is_last', 'is_terminal', 'is_human')}
     flags['is_first'][:, 0] = True
     for _ in range(updates):
         learner.update(

@@ -87,7 +87,7 @@ def test_an_update_stays_on_its_device(device, preset, overrides):
         tensor(len(spec.vector)),
         tensor(len(spec.action)),
         tensor(),
-        *(tensor(dtype=torch.bool) for _ in range(3)),
+        *(tensor(dtype=torch.bool) for _ in range(4)),
     )
     for _ in range(2):  # the second one dreams beside it, where that is asked for
         metrics = learner.train(batch)

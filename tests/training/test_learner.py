@@ -52,7 +52,7 @@ def samples(trained, seed=0):
     rng = np.random.default_rng(seed)
     batch, length = trained.config.schedule.batch, trained.config.schedule.length
     shape = (batch, length)
-    flags = {key: np.zeros(shape, bool) for key in ('is_first', 'is_last', 'is_terminal')}
+    flags = {key: np.zeros(shape, bool) for key in ('is_first', 'is_last', 'is_terminal', 'is_human')}
     flags['is_last'][0, 3] = flags['is_terminal'][0, 3] = flags['is_first'][0, 4] = True
     action = rng.uniform(-1, 1, (*shape, len(trained.spec.action))).astype(np.float32)
     if trained.spec.discrete:
