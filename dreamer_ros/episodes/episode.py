@@ -145,17 +145,6 @@ class EpisodeInfo:
     held_out: bool = False
 
     @property
-    def is_human(self) -> np.ndarray:
-        """Bool [T], whether a person chose the action."""
-        return np.full(len(self), self.meta.get('mode') == 'human') if self.by_hand is None else self.by_hand
-
-    @property
-    def human(self) -> list[tuple[int, int]]:
-        """See `buffer.StoredEpisode`."""
-        edges = np.flatnonzero(np.diff(self.is_human, prepend=False, append=False)).tolist()
-        return list(zip(edges[::2], edges[1::2]))
-
-    @property
     def name(self) -> str:
         """Name of the bag."""
         return self.path.name

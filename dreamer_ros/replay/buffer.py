@@ -19,12 +19,14 @@ class StoredEpisode(Protocol):
     Attributes:
         path: its bag, if any.
         number: its place among the episodes of that bag.
-        human: first and last (excluded) step of each stretch of actions that a person chose, in order.
     """
 
     path: Any
     number: int
-    human: Sequence[tuple[int, int]]
+
+    @property
+    def human(self) -> Sequence[tuple[int, int]]:
+        """First and last (excluded) step of each stretch of actions that a person chose, in order."""
 
     def __len__(self) -> int:
         """Steps."""
