@@ -153,8 +153,8 @@ class Check(Options):
     bags: Bags
     classifier: Annotated[str, Word('FILE')] = Field('success.onnx', description='File of `dreamer reward train`.')
     labels: Labels
-    on: float = Field(0.9, ge=0, le=1, description='As in the contract.')
-    off: float = Field(0.5, ge=0, le=1, description='As in the contract.')
+    above: float = Field(0.9, ge=0, le=1, description='As in the contract.')
+    below: float = Field(0.5, ge=0, le=1, description='As in the contract.')
     steps: int = Field(2, ge=1, description='As in the contract.')
 
 
@@ -169,7 +169,7 @@ def check(options: Check) -> None:
     labels, right, known_steps, classifier = FrameLabels(Path(options.labels)), 0, 0, None
     for episode in _episodes(options.bags):
         classifier = classifier or Classifier(options.classifier, episode.image.shape[1:])
-        decide = Hysteresis(options.on, options.off, options.steps)
+        decide = Hysteresis(options.above, options.below, options.steps)
         told = np.array([decide(classifier(image)) for image in episode.image])
         known = labels.of(episode)
         rows = known != UNKNOWN

@@ -23,7 +23,7 @@ class CameraReward:
     def __init__(self, contract: RobotContract, says: ClassifierReward):
         path = Path(contract.source).parent / user_path(says.classifier)
         self._classifier = Classifier(path, contract.spec.image_shape)
-        self._decide, self._says = Hysteresis(says.on, says.off, says.steps), says
+        self._decide, self._says = Hysteresis(says.above, says.below, says.steps), says
         self.success = False
 
     def judge(self, sensed: Sensed) -> Sensed:

@@ -68,16 +68,16 @@ class Hysteresis:
     """Makes a decision of probabilities that flicker.
 
     Args:
-        on, off: success begins at `on` or more, `steps` times in a row, and ends below `off`.
+        above, below: success begins at `above` or more, `steps` times in a row, and ends below `below`.
     """
 
-    def __init__(self, on: float, off: float, steps: int):
-        self._on, self._off, self._steps = on, off, steps
+    def __init__(self, above: float, below: float, steps: int):
+        self._above, self._below, self._steps = above, below, steps
         self._count = 0
         self._success = False
 
     def __call__(self, probability: float) -> bool:
         """Whether it is a success after one more probability."""
-        self._count = self._count + 1 if probability >= self._on else 0
-        self._success = self._count >= self._steps or self._success and probability >= self._off
+        self._count = self._count + 1 if probability >= self._above else 0
+        self._success = self._count >= self._steps or self._success and probability >= self._below
         return self._success

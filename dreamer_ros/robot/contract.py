@@ -287,8 +287,8 @@ class ClassifierReward(Model):
     """What the camera shows is the reward."""
 
     classifier: Name = Key(description='ONNX file of `dreamer reward train`, beside the contract or absolute')
-    on: float = Key(0.9, ge=0, le=1, description='probability from which it is a success')
-    off: float = Key(0.5, ge=0, le=1, description='probability below which it is none any more')
+    above: float = Key(0.9, ge=0, le=1, description='probability from which it is a success')
+    below: float = Key(0.5, ge=0, le=1, description='probability below which it is none any more')
     steps: Count = Key(2, description='how many steps in a row have to show a success')
     value: float = Key(1.0, description='reward of a step that shows success')
     ends: bool = Key(True, description='a success ends the episode for good')
@@ -299,8 +299,8 @@ class ClassifierReward(Model):
 
     @model_validator(mode='after')
     def _fits(self):
-        if self.off > self.on:
-            raise Mismatch('off', f'at most on ({self.on:g})', self.off)
+        if self.below > self.above:
+            raise Mismatch('below', f'at most above ({self.above:g})', self.below)
         return self
 
 
