@@ -106,3 +106,18 @@ def call(options: Call) -> None:
     from dreamer_ros.ros.service_call import call
 
     print(call(options.service, options.value))
+
+
+class Keys(Options):
+    """Options of `dreamer keys`."""
+
+    agent: Annotated[str, Word('AGENT', positional=True)] = Field(description='Full name of the robot agent.')
+
+
+@command('dreamer keys /rover/agent')
+def keys(options: Keys) -> None:
+    """Say by single keys whether an episode was a success or a failure, stop the robot and let it go on."""
+    from dreamer_ros.cli.terminal import keys
+    from dreamer_ros.ros.keyboard import press
+
+    press(options.agent, keys(), print)

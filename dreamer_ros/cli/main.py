@@ -24,6 +24,7 @@ COMMANDS = {
     'record': ('launch', 'record robots into bags, an episode each'),
     'replay': ('launch', 'play a bag on ROS topics with a policy in shadow, simulate it again, or dream it'),
     'call': ('launch', 'call a service of a running node, as `ros2 service call` would'),
+    'keys': ('launch', "say by keys how a robot's episodes end, stop it and let it go on"),
     'plot': ('run', 'draw learning curves again'),
     'dream': ('run', 'have a trained agent watch an episode and predict it'),
     'evolve': ('run', 'evolve a new controller for a World Models run'),
