@@ -36,11 +36,11 @@ def version():
 
 
 def data_files():
-    """Launch files, worlds, presets and published scores, folder by folder, under share/dreamer_ros."""
+    """Launch files, worlds, contracts, presets and published scores, folder by folder, under share/dreamer_ros."""
     share = os.path.join('share', PACKAGE)
     yield 'share/ament_index/resource_index/packages', [os.path.join('resource', PACKAGE)]
     yield share, ['package.xml']
-    for top in ('launch', 'sim', 'models', os.path.join('docs', 'data')):
+    for top in ('launch', 'sim', 'robots', 'models', os.path.join('docs', 'data')):
         for folder, folders, files in os.walk(top):
             folders[:] = [name for name in folders if name != '__pycache__']
             if files:

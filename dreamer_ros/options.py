@@ -131,10 +131,12 @@ Validation = Annotated[
 BagContract = Annotated[
     str, Field(default='', description='Contract of the robot, for bags that do not say which robot it was.')
 ]
-Contract = Annotated[str, Field(default='', description='Robot contract: a YAML file, or the name of a robot of sim/.')]
+Contract = Annotated[
+    str, Field(default='', description='Robot contract: a YAML file, or the name of a robot of sim/ or robots/.')
+]
 RequiredContract = Annotated[
     str,
-    Field(min_length=1, description='Robot contract: a YAML file, or the name of a robot of sim/.'),
+    Field(min_length=1, description='Robot contract: a YAML file, or the name of a robot of sim/ or robots/.'),
     Expected('a robot contract'),
 ]
 Policy = Annotated[

@@ -1,4 +1,4 @@
-"""Where the package's data folders (`sim/`, `models/`, `launch/`) lie, however it was installed."""
+"""Where the package's data folders (`sim/`, `robots/`, `models/`, `launch/`) lie, however it was installed."""
 
 from __future__ import annotations
 

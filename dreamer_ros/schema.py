@@ -427,6 +427,26 @@ def load_yaml(source: str | Path, where: str, exponents: bool = True) -> Any:
             loader.dispose()
 
 
+def line_of(text: str, key: str) -> int:
+    """The line, from 1, of a dotted key such as `command.axes[1].limits` in a YAML text that was loaded before.
+
+    Of the nearest key around it, where the text does not have it.
+    """
+    node = yaml.compose(text, _BASES[-1])
+    line = 1
+    for name, number in re.findall(r'([^.\[\]]+)|\[(\d+)\]', key):
+        if name and isinstance(node, yaml.MappingNode):
+            entry = next((pair for pair in node.value if pair[0].value == name), None)
+        elif number and isinstance(node, yaml.SequenceNode) and int(number) < len(node.value):
+            entry = (node.value[int(number)],) * 2
+        else:
+            entry = None
+        if entry is None:
+            break
+        line, node = entry[0].start_mark.line + 1, entry[1]
+    return line
+
+
 def load_json(source: str | bytes | Path, where: str) -> Any:
     """What a JSON file, text or message holds.
 

@@ -30,7 +30,7 @@ NODES = {
     'resimulator',
     'dream_player',
 }
-DATA = ('launch', 'sim', 'models')
+DATA = ('launch', 'sim', 'robots', 'models')
 
 
 def imported_by(modules) -> set:

@@ -25,6 +25,7 @@ COMMANDS = {
     'replay': ('launch', 'play a bag on ROS topics with a policy in shadow, simulate it again, or dream it'),
     'call': ('launch', 'call a service of a running node, as `ros2 service call` would'),
     'keys': ('launch', "say by keys how a robot's episodes end, stop it and let it go on"),
+    'robot': ('robot', 'check the contract of a robot against the running robot, or write one'),
     'plot': ('run', 'draw learning curves again'),
     'dream': ('run', 'have a trained agent watch an episode and predict it'),
     'evolve': ('run', 'evolve a new controller for a World Models run'),

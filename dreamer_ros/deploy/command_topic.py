@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -46,7 +47,7 @@ class CommandTopic:
         self._since: dict[str, float] = {}
         self._next = 0.0
         self.others: tuple[str, ...] = ()
-        self.unheard = self._nobody()
+        self.unheard = _nobody(topic)
 
     def look(self) -> list[str]:
         """Look at the graph, at most once per `LOOK_PERIOD`; returns new warnings."""
@@ -59,10 +60,10 @@ class CommandTopic:
     def check(self, now: float) -> str:
         """Why nobody obeys; '' if somebody does. For the watchdog."""
         # The middleware itself matches types and QoS, and reports at once when a subscriber leaves.
-        return self.unheard or ('' if self._publisher.get_subscription_count() else self._nobody())
+        return self.unheard or ('' if self._publisher.get_subscription_count() else _nobody(self._topic))
 
     def _look_for_publishers(self, now: float) -> Iterable[str]:
-        publishers = Counter(map(_name, self._node.get_publishers_info_by_topic(self._topic.name)))
+        publishers = Counter(map(node_name, self._node.get_publishers_info_by_topic(self._topic.name)))
         publishers.subtract(self._own)
         self._since = {name: self._since.get(name, now) for name, count in publishers.items() if count > 0}
         before = self.others
@@ -79,44 +80,77 @@ class CommandTopic:
             )
 
     def _look_for_subscribers(self) -> Iterable[str]:
-        before, found = self.unheard, []
-        for info in self._node.get_subscriptions_info_by_topic(self._topic.name):
-            name = _name(info)
-            if _ONLOOKER.fullmatch(name) and not _UNKNOWN.search(name):
-                continue
-            if info.topic_type != self._topic.type:
-                found.append(
-                    f'{self._topic.name} has a subscriber of {info.topic_type} ({name}), '
-                    f'{self._source} says {self._topic.type}'
-                )
-                continue
-            wanted = self._wanted(info.qos_profile)
-            if not wanted:
-                found = ['']
-                break
-            found.append(
-                f'{self._topic.name} has a subscriber that asks for {wanted} messages ({name}), which those of '
-                f'{self._source} are not'
-            )
-        self.unheard = found[0] if found else self._nobody()
+        before, self.unheard = self.unheard, find_obeying(self._node, self._topic, self._source).why
         if self.unheard and self.unheard != before:
             yield f'{self.unheard}; the robot is not commanded until somebody listens'
-
-    def _wanted(self, profile: QoSProfile) -> str:
-        """The quality of service that a subscriber asks for and the command does not offer; '' for none."""
-        if profile.reliability == ReliabilityPolicy.RELIABLE and not self._topic.qos.reliable:
-            return 'reliable'
-        if profile.durability == DurabilityPolicy.TRANSIENT_LOCAL and not self._topic.qos.transient_local:
-            return 'transient_local'
-        return ''
-
-    def _nobody(self) -> str:
-        return f'{self._topic.name}: expected a subscriber of {self._topic.type}, found none'
 
     def _may_be_ours(self, name: str) -> bool:
         return name in self._own or bool(_GUARD.fullmatch(name) or _UNKNOWN.search(name))
 
 
-def _name(info) -> str:
+class Obeying(NamedTuple):
+    """Who obeys a command.
+
+    Attributes:
+        nodes: full names of the subscribers that do.
+        key: of the contract's command, that does not fit the others: topic, type or qos.
+        why: one sentence about why nobody obeys; '' if somebody does.
+    """
+
+    nodes: tuple[str, ...]
+    key: str = ''
+    why: str = ''
+
+
+def find_obeying(node: Node, topic: Topic, source: str) -> Obeying:
+    """Look in the graph for subscribers that obey a command.
+
+    Args:
+        node: any.
+        topic: the command, by its full name.
+        source: name of the contract, for the sentence.
+    """
+    found, others = [], []
+    for info in node.get_subscriptions_info_by_topic(topic.name):
+        name = node_name(info)
+        if is_onlooker(name):
+            continue
+        if info.topic_type != topic.type:
+            others.append(
+                Obeying(
+                    (),
+                    'type',
+                    f'{topic.name} has a subscriber of {info.topic_type} ({name}), {source} says {topic.type}',
+                )
+            )
+        elif wanted := _wanted(info.qos_profile, topic):
+            asks = f'{topic.name} has a subscriber that asks for {wanted} messages ({name})'
+            others.append(Obeying((), 'qos', f'{asks}, which those of {source} are not'))
+        else:
+            found.append(name)
+    if found:
+        return Obeying(tuple(found))
+    return others[0] if others else Obeying((), 'topic', _nobody(topic))
+
+
+def node_name(info) -> str:
     """Full name of an endpoint's node."""
     return f'{info.node_namespace.rstrip("/")}/{info.node_name}'
+
+
+def is_onlooker(name: str) -> bool:
+    """Whether a node does not obey what it subscribes, to judge by its name."""
+    return bool(_ONLOOKER.fullmatch(name)) and not _UNKNOWN.search(name)
+
+
+def _wanted(profile: QoSProfile, topic: Topic) -> str:
+    """The quality of service that a subscriber asks for and the command does not offer; '' for none."""
+    if profile.reliability == ReliabilityPolicy.RELIABLE and not topic.qos.reliable:
+        return 'reliable'
+    if profile.durability == DurabilityPolicy.TRANSIENT_LOCAL and not topic.qos.transient_local:
+        return 'transient_local'
+    return ''
+
+
+def _nobody(topic: Topic) -> str:
+    return f'{topic.name}: expected a subscriber of {topic.type}, found none'

@@ -43,8 +43,8 @@ class Deploy(Options):
     robot: Annotated[
         shared.Contract,
         Field(
-            description='Robot contract: a YAML file, or the name of a robot of sim/. Default: a simulated robot as '
-            'the policy knows it.'
+            description='Robot contract: a YAML file, or the name of a robot of sim/ or robots/. Default: a '
+            'simulated robot as the policy knows it.'
         ),
     ]
     mock: Literal['auto', 'true', 'false'] = Field(

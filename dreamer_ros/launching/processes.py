@@ -217,7 +217,7 @@ def simulated_robot(
 
 
 def load_named_contract(robot: str) -> tuple[RobotContract, str]:
-    """Load a contract from a file, or that of a robot of sim/ by its name.
+    """Load a contract from a file, or that of a robot of sim/ or robots/ by its name.
 
     Returns:
         The contract, and the name or absolute path by which other processes find it.

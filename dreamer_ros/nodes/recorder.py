@@ -50,8 +50,8 @@ class RecorderParameters(Options):
     contract: Annotated[
         shared.Contract,
         Field(
-            description='Robot contract whose topics are recorded: a YAML file, or the name of a robot of sim/. '
-            'Default: a simulator that announces itself on the topic `spec`.'
+            description='Robot contract whose topics are recorded: a YAML file, or the name of a robot of sim/ or '
+            'robots/. Default: a simulator that announces itself on the topic `spec`.'
         ),
     ]
     episodes: int = Field(

@@ -51,6 +51,7 @@ COMMAND_FIELDS = {
     JOY: (r'axes\[\d+\]', 'axes[0]'),
 }
 PERIOD_TOLERANCE = 0.01  # by how much of it a policy's control period may differ from the robot's
+DECIDE = 'decide yourself'  # in a comment: what no program can know
 LIMIT_TOLERANCE = 1e-6  # by how much of its range a limit may
 
 
@@ -701,11 +702,11 @@ class RobotContract(Model):
         types: dict[str, str] = {}
         qualities: dict[str, Qos] = {}
         limits = ((f'limits.{name}', limit) for name, limit in self.limits.items())
-        for key, user in (*self._readers(), *limits, ('command', self.command)):
+        for key, user in (*self.readers(), *limits, ('command', self.command)):
             known = types.setdefault(user.topic, user.type)
             if known != user.type:
                 raise Mismatch(f'{key}.type', f'{known}, as elsewhere for {user.topic}', user.type)
-        for key, reader in self._readers():
+        for key, reader in self.readers():
             if reader.qos and qualities.setdefault(reader.topic, reader.qos) != reader.qos:
                 raise Mismatch(f'{key}.qos', f'the same as elsewhere for {reader.topic}', reader.qos.model_dump())
         known = types.setdefault(self.estop, ESTOP)
@@ -727,7 +728,7 @@ class RobotContract(Model):
         self.spec  # what a RobotSpec refuses, such as the names of cameras
         return self
 
-    def _readers(self) -> Iterator[tuple[str, Camera | Source]]:
+    def readers(self) -> Iterator[tuple[str, Camera | Source]]:
         """(key, reader) of whatever is read to observe the robot."""
         for name, camera in self.cameras.items():
             yield f'cameras.{name}', camera
@@ -780,17 +781,17 @@ class RobotContract(Model):
     @functools.cached_property
     def sources(self) -> tuple[Source, ...]:
         """Every number that is read from a topic: of the inputs, reward, end and feedback."""
-        return tuple(reader for _, reader in self._readers() if isinstance(reader, Source))
+        return tuple(reader for _, reader in self.readers() if isinstance(reader, Source))
 
     @functools.cached_property
     def topics(self) -> tuple[Topic, ...]:
         """What is subscribed to observe the robot, each topic once, the first camera's first."""
-        found = {reader.topic: reader.type for _, reader in self._readers()}
+        found = {reader.topic: reader.type for _, reader in self.readers()}
         return tuple(Topic(name, type_name, SENSOR) for name, type_name in found.items())
 
     def subscription(self, topic: str) -> QoS:
         """Quality of service with which the agent subscribes a topic."""
-        found = next((reader.qos for _, reader in self._readers() if reader.topic == topic and reader.qos), None)
+        found = next((reader.qos for _, reader in self.readers() if reader.topic == topic and reader.qos), None)
         return found.profile if found else LATEST
 
     @property
@@ -862,15 +863,18 @@ def load_contract(robot: str | Path) -> RobotContract:
     """Read a contract.
 
     Args:
-        robot: path of a YAML file, or the name of a robot in `sim/`.
+        robot: path of a YAML file, or the name of a robot in `sim/` or `robots/`.
 
     Raises:
         InputError: no such file, or it is not a valid contract.
     """
     path = Path(robot)
     if path.suffix not in ('.yaml', '.yml'):
-        known = sorted(file.parent.name for file in share('sim').glob('*/robot.yaml'))
+        known = {file.parent.name: file for file in share('sim').glob('*/robot.yaml')}
+        known |= {file.stem: file for file in share('robots').glob('*.yaml')}
         if str(robot) not in known:
-            raise InputError(f'robot: expected a contract file (.yaml) or one of {", ".join(known)}, got {robot}')
-        path = share('sim', str(robot), 'robot.yaml')
+            raise InputError(
+                f'robot: expected a contract file (.yaml) or one of {", ".join(sorted(known))}, got {robot}'
+            )
+        path = known[str(robot)]
     return RobotContract.from_text(read_text(path), str(path))

@@ -1,0 +1,61 @@
+"""The robots of robots/ against their doubles: the contract fits, commands arrive, and one is written anew."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from dreamer_ros.deploy.robot_check import check_robot
+from dreamer_ros.deploy.survey import Survey, look_around
+from dreamer_ros.robot.commands import Commands
+from dreamer_ros.robot.contract import DECIDE, RobotContract, load_contract
+from dreamer_ros.robot.drafting import draft
+from dreamer_ros.ros import qos
+from tests.robots.fake_robot import NAMES, FakeRobot
+
+SECONDS = 0.6  # of listening
+
+
+def told(findings, level: str) -> list[str]:
+    return [f'{finding.key}: {finding.text}' for finding in findings if finding.level == level]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_robot_out_of_the_box(ros_domain, name):
+    contract = load_contract(name)
+    with FakeRobot(name, smaller=8) as robot, Survey(f'/{name}', 'clock' in robot.table) as survey:
+        findings = check_robot(contract, survey, SECONDS)
+        assert not told(findings, 'error')
+        around = look_around(survey, SECONDS, contract.command.topic)
+        text = draft(name, around, contract.command.topic)
+        new = RobotContract.from_text(text, 'drafted.yaml')
+        assert [camera.topic for camera in new.cameras.values()] == [cam.topic for cam in contract.cameras.values()]
+        assert [axis.gains for axis in new.command.axes] == [axis.gains for axis in contract.command.axes]
+        drafted = check_robot(new, survey, SECONDS)
+        assert not told(drafted, 'error')
+        drive(contract, robot, survey)
+    for finding in findings:
+        print(*finding)
+    print(text)
+    warnings = [warning for warning in told(drafted, 'warning') if DECIDE not in warning]
+    assert not [warning for warning in warnings if 'estop' not in warning]
+
+
+def drive(contract: RobotContract, robot: FakeRobot, survey: Survey) -> None:
+    """Commands arrive; without them the robot stops after its controller's timeout, or never."""
+    publisher = qos.publisher(survey.node, contract.command_topic)
+    commands = Commands(contract)
+    values = np.array([axis.limits[1] * 0.5 for axis in contract.command.axes])
+    before = robot.commands
+    for _ in survey.rounds(0.5):
+        publisher.publish(commands.encode(values, survey.time_ns()))
+        time.sleep(0.05)
+        if robot.commands > before + 3:
+            break
+    assert robot.moved() > 0, 'it takes no command'
+    if all(axis.unit.endswith('/s') for axis in contract.command.axes):
+        time.sleep((contract.command.controller_timeout or 0.2) + 0.4)
+        still = np.abs([*robot.speed.values(), *robot.velocities.values()]).max() < 1e-6
+        assert still == bool(contract.command.controller_timeout)
