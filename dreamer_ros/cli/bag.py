@@ -121,9 +121,9 @@ class Import(Options):
     to: Annotated[str, Word('FOLDER')] = Field(description='Folder that the episode bags go to.')
     robot: Annotated[str, Word('CONTRACT')] = Field(
         '',
-        description='Contract of the robot, for bags of its own topics: a YAML file, or a robot of sim/ or robots/. For '
-        'a LeRobot dataset it picks cameras and numbers by name, and its limits normalise actions. Without a contract, the '
-        'smallest and the largest action of the dataset do.',
+        description='Contract of the robot, for bags of its own topics: a YAML file, or a robot of sim/ or robots/. '
+        'For a LeRobot dataset it picks cameras and numbers by name, and its limits normalise actions. Without a '
+        'contract, the smallest and the largest action of the dataset do.',
     )
     labels: Annotated[str, Word('FILE')] = Field(
         '',

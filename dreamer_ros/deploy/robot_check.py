@@ -12,15 +12,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 
-from dreamer_ros.deploy.command_topic import find_obeying, node_name
+from dreamer_ros.deploy.command_topic import Obeying, find_obeying, node_name
 from dreamer_ros.deploy.stops import EmergencyStop
 from dreamer_ros.deploy.survey import LISTENER, Listener, Survey
 from dreamer_ros.errors import InputError
-from dreamer_ros.robot.contract import DECIDE, ESTOP, JOY, Axis, Camera, Reader, RobotContract, Source
+from dreamer_ros.robot.contract import DECIDE, ESTOP, JOY, Axis, Call, Camera, Goal, Reader, RobotContract, Source
 from dreamer_ros.robot.safety import Safety
 from dreamer_ros.robot.sensing import Problem, Sensing
 from dreamer_ros.robot.urdf import read_limits
 from dreamer_ros.ros import qos
+from dreamer_ros.ros.interfaces import interface
 from dreamer_ros.schema import line_of
 from dreamer_ros.wire.topics import Topic
 
@@ -58,7 +59,11 @@ def check_robot(contract: RobotContract, survey: Survey, seconds: float) -> list
     Raises:
         InputError: a type of the contract is not installed.
     """
-    found = _Check(contract, survey, seconds).findings()
+    check = _Check(contract, survey, seconds)
+    try:
+        found = list(check.findings())
+    finally:
+        check.close()
     return [finding._replace(line=finding.line or line_of(contract.text, finding.key)) for finding in found]
 
 
@@ -76,7 +81,7 @@ class _Check:
         self._oldest: dict[str, int] = {}  # ns, by topic
         self._feedback = np.full(len(contract.command.axes), np.nan)
         self._clock_moved = 0
-        survey.settle()
+        survey.discover(self._found)
         self._rehearse(seconds)
 
     def _rehearse(self, seconds: float) -> None:
@@ -102,12 +107,32 @@ class _Check:
             if sensed.feedback is not None:
                 self._feedback = sensed.feedback
 
+    def close(self) -> None:
+        self._estop.close()
+        for listener in self._listeners.values():
+            listener.close()
+
+    def _found(self) -> bool:
+        """Whether everybody is there whom the contract needs."""
+        listeners = self._listeners.values()
+        return (
+            all(map(self._node.count_publishers, (listener.name for listener in listeners))) and not self._obeying().why
+        )
+
+    def _command_topic(self) -> Topic:
+        topic = self._contract.command_topic
+        return dataclasses.replace(topic, name=self._node.resolve_topic_name(topic.name))
+
+    def _obeying(self) -> Obeying:
+        return find_obeying(self._node, self._command_topic(), self._contract.source)
+
     def findings(self) -> Iterator[Finding]:
         for topic in self._contract.topics:
             yield from self._topic(topic)
         yield from self._clock()
         yield from self._command()
         yield from self._limits()
+        yield from self._reset()
         yield from self._stops()
 
     # What is observed
@@ -211,10 +236,7 @@ class _Check:
 
     def _command(self) -> Iterator[Finding]:
         contract, command = self._contract, self._contract.command
-        topic = dataclasses.replace(
-            contract.command_topic, name=self._node.resolve_topic_name(contract.command_topic.name)
-        )
-        obeying = find_obeying(self._node, topic, contract.source)
+        topic, obeying = self._command_topic(), self._obeying()
         if obeying.why:
             yield Finding('error', f'command.{obeying.key}', obeying.why)
         else:
@@ -250,7 +272,7 @@ class _Check:
             )
 
     def _limits(self) -> Iterator[Finding]:
-        name, text = self._survey.description(self._node.resolve_topic_name(self._contract.command.topic))
+        name, text = self._survey.description(self._command_topic().name)
         if not text:
             return
         try:
@@ -272,6 +294,24 @@ class _Check:
                 f'{axis.name}: {list(axis.limits)} {"within" if inside else "beyond"} the {quantity} of {joint} in '
                 f'{name}, {low:g} to {high:g}',
             )
+
+    def _reset(self) -> Iterator[Finding]:
+        """Whether somebody offers the services and actions that set the robot up again."""
+        offered = dict(self._node.get_service_names_and_types())
+        for number, step in enumerate(self._contract.reset.steps if self._contract.reset else ()):
+            if not isinstance(step, (Call, Goal)):
+                continue
+            key, name = f'reset.steps[{number}]', step.service if isinstance(step, Call) else step.action
+            name = self._node.resolve_service_name(name)
+            try:
+                interface(step.type, key)
+            except InputError as error:
+                yield Finding('error', key, str(error))
+                continue
+            kinds = offered.get(name if isinstance(step, Call) else f'{name}/_action/send_goal', [])
+            fits = any(kind.removesuffix('_SendGoal') == step.type for kind in kinds)
+            told = f'{name}: offered' if fits else f'{name}: nobody offers {step.type}, as a reset needs it'
+            yield Finding('ok' if fits else 'warning', key, told)
 
     # People
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import rclpy
@@ -34,7 +34,7 @@ DESCRIPTION = 'robot_description'  # last part of the name of the topic of a URD
 LATCHED = QoS(depth=1, transient_local=True)
 STRING = 'std_msgs/msg/String'
 LOOK_PERIOD = 0.1  # seconds between two looks at the graph
-SETTLED, DISCOVERY = 0.5, 5.0  # seconds without a change of the graph that will do, and that are waited at most
+QUIET, DISCOVERY = 1.0, 3.0  # seconds without a change of the graph that will do, and that are waited at most
 PATIENCE = 1.0  # seconds for a node to tell its parameters
 
 
@@ -56,6 +56,10 @@ class Listener:
         self.published = self._first = 0
         self.fresh = False
         self._cdr = b''
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._subscription.close()
 
     def poll(self) -> None:
         """Take what came."""
@@ -118,7 +122,8 @@ class Survey:
         self._executor.add_node(self.node)
         self._clock = self.listen(CLOCK)
         self._descriptions: dict[str, Listener] = {}
-        self._next_look = self._settled = 0.0
+        self._next_look = self._changed = 0.0
+        self._discovered = time.monotonic() + DISCOVERY
         self._graph: list[Any] = []
 
     def __enter__(self) -> Survey:
@@ -167,17 +172,21 @@ class Survey:
         found = max(heard, key=lambda listener: len(os.path.commonprefix([listener.name, near])))
         return found.name, found.message().data
 
-    def settle(self) -> None:
-        """Wait until no topic was found for a moment."""
-        for now in self.rounds(DISCOVERY):
-            if now - self._settled > SETTLED:
+    def discover(self, complete: Callable[[], bool]) -> None:
+        """Wait until a condition of the graph holds, or as long as the middleware may take to know everybody."""
+        for _ in self.rounds(self._discovered - time.monotonic()):
+            if complete():
                 return
+
+    def quiet(self) -> bool:
+        """Whether nothing was found for a moment."""
+        return time.monotonic() - self._changed > QUIET
 
     def _look(self, now: float) -> None:
         topics = self.node.get_topic_names_and_types()
         graph = [*self.node.get_node_names(), *((name, self.node.count_publishers(name)) for name, _ in topics)]
         if graph != self._graph:
-            self._graph, self._settled = graph, now
+            self._graph, self._changed = graph, now
         for name, kinds in topics:
             if name.endswith(f'/{DESCRIPTION}') and kinds == [STRING] and name not in self._descriptions:
                 self._descriptions[name] = self.listen(Topic(name, STRING, LATCHED), LATCHED)
@@ -212,10 +221,12 @@ def look_around(survey: Survey, seconds: float, command: str) -> Surroundings:
         InputError: nothing takes commands, or the description of the robot cannot be read.
     """
     node = survey.node
-    survey.settle()
+    survey.discover(survey.quiet)
     topics = [Topic(name, kind, LISTENER) for name, kinds in node.get_topic_names_and_types() for kind in kinds]
     published = {topic: _nodes(node.get_publishers_info_by_topic(topic.name), topic.type) for topic in topics}
-    listeners = [survey.listen(topic) for topic in topics if published[topic] and topic.type in (*OBSERVED, ESTOP, JOY)]
+    # One type of each: no process can subscribe a topic with two.
+    audible = {topic.name: topic for topic in topics if published[topic] and topic.type in (*OBSERVED, ESTOP, JOY)}
+    listeners = [survey.listen(topic) for topic in audible.values()]
     counts: dict[str, int] = {}
     ages: dict[str, float] = {}
     for _ in survey.rounds(seconds, *listeners):
@@ -224,6 +235,8 @@ def look_around(survey: Survey, seconds: float, command: str) -> Surroundings:
                 age = (survey.time_ns() - listener.stamp) / 1e9
                 ages[listener.name] = max(age, ages.get(listener.name, age), key=abs)
             counts[listener.name] = listener.count
+    for listener in listeners:
+        listener.close()
     heard = [
         Heard(
             listener.name,

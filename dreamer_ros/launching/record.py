@@ -16,9 +16,8 @@ class Record(Options):
 
     robot: tuple[str, ...] = Field(
         (),
-        description='Robot contracts: YAML files or names of robots of sim/ or robots/. Several are recorded '
-        'at once. '
-        'Default: a simulator that announces itself.',
+        description='Robot contracts: YAML files or names of robots of sim/ or robots/. Several are recorded at '
+        'once. Default: a simulator that announces itself.',
     )
     namespace: tuple[str, ...] = Field(
         (),

@@ -22,6 +22,7 @@ def told(findings, level: str) -> list[str]:
     return [f'{finding.key}: {finding.text}' for finding in findings if finding.level == level]
 
 
+@pytest.mark.races_clock('messages are to be new')
 @pytest.mark.parametrize('name', NAMES)
 def test_a_robot_out_of_the_box(ros_domain, name):
     contract = load_contract(name)
@@ -36,11 +37,8 @@ def test_a_robot_out_of_the_box(ros_domain, name):
         drafted = check_robot(new, survey, SECONDS)
         assert not told(drafted, 'error')
         drive(contract, robot, survey)
-    for finding in findings:
-        print(*finding)
-    print(text)
-    warnings = [warning for warning in told(drafted, 'warning') if DECIDE not in warning]
-    assert not [warning for warning in warnings if 'estop' not in warning]
+    for finding in drafted:  # whatever else it warns of, a person must decide
+        assert finding.level == 'ok' or finding.key == 'estop' or DECIDE in finding.text, finding
 
 
 def drive(contract: RobotContract, robot: FakeRobot, survey: Survey) -> None:
