@@ -121,7 +121,9 @@ class Deployment:
             self.command = CommandTopic(node, command, contract.source, self._commands, own)
             self._gate = Gate(contract, self._commands.publish, stops.publish, self._time_ns)
             self._inputs = kept(Inputs(node, contract, self._time_ns))
-            self._limits = kept(LimitWatch(node, contract, self._gate, self._time_ns)) if contract.limits else None
+            self._limits = (
+                kept(LimitWatch(node, contract, self._gate.block, self._time_ns)) if contract.limits else None
+            )
             self._clock = kept(ClockWatch(node, CLOCK_PATIENCE * self.period)) if sim_time else None
             self._person = kept(Person(node, contract)) if contract.joystick else None
             self._reset = kept(Resetting(node, contract, self._gate))

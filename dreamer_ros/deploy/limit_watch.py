@@ -6,15 +6,17 @@ import contextlib
 import time
 from collections.abc import Callable
 
+import numpy as np
 from rclpy.node import Node
 
-from dreamer_ros.deploy.watchdog import Gate
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.robot.limits import StateLimits
 from dreamer_ros.ros.inbox import PolledSubscription
 from dreamer_ros.wire import codecs
 from dreamer_ros.wire.fields import has_header
+
+Block = Callable[[np.ndarray, np.ndarray, str], None]
 
 
 class LimitWatch:
@@ -25,12 +27,12 @@ class LimitWatch:
     Args:
         node: the subscriber.
         contract: of the robot.
-        gate: whose axes are blocked.
+        block: gets the axes that must not go further, see `Gate.block`.
         time_ns: ROS time.
     """
 
-    def __init__(self, node: Node, contract: RobotContract, gate: Gate, time_ns: Callable[[], int]):
-        self._gate, self._time_ns = gate, time_ns
+    def __init__(self, node: Node, contract: RobotContract, block: Block, time_ns: Callable[[], int]):
+        self._block, self._time_ns = block, time_ns
         self._limits = StateLimits(contract)
         self._subscriptions = {
             topic.name: (
@@ -54,5 +56,5 @@ class LimitWatch:
                     age = max(0, self._time_ns() - stamp) / 1e9
                     self._limits.receive(topic, message, time.monotonic() - age)
         judgement = self._limits.judge(now)
-        self._gate.block(judgement.down, judgement.up, judgement.limited)
+        self._block(judgement.down, judgement.up, judgement.limited)
         return judgement.stop

@@ -13,6 +13,7 @@ import numpy as np
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 
 from dreamer_ros.deploy.command_topic import Obeying, find_obeying, node_name
+from dreamer_ros.deploy.limit_watch import LimitWatch
 from dreamer_ros.deploy.stops import EmergencyStop
 from dreamer_ros.deploy.survey import LISTENER, Listener, Survey
 from dreamer_ros.errors import InputError
@@ -23,7 +24,7 @@ from dreamer_ros.robot.urdf import read_limits
 from dreamer_ros.ros import qos
 from dreamer_ros.ros.interfaces import interface
 from dreamer_ros.schema import line_of
-from dreamer_ros.wire.topics import Topic
+from dreamer_ros.wire.topics import QoS, Topic
 
 MATCHING = 0.3  # seconds of listening before the first observation
 TOLERANCE = 0.9  # of the contract's rate, at which a camera need not keep up with it
@@ -71,7 +72,15 @@ class _Check:
     def __init__(self, contract: RobotContract, survey: Survey, seconds: float):
         self._contract, self._survey, self._sim_time = contract, survey, survey.sim_time
         self._node = survey.node
-        self._listeners = {topic.name: survey.listen(topic) for topic in contract.topics}
+        # As the agent subscribes, but deep enough to count all that comes.
+        self._qualities = {
+            topic.name: dataclasses.replace(contract.subscription(topic.name), depth=LISTENER.depth)
+            for topic in contract.topics
+        }
+        self._listeners = {topic.name: survey.listen(topic, self._qualities[topic.name]) for topic in contract.topics}
+        self._held = ''  # why the limits of the robot's state stop it, or block axes
+        self._blocked = ''
+        self._limits = LimitWatch(survey.node, contract, self._note, survey.time_ns)
         self._readers: dict[str, list[tuple[str, Camera | Source]]] = {}
         for key, reader in contract.readers():
             self._readers.setdefault(reader.topic, []).append((key, reader))
@@ -88,6 +97,7 @@ class _Check:
         sensing, following, clock = Sensing(self._contract), math.inf, None
         for now in self._survey.rounds(seconds, *self._listeners.values()):
             self._estop.pressed()
+            self._held = self._limits(now)
             if following == math.inf:
                 following = now + min(MATCHING, seconds / 2)
             if now < following:
@@ -109,8 +119,12 @@ class _Check:
 
     def close(self) -> None:
         self._estop.close()
+        self._limits.close()
         for listener in self._listeners.values():
             listener.close()
+
+    def _note(self, down: np.ndarray, up: np.ndarray, why: str) -> None:
+        self._blocked = why
 
     def _found(self) -> bool:
         """Whether everybody is there whom the contract needs."""
@@ -131,7 +145,8 @@ class _Check:
             yield from self._topic(topic)
         yield from self._clock()
         yield from self._command()
-        yield from self._limits()
+        yield from self._axis_limits()
+        yield from self._state_limits()
         yield from self._reset()
         yield from self._stops()
 
@@ -140,7 +155,7 @@ class _Check:
     def _topic(self, topic: Topic) -> Iterator[Finding]:
         listener, readers = self._listeners[topic.name], self._readers[topic.name]
         key, reader = readers[0]
-        needed = any(not key.startswith(('reward', 'terminal')) for key, _ in readers)
+        needed = any(not (key.startswith(('reward', 'terminal')) or _optional(reader)) for key, reader in readers)
         level: Literal['error', 'warning'] = 'error' if needed else 'warning'
         infos = self._node.get_publishers_info_by_topic(listener.name)
         nodes = ', '.join(sorted({node_name(info) for info in infos}))
@@ -150,8 +165,8 @@ class _Check:
         elif not matching:
             carried = ', '.join(sorted({info.topic_type for info in infos}))
             yield Finding(level, f'{key}.type', f'{listener.name} carries {carried} (from {nodes}), not {topic.type}')
-        elif problem := _incompatible(matching):
-            yield Finding(level, f'{key}.topic', f'{listener.name}: {nodes} does not match a subscriber: {problem}')
+        elif problem := _incompatible(matching, self._qualities[topic.name]):
+            yield Finding(level, f'{key}.qos', f'{listener.name}: {nodes} does not match a subscriber: {problem}')
         elif not listener.count:
             yield Finding(level, f'{key}.topic', f'{listener.name}: {nodes} publishes it, but nothing came')
         elif problems := self._problems.get(topic.name):
@@ -183,7 +198,7 @@ class _Check:
             place = f'{key}.max_age' if reader.max_age else 'max_age'
             text += f'; the oldest was {self._oldest.get(listener.topic.name, 0) / 1e9:.3f} s old'
         elif isinstance(reader, Camera):
-            place = f'{key}.crop' if reader.crop and 'crop' in last.detail else f'{key}.type'
+            place = f'{key}.{next((part for part in ("crop", "depth") if part in last.detail), "type")}'
         else:
             place = f'{key}.field'
         if not often:
@@ -271,7 +286,7 @@ class _Check:
                 f'{node} stops after {timeout:g} s without a command, the contract says {command.controller_timeout}',
             )
 
-    def _limits(self) -> Iterator[Finding]:
+    def _axis_limits(self) -> Iterator[Finding]:
         name, text = self._survey.description(self._command_topic().name)
         if not text:
             return
@@ -294,6 +309,17 @@ class _Check:
                 f'{axis.name}: {list(axis.limits)} {"within" if inside else "beyond"} the {quantity} of {joint} in '
                 f'{name}, {low:g} to {high:g}',
             )
+
+    def _state_limits(self) -> Iterator[Finding]:
+        """Whether the robot stands within the limits of its state, and whether those can be read at all."""
+        for name, limit in self._contract.limits.items():
+            told = f'limit {name}: '
+            said = [part for part in f'{self._held}; {self._blocked}'.split('; ') if part.startswith(told)]
+            level: Literal['ok', 'warning', 'error'] = 'ok'
+            if said:
+                level = 'error' if said[0] in self._held else 'warning'
+            text = said[0].removeprefix(told) if said else f'{limit.topic}: within'
+            yield Finding(level, f'limits.{name}', text)
 
     def _reset(self) -> Iterator[Finding]:
         """Whether somebody offers the services and actions that set the robot up again."""
@@ -350,13 +376,17 @@ def commanded_joint(axis: Axis) -> tuple[str, Literal['position', 'velocity', ''
     return axis.name, kinds.get(axis.unit, '')
 
 
+def _optional(reader: Camera | Source) -> bool:
+    return isinstance(reader, Source) and reader.optional
+
+
 def _names(reader: Camera | Source, problem: Problem) -> bool:
     return isinstance(reader, Source) and problem.detail.find(f'{reader.path}:') >= 0
 
 
-def _incompatible(infos: Iterable) -> str:
-    """Why no publisher of these matches what the agent subscribes; '' if one does."""
-    mine = qos.profile(LISTENER)
+def _incompatible(infos: Iterable, quality: QoS) -> str:
+    """Why no publisher of these matches a subscription; '' if one does."""
+    mine = qos.profile(quality)
     for info in infos:
         verdict, reason = qos_check_compatible(info.qos_profile, mine)
         if verdict != QoSCompatibility.ERROR:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.robot.contract import COMMAND_FIELDS, DECIDE, ESTOP, IMAGE_TYPES, JOY, RobotContract
+from dreamer_ros.robot.contract import COMMAND_FIELDS, DECIDE, ESTOP, IMAGE_TYPES, JOY, SCAN, RobotContract
 from dreamer_ros.robot.urdf import JointLimits
 from dreamer_ros.wire.images import COMPRESSED, decode_image
 
@@ -20,7 +20,8 @@ NUMBERS = {
     'nav_msgs/msg/Odometry': {'forward_speed': 'twist.twist.linear.x', 'turn_speed': 'twist.twist.angular.z'},
     'sensor_msgs/msg/Range': {'range': 'range'},
 }
-OBSERVED = (*IMAGE_TYPES, JOINT_STATE, *NUMBERS)
+OBSERVED = (*IMAGE_TYPES, JOINT_STATE, SCAN, *NUMBERS)
+SCAN_BINS = 16
 COMMANDS = tuple(kind for kind in COMMAND_FIELDS if kind != JOY)  # the likeliest first
 RATES = (10, 5, 2, 1, 0.5, 0.2, 0.1)
 IMAGE_SIZE = 64  # pixels
@@ -137,6 +138,7 @@ def draft(name: str, around: Surroundings, wanted: str = '') -> str:
         *(['', 'vector:'] if numbers else []),
         *(f'  - {_value(source)}' for source in numbers),
         *_command(around, wanted),
+        *_limits(around, wanted),
         *_people(around.heard),
     ]
     text = '\n'.join(lines) + '\n'
@@ -149,7 +151,7 @@ def draft(name: str, around: Surroundings, wanted: str = '') -> str:
 
 def _decodes(entry: Heard) -> bool:
     try:
-        decode_image(entry.message, entry.type, None, None)
+        decode_image(entry.message, entry.type)
     except InputError:
         return False
     return True
@@ -193,6 +195,13 @@ def _numbers(around: Surroundings) -> Iterator[dict[str, Any]]:
             if name not in names:
                 names.add(name)
                 yield {'name': name, 'topic': entry.topic, 'type': entry.type, 'field': field}
+        if entry.type == SCAN and len(entry.message.ranges) >= SCAN_BINS and 'scan' not in names:
+            names.add('scan')
+            # As a share of the farthest that is seen.
+            farthest = entry.message.range_max
+            scale = _rounded(1 / farthest) if 1e-3 < farthest < 1e3 else 1.0
+            bins = {'field': 'ranges[:]', 'bins': SCAN_BINS, 'scale': scale}
+            yield {'name': 'scan', 'topic': entry.topic, 'type': entry.type, **bins}
 
 
 # What is commanded
@@ -269,13 +278,34 @@ def _joints(chosen: Obeyed, around: Surroundings) -> Iterator[tuple[dict[str, An
 # The rest
 
 
+def _limits(around: Surroundings, wanted: str) -> Iterator[str]:
+    """Velocities lead anywhere: the joints stop short of where the URDF ends."""
+    chosen = by_likelihood(around.obeyed, wanted)[0]
+    measured = {name: entry for entry in around.heard if entry.type == JOINT_STATE for name in entry.message.name}
+    rows = []
+    for joint in chosen.parameters.get('joints', ()):
+        limits = around.limits.get(joint, JointLimits())
+        velocity = chosen.parameters.get('interface_name') == 'velocity'
+        if velocity and joint in measured and math.isfinite(limits.low + limits.high):
+            margin = 0.05 * (limits.high - limits.low)
+            source = {'topic': measured[joint].topic, 'type': JOINT_STATE, 'field': f'position[{joint}]'}
+            bounds = {'low': _rounded(limits.low + margin), 'high': _rounded(limits.high - margin)}
+            rows.append(f'  {joint}: {_value({**source, **bounds, "axes": {joint: 1}})}')
+    yield ''
+    if rows:
+        yield from (
+            '# Beyond these, a little short of those of the URDF, a joint may only move back.',
+            'limits:',
+            *rows,
+            '',
+        )
+
+
 def _people(heard: Sequence[Heard]) -> Iterator[str]:
     stops = [entry.topic for entry in heard if entry.type == ESTOP and re.search('e_?stop|emergency', entry.topic)]
     sticks = [entry.topic for entry in heard if entry.type == JOY]
-    yield ''
-    yield (
-        f'estop: {_value(stops[0])}' if stops else f'# estop: /estop  # {DECIDE}: which std_msgs/Bool stops the robot?'
-    )
+    unknown = f'# estop: /estop  # {DECIDE}: which std_msgs/Bool stops the robot?'
+    yield f'estop: {_value(stops[0])}' if stops else unknown
     for topic in sticks:
         yield f'# joystick: {{topic: {topic}, axes: …}}  # {DECIDE}: does a person take over with it?'
     yield f'# reward: …  # {DECIDE}: a topic, a formula, or labels that are given later?'

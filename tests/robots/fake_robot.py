@@ -191,10 +191,11 @@ class FakeRobot:
         message.format, message.data = entry['format'], array.array('B', buffer.getvalue())
 
     def _prepare_LaserScan(self, message, entry) -> None:
-        message.angle_min, message.angle_max, count = entry['angle_min'], entry['angle_max'], entry['ranges']
+        count = entry['ranges']
+        for name in ('angle_min', 'angle_max', 'range_min', 'range_max'):
+            setattr(message, name, float(entry[name]))
         message.angle_increment = (message.angle_max - message.angle_min) / (count - 1)
-        message.range_min, message.range_max = entry['range_min'], entry['range_max']
-        ranges = self._random.uniform(message.range_min, message.range_max, count)
+        ranges = self._random.uniform(1.0, message.range_max, count)  # nothing near
         ranges[:: max(2, count // 20)] = math.inf  # where nothing is
         message.ranges = array.array('f', ranges)
 
