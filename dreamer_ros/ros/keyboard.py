@@ -36,7 +36,9 @@ def press(agent: str, keys: Iterable[str], say: Callable[[str], Any]) -> None:
     node = Node('keyboard', enable_rosout=False, start_parameter_services=False)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    clients = {name: node.create_client(KINDS[kind][0], f'{agent}/{name}') for name, _, kind in KEYS.values()}
+    clients: dict[str, Any] = {
+        name: node.create_client(KINDS[kind][0], f'{agent}/{name}') for name, _, kind in KEYS.values()
+    }
     try:
         if not clients['succeed'].wait_for_service(DISCOVERY_TIME):
             raise InputError(f'agent {agent}: expected a robot agent that is running, found none')
