@@ -65,7 +65,6 @@ class Resetting:
         ]
         self._limit = contract.reset.timeout * contract.rate if contract.reset else 0
         self._again = threading.Event()
-        self._ready = threading.Event()
         self._problem = ''
         self._place = self._ticks = self._still = 0
         self.pending = False
@@ -114,6 +113,7 @@ class Resetting:
         if self._problem and self._again.is_set():
             self.begin()
         if self._problem:
+            self._gate.hold('reset', self._problem)  # also after a deactivation, which released it
             return
         work = self._work[self._place]
         if self._gate.reasons.keys() - {'reset'} or feedback is None:
@@ -167,10 +167,10 @@ class Resetting:
 
     def _fail(self, problem: str) -> None:
         self._again.clear()
-        self._problem = problem
+        self._problem = f'the robot could not be set up again ({problem}); ~/enable true tries again'
         self.interrupt()
         self._gate.release('reset')  # a new hold is logged; only this thread commands
-        self._gate.hold('reset', f'the robot could not be set up again ({problem}); ~/enable true tries again')
+        self._gate.hold('reset', self._problem)
 
 
 class _Drive:
