@@ -79,15 +79,19 @@ def _marked_processes():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Tests of nodes wait for processes most of the time: one worker has them all, one after the other, while the
-    others compute. (`--dist loadgroup` would do, but waits for ever when a worker crashes.)"""
+    """One worker has all files with tests that race the clock, one after the other, and begins with them: the others
+    compute meanwhile, and play with nodes at the end. (`--dist loadgroup` would do, but waits for ever when a worker
+    crashes.)"""
     from xdist.scheduler import LoadScopeScheduling
 
-    class NodesInOneWorker(LoadScopeScheduling):
-        def _split_scope(self, nodeid):
-            return 'tests/nodes' if nodeid.startswith('tests/nodes/') else nodeid.partition('::')[0]
+    racing = {path.name for path in Path(__file__).parent.glob('nodes/test_*.py') if 'races_clock' in path.read_text()}
 
-    return NodesInOneWorker(config, log)
+    class RacesInOneWorker(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            path = nodeid.partition('::')[0]
+            return 'races' if path.rpartition('/')[2] in racing else path
+
+    return RacesInOneWorker(config, log)
 
 
 @pytest.fixture(autouse=True)

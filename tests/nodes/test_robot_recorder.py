@@ -15,9 +15,12 @@ from std_srvs.srv import Trigger
 
 from dreamer_ros.deploy.control import StepPublisher
 from dreamer_ros.episodes.episode_reader import read_episodes
+from dreamer_ros.errors import InputError
+from dreamer_ros.nodes.recorder import RecorderParameters
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.robot.sensing import Sensed
 from dreamer_ros.ros import qos
+from dreamer_ros.schema import check
 from dreamer_ros.wire import topics
 from dreamer_ros.wire.codecs import Mode
 from tests.episodes.robot_bags import START, TINY, contract, sensors
@@ -241,17 +244,13 @@ def test_a_disk_that_is_nearly_full_ends_it_cleanly(start, tmp_path, contract):
     assert 'Traceback' not in recorder.output and not (tmp_path / 'bags').exists()
 
 
-@pytest.mark.parametrize(
-    'parameters, complaint',
-    [
-        (dict(contract='/nowhere.yaml', folder='x'), '/nowhere.yaml: expected a text file'),
-        (dict(contract='rover', folder='x', episodes=3), 'episodes: expected none with a contract, got 3'),
-        (dict(contract='rover'), 'parameters of /sim0/recorder: folder (a folder) is missing'),
-    ],
-)
-def test_parameters_that_do_not_fit(start, parameters, complaint):
-    process = start('recorder', **parameters)
-    assert process.wait() == 2 and complaint in process.output
+def test_parameters_that_do_not_fit(start):
+    process = start('recorder', contract='/nowhere.yaml', folder='x')
+    with pytest.raises(InputError, match='episodes: expected none with a contract, got 3'):
+        check(RecorderParameters, {'contract': 'rover', 'folder': 'x', 'episodes': 3}, 'test')
+    with pytest.raises(InputError, match=r'folder \(a folder\) is missing'):
+        check(RecorderParameters, {'contract': 'rover'}, 'test')
+    assert process.wait() == 2 and '/nowhere.yaml: expected a text file' in process.output
 
 
 def test_two_recorders_on_one_folder_and_kill_9(robot, recorder, start, peer, tmp_path):

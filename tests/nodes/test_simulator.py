@@ -16,8 +16,10 @@ from sensor_msgs.msg import Joy
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from dreamer_ros.nodes.simulator import Simulator
+from dreamer_ros.errors import InputError
+from dreamer_ros.nodes.simulator import Simulator, SimulatorParameters
 from dreamer_ros.ros import qos
+from dreamer_ros.schema import check
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.codecs import stamp_to_ns
@@ -225,8 +227,6 @@ def test_real_time(start, peer):
     'parameters, says',
     [
         ({'tusk': 'walker'}, 'parameters of /sim0/simulator: unknown key tusk; did you mean task?'),
-        ({'action_repeat': 0}, 'from 1 to 100'),
-        ({'image_size': '[64]'}, 'expected a list of 2'),
         ({'task': 'walker_wlak'}, 'walker_walk'),
     ],
 )
@@ -235,6 +235,13 @@ def test_bad_parameters(start, parameters, says):
     assert process.wait() == 2
     [line] = process.output.splitlines()
     assert line.startswith('error: ') and says in line
+
+
+def test_parameters_out_of_range():
+    with pytest.raises(InputError, match='from 1 to 100'):
+        check(SimulatorParameters, {'action_repeat': 0}, 'test')
+    with pytest.raises(InputError, match='expected a list of 2'):
+        check(SimulatorParameters, {'image_size': [64]}, 'test')
 
 
 def unique(steps):
