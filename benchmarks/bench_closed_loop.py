@@ -101,14 +101,14 @@ def export_policy(task: str, repeat: int, preset: str, path: Path) -> None:
     code = (
         'import sys\n'
         'from dreamer_ros.config import load_preset\n'
-        'from dreamer_ros.policy.export import export\n'
+        'from dreamer_ros.policy.export import Exporter\n'
         'from dreamer_ros.simulation.environment import make\n'
         'from dreamer_ros.training.learner import Learner\n'
         'task, repeat, preset, path = sys.argv[1:]\n'
         'config = load_preset(preset, [])\n'
         'spec = make(task, action_repeat=int(repeat), image_size=tuple(config.env.image_size)).spec\n'
         'policy = Learner(config, spec, device="cpu").policy\n'
-        'export(policy, spec, path, dict(system=config.system, preset=preset, step=0, version=1))\n'
+        'Exporter(policy, spec).write(path, dict(system=config.system, preset=preset, step=0, version=1))\n'
     )
     subprocess.run([sys.executable, '-c', code, task, str(repeat), preset, str(path)], check=True)
 

@@ -149,12 +149,12 @@ def measure_step(preset: str, steps: int, folder: str) -> None:
 def export_policy(preset: str, contract, path: Path):
     """An untrained policy costs what a trained one does; returns the module."""
     from dreamer_ros.config import load_preset
-    from dreamer_ros.policy.export import export
+    from dreamer_ros.policy.export import Exporter
     from dreamer_ros.training.learner import Learner
 
     config = load_preset(preset, ['env.inputs=both'])
     policy = Learner(config, contract.spec, device='cpu').policy.eval()
-    export(policy, contract.spec, path, dict(system=config.system, preset=preset, step=0, version=1))
+    Exporter(policy, contract.spec).write(path, dict(system=config.system, preset=preset, step=0, version=1))
     return policy
 
 

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamer_ros.config import Config, load_preset
-from dreamer_ros.episodes.bag_reader import open_bag
+from dreamer_ros.config import Config, EnvConfig, load_preset
+from dreamer_ros.episodes.bag_reader import bags_in, open_bag
 from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.episodes.episode_reader import read_episodes as read_bag
-from dreamer_ros.episodes.inspect import bags_in
 from dreamer_ros.errors import InputError, missing_package
 from dreamer_ros.files import read_text, user_path
 from dreamer_ros.policy.loader import load, policy_path
@@ -61,13 +60,9 @@ def make(
     if robot_spec is not None:
         defaults = robot_spec.simulator_options()
     else:
-        config = load_preset(preset)
-        defaults = {
-            'image_size': config.env.image_size,
-            'inputs': config.env.inputs,
-            'cameras': config.env.cameras,
-            'action_repeat': config.action_repeat_for(task_name(task)),
-        }
+        defaults = load_preset(preset).simulator_options(task_name(task))
+        if 'image_size' in options:  # no preset learns from another size than these
+            check(EnvConfig, {'image_size': options['image_size']}, f'task {task}')
     if options.get('inputs') == 'vector':
         defaults['cameras'] = ()
     return GymEnv(task, seed=seed, render_mode=render_mode, **{**defaults, **options})

@@ -6,7 +6,6 @@ Config of its own, so that nobody can write a key that the system does not read.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,9 +13,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from dreamer_ros.errors import InputError
+from dreamer_ros.errors import InputError, hint
 from dreamer_ros.paths import share
-from dreamer_ros.schema import Count, Expected, Mismatch, Model, check, load_yaml, shown
+from dreamer_ros.schema import Count, Expected, Mismatch, Model, Whole, check, load_yaml, shown
 
 Activation = Literal['relu', 'elu', 'silu']
 Norm = Literal['none', 'layer', 'rms']
@@ -45,7 +44,7 @@ class EnvConfig(Model):
     inputs: Literal['image', 'vector', 'both'] = Field(
         'image', description='what the agent perceives; vector: positions and velocities of the joints'
     )
-    image_size: Annotated[tuple[int, int], BeforeValidator(_pair), Expected('[height, width] in pixels')] = Field(
+    image_size: Annotated[tuple[Whole, Whole], BeforeValidator(_pair), Expected('[height, width] in pixels')] = Field(
         (64, 64), description='height and width in pixels, multiples of 16'
     )
     cameras: Names = Field((), description="names or numbers of the simulated robot's cameras; none: the task's own")
@@ -403,6 +402,11 @@ class _Config(Model):
         """The whole resolved config as YAML; `load_preset` reads it back."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
+    def simulator_options(self, task: str) -> dict[str, Any]:
+        """The settings of `simulation.make` for an agent of this preset in a task of that name."""
+        env = self.env.model_dump(include={'inputs', 'image_size', 'cameras'})
+        return {**env, 'action_repeat': self.action_repeat_for(task)}
+
     def action_repeat_for(self, task: str) -> int:
         """Env steps per action for a task: by whole name, else by dm_control domain, else the default."""
         table = self.env.action_repeat
@@ -412,37 +416,49 @@ class _Config(Model):
         return table[max(domains, key=len)] if domains else table['default']
 
 
-class PlanetConfig(_Config):
-    """PlaNet: a world model, and a planner that searches in it."""
+class _RssmSystemConfig(_Config):
+    """What every system with a world model of an RSSM reads."""
 
-    system: Literal['planet'] = Field('planet', description='what learns')
     mlp: PlanetMlpConfig = PlanetMlpConfig()
     loss: WorldModelLossConfig = WorldModelLossConfig()
     optimizer: PlanetOptimizerConfig = PlanetOptimizerConfig()
     rssm: RssmConfig = RssmConfig()
     imagination: DiscountConfig = DiscountConfig()
-    planner: PlannerConfig = PlannerConfig()
 
     @model_validator(mode='after')
     def _world_model_fits(self):
-        return _world_model_fits(self)
+        loss, schedule = self.loss, self.schedule
+        if loss.overshooting >= schedule.length:
+            raise Mismatch('loss.overshooting', f'less than schedule.length {schedule.length}', loss.overshooting)
+        if self.conv.kind == 'pool' and (self.rssm.deter % 8 or self.conv.depth % 2):
+            raise ValueError(
+                'conv.kind pool needs rssm.deter divisible by 8 and an even conv.depth, got '
+                f'{self.rssm.deter} and {self.conv.depth}'
+            )
+        if self.env.inputs == 'vector' and loss.representation == 'thumbnail':
+            raise ValueError(
+                'loss.representation thumbnail learns from images, so env.inputs must be image or both, '
+                'got vector; take loss.representation=reconstruction'
+            )
+        return self
 
 
-class DreamerConfig(_Config):
+class PlanetConfig(_RssmSystemConfig):
+    """PlaNet: a world model, and a planner that searches in it."""
+
+    system: Literal['planet'] = Field('planet', description='what learns')
+    planner: PlannerConfig = PlannerConfig()
+
+
+class DreamerConfig(_RssmSystemConfig):
     """Dreamer V1 to V3 and R2-Dreamer: a world model, and an actor and a critic that learn in its dreams."""
 
     system: Literal['dreamer'] = Field('dreamer', description='what learns')
     mlp: DreamerMlpConfig = DreamerMlpConfig()
-    loss: WorldModelLossConfig = WorldModelLossConfig()
     optimizer: DreamerOptimizerConfig = DreamerOptimizerConfig()
-    rssm: RssmConfig = RssmConfig()
     imagination: ImaginationConfig = ImaginationConfig()
     actor: ActorConfig = ActorConfig()
     critic: CriticConfig = CriticConfig()
-
-    @model_validator(mode='after')
-    def _world_model_fits(self):
-        return _world_model_fits(self)
 
     @model_validator(mode='after')
     def _behaviour_fits(self):
@@ -459,23 +475,6 @@ class DreamerConfig(_Config):
         if self.actor.gradient != 'dynamics' and not self.imagination.include_start:
             raise Mismatch('imagination.include_start', f'true for actor.gradient {self.actor.gradient}', False)
         return self
-
-
-def _world_model_fits(config: PlanetConfig | DreamerConfig) -> PlanetConfig | DreamerConfig:
-    loss, schedule = config.loss, config.schedule
-    if loss.overshooting >= schedule.length:
-        raise Mismatch('loss.overshooting', f'less than schedule.length {schedule.length}', loss.overshooting)
-    if config.conv.kind == 'pool' and (config.rssm.deter % 8 or config.conv.depth % 2):
-        raise ValueError(
-            'conv.kind pool needs rssm.deter divisible by 8 and an even conv.depth, got '
-            f'{config.rssm.deter} and {config.conv.depth}'
-        )
-    if config.env.inputs == 'vector' and loss.representation == 'thumbnail':
-        raise ValueError(
-            'loss.representation thumbnail learns from images, so env.inputs must be image or both, '
-            'got vector; take loss.representation=reconstruction'
-        )
-    return config
 
 
 class WorldModelsConfig(_Config):
@@ -567,8 +566,7 @@ def _read_layers(name: str, seen: list[str]) -> tuple[Path, dict]:
     if path.suffix not in ('.yaml', '.yml'):
         known = preset_names()
         if name not in known and not (share('models') / f'{name}.yaml').exists():
-            near = difflib.get_close_matches(name, known, 3) or known
-            raise InputError(f'unknown preset {name!r}; did you mean {", ".join(near)}?')
+            raise InputError(f'unknown preset {name!r}; {hint(name, known)}')
         path = share('models', f'{name}.yaml')
     if str(path) in seen:
         raise InputError(f'preset {path}: extends itself through {" -> ".join(seen)}')

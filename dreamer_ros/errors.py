@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 EXIT_BAD_INPUT = 2
 
@@ -14,6 +15,13 @@ class InputError(ValueError):
 
     The message is one sentence that names the thing, what was expected and what came.
     """
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """What somebody who wrote this name may have meant."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 3)
+    return f'did you mean {" or ".join(near)}?' if near else f'expected one of {", ".join(names)}'
 
 
 def run_main(main: Callable[[], int | None]) -> int:

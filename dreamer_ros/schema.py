@@ -6,9 +6,9 @@ follow the checks, the error sentences, the help texts and the reference tables.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
+import numbers
 import re
 import types
 import typing
@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 from yaml.composer import Composer, ComposerError
 
-from dreamer_ros.errors import InputError
+from dreamer_ros.errors import InputError, hint
 from dreamer_ros.files import read_text
 
 MAX_BYTES = 32_000_000  # of a file or a message
@@ -41,6 +41,12 @@ class Model(pydantic.BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra='forbid', strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Record(Model):
+    """What programs write for programs. Keys that a later version may add are passed over."""
+
+    model_config = ConfigDict(extra='ignore')
 
 
 class Fault(ValueError):
@@ -79,7 +85,13 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+def _whole(value: Any) -> Any:
+    """NumPy's whole numbers as Python's, which they are not to pydantic."""
+    return int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else value
+
+
 Name = Annotated[str, Field(min_length=1)]
+Whole = Annotated[int, pydantic.BeforeValidator(_whole)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[float, float], pydantic.AfterValidator(_ordered), Expected('[low, high]')]
@@ -131,9 +143,7 @@ def _sentence(kind: Any, error: Mapping[str, Any]) -> str:
     if error_type in _UNKNOWN:
         name = path.pop()
         key, kind, _ = _declared(kind, path)
-        near = difflib.get_close_matches(str(name), _fields(kind), 3)
-        hint = f'did you mean {", ".join(near)}?' if near else f'expected one of {", ".join(_fields(kind))}'
-        return f'unknown key {_dotted(key, name)}; {hint}'
+        return f'unknown key {_dotted(key, name)}; {hint(str(name), _fields(kind))}'
     if error_type == 'missing' and isinstance(path[-1], int):  # a list that is too short is wrong as a whole
         error_type = 'too_short'
         path.pop()

@@ -107,6 +107,7 @@ def test_bad_options_are_told():
         ({'render_mode': 'human'}, "render_mode: expected None or rgb_array, got 'human'"),
         ({'inputs': 'smell'}, 'inputs: expected one of image, vector, both'),
         ({'seed': -1}, 'seed: expected a whole number from 0 to 4294967295, got -1'),
+        ({'image_size': (50, 50)}, 'image_size: expected multiples of 16 from 32 to 256, .* got .50x50'),
     ):
         with pytest.raises(InputError, match=message):
             dreamer_ros.make('cartpole_swingup', **options)
@@ -123,8 +124,8 @@ def test_a_preset_says_what_its_agent_sees():
     environment = dreamer_ros.make('cartpole_balance')
     assert environment.observation_space.shape == (48, 48, 3) and environment.robot_spec.action_repeat == 8
     environment.close()
-    environment = dreamer_ros.make('walker_walk', 'dreamerv3_1m', image_size=(32, 40))
-    assert environment.observation_space.shape == (32, 40, 3) and environment.robot_spec.action_repeat == 2
+    environment = dreamer_ros.make('walker_walk', 'dreamerv3_1m', image_size=(32, 48))
+    assert environment.observation_space.shape == (32, 48, 3) and environment.robot_spec.action_repeat == 2
     environment.close()
 
 
@@ -133,6 +134,10 @@ def test_tasks_are_registered_with_gymnasium():
 
     names = {name for name in gymnasium.registry if name.startswith('dreamer_ros/')}
     assert {'dreamer_ros/walker_walk-v0', 'dreamer_ros/rover_target-v0'} <= names
+    environment, own = gymnasium.make('dreamer_ros/walker_walk-v0'), dreamer_ros.make('walker_walk')
+    assert environment.observation_space == own.observation_space
+    own.close()
+    environment.close()
     environment = gymnasium.make('dreamer_ros/rover_target-v0', **SMALL)
     observation, _ = environment.reset(seed=0)
     assert environment.observation_space.contains(observation)

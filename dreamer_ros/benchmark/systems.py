@@ -113,7 +113,7 @@ def _score(job: Job, policy: Path | None) -> list[float]:
         players = []
         for number in range(1 if policy is None else min(PLAYERS, episodes)):
             seed = evaluation_seed(job.seed, number)
-            player = Player(job.task, job.config.env, job.action_repeat, seed, untrained)
+            player = Player(job.task, seed, untrained, **job.config.simulator_options(job.task))
             players.append(open_now.enter_context(contextlib.closing(player)))
         return play_side_by_side(players, episodes, policy)
 

@@ -33,7 +33,8 @@ class Info(Options):
 @command('dreamer bag info runs/cartpole_swingup-cpu-20260131-120000')
 def info(options: Info) -> None:
     """List the episodes in a bag or a folder of bags."""
-    from dreamer_ros.episodes.inspect import bags_in, describe, format_table, totals
+    from dreamer_ros.episodes.bag_reader import bags_in
+    from dreamer_ros.episodes.inspect import describe, format_table, totals
 
     path = Path(options.path)
     bags = bags_in(path)
@@ -175,7 +176,7 @@ class Export(Options):
 @command('dreamer bag export runs/cartpole_swingup-cpu-20260131-120000/episodes --to arrays')
 def export(options: Export) -> None:
     """Write episodes as files of other tools."""
-    from dreamer_ros.episodes.inspect import bags_in
+    from dreamer_ros.episodes.bag_reader import bags_in
     from dreamer_ros.formats.exporting import export_arrays
 
     folder = Path(options.to)

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from dreamer_ros.errors import missing_package, run_main
+from dreamer_ros.errors import InputError, hint, missing_package, run_main
 
 # name: (module, summary)
 COMMANDS = {
@@ -78,9 +78,16 @@ def _run(words: list[str]) -> int:
         pairs = [re.fullmatch(r'(\w+):=(.*)', word, re.DOTALL) for word in words]
         assignments = {pair[1]: pair[2] for pair in pairs if pair}
         words = [word for word, pair in zip(words, pairs) if not pair]
-    given = vars(make_parser(words).parse_args(words))
+    if words and words[0] not in COMMANDS and not words[0].startswith('-'):
+        raise InputError(f'dreamer: unknown command {words[0]!r}; {hint(words[0], COMMANDS)}')
+    known, rest = make_parser(words).parse_known_args(words)
+    given = vars(known)
     command, where = given.pop('command'), given.pop('where')
-    return command.run(command.options.from_texts({**assignments, **given}, where)) or 0
+    command.check_rest(where, rest)
+    try:
+        return command.run(command.options.from_texts({**assignments, **given}, where)) or 0
+    except InputError as error:
+        raise error if assignments else InputError(command.as_typed(str(error))) from error
 
 
 def make_parser(words: Sequence[str]) -> argparse.ArgumentParser:

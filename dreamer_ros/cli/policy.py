@@ -113,8 +113,8 @@ def quantize(options: Quantize) -> None:
 
 def _episodes(bags: Path, policy: Path) -> Iterator:
     """Episodes of a bag, a folder of bags or a run, read for the robot of a policy."""
+    from dreamer_ros.episodes.bag_reader import bags_in
     from dreamer_ros.episodes.episode_reader import read_episodes
-    from dreamer_ros.episodes.inspect import bags_in
     from dreamer_ros.policy.runner import PolicyRunner
 
     spec = PolicyRunner(policy).spec

@@ -29,9 +29,8 @@ def _episodes(paths: tuple[str, ...]) -> Iterator[Episode]:
     Raises:
         InputError: naming the bag.
     """
-    from dreamer_ros.episodes.bag_reader import open_bag
+    from dreamer_ros.episodes.bag_reader import bags_in, open_bag
     from dreamer_ros.episodes.episode_reader import require_episodes
-    from dreamer_ros.episodes.inspect import bags_in
 
     shape = None
     for path in (bag for text in paths for bag in bags_in(Path(text))):

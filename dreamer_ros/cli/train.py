@@ -30,7 +30,9 @@ class Train(OfflineOptions, SimTrain):
     bags: Annotated[shared.Bags, Word('DIR[:WEIGHT]')]
     overrides: Annotated[shared.Overrides, Word('KEY=VALUE', flags=('--override',))]
     in_process: bool = Field(
-        False, description='Train in this process alone, without ROS. Episodes are kept in memory, not in bags.'
+        False,
+        description='Train in this process alone, without ROS. Episodes are kept in memory, not in bags, so that such '
+        'a run cannot be continued: an existing run directory is refused.',
     )
 
 

@@ -122,13 +122,12 @@ class Policies:
 
     def poll(self) -> bool:
         """Whether a policy began to play or was refused since the last call; see `current` and `problem`."""
-        problem = self._loader.poll_problem()
-        if problem is not None:
-            self.problem = problem
-        runner = self._loader.poll()
-        if runner is not None:
-            self._play(runner)
-        return runner is not None or problem is not None
+        outcome = self._loader.poll()
+        if isinstance(outcome, PolicyRunner):
+            self._play(outcome)
+        elif outcome is not None:
+            self.problem = outcome
+        return outcome is not None
 
     def rollback(self) -> PolicyRunner:
         """Play the previous policy again. The next new one is played as usual.

@@ -9,14 +9,14 @@ import re
 import sqlite3
 import stat
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import zstandard
 
 from dreamer_ros.episodes.episode import embedded_contract
-from dreamer_ros.episodes.mcap_scan import CDR, LARGEST, RawMessage, scan_mcap
+from dreamer_ros.episodes.mcap_scan import CDR, LARGEST, RawMessage, Scan, scan_mcap
 from dreamer_ros.episodes.report import Report, printable
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
@@ -63,6 +63,35 @@ def is_bag(path: Path) -> bool:
         return True
     names = {re.sub(r'_\d+$', '', bag_name(file)) for file in bag_files(path)}
     return len(names) == 1 and not any(entry.is_dir() and not entry.name.startswith('.') for entry in path.iterdir())
+
+
+def bags_in(
+    path: Path, also: Callable[[Path], bool] = lambda path: False, expected: str = 'a bag, a folder of bags or a run'
+) -> list[Path]:
+    """A bag itself, or every bag of a folder (of folders). Of a run only `episodes/` and `evaluation/` are searched.
+
+    Args:
+        also: whether something that is no bag counts as well.
+        expected: what is searched for, in words.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = list(_bags(path, also)) if path.exists() else []
+    if not found:
+        but = 'found none' if path.is_dir() else f'but it {"is another file" if path.exists() else "does not exist"}'
+        raise InputError(f'{path}: expected {expected}, {but}')
+    return found
+
+
+def _bags(path: Path, also: Callable[[Path], bool]) -> Iterator[Path]:
+    if also(path) or (is_partial(path) or is_bag(path) if path.is_dir() else path.name.endswith(SUFFIXES)):
+        yield path
+    elif path.is_dir():
+        run = (path / 'config.yaml').exists()
+        for entry in sorted(path.iterdir()):
+            if entry.name in ('episodes', 'evaluation') if run else is_partial(entry) or entry.name[0] != '.':
+                yield from _bags(entry, also)
 
 
 def bag_name(path: Path) -> str:
@@ -140,6 +169,17 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return information
 
 
+def named_spec(folder: Path) -> RobotSpec | None:
+    """The robot of the first bag in a folder whose metadata names one."""
+    for file in sorted(folder.glob('*/metadata.yaml')):
+        with contextlib.suppress(InputError, KeyError):
+            noted = read_metadata(file.parent).get('custom_data') or {}
+            data = {str(key): str(value) for key, value in noted.items()}
+            contract = embedded_contract(data)
+            return contract.spec if contract else RobotSpec.from_json(data['spec'], str(file))
+    return None
+
+
 def missing_files(path: Path, information: Mapping[str, Any]) -> list[str]:
     """Files that the metadata of a bag names and that its directory lacks, compressed or not."""
     found = {name for file in bag_files(path) for name in (file.name, file.stem)}
@@ -147,6 +187,10 @@ def missing_files(path: Path, information: Mapping[str, Any]) -> list[str]:
 
 
 # Messages
+
+
+class NoFiles(InputError):
+    """A directory without a file of a bag."""
 
 
 class Bag:
@@ -164,6 +208,7 @@ class Bag:
         types: of the topics, by name; also of topics without messages.
         custom_data: what the recorder noted.
         damage: problems of the files.
+        scans: what is whole in each of its MCAP files, by path; compressed ones have a temporary path.
         report: these, and what was left out.
 
     Raises:
@@ -178,6 +223,7 @@ class Bag:
         self.others: list[RawMessage] = []
         self.types: dict[str, str] = {}
         self.custom_data: dict[str, str] = {}
+        self.scans: dict[Path, Scan] = {}
         self._information: dict[str, Any] = {}
         left_out = Report(self.path)
         for file in self._find_files(left_out):
@@ -317,13 +363,13 @@ class Bag:
             self.report.add(str(error).split(': ', 1)[1])
         files = bag_files(self.path, left_out)
         if not files:
-            raise InputError('no MCAP file and no sqlite3 file is in it')
+            raise NoFiles('no MCAP file and no sqlite3 file is in it')
         for name in missing_files(self.path, self._information):
             self.report.add(f'{name} is missing')
         return files
 
     def _add_mcap(self, file: Path) -> list[str]:
-        scan = scan_mcap(file)
+        scan = self.scans[file] = scan_mcap(file)
         for message in scan.messages:
             (self.messages if scan.topics[message.topic].is_readable else self.others).append(message)
         self.types.update((topic.name, topic.type) for topic in scan.topics.values() if topic.is_readable)

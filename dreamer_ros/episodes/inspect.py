@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dreamer_ros.episodes.assemble import Tally, Unusable, recorded_stamp, tally_of
-from dreamer_ros.episodes.bag_reader import SUFFIXES, entries, is_bag, is_partial, open_bag, read_metadata, unsafe
+from dreamer_ros.episodes.bag_reader import bags_in, entries, is_partial, open_bag, read_metadata, unsafe
 from dreamer_ros.episodes.episode_reader import read_episodes
 from dreamer_ros.episodes.report import Regularity, Report, printable
 from dreamer_ros.errors import InputError
@@ -96,35 +96,6 @@ def totals(rows: list[BagInfo]) -> dict[str, dict[str, Any]]:
             'most': max(returns, default=None),
         }
     return found
-
-
-def bags_in(
-    path: Path, also: Callable[[Path], bool] = lambda path: False, expected: str = 'a bag, a folder of bags or a run'
-) -> list[Path]:
-    """A bag itself, or every bag of a folder (of folders). Of a run only `episodes/` and `evaluation/` are searched.
-
-    Args:
-        also: whether something that is no bag counts as well.
-        expected: what is searched for, in words.
-
-    Raises:
-        InputError: there is none.
-    """
-    found = list(_bags(path, also)) if path.exists() else []
-    if not found:
-        but = 'found none' if path.is_dir() else f'but it {"is another file" if path.exists() else "does not exist"}'
-        raise InputError(f'{path}: expected {expected}, {but}')
-    return found
-
-
-def _bags(path: Path, also: Callable[[Path], bool]) -> Iterator[Path]:
-    if also(path) or (is_partial(path) or is_bag(path) if path.is_dir() else path.name.endswith(SUFFIXES)):
-        yield path
-    elif path.is_dir():
-        run = (path / 'config.yaml').exists()
-        for entry in sorted(path.iterdir()):
-            if entry.name in ('episodes', 'evaluation') if run else is_partial(entry) or entry.name[0] != '.':
-                yield from _bags(entry, also)
 
 
 def _describe(bag: Path) -> BagInfo:

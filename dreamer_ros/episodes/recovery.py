@@ -8,15 +8,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dreamer_ros.episodes.assemble import Tally
-from dreamer_ros.episodes.bag_reader import DAMAGE, Bag, bag_files, entries, is_bag, is_partial, read_metadata
+from dreamer_ros.episodes.bag_reader import DAMAGE, Bag, NoFiles, bags_in, is_partial, read_metadata, unsafe
 from dreamer_ros.episodes.bag_writer import McapFile, lock_directory, publish, write_metadata
 from dreamer_ros.episodes.episode import embedded_contract
-from dreamer_ros.episodes.mcap_scan import LARGEST, RawTopic, Scan, scan_mcap
+from dreamer_ros.episodes.mcap_scan import LARGEST, RawTopic, Scan
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.wire.codecs import read_step, stamp_to_ns
 from dreamer_ros.wire.definitions import decode
 from dreamer_ros.wire.topics import ACTION, STEP
+
+NOTHING = 'nothing to recover, no complete chunk of messages is in it'
 
 
 def recover(path: Path) -> Path | None:
@@ -32,22 +34,36 @@ def recover(path: Path) -> Path | None:
         InputError: nothing in it is whole, or it can't be written.
     """
     try:
-        lock = lock_directory(path, wait=False)
-        if lock is None:
-            return None
-        try:
-            return _recover(path)
-        finally:
-            os.close(lock)
+        with _locked(path) as free:
+            return _recover(Bag(path)) if free else None
+    except NoFiles as error:
+        raise InputError(f'episode bag {path}: {NOTHING}') from error
     except OSError as error:
         raise InputError(f'episode bag {path}: recovery failed ({error})') from error
 
 
-def _recover(path: Path) -> Path:
-    sources = [file for file in bag_files(path) if file.suffix == '.mcap']
-    scans = [scan_mcap(source) for source in sources]
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold the lock of a bag; False if a live process has it."""
+    lock = lock_directory(path, wait=False)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _sources(bag: Bag) -> list[Path]:
+    """The files that a recovery replaces."""
+    return [file for file in bag.scans if file.parent == bag.path]
+
+
+def _recover(bag: Bag) -> Path:
+    path = bag.path
+    sources = _sources(bag)
+    scans = [bag.scans[source] for source in sources]
     if not any(scan.messages for scan in scans):
-        raise InputError(f'episode bag {path}: nothing to recover, no complete chunk of messages is in it')
+        raise InputError(f'episode bag {path}: {NOTHING}')
     if any(scan.has_oversize for scan in scans):  # deleting its file would lose what was left out
         raise InputError(f'episode bag {path}: not recovered, it holds a record of more than {LARGEST} bytes')
     name = path.name[1 : -len('.partial')] if is_partial(path) else path.name
@@ -121,39 +137,37 @@ def recover_all(path: Path) -> Iterator[tuple[Path, str, bool]]:
     Raises:
         InputError: there is no bag.
     """
-    if not path.is_dir():
-        raise InputError(f'{path}: expected a bag or a folder of bags, but there is no such directory')
-    bags = [path] if _is_bag(path) else [entry for entry in entries(path) if _is_bag(entry)]
+    bags = [bag for bag in bags_in(path, _is_empty) if bag.is_dir() and not unsafe(bag, path)]
     if not bags:
         raise InputError(f'{path}: expected a bag or a folder of bags, found none')
     for bag in bags:
         yield (bag, *_recovered(bag))
 
 
-def _is_bag(path: Path) -> bool:
-    return path.is_dir() and (
-        is_partial(path) or is_bag(path) or not path.name.startswith('.') and not any(path.iterdir())
-    )
+def _is_empty(path: Path) -> bool:
+    """Whether a folder is one that a recorder made and did not come to fill."""
+    return path.is_dir() and not path.name.startswith('.') and not any(path.iterdir())
 
 
 def _recovered(path: Path) -> tuple[str, bool]:
     try:
-        bag = Bag(path)
-        messages = len(bag.messages) + len(bag.others)
-        if not is_partial(path) and not bag.damage:
-            return f'is whole, {messages} messages', True
-        if not any(file.suffix == '.mcap' for file in bag_files(path)):
-            return (
-                f'holds {messages} messages, but only MCAP files can be recovered; `dreamer bag import` '
-                'reads them as they are'
-            ), False
-        found = recover(path)
+        with _locked(path) as free:
+            if not free:
+                return 'is being written', True
+            bag = Bag(path)
+            messages = len(bag.messages) + len(bag.others)
+            if not is_partial(path) and not bag.damage:
+                return f'is whole, {messages} messages', True
+            if not _sources(bag):
+                return (
+                    f'holds {messages} messages, but only MCAP files can be recovered; `dreamer bag import` '
+                    'reads them as they are'
+                ), False
+            found = _recover(bag)
     except InputError as error:
         return str(error), False
     except OSError as error:
         return f'can not be read ({error.strerror or error})', False
-    if found is None:
-        return 'is being written', True
     reasons = '; '.join(problem.reason for problem in bag.damage)
     name = '' if found == path else f' as {found.name}'
     return f'{messages} messages recovered{name}' + (f' ({reasons})' if reasons else ''), True

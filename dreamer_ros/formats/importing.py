@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from dreamer_ros.episodes.assemble import Row, Tally, tally_of
-from dreamer_ros.episodes.bag_reader import Bag, read_metadata
+from dreamer_ros.episodes.bag_reader import Bag, bags_in, named_spec, read_metadata
 from dreamer_ros.episodes.bag_writer import BagExists, EpisodeWriter, episode_name
 from dreamer_ros.episodes.episode import Episode, contract_data
 from dreamer_ros.episodes.episode_reader import RecordedRobot, own_rows
-from dreamer_ros.episodes.inspect import bags_in
 from dreamer_ros.episodes.labels import Labels
 from dreamer_ros.episodes.mcap_scan import RawMessage
 from dreamer_ros.episodes.report import Problem, Report
@@ -202,10 +201,8 @@ def recorded_spec(bag: Bag, folder: Path) -> RobotSpec:
     spec = bag.find_spec()
     if spec is not None:
         return spec
-    for path in sorted(folder.glob('*/metadata.yaml')) if folder.is_dir() else ():
-        text = (read_metadata(path.parent).get('custom_data') or {}).get('spec')
-        if text:
-            return RobotSpec.from_json(str(text), str(path))
+    if (spec := named_spec(folder)) is not None:
+        return spec
     raise InputError(
         f'it does not name its robot: expected a robot contract, a topic {SPEC.name} in the bag, or a bag of the '
         f'robot in {folder}'

@@ -6,11 +6,10 @@ rclpy nor torch nor launch.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dreamer_ros.errors import InputError
+from dreamer_ros.errors import InputError, hint
 from dreamer_ros.launching import deploy, offline_train, record, replay, robot_train, sim_eval, sim_train
 from dreamer_ros.launching.processes import Scenario
 from dreamer_ros.options import Options
@@ -35,9 +34,7 @@ def scenario_options(name: str) -> type[Options]:
         InputError: there is no such scenario.
     """
     if name not in SCENARIOS:
-        near = difflib.get_close_matches(name, SCENARIOS, 1)
-        hint = f'did you mean {near[0]}?' if near else f'expected one of {", ".join(SCENARIOS)}'
-        raise InputError(f'unknown scenario {name!r}; {hint}')
+        raise InputError(f'unknown scenario {name!r}; {hint(name, SCENARIOS)}')
     return SCENARIOS[name][0]
 
 

@@ -25,7 +25,7 @@ from dreamer_ros.policy.loader import load, policy_path
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.robot.simulated_contract import simulated_contract
 from dreamer_ros.run_key import VARIABLE
-from dreamer_ros.training.run_directory import new_logdir
+from dreamer_ros.training.run_directory import new_logdir, saved_task
 
 
 class Deploy(Options):
@@ -68,7 +68,7 @@ class Deploy(Options):
 def deploy(options: Deploy) -> Scenario:
     """The agent on a robot, or on a mock one, and a recorder if asked for."""
     if not options.policy and not options.robot:
-        raise InputError('deploy: expected policy:=<ONNX file>, robot:=<contract>, or both')
+        raise InputError('expected policy:=<ONNX file>, robot:=<contract>, or both')
     key = given_key_file(options.key)
     path = policy_path(options.policy) if options.policy else None
     spec = load(path).spec if path else None
@@ -81,12 +81,12 @@ def deploy(options: Deploy) -> Scenario:
     if spec:
         contract.check(spec)
     mocked = options.mock == 'true' or (options.mock == 'auto' and not options.robot)
-    task = options.task or (spec.name if spec else '')
+    task = options.task or (path and saved_task(path)) or (spec.name if spec else '')
     if mocked and not task:
-        raise InputError('deploy: expected task:=<what the mock robot simulates>')
+        raise InputError('expected task:=<what the mock robot simulates>')
     if not (path or key or contract.public_key or options.trust == 'lan'):
         raise InputError(
-            'deploy: expected policy:=<ONNX file>, or key:=<the file `key` of the run whose trainer offers policies>, '
+            'expected policy:=<ONNX file>, or key:=<the file `key` of the run whose trainer offers policies>, '
             'or trust:=lan to play the policies of anybody in the ROS domain'
         )
     place = robot_namespace(options.namespace, contract)

@@ -9,7 +9,7 @@ import enum
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -240,13 +240,13 @@ def robot_namespace(namespace: str, contract: RobotContract) -> str:
     return place
 
 
-def task_name(task: str) -> str:
-    """Name of a task, which may be given as a task file."""
+@contextlib.contextmanager
+def needing_simulation() -> Iterator[None]:
+    """Raise InputError instead of ModuleNotFoundError where the packages of the simulation are not installed."""
     try:
-        from dreamer_ros.simulation import task_name
+        yield
     except ModuleNotFoundError as error:
         raise missing_package(error) from error
-    return task_name(task)
 
 
 def given_key_file(option: str) -> Path | None:

@@ -33,17 +33,17 @@ def record(options: Record) -> Scenario:
     """One recorder for each robot."""
     robots, names = options.robot, options.namespace
     if not robots and not names:
-        raise InputError('record: expected robot:=<contract>, or namespace:=<namespace of a simulator>')
+        raise InputError('expected robot:=<contract>, or namespace:=<namespace of a simulator>')
     contracts = [load_named_contract(robot) for robot in robots]
     names = names or tuple(contract.name for contract, _ in contracts)
     sources: list[str | None] = [source for _, source in contracts] or [None] * len(names)
     if len(sources) == 1:
         sources *= len(names)
     if len(names) != len(sources):
-        raise InputError(f'record: expected as many namespaces as robots, got {len(names)} and {len(sources)}')
+        raise InputError(f'expected as many namespaces as robots, got {len(names)} and {len(sources)}')
     places = ['/' + name.strip('/') for name in names]
     if len(set(places)) < len(places):
-        raise InputError(f'record: expected a namespace of its own for each robot, got {" ".join(places)}')
+        raise InputError(f'expected a namespace of its own for each robot, got {" ".join(places)}')
     folder = user_path(options.folder).absolute()
     processes = [
         recorder(

@@ -52,18 +52,18 @@ def replay(options: Replay) -> Scenario:
     """The process of the mode."""
     mode = options.mode
     if not options.bag:
-        raise InputError('replay: expected bag:=<directory of a bag>')
+        raise InputError('expected bag:=<directory of a bag>')
     for name in ('policy', 'run', 'task'):
         value = getattr(options, name)
         if value and name not in READ[mode]:
-            raise InputError(f'replay: {name}:={value} is not used in mode {mode}')
+            raise InputError(f'{name}:={value} is not used in mode {mode}')
     if mode == 'dream' and not options.run:
-        raise InputError('replay: mode dream expects run:=<run directory or checkpoint>')
+        raise InputError('mode dream expects run:=<run directory or checkpoint>')
     if options.policy and options.run:
-        raise InputError('replay: expected either policy:=<ONNX file> or run:=<run directory>')
+        raise InputError('expected either policy:=<ONNX file> or run:=<run directory>')
     bag = user_path(options.bag).absolute()
     if not bag.exists():
-        raise InputError(f'replay: bag:={options.bag}: expected the directory of a bag, but it does not exist')
+        raise InputError(f'bag:={options.bag}: expected the directory of a bag, but it does not exist')
     folder = user_path(options.output).absolute() if options.output else Path('replays').absolute() / bag.name
     parameters: dict[str, Any] = {'bag': str(bag), 'output': str(folder)}
     if mode == 'simulate':

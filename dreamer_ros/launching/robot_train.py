@@ -82,9 +82,9 @@ class RobotTrain(Options):
 def robot_train(options: RobotTrain) -> Scenario:
     """The processes of a role."""
     if not options.robot:
-        raise InputError('robot_train: expected robot:=<contract>')
+        raise InputError('expected robot:=<contract>')
     if options.bags and options.role != 'trainer':
-        raise InputError('robot_train: expected bags:=… with role:=trainer alone')
+        raise InputError('expected bags:=… with role:=trainer alone')
     contract, source = load_named_contract(options.robot)
     logdir = user_path(options.logdir).absolute() if options.logdir else None
     resumed = logdir is not None and (logdir / 'config.yaml').exists()
@@ -98,9 +98,9 @@ def robot_train(options: RobotTrain) -> Scenario:
         if path:
             contract.check(load(path).spec)
         if options.mock and not options.task:
-            raise InputError('robot_train: expected task:=<what the mock robot simulates>')
+            raise InputError('expected task:=<what the mock robot simulates>')
         if options.task and not options.mock:
-            raise InputError('robot_train: task:=… is for mock:=true')
+            raise InputError('task:=… is for mock:=true')
     preset = preset_of(options.preset, begin or logdir)
     overrides = (*options.overrides, *senses(contract.spec))
     config = None
@@ -111,7 +111,7 @@ def robot_train(options: RobotTrain) -> Scenario:
     policies_url = _policies_url(options) if options.role == 'trainer' else None
     if options.role == 'trainer' and options.trust == 'key' and not key and not (logdir and (logdir / NAME).exists()):
         raise InputError(
-            'robot_train: role:=trainer expects key:=<copy of the file `key` in the folder of the robot>, or trust:=lan'
+            'role:=trainer expects key:=<copy of the file `key` in the folder of the robot>, or trust:=lan'
         )
     # A start that is refused leaves no folder behind.
     check_run(logdir or Path('runs'), contract.spec, config)  # the trainer does so too, but by then a robot here moves
@@ -184,11 +184,11 @@ def _policies_url(options: RobotTrain) -> str:
         InputError: `bags` names no robot, or robots elsewhere cannot reach the address.
     """
     if not options.bags:
-        raise InputError('robot_train: role:=trainer expects bags:=http://<host of the robot>:<port>')
+        raise InputError('role:=trainer expects bags:=http://<host of the robot>:<port>')
     own, address = _own_address(options.bags[0]), options.address
     if address == LOCAL and own != LOCAL:
         raise InputError(
-            f'robot_train: the robot at {options.bags[0]} cannot fetch policies from {LOCAL}: expected '
+            f'the robot at {options.bags[0]} cannot fetch policies from {LOCAL}: expected '
             f'address:={own} or address:={EVERYWHERE}'
         )
     return f'http://{own if address == EVERYWHERE else address}:{options.port}/policies'
@@ -203,12 +203,12 @@ def _own_address(url: str) -> str:
             probe.connect(target)  # sends nothing
             own = probe.getsockname()[0]
     except OSError as error:
-        raise InputError(f'robot_train: bags:={url}: expected a host that can be found ({error})') from error
+        raise InputError(f'bags:={url}: expected a host that can be found ({error})') from error
     return LOCAL if own.startswith('127.') else own
 
 
 def _host(url: str) -> tuple[str, int]:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ('http', 'https') or not parts.hostname:
-        raise InputError(f'robot_train: bags:={url}: expected http://<host of the robot>:<port>')
+        raise InputError(f'bags:={url}: expected http://<host of the robot>:<port>')
     return parts.hostname, parts.port or 80

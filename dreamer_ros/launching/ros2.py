@@ -19,6 +19,7 @@ from launch_ros.actions import Node
 from dreamer_ros import launching
 from dreamer_ros.launching.processes import ExitRules, Process, Scenario, Verdict, child_environment, telling_line
 from dreamer_ros.options import as_arguments
+from dreamer_ros.training.run_directory import discard_unused
 from launch import LaunchContext, LaunchDescription
 
 
@@ -117,6 +118,8 @@ class _Run:
 
     def _on_exit(self, process: Process, event: ProcessExited, last_words: str) -> list:
         del self._nodes[id(process)]
+        if not self._nodes:
+            discard_unused(self._scenario.folder)
         if not self._finishing:
             verdict, sentence = self._rules.decide(process, event.returncode)
             if verdict is Verdict.RESTART:

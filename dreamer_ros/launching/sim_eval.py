@@ -9,12 +9,12 @@ from pydantic import Field
 from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import user_path
-from dreamer_ros.launching.processes import Process, Scenario, simulated_robot, task_name
+from dreamer_ros.launching.processes import Process, Scenario, needing_simulation, simulated_robot
 from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import policy_file
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.seeds import evaluation_seed
-from dreamer_ros.training.run_directory import latest_policy, new_evaluation, new_logdir
+from dreamer_ros.training.run_directory import latest_policy, new_evaluation, new_logdir, saved_task
 
 
 class SimEval(Options):
@@ -45,12 +45,16 @@ class SimEval(Options):
 def sim_eval(options: SimEval) -> Scenario:
     """Simulator, agent and recorder of one robot, and an evaluator that counts episodes."""
     if bool(options.run) == bool(options.policy):
-        raise InputError('sim_eval: expected either run:=<run directory> or policy:=<ONNX file>')
+        raise InputError('expected either run:=<run directory> or policy:=<ONNX file>')
     run = user_path(options.run).absolute() if options.run else None
     path = latest_policy(run).absolute() if run else policy_file(options.policy)
-    spec = PolicyRunner(path).spec
-    task = options.task or spec.name
-    name = task_name(task)
+    runner = PolicyRunner(path)
+    spec = runner.spec
+    task = options.task or saved_task(path) or spec.name
+    with needing_simulation():
+        from dreamer_ros.simulation import task_name
+
+        name = task_name(task)
     within = None if options.output else run
     if within:
         folder = new_evaluation(within)  # bags and results of two evaluations do not mix
@@ -64,5 +68,7 @@ def sim_eval(options: SimEval) -> Scenario:
         'output': str(folder),
         'video': str((within or folder) / 'evaluation.mp4'),
     }
+    if within and name == spec.name:  # else the return says nothing about what the run learns
+        evaluator |= {'run': str(within), 'step': int(runner.metadata.get('step', 0))}
     counting = Process('evaluator', '/sim0', evaluator, leads=True, patience=(10.0, 'writing its result'))
     return Scenario('sim_eval', (*robot, counting), folder, run=within)

@@ -9,14 +9,13 @@ from pydantic import Field
 
 from dreamer_ros import options as shared
 from dreamer_ros.config import load_preset
-from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text, user_path
-from dreamer_ros.launching.processes import Process, Scenario, learner, simulated_robot, task_name
+from dreamer_ros.launching.processes import Process, Scenario, learner, needing_simulation, simulated_robot
 from dreamer_ros.options import Options, as_text
 from dreamer_ros.seeds import collector_seed
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.process import check_learners
-from dreamer_ros.training.run_directory import check_run, new_logdir, preset_of
+from dreamer_ros.training.run_directory import check_run, new_logdir, preset_of, save_task, saved_task
 from dreamer_ros.training.schedule import Schedule
 
 
@@ -45,25 +44,25 @@ class SimTrain(Options):
 def sim_train(options: SimTrain) -> Scenario:
     """Simulators, agents and recorders that feed one trainer; an evaluation follows."""
     existing = user_path(options.logdir).absolute() if options.logdir else None
-    saved = _saved_task(existing) if existing else None
-    task = options.task or saved or 'cartpole_swingup'
-    name = task_name(task)
-    if saved and saved != name:
-        raise InputError(f'logdir {existing}: expected task {saved}, which its run was started with, got {name}')
+    task = options.task or (existing and _saved_task(existing)) or 'cartpole_swingup'
     preset = preset_of(options.preset, existing)
     config = load_preset(preset, options.overrides)
     check_learners(config, options.learners)
-    repeat = config.action_repeat_for(name)
-    Schedule.make(config.schedule, options.steps or config.schedule.steps, repeat)  # refuses what teaches nothing
-    # The trainer does so too, but by then there is a folder, and the first episode is recorded.
-    check_run(existing or Path('runs'), None, config)
+    with needing_simulation():
+        from dreamer_ros import simulation
+
+        name = simulation.task_name(task)
+        files = simulation.task_files(task)
+        task = str(files[0]) if files else task
+        settings = config.simulator_options(name)
+        # The trainer refuses a schedule and a robot that do not fit as well, but by then there is a run.
+        Schedule.make(config.schedule, options.steps or config.schedule.steps, settings['action_repeat'])
+        check_run(existing or Path('runs').absolute(), simulation.robot_spec(task, **settings), config)
     folder = existing or new_logdir(name, config.preset)
+    save_task(folder, files)
     simulator = {
         'task': task,
-        'inputs': config.env.inputs,
-        'image_size': config.env.image_size,
-        'cameras': config.env.cameras,
-        'action_repeat': repeat,
+        **settings,
         'render': options.render,
         'mode': 'realtime' if options.mode == 'realtime' else 'lockstep',
         'wait_for_learner': options.mode == 'lockstep',
@@ -88,4 +87,4 @@ def sim_train(options: SimTrain) -> Scenario:
 
 def _saved_task(run: Path) -> str | None:
     path = run / 'spec.json'
-    return RobotSpec.from_json(read_text(path), str(path)).name if path.exists() else None
+    return saved_task(run) or (RobotSpec.from_json(read_text(path), str(path)).name if path.exists() else None)

@@ -24,6 +24,7 @@ import tty
 from dreamer_ros.errors import missing_package
 from dreamer_ros.launching import scenario
 from dreamer_ros.launching.processes import ExitRules, Process, Scenario, Verdict, child_environment, telling_line
+from dreamer_ros.training.run_directory import discard_unused
 
 EXIT_INTERRUPTED = 130
 EXIT_FAILED = 1
@@ -62,8 +63,11 @@ def launch(first: Scenario) -> int:
         following: Scenario | None = first
         while following is not None:
             current = following
-            _check_packages(current)
-            code = Supervisor(current, signals).run()
+            try:
+                _check_packages(current)
+                code = Supervisor(current, signals).run()
+            finally:
+                discard_unused(current.folder)
             if code != 0:
                 return code
             following = scenario(*current.then) if current.then else None

@@ -318,11 +318,10 @@ class Agent:
                 self._loader.submit(Manifest.from_json(message.data, f'topic {self._manifests.topic_name}'))
             except InputError as error:
                 self._complain(str(error))
-        problem = self._loader.poll_problem()
-        if problem is not None:
-            self._complain(problem)
         runner = self._loader.poll()
-        if runner is None:
+        if isinstance(runner, str):
+            self._complain(runner)
+        if not isinstance(runner, PolicyRunner):
             return
         if self._runner is not None:
             runner.carry_over(self._runner)

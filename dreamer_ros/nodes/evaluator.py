@@ -39,6 +39,10 @@ class EvaluatorParameters(Options):
         description='File (mp4) of a film of the last episode, made of the bag that a recorder keeps in `output`. '
         'Default: no film.',
     )
+    run: str = Field('', description='Run directory whose learning curve gets the mean return. Default: none does.')
+    step: int | None = Field(
+        None, ge=0, le=10**12, description='Env steps after which the policy was made. Default: it is not noted.'
+    )
 
     @model_validator(mode='after')
     def _check_video(self) -> EvaluatorParameters:
@@ -93,6 +97,7 @@ class Evaluator:
         self._log = node.get_logger()
         parameters = read_parameters(node, EvaluatorParameters)
         self._episodes, self._output, self._video = parameters.episodes, parameters.output, parameters.video
+        self._run, self._step = parameters.run, parameters.step
         self._inbox = Inbox(node)
         self._announcements = Announcements(self._inbox)
         self._actions = self._inbox.subscribe(topics.ACTION, topics.TRAINER_SUBSCRIBER)
@@ -151,6 +156,7 @@ class Evaluator:
                     {
                         'task': self._spec.name,
                         'spec_hash': self._spec.hash,
+                        'step': self._step,
                         'mean_return': mean,
                         'standard_deviation': deviation,
                         'episodes': self._results,
@@ -159,23 +165,30 @@ class Evaluator:
         if len(self._results) < self._episodes:
             print(f'stopped after {len(self._results)} of {self._episodes} episodes', file=sys.stderr, flush=True)
             return 1
-        if self._video:
-            self._film(user_path(self._output), user_path(self._video))
+        for path, draw in ((self._run, self._plot), (self._video, self._film)):
+            if path:
+                try:
+                    draw(user_path(path))
+                except (InputError, OSError, ModuleNotFoundError) as error:  # the result counts even so
+                    self._log.warning(f'no picture: {error}')
         return 0
 
-    def _film(self, bags: Path, video: Path) -> None:
-        """Film the last episode. If that fails, the result still counts: a warning is enough."""
+    def _plot(self, run: Path) -> None:
+        from dreamer_ros.training.plots import plot_run
+
+        plot_run(run)
+
+    def _film(self, video: Path) -> None:
+        """Film the last episode, once its bag is whole."""
+        from dreamer_ros.viewing.film import episode_video
+
+        bags = user_path(self._output)
         deadline = time.monotonic() + BAG_TIME
         while len(found := _bags(bags)) < self._episodes and time.monotonic() < deadline:
             time.sleep(0.05)
-        try:
-            if not found:
-                raise InputError(f'{bags}: expected a bag to film, got none')
-            from dreamer_ros.viewing.film import episode_video
-
-            episode_video(found[-1], self._spec, video)
-        except (InputError, OSError, ModuleNotFoundError) as error:
-            self._log.warning(f'no video: {error}')
+        if not found:
+            raise InputError(f'{bags}: expected a bag to film, got none')
+        episode_video(found[-1], self._spec, video)
 
     def _write_result(self, result: dict) -> None:
         path = user_path(self._output) / 'result.json'

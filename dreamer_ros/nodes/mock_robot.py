@@ -229,17 +229,10 @@ def _simulate(
     task: str, contract: RobotContract, size: tuple[int, int], seed: int, render: str
 ) -> environment.Environment:
     """The task's simulation, checked against the contract."""
-    cameras = contract.spec.cameras
-    inputs = 'image' if not contract.vector else 'both' if cameras else 'vector'
-    simulated = environment.make(
-        task,
-        seed=seed,
-        render=render,
-        inputs=inputs,
-        episode_length=FOREVER,
-        image_size=size if cameras else (64, 64),
-        cameras=() if cameras == ('camera',) else cameras,
-    )
+    seen = {**contract.spec.simulator_options(), 'action_repeat': 1}
+    if contract.spec.cameras:
+        seen['image_size'] = size
+    simulated = environment.make(task, seed=seed, render=render, episode_length=FOREVER, **seen)
     try:
         # The images are resized, and the agent acts at a rate of its own.
         contract.check(

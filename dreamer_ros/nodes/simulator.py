@@ -20,7 +20,6 @@ from std_srvs.srv import SetBool, Trigger
 
 from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
-from dreamer_ros.options import Options
 from dreamer_ros.ros import diagnostics, qos
 from dreamer_ros.ros.diagnostics import Diagnostics, Timings
 from dreamer_ros.ros.inbox import Inbox
@@ -42,29 +41,16 @@ PACE_HEADSTART = 1_000_000_000  # nanoseconds that a restarted simulator's stamp
 STAMPS_KEPT = 1000  # observations whose late or repeated actions are ignored without a warning
 
 
-PixelCount = Annotated[int, Field(ge=32, le=256)]
-
-
-class SimulatorParameters(Options):
+class SimulatorParameters(environment.Settings):
     """Parameters of the simulator."""
 
     task: Annotated[
         shared.Task,
         Field(default='cartpole_swingup', description='Task to simulate: of dm_control, or a world of sim/.'),
     ]
-    inputs: shared.Inputs
-    image_size: tuple[PixelCount, PixelCount] = Field(
-        (64, 64), description='Height and width of the camera images, in pixels.'
-    )
     cameras: tuple[str, ...] = Field(
         (), description="Cameras of the model, by name or number. Default: the task's own."
     )
-    action_repeat: int = Field(1, ge=1, le=100, description='Control steps per action.')
-    episode_length: int | None = Field(
-        None, ge=1, le=10**6, description="Control steps per episode. Default: the task's own."
-    )
-    seed: shared.Seed
-    render: shared.Render
     mode: Literal['lockstep', 'realtime'] = Field(
         'lockstep', description='lockstep: wait for each action. realtime: step on the wall clock.'
     )
@@ -119,16 +105,7 @@ class Simulator:
         self._realtime = parameters.mode == 'realtime'
         self._wait_for_learner = parameters.wait_for_learner
         self._wait_for_subscribers = parameters.wait_for_subscribers
-        self._environment = environment.make(
-            parameters.task,
-            image_size=parameters.image_size,
-            action_repeat=parameters.action_repeat,
-            seed=parameters.seed,
-            render=parameters.render,
-            inputs=parameters.inputs,
-            cameras=parameters.cameras,
-            episode_length=parameters.episode_length,
-        )
+        self._environment = environment.make(parameters.task, **parameters.pick(*environment.Settings.model_fields))
         self._origin = Origin.of(self._environment, parameters.task, parameters.seed, parameters.render)
 
     def _connect(self, node: Node) -> None:
@@ -175,8 +152,8 @@ class Simulator:
     def _begin_episode(self, stamp: int) -> environment.Observation:
         """Publish where the episode comes from, and return its first observation."""
         observation = self._environment.reset()
-        origin = dataclasses.replace(self._origin, episode=self._environment.episode)
-        self._origins.publish(String(data=origin.to_json(stamp)))
+        origin = self._origin.model_copy(update={'episode': self._environment.episode, 'stamp': stamp})
+        self._origins.publish(String(data=origin.to_json()))
         return observation
 
     def _advance(self, action: np.ndarray, stamp: int) -> environment.Observation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import json
 import math
@@ -24,11 +25,6 @@ OPSET = 17
 # Noise this small must not change a golden action. It stands for the rounding of other machines.
 GOLDEN_JITTER = 1e-4
 GOLDEN_TRIES = 8
-
-
-def export(policy: nn.Module, spec: RobotSpec, path: str | Path, metadata: dict) -> Manifest:
-    """Write one policy file; see `Exporter`."""
-    return Exporter(policy, spec).write(path, metadata)
 
 
 class Exporter:
@@ -94,13 +90,14 @@ class Exporter:
                 'evaluation_noise': json.dumps(getattr(self._policy, 'evaluation_noise', (0, 0))),
                 'action_in_state': json.dumps(getattr(self._policy, 'action_in_state', (0, 0))),
                 'control_period': str(self._spec.control_period),
-                'golden': json.dumps(golden.to_dict()),
+                'golden': golden.model_dump_json(),
             },
         )
         # Serialised messages can be joined: the file is the graph, its metadata and its digest.
         data = with_digest(self._graph + entries.SerializeToString())
         write_file(path, data)
-        return Manifest.of_file(path, data, int(metadata['version']), self._spec, golden)
+        digest = hashlib.sha256(data).hexdigest()
+        return Manifest.of_file(path, digest, len(data), int(metadata['version']), self._spec, golden)
 
     def _arguments(self, inputs: dict, state: torch.Tensor) -> tuple:
         """Positional arguments of the policy from numpy inputs and a state."""
@@ -163,7 +160,7 @@ class Exporter:
                 spread = max(spread, float((action - action[:1]).abs().max()))
                 actions.append(tuple(action[0].tolist()))
             if spread < smallest:
-                best, smallest = Golden(seed, tuple(actions)), spread
+                best, smallest = Golden(seed=seed, action=tuple(actions)), spread
             if spread < GOLDEN_TOLERANCE / 2:
                 break
         if best is None:

@@ -7,6 +7,7 @@ demands it, its origin by a signature (signing.py).
 from __future__ import annotations
 
 import functools
+import queue
 import tempfile
 import threading
 import urllib.parse
@@ -45,10 +46,9 @@ class PolicyLoader:
 
         loader.submit(manifest)
         ...
-        runner = loader.poll() or runner
+        outcome = loader.poll()
 
-    A policy that fails to load is only reported by `poll_problem`, and the running one stays. While its server
-    is away, the download is tried again until a newer policy is submitted.
+    While the server of a policy is away, the download is tried again until a newer policy is submitted.
 
     Args:
         spec, seed, check, keep: see `load`.
@@ -58,8 +58,7 @@ class PolicyLoader:
         self._load_once = functools.partial(load, spec=spec, seed=seed, check=check, keep=keep)
         self._condition = threading.Condition()
         self._pending: Manifest | None = None
-        self._ready: PolicyRunner | None = None
-        self._problem: str | None = None
+        self._outcomes: queue.SimpleQueue[PolicyRunner | str] = queue.SimpleQueue()
         self._seen: str | None = None  # SHA-256 of the last policy submitted
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name='policy-loader', daemon=True)
@@ -74,17 +73,12 @@ class PolicyLoader:
             self._pending = manifest
             self._condition.notify()
 
-    def poll(self) -> PolicyRunner | None:
-        """The newest runner that became ready since the last call, or None. Never blocks on a load."""
-        with self._condition:
-            runner, self._ready = self._ready, None
-            return runner
-
-    def poll_problem(self) -> str | None:
-        """One sentence about the latest failed load, once, or None."""
-        with self._condition:
-            problem, self._problem = self._problem, None
-            return problem
+    def poll(self) -> PolicyRunner | str | None:
+        """What the next load came to: a runner, or one sentence about what is wrong. None without news."""
+        try:
+            return self._outcomes.get_nowait()
+        except queue.Empty:
+            return None
 
     def close(self) -> None:
         """Stop the thread, without waiting for a load that has begun."""
@@ -109,15 +103,13 @@ class PolicyLoader:
         attempts = 0
         while True:
             try:
-                runner = self._load_once(manifest, stop=self._closed, begun=begun)
-                with self._condition:
-                    self._ready = runner
+                self._outcomes.put(self._load_once(manifest, stop=self._closed, begun=begun))
                 return
             except Unreachable as error:
+                if not attempts:
+                    self._outcomes.put(f'{error}; trying again until it can be had')
+                patience = RETRIES[min(attempts, len(RETRIES) - 1)]
                 with self._condition:
-                    if not attempts:
-                        self._problem = f'{error}; trying again until it can be had'
-                    patience = RETRIES[min(attempts, len(RETRIES) - 1)]
                     if self._condition.wait_for(lambda: self._pending or self._closed.is_set(), patience):
                         return
                 attempts += 1
@@ -129,8 +121,8 @@ class PolicyLoader:
                 return
 
     def _refuse(self, manifest: Manifest, problem: str) -> None:
+        self._outcomes.put(problem)
         with self._condition:
-            self._problem = problem
             # The same manifest may come again once the cause is mended.
             if self._seen == manifest.sha256:
                 self._seen = None

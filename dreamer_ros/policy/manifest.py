@@ -5,25 +5,32 @@ It imports neither torch nor onnxruntime: exporter, trainer, agent and robot all
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import AfterValidator, StringConstraints
 
-from dreamer_ros.errors import InputError
+from dreamer_ros.files import user_path
 from dreamer_ros.run_key import RunKey
-from dreamer_ros.schema import load_json
+from dreamer_ros.schema import Expected, Record, check, load_json
 from dreamer_ros.spec import RobotSpec
 
 GOLDEN_STEPS = 2
 GOLDEN_TOLERANCE = 2e-3
 
 
-@dataclasses.dataclass(frozen=True)
-class Golden:
+def _encodable(text: str) -> str:
+    text.encode()  # a lone surrogate, which no terminal and no log can show, raises
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_encodable), Expected('a text in UTF-8')]
+
+
+class Golden(Record):
     """The actions that a policy must compute for the inputs of `golden_inputs`.
 
     Attributes:
@@ -34,17 +41,8 @@ class Golden:
     seed: int
     action: tuple[tuple[float, ...], ...]
 
-    def to_dict(self) -> dict:
-        return {'seed': self.seed, 'action': [list(row) for row in self.action]}
 
-    @classmethod
-    def from_dict(cls, data: dict) -> Golden:
-        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError for anything else."""
-        return cls(int(data['seed']), tuple(tuple(float(x) for x in row) for row in data['action']))
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
+class Manifest(Record):
     """Describes a policy file: the latched message on `policy`, and `policies/latest.json` in a run directory.
 
     Attributes:
@@ -59,44 +57,51 @@ class Manifest:
     """
 
     version: int
-    uri: str
-    sha256: str
+    uri: _Text
+    sha256: Annotated[_Text, StringConstraints(to_lower=True)]
     size: int
-    spec_hash: str
+    spec_hash: _Text
     control_period: float
     golden: Golden
-    signature: str = ''
-    proof: str = ''
+    signature: _Text = ''
+    proof: _Text = ''
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return json.dumps(self.model_dump(), sort_keys=True)
 
     def at(self, uri: str) -> Manifest:
         """The same policy in another place."""
-        return dataclasses.replace(self, uri=uri)
+        return self.model_copy(update={'uri': uri})
 
     def signed_bytes(self) -> bytes:
         """The signed content: everything except the uri, since the same file may lie in several places."""
-        fields = dataclasses.asdict(self)
-        del fields['uri'], fields['signature'], fields['proof']
-        return json.dumps(fields, sort_keys=True).encode()
+        return json.dumps(self.model_dump(exclude={'uri', 'signature', 'proof'}), sort_keys=True).encode()
 
     def announced(self, key: RunKey) -> Manifest:
         """With a proof that covers everything, the uri too: a robot sends its token there."""
-        return dataclasses.replace(self, proof=key.proof(self._proven_bytes()))
+        return self.model_copy(update={'proof': key.proof(self._proven_bytes())})
 
     def proven(self, key: RunKey) -> bool:
         """Whether somebody with the key announced it."""
         return key.proves(self._proven_bytes(), self.proof)
 
     def _proven_bytes(self) -> bytes:
-        return dataclasses.replace(self, proof='').to_json().encode()
+        return self.model_copy(update={'proof': ''}).to_json().encode()
 
     @classmethod
-    def of_file(cls, path: Path, data: bytes, version: int, spec: RobotSpec, golden: Golden) -> Manifest:
-        """The manifest of a policy file with this content."""
-        digest = hashlib.sha256(data).hexdigest()
-        return cls(version, str(path), digest, len(data), spec.hash, spec.control_period, golden)
+    def of_file(
+        cls, path: str | Path, digest: str, size: int, version: int, spec: RobotSpec, golden: Golden
+    ) -> Manifest:
+        """The manifest of a policy file with this SHA-256 and this many bytes."""
+        return cls(
+            version=version,
+            uri=str(user_path(path).absolute()),
+            sha256=digest,
+            size=size,
+            spec_hash=spec.hash,
+            control_period=spec.control_period,
+            golden=golden,
+        )
 
     @classmethod
     def from_json(cls, text: str, source: str = 'policy manifest') -> Manifest:
@@ -105,27 +110,7 @@ class Manifest:
         Raises:
             InputError: not JSON, or a key is missing or of another type.
         """
-        data = load_json(text, source)
-        try:
-            manifest = cls(
-                version=int(data['version']),
-                uri=str(data['uri']),
-                sha256=str(data['sha256']).lower(),
-                size=int(data['size']),
-                spec_hash=str(data['spec_hash']),
-                control_period=float(data['control_period']),
-                golden=Golden.from_dict(data['golden']),
-                signature=str(data.get('signature', '')),
-                proof=str(data.get('proof', '')),
-            )
-            for word in (manifest.uri, manifest.sha256, manifest.spec_hash):
-                word.encode()  # lone surrogates, which no terminal and no log can show, raise
-            return manifest
-        except (ValueError, TypeError, KeyError, ArithmeticError) as error:  # ArithmeticError: version Infinity
-            names = ', '.join(field.name for field in dataclasses.fields(cls) if field.default == dataclasses.MISSING)
-            raise InputError(
-                f'{source}: expected JSON with {names}, got {text[:80]!r} ({type(error).__name__}: {error})'
-            ) from error
+        return check(cls, load_json(text, source), source)
 
 
 def golden_inputs(seed: int, step: int, spec: RobotSpec, noise_size: int) -> dict:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import tempfile
 from collections.abc import Iterable
@@ -57,13 +55,12 @@ def quantize(source: Path, target: Path) -> Manifest:
         finally:
             logging.getLogger().setLevel(level)
         model = onnx.load(str(quantized))
-    golden = dataclasses.replace(runner.golden, action=_golden_actions(model, runner))
-    metadata = {**runner.metadata, 'quantized': 'int8', 'golden': json.dumps(golden.to_dict())}
+    golden = runner.golden.model_copy(update={'action': _golden_actions(model, runner)})
+    metadata = {**runner.metadata, 'quantized': 'int8', 'golden': golden.model_dump_json()}
     metadata.pop(KEY, None)  # the digest of the source
     onnx.helper.set_model_props(model, metadata)
-    data = with_digest(model.SerializeToString())
-    write_file(target.absolute(), data)
-    return Manifest.of_file(target.absolute(), data, runner.version, runner.spec, golden)
+    write_file(target.absolute(), with_digest(model.SerializeToString()))
+    return PolicyRunner(target).manifest()
 
 
 def difference(one: Path, other: Path, episodes: Iterable[Episode] = (), steps: int = 200) -> Difference:

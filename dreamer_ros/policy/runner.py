@@ -14,7 +14,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.files import user_path
 from dreamer_ros.policy.digest import check_digest
 from dreamer_ros.policy.manifest import GOLDEN_STEPS, Golden, Manifest, golden_difference, golden_inputs
-from dreamer_ros.schema import load_json
+from dreamer_ros.schema import check, load_json
 from dreamer_ros.spec import RobotSpec
 
 ONNX_TYPES = {
@@ -155,15 +155,7 @@ class PolicyRunner:
 
     def manifest(self) -> Manifest:
         """The manifest of this file."""
-        return Manifest(
-            self.version,
-            str(user_path(self.path).absolute()),
-            self._digest,
-            self._size,
-            self.spec.hash,
-            self.spec.control_period,
-            self.golden,
-        )
+        return Manifest.of_file(self.path, self._digest, self._size, self.version, self.spec, self.golden)
 
     def reset(self) -> None:
         """Forget the running episode."""
@@ -192,7 +184,7 @@ class PolicyRunner:
     def _read_metadata(self):
         try:
             spec = RobotSpec.from_json(self.metadata['spec'], 'metadata')
-            golden = Golden.from_dict(load_json(self.metadata['golden'], 'golden'))
+            golden = check(Golden, load_json(self.metadata['golden'], 'golden'), 'golden')
             drawn, action = (
                 slice(*load_json(self.metadata.get(name, '[0, 0]'), name))
                 for name in ('evaluation_noise', 'action_in_state')

@@ -5,7 +5,6 @@ Ed25519 (RFC 8032). A signature covers the manifest and, through its sha256, eve
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from pathlib import Path
@@ -66,7 +65,7 @@ def public_key(key: Ed25519PrivateKey) -> str:
 
 def sign(manifest: Manifest, key: Ed25519PrivateKey) -> Manifest:
     """The manifest with a signature."""
-    return dataclasses.replace(manifest, signature=key.sign(manifest.signed_bytes()).hex())
+    return manifest.model_copy(update={'signature': key.sign(manifest.signed_bytes()).hex()})
 
 
 def verify(manifest: Manifest, public_key: str) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from dreamer_ros.errors import InputError
-from dreamer_ros.options import Inputs, Render
+from dreamer_ros.errors import InputError, hint
+from dreamer_ros.options import Inputs, Options, Render
 from dreamer_ros.paths import share
-from dreamer_ros.schema import Expected, Mismatch, Model, check
+from dreamer_ros.schema import Expected, Mismatch, Whole, check
 from dreamer_ros.simulation import gl
 from dreamer_ros.simulation.world import Diverged, World
 from dreamer_ros.spec import RobotSpec
@@ -88,43 +87,21 @@ class Environment:
 
     Args:
         world: the simulated task.
+        spec: of the robot.
         renderer: of the world's model; None for a robot without cameras.
-        vector: whether positions and velocities of the joints are inputs of the agent.
-        action_repeat: control steps per action.
         episode_length: control steps per episode.
 
     Attributes:
         spec: RobotSpec.
         episode: number of the running episode, from 0; -1 before the first `reset`.
-
-    Raises:
-        InputError: the robot has no joints to be inputs.
     """
 
-    def __init__(self, world: World, renderer: Renderer | None, vector: bool, action_repeat: int, episode_length: int):
-        self._world = world
-        self._renderer = renderer
+    def __init__(self, world: World, spec: RobotSpec, renderer: Renderer | None, episode_length: int):
+        self._world, self.spec, self._renderer = world, spec, renderer
         self._picture_renderer: Renderer | None = None
-        self._repeat = action_repeat
-        self._length = episode_length
+        self._repeat, self._length = spec.action_repeat, episode_length
         self._joint_names, self._qpos, self._qvel = _scalar_joints(world)
-        if vector and not self._joint_names:
-            raise InputError(f'inputs: expected hinge or slide joints in {world.name}, it has none')
         self._choices = list(world.choices.values())
-        discrete = bool(self._choices)
-        low, high = world.action_limits()
-        self.spec = RobotSpec(
-            name=world.name,
-            image_size=(self.cameras[0].height, self.cameras[0].width) if self.cameras else (0, 0),
-            vector=tuple(f'{name}/{what}' for what in ('position', 'velocity') for name in self._joint_names if vector),
-            action=tuple(world.choices) if discrete else _actuator_names(world),
-            action_low=(0.0,) * len(self._choices) if discrete else tuple(low),
-            action_high=(1.0,) * len(self._choices) if discrete else tuple(high),
-            control_period=world.control_step * action_repeat,
-            action_repeat=action_repeat,
-            cameras=_camera_names(world, self.cameras),
-            discrete=discrete,
-        )
         self.episode = -1
         self._count = 0
         self._reward = 0.0
@@ -210,11 +187,12 @@ class Environment:
 
     def picture(self, image_size: tuple[int, int]) -> np.ndarray:
         """What the task's own camera sees now, for people: u8[H, W, 3]. The size is that of the first call."""
-        from dreamer_ros.simulation.rendering import Renderer
+        from dreamer_ros.simulation.rendering import Renderer, find_cameras
 
         if self._picture_renderer is None:
-            world = self._world
-            self._picture_renderer = Renderer(world.model, image_size, 'fast', world.default_cameras[:1])
+            model = self._world.model
+            cameras = find_cameras(model, image_size, self._world.default_cameras[:1])
+            self._picture_renderer = Renderer(model, cameras, 'fast')
             self._picture_renderer.upload_terrain()
         return self._picture_renderer.render(self._world.data)
 
@@ -277,23 +255,39 @@ def task_name(task: str) -> str:
     return _find(task)[0]
 
 
-# NumPy's whole numbers are none to pydantic.
-_Whole = Annotated[int, BeforeValidator(lambda value: int(value) if isinstance(value, np.integer) else value)]
-_Side = Annotated[_Whole, Field(ge=16, le=1024)]
+def task_files(task: str) -> list[Path]:
+    """The files that a task given as a path is made of: itself first, its model, and the files that this includes.
+
+    Empty for a task with a name.
+    """
+    import mujoco
+
+    _, file = _find(task)
+    if file is None or file.path != Path(task):
+        return []
+    model = file.path.parent / file.model
+    return [file.path.absolute(), *(Path(name).absolute() for name in mujoco.mju_getXMLDependencies(str(model)))]
 
 
-class _Settings(Model):
-    """Arguments of `make`."""
+Side = Annotated[Whole, Field(ge=16, le=1024)]
 
-    image_size: tuple[_Side, _Side] = Field(description='height and width in pixels')
-    action_repeat: _Whole = Field(ge=1, description='control steps per action')
-    seed: _Whole = Field(ge=0, le=2**32 - 1, description='of the random initial states')
-    render: Render
+
+class Settings(Options):
+    """How a task is simulated, and what an agent perceives of it."""
+
     inputs: Inputs
-    cameras: Annotated[tuple[_Whole | str, ...], Expected('a list of names or numbers')] = Field(
-        description="cameras to look through; none for the task's own"
+    image_size: tuple[Side, Side] = Field((64, 64), description='Height and width of the camera images, in pixels.')
+    cameras: Annotated[tuple[Whole | str, ...], Expected('a list of names or numbers')] = Field(
+        (), description="Cameras of the model, by name or number. Default: the task's own."
     )
-    episode_length: _Whole | None = Field(ge=1, description="control steps per episode; the task's own")
+    action_repeat: Whole = Field(1, ge=1, le=10**6, description='Control steps per action.')
+    episode_length: Whole | None = Field(
+        None, ge=1, le=10**9, description="Control steps per episode. Default: the task's own, 1000 in the suite."
+    )
+    seed: Whole = Field(
+        0, ge=0, le=2**32 - 1, description='Of the initial states. Equal seeds and actions give equal episodes.'
+    )
+    render: Render
 
     @model_validator(mode='after')
     def _fits(self):
@@ -302,53 +296,64 @@ class _Settings(Model):
         return self
 
 
-def make(
-    task: str,
-    *,
-    image_size: tuple[int, int] = (64, 64),
-    action_repeat: int = 1,
-    seed: int = 0,
-    render: str = 'fast',
-    inputs: str = 'image',
-    cameras: Sequence[int | str] = (),
-    episode_length: int | None = None,
-) -> Environment:
+def make(task: str, **settings: Any) -> Environment:
     """Make the environment of a task.
 
     Args:
         task: a name from `task_names()`, or the path of a task file (.yaml, see sim/README.md).
-        image_size: (height, width) in pixels.
-        action_repeat: control steps per action.
-        seed: of the random initial states; equal seeds and actions give equal episodes.
-        render: `fast` (no shadows or reflections), `shadows` (a small shadow map), `suite` (dm_control's).
-        inputs: what the agent perceives: `image`, `vector` (positions and velocities of the joints) or `both`.
-        cameras: names or numbers of the model's cameras to look through; none for the task's own.
-        episode_length: control steps per episode; None for the task's own (1000 in the suite).
+        settings: fields of `Settings`.
 
     Raises:
         InputError: an unknown task, a value out of range, or OpenGL is not available.
     """
-    given = dict(
-        image_size=image_size,
-        action_repeat=action_repeat,
-        seed=seed,
-        render=render,
-        inputs=inputs,
-        cameras=cameras,
-        episode_length=episode_length,
-    )
-    settings: _Settings = check(_Settings, given, f'task {task}')
+    world, spec, cameras, checked = _open(task, settings)
+    from dreamer_ros.simulation.rendering import Renderer
+
+    renderer = Renderer(world.model, cameras, checked.render) if cameras else None
+    return Environment(world, spec, renderer, checked.episode_length or world.default_length)
+
+
+def robot_spec(task: str, **settings: Any) -> RobotSpec:
+    """The robot of the environment that `make` would give, without OpenGL.
+
+    Raises:
+        InputError: an unknown task or camera, or a value out of range.
+    """
+    world, spec, *_ = _open(task, settings)
+    world.close()
+    return spec
+
+
+def _open(task: str, given: dict[str, Any]) -> tuple[World, RobotSpec, tuple[CameraModel, ...], Settings]:
+    """The simulated task, its robot, the robot's cameras, and the checked settings."""
+    settings: Settings = check(Settings, given, f'task {task}')
     gl.prepare()
     from dreamer_ros.simulation import robot_world, suite
-    from dreamer_ros.simulation.rendering import Renderer
+    from dreamer_ros.simulation.rendering import find_cameras
 
     name, file = _find(task)
     world: World = robot_world.RobotWorld(file, settings.seed) if file else suite.SuiteWorld(name, settings.seed)
-    renderer = None
-    if inputs != 'vector':
-        renderer = Renderer(world.model, settings.image_size, render, settings.cameras or world.default_cameras)
-    length = settings.episode_length or world.default_length
-    return Environment(world, renderer, inputs != 'image', settings.action_repeat, length)
+    numbers = () if settings.inputs == 'vector' else settings.cameras or world.default_cameras
+    cameras = find_cameras(world.model, settings.image_size, numbers)
+    joints, *_ = _scalar_joints(world)
+    if settings.inputs != 'image' and not joints:
+        raise InputError(f'inputs: expected hinge or slide joints in {world.name}, it has none')
+    quantities = () if settings.inputs == 'image' else ('position', 'velocity')
+    count, discrete = len(world.choices), bool(world.choices)
+    low, high = ((0.0,) * count, (1.0,) * count) if discrete else map(tuple, world.action_limits())
+    spec = RobotSpec(
+        name=world.name,
+        image_size=settings.image_size if cameras else (0, 0),
+        vector=tuple(f'{joint}/{what}' for what in quantities for joint in joints),
+        action=tuple(world.choices) if discrete else _actuator_names(world),
+        action_low=low,
+        action_high=high,
+        control_period=world.control_step * settings.action_repeat,
+        action_repeat=settings.action_repeat,
+        cameras=_camera_names(world, cameras),
+        discrete=discrete,
+    )
+    return world, spec, cameras, settings
 
 
 def _find(task: str) -> tuple[str, TaskFile | None]:
@@ -362,9 +367,7 @@ def _find(task: str) -> tuple[str, TaskFile | None]:
     if task in files or task.endswith(('.yaml', '.yml')):
         file = task_file.read(files.get(task, Path(task)))
         return file.path.stem, file
-    near = difflib.get_close_matches(task, [*task_names(), *suite.aliases()], n=3, cutoff=0.5)
-    hint = f'did you mean {" or ".join(near)}?' if near else f'known tasks: {", ".join(task_names())}'
-    raise InputError(f'task: {task!r} is unknown; {hint}')
+    raise InputError(f'task: {task!r} is unknown; {hint(task, [*task_names(), *suite.aliases()])}')
 
 
 def _task_files() -> dict[str, Path]:

@@ -1,4 +1,7 @@
-"""The simulated tasks with Gymnasium's API, registered as `dreamer_ros/<task>-v0` when this module is imported."""
+"""The simulated tasks with Gymnasium's API.
+
+Importing this module registers them: `gymnasium.make('dreamer_ros/<task>-v0')` is `dreamer_ros.make('<task>')`.
+"""
 
 from __future__ import annotations
 
@@ -124,4 +127,4 @@ def action_space(robot: RobotSpec) -> spaces.Space[Any]:
 
 
 for _name in task_names():
-    gymnasium.register(f'dreamer_ros/{_name}-v0', f'{__name__}:GymEnv', kwargs={'task': _name})
+    gymnasium.register(f'dreamer_ros/{_name}-v0', 'dreamer_ros.api:make', kwargs={'task': _name})

@@ -56,25 +56,19 @@ class Renderer:
 
     Args:
         model: the compiled model; its rendering settings are changed to the mode's.
-        image_size: (height, width) in pixels.
+        cameras: of the model, with images of one size; at least one.
         mode: `fast`, `shadows` or `suite`.
-        cameras: names or numbers of different cameras of the model.
-
-    Attributes:
-        cameras: their CameraModels.
 
     Raises:
-        InputError: unknown camera, or OpenGL is not available.
+        InputError: OpenGL is not available.
     """
 
-    def __init__(self, model: mujoco.MjModel, image_size: tuple[int, int], mode: str, cameras: Sequence[int | str]):
-        height, width = image_size
-        self.cameras = tuple(_camera(model, camera, image_size) for camera in cameras)
-        if len({camera.number for camera in self.cameras}) < len(self.cameras):
-            raise InputError(f'cameras: expected different ones, got {", ".join(map(str, cameras))}')
+    def __init__(self, model: mujoco.MjModel, cameras: Sequence[CameraModel], mode: str):
+        height, width = cameras[0].height, cameras[0].width
+        self.cameras = tuple(cameras)
         self._model = model
         self._gl = gl.make_context(width, height)
-        _simplify(model, image_size, mode)
+        _simplify(model, (height, width), mode)
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + model.nsite + _SPARE_GEOMS)
@@ -140,18 +134,26 @@ def _simplify(model: mujoco.MjModel, image_size: tuple[int, int], mode: str) -> 
     model.geom_size[planes, 2] = np.maximum(size[:, 2], 2 * size[:, :2].max(axis=1, initial=0) / _FLOOR_QUADS)
 
 
-def _camera(model: mujoco.MjModel, camera: int | str, image_size: tuple[int, int]) -> CameraModel:
-    """The camera of that name or number."""
+def find_cameras(
+    model: mujoco.MjModel, image_size: tuple[int, int], wanted: Sequence[int | str]
+) -> tuple[CameraModel, ...]:
+    """The cameras of a model with these names or numbers.
+
+    Raises:
+        InputError: an unknown camera, or one twice.
+    """
+    height, width = image_size
     names = [model.camera(number).name or f'camera{number}' for number in range(model.ncam)]
-    if camera in names:
-        number = names.index(camera)
-    else:
+    numbers = []
+    for camera in wanted:
         try:
-            number = int(camera)
+            number = names.index(camera) if camera in names else int(camera)
         except ValueError:
             number = -1
-    if not 0 <= number < model.ncam:
-        listed = ', '.join(f'{number} {name}' for number, name in enumerate(names)) or 'none'
-        raise InputError(f'camera: the model has the cameras {listed}; got {camera!r}')
-    height, width = image_size
-    return CameraModel(number, names[number], width, height, float(model.cam_fovy[number]))
+        if not 0 <= number < model.ncam:
+            listed = ', '.join(f'{number} {name}' for number, name in enumerate(names)) or 'none'
+            raise InputError(f'camera: the model has the cameras {listed}; got {camera!r}')
+        numbers.append(number)
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f'cameras: expected different ones, got {", ".join(map(str, wanted))}')
+    return tuple(CameraModel(n, names[n], width, height, float(model.cam_fovy[n])) for n in numbers)

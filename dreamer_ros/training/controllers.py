@@ -21,7 +21,7 @@ from dreamer_ros.training.checkpoint import find_checkpoint
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.progress import count_bar
 from dreamer_ros.training.rollout import Player, play_side_by_side
-from dreamer_ros.training.run_directory import RunDirectory
+from dreamer_ros.training.run_directory import RunDirectory, saved_task
 from dreamer_ros.viewing.figures import new_figure, save_figure
 
 
@@ -41,11 +41,16 @@ def open_world_models(run: Path) -> Learner:
     return learner
 
 
+def _task(run: Path, learner: Learner) -> str:
+    return saved_task(run) or learner.spec.name
+
+
 class Simulators:
     """Several simulators that score the policy of a learner as it is.
 
     Args:
         learner: of system world_models.
+        task: what it has learnt.
         episodes: of each score; as many simulators play side by side as there are cores for them.
         seed: of initial states.
 
@@ -53,10 +58,11 @@ class Simulators:
         episode_steps: actions of an episode that nothing but the time limit ends.
     """
 
-    def __init__(self, learner: Learner, episodes: int, seed: int):
+    def __init__(self, learner: Learner, task: str, episodes: int, seed: int):
         spec, count = learner.spec, min(episodes, len(os.sched_getaffinity(0)))
         self._exporter, self._episodes = Exporter(learner.policy, spec), episodes
-        self._players = [Player(spec.name, learner.config.env, spec.action_repeat, seed + n) for n in range(count)]
+        options = spec.simulator_options()
+        self._players = [Player(task, seed + n, **options) for n in range(count)]
         self.episode_steps = self._players[0].episode_steps
         self._folder = tempfile.TemporaryDirectory(prefix='dreamer-')
         self._versions = 0
@@ -132,7 +138,7 @@ def evolve(run: Path, place: str, temperature: float | None, generations: int, s
         agent.evolution.reset()
         population = agent.evolution.population
         if place == 'simulator':
-            simulators = Simulators(learner, learner.config.controller.rollouts, seed)
+            simulators = Simulators(learner, _task(run, learner), learner.config.controller.rollouts, seed)
             open_now.callback(simulators.close)
         bar = open_now.enter_context(count_bar(generations * population, 'candidates'))
         try:
@@ -186,7 +192,7 @@ def compare_temperatures(
     learner = open_world_models(run)
     agent, rows = learner.agent, []
     with contextlib.ExitStack() as open_now:
-        simulators = Simulators(learner, episodes, seed)
+        simulators = Simulators(learner, _task(run, learner), episodes, seed)
         open_now.callback(simulators.close)
         bar = open_now.enter_context(count_bar(len(temperatures) * generations, 'generations'))
         random = _score(simulators.play_random())

@@ -9,17 +9,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
+from dreamer_ros import simulation
 from dreamer_ros.config import Config
 from dreamer_ros.episodes.episode import EpisodeInfo
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.seeds import collector_seed, evaluation_seed
-from dreamer_ros.simulation import task_name
 from dreamer_ros.training import process
 from dreamer_ros.training.progress import Progress, Status
 from dreamer_ros.training.robots import Robots
 from dreamer_ros.training.rollout import Player, play_side_by_side
-from dreamer_ros.training.run_directory import RunDirectory, new_logdir
+from dreamer_ros.training.run_directory import RunDirectory, new_logdir, save_task
 from dreamer_ros.training.run_replay import MemoryReplay
 from dreamer_ros.training.schedule import Schedule
 
@@ -138,14 +138,14 @@ def train_in_process(
         InputError: the task, the budget or the device do not fit, the folder holds a run already, or the losses are
             not finite.
     """
-    folder = Path(logdir) if logdir else new_logdir(task_name(task), config.preset)
-    if (folder / 'config.yaml').exists():
+    if logdir and (Path(logdir) / 'config.yaml').exists():
         raise InputError(
-            f'run {folder}: expected a folder without a run, since training in one process keeps its episodes in '
+            f'run {logdir}: expected a folder without a run, since training in one process keeps its episodes in '
             'memory and can not go on later; choose another log directory'
         )
-    steps = config.schedule.steps if steps is None else steps
-    repeat = config.action_repeat_for(task)
+    name = simulation.task_name(task)
+    settings = config.simulator_options(name)
+    steps, repeat = config.schedule.steps if steps is None else steps, settings['action_repeat']
     with contextlib.ExitStack() as open_now:
         open_now.enter_context(process.prepare_learners(config, robots=simulators))
         from dreamer_ros.training.loop import Trainer
@@ -154,11 +154,13 @@ def train_in_process(
         marks = [math.ceil(steps * k / evaluations / repeat) for k in range(1, evaluations + 1)]
 
         def player(its_seed: int) -> Player:
-            return open_now.enter_context(contextlib.closing(Player(task, config.env, repeat, its_seed)))
+            return open_now.enter_context(contextlib.closing(Player(task, its_seed, **settings)))
 
         players = [player(collector_seed(seed, n)) for n in range(simulators)]
         evaluators = [player(evaluation_seed(seed, n)) for n in range(min(EVALUATION_PLAYERS, evaluation_episodes))]
         spec = players[0].spec
+        folder = Path(logdir) if logdir else new_logdir(name, config.preset)
+        save_task(folder, simulation.task_files(task))
         run = open_now.enter_context(contextlib.closing(RunDirectory(folder, config, spec)))
         replay = MemoryReplay(config.replay.capacity, config.schedule, spec, seed)
         Trainer(

@@ -6,13 +6,12 @@ import contextlib
 import dataclasses
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dreamer_ros import options as shared
 from dreamer_ros.config import Config, load_preset
-from dreamer_ros.episodes.bag_reader import read_metadata
-from dreamer_ros.episodes.episode import embedded_contract
+from dreamer_ros.episodes.bag_reader import named_spec
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import read_text, user_path
 from dreamer_ros.options import Options
@@ -128,29 +127,14 @@ def find_spec(folders: Sequence[Path]) -> RobotSpec:
     Raises:
         InputError: no bag does.
     """
-    for data in _custom_data(folders):
-        try:
-            contract = embedded_contract(data)
-            if contract is not None:
-                return contract.spec
-            return RobotSpec.from_json(data['spec'], 'custom_data')
-        except (InputError, KeyError):
-            continue
+    for folder in folders:
+        spec = named_spec(folder)
+        if spec is not None:
+            return spec
     raise InputError(
         f'bags: expected a bag that names its robot in {", ".join(map(str, folders))}, found none; tell by a '
         'contract which robot it was (robot)'
     )
-
-
-def _custom_data(folders: Sequence[Path]) -> Iterator[dict]:
-    for folder in folders:
-        for bag in sorted(folder.iterdir()):
-            if (bag / 'metadata.yaml').exists():
-                try:
-                    data = read_metadata(bag).get('custom_data') or {}
-                except InputError:
-                    continue
-                yield {str(key): str(value) for key, value in data.items()}
 
 
 def senses(spec: RobotSpec) -> list[str]:

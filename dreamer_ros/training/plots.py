@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dreamer_ros.errors import InputError
+from dreamer_ros.schema import load_json
 from dreamer_ros.training.metrics import FILE, read_metrics
 from dreamer_ros.viewing.figures import new_figure, save_figure
 
@@ -33,6 +34,7 @@ def plot_run(run: str | Path) -> Path:
     """
     run = Path(run)
     lines = read_metrics(run)
+    lines += _evaluations(run, lines)
     panels = [
         (label, series, unit, smoothing)
         for label, series, unit, smoothing in (
@@ -55,6 +57,17 @@ def plot_run(run: str | Path) -> Path:
         axes[0][0].legend(fontsize='small')
     figure.suptitle(run.resolve().name, fontsize='medium')
     return save_figure(figure, run / 'curve.png')
+
+
+def _evaluations(run: Path, lines: list[dict]) -> list[dict]:
+    """The results in <run>/evaluation/ as lines of metrics, at the steps after which their policies were made."""
+    found = []
+    for file in sorted(run.glob('evaluation/*/result.json')):
+        result = load_json(file, str(file))
+        if result.get('step') is not None:  # older results have none
+            time = max((line['time'] for line in lines if line['step'] <= result['step']), default=0.0)
+            found.append({'step': result['step'], 'time': time, 'return_evaluate': result['mean_return']})
+    return found
 
 
 def plot_comparison(runs: Sequence[Path], path: Path) -> Path:

@@ -6,11 +6,11 @@ import types
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dreamer_ros import simulation
-from dreamer_ros.config import EnvConfig
 from dreamer_ros.episodes.episode import Episode
 from dreamer_ros.policy.actions import random_action
 from dreamer_ros.policy.runner import PolicyRunner
@@ -27,17 +27,16 @@ class Player:
 
     Args:
         task: what `simulation.make` takes.
-        env: what the agent perceives.
-        action_repeat: control steps per action.
         seed: of initial states, random actions and exploration.
         untrained: gives the actions without a policy, from spec and generator.
+        settings: of `simulation.make`.
 
     Attributes:
         spec: of the robot.
         episode_steps: actions of an episode that nothing but the time limit ends.
     """
 
-    def __init__(self, task: str, env: EnvConfig, action_repeat: int, seed: int, untrained=random_action):
+    def __init__(self, task: str, seed: int, untrained=random_action, **settings: Any):
         self._untrained = untrained
         self._rng = np.random.default_rng(seed)
         self._runner: PolicyRunner | None = None
@@ -45,15 +44,7 @@ class Player:
         self._observation: Observation | None = None
         self._steps: list[tuple] = []
         self._thread = ThreadPoolExecutor(1, 'player')
-        self._environment = self._thread.submit(
-            simulation.make,
-            task,
-            image_size=env.image_size,
-            action_repeat=action_repeat,
-            seed=seed,
-            inputs=env.inputs,
-            cameras=env.cameras,
-        ).result()
+        self._environment = self._thread.submit(simulation.make, task, seed=seed, **settings).result()
         self.spec: RobotSpec = self._environment.spec
         self.episode_steps: int = self._environment.episode_steps
 

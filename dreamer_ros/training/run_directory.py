@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dreamer_ros.config import Config, stored_config
@@ -19,17 +20,19 @@ from dreamer_ros.files import (
     lock_file,
     nearest_existing,
     read_text,
+    replacing,
     user_path,
     write_file,
 )
 from dreamer_ros.policy.manifest import Manifest
-from dreamer_ros.schema import load_yaml
+from dreamer_ros.schema import Name, Record, check, load_json, load_yaml
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.checkpoint import LATEST, is_complete, newest_first
 
 CHECKPOINTS_KEPT = 2
 POLICIES_KEPT = 5
 LOCK = '.trainer.lock'
+TASK, TASK_FOLDER = 'task.json', 'task'
 
 
 def new_logdir(task: str, preset: str) -> Path:
@@ -82,6 +85,62 @@ def preset_of(preset: str, run: str | Path | None) -> str:
     """The preset that was asked for, else the one that a run began with, else `cpu`."""
     config = user_path(run) / 'config.yaml' if run else None
     return preset or (str(config) if config and config.exists() else 'cpu')
+
+
+class _TaskRecord(Record):
+    """task.json: where the task file of a run lies, and its copy in the run."""
+
+    path: Name
+    kept: Name
+
+
+def save_task(run: Path, files: Sequence[Path]) -> None:
+    """Keep the files of a task in a run, which may move or change later.
+
+    Args:
+        files: see `simulation.task_files`; none for a task with a name.
+
+    Raises:
+        InputError: they cannot be copied.
+    """
+    if not files or files[0].is_relative_to(run):
+        return
+    base = os.path.commonpath([file.parent for file in files])
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        with replacing(run / TASK_FOLDER) as partial:
+            for file in files:
+                copy = partial / file.relative_to(base)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, copy)
+        record = _TaskRecord(path=str(files[0]), kept=str(files[0].relative_to(base)))
+        write_file(run / TASK, json.dumps(record.model_dump()) + '\n')
+    except OSError as error:
+        raise _unwritable(run, error) from error
+
+
+def discard_unused(folder: Path) -> None:
+    """Remove the folder of a run in which nothing began: no file is in it, but for the copy of its task."""
+    files = (path.relative_to(folder) for path in folder.rglob('*') if not path.is_dir())
+    if all(file.parts[0] in (TASK, TASK_FOLDER) for file in files):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def saved_task(place: Path) -> str | None:
+    """The task file of the run that a policy, a bag or a folder belongs to: the original, or the copy if that is gone.
+
+    None if the run is of a task with a name, or there is no run.
+
+    Raises:
+        InputError: task.json is damaged.
+    """
+    place = place.absolute()
+    for folder in (place, *place.parents)[:4]:  # a bag in evaluation/<time> lies deepest
+        file = folder / TASK
+        if file.is_file():
+            record = check(_TaskRecord, load_json(file, str(file)), str(file))
+            return record.path if Path(record.path).exists() else str(folder / TASK_FOLDER / record.kept)
+    return None
 
 
 class RunDirectory:
@@ -241,17 +300,13 @@ def _check(path: Path, spec: RobotSpec | None, config: Config | None) -> None:
     if marker.is_dir():
         raise InputError(f'{marker}: expected a file that names the latest checkpoint, got a folder')
     spec_file, config_file = path / 'spec.json', path / 'config.yaml'
+    stored = None
     if spec is not None and spec_file.exists():
         stored = RobotSpec.from_json(read_text(spec_file), str(spec_file))
         if stored.name != spec.name:
             raise InputError(
                 f'run {path}: expected the task {stored.name}, which this run was '
                 f'started with, got {spec.name}; choose another log directory'
-            )
-        if stored.hash != spec.hash:
-            raise InputError(
-                f'run {path}: expected the robot this run was started with, but '
-                f'{stored.difference(spec)}; choose another log directory'
             )
     if config is not None and config_file.exists():
         before = stored_config(load_yaml(config_file, f'run {path}: config.yaml'), f'run {path}: config.yaml')
@@ -261,6 +316,11 @@ def _check(path: Path, spec: RobotSpec | None, config: Config | None) -> None:
                 f'run {path}: expected the preset {before.preset} it was started with, but '
                 f'{"; ".join(changed[:4])}{" …" * (len(changed) > 4)}; choose another log directory'
             )
+    if stored is not None and stored.hash != spec.hash:
+        raise InputError(
+            f'run {path}: expected the robot this run was started with, but '
+            f'{stored.difference(spec)}; choose another log directory'
+        )
 
 
 def _lock(path: Path) -> int:

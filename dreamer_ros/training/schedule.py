@@ -36,7 +36,7 @@ class Schedule:
         if budget <= schedule.prefill:
             raise InputError(
                 f'steps: expected more than the {schedule.prefill * action_repeat} env steps that are played '
-                f'at random before learning begins, got {env_steps}'
+                f'at random before learning begins (schedule.prefill {schedule.prefill}), got {env_steps}'
             )
         trained = schedule.batch * schedule.length
         made = cls(trained / schedule.replay_ratio, schedule.prefill, budget)

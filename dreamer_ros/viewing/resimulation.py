@@ -18,6 +18,7 @@ from dreamer_ros.files import write_result
 from dreamer_ros.simulation.environment import Environment, Observation
 from dreamer_ros.simulation.origin import Origin, mujoco_version
 from dreamer_ros.spec import RobotSpec
+from dreamer_ros.training.run_directory import saved_task
 from dreamer_ros.wire.codecs import APPLIED, STEP_NAMES, Step
 from dreamer_ros.wire.definitions import decode
 from dreamer_ros.wire.topics import ACTION, JOINT_STATES, STEP
@@ -95,7 +96,12 @@ class Resimulation:
         Raises:
             InputError: the folder cannot be written.
         """
-        content = {**dataclasses.asdict(self), 'bag': str(self.bag), 'exact': self.exact}
+        content = {
+            **dataclasses.asdict(self),
+            'bag': str(self.bag),
+            'origin': self.origin.model_dump(exclude={'stamp'}),
+            'exact': self.exact,
+        }
         return write_result(folder / 'resimulation.json', json.dumps(content, indent=1) + '\n')
 
 
@@ -104,7 +110,7 @@ def resimulate(bag: Path, task: str | None = None) -> Resimulation:
 
     Args:
         bag: with one episode of a simulated robot.
-        task: instead of the recorded one, a task file that has moved.
+        task: instead of the recorded one, a task file that has moved. None takes the copy in the bag's run.
 
     Raises:
         InputError: the bag does not say where its episode comes from, lacks the beginning or a step, or its world
@@ -117,8 +123,10 @@ def resimulate(bag: Path, task: str | None = None) -> Resimulation:
             f'of our simulators only; got {", ".join(opened.custom_data) or "none"}'
         )
     spec = opened.spec()
-    origin, first_stamp = Origin.from_json(opened.custom_data['simulation'], f'bag {bag}')
-    steps = _read_steps(opened, spec, first_stamp)
+    origin = Origin.from_json(opened.custom_data['simulation'], f'bag {bag}')
+    steps = _read_steps(opened, spec, origin.stamp)
+    if task is None and not Path(origin.task).exists():
+        task = saved_task(opened.path)  # a file that has moved; none for a task with a name
     environment = origin.simulate(spec, task)
     try:
         remarks = _remarks(environment, spec, origin)

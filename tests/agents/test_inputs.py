@@ -8,7 +8,7 @@ import torch
 
 from dreamer_ros.agents.system import make_agent
 from dreamer_ros.errors import InputError
-from dreamer_ros.policy.export import export
+from dreamer_ros.policy.export import Exporter
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.training.learner import Learner
 from tests.agents.small import ACTIONS, config, robot, touched
@@ -56,7 +56,7 @@ def test_updates_and_the_exported_policy(name, system, tmp_path, rng, seed):
     )
 
     policy = learner.policy
-    export(policy, spec, tmp_path / 'p.onnx', {'version': 1, 'system': 'dreamer', 'preset': 'test'})
+    Exporter(policy, spec).write(tmp_path / 'p.onnx', {'version': 1, 'system': 'dreamer', 'preset': 'test'})
     runner = PolicyRunner(tmp_path / 'p.onnx', spec, seed=seed)
     assert runner.uses_vector == policy.uses_vector == bool(spec.vector)
     state, worst = torch.zeros(1, policy.state_size), 0.0

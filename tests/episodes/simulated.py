@@ -41,14 +41,14 @@ def simulated_bag(
         actions: by step, what to write down instead of the action that was taken.
         seed: to write down instead of the one that was used.
     """
-    from dreamer_ros.policy.export import export
+    from dreamer_ros.policy.export import Exporter
     from tests.policy.tiny import tiny_policy
 
     environment = make(task, seed=SEED, **OPTIONS)
     spec = environment.spec
     policy = folder / 'policy.onnx'
     if not policy.exists():
-        export(tiny_policy(spec, seed=1), spec, policy, dict(system='tiny', preset='tiny', step=7, version=7))
+        Exporter(tiny_policy(spec, seed=1), spec).write(policy, dict(system='tiny', preset='tiny', step=7, version=7))
     runner = PolicyRunner(policy, spec)
     origin = Origin.of(environment, task, seed, 'fast')
     writer = EpisodeWriter(
@@ -58,7 +58,7 @@ def simulated_bag(
         {'task': spec.name, 'robot': 'sim0', 'spec': spec.to_json(), 'spec_hash': spec.hash},
     )
     observation, stamp, total, length = environment.reset(EPISODE), START, 0.0, 0
-    origin = json.dumps({**json.loads(origin.to_json(START)), 'episode': EPISODE})
+    origin = json.dumps({**json.loads(origin.to_json()), 'episode': EPISODE, 'stamp': START})
     while True:
         total, length = total + observation.reward, length + 1
         action = np.zeros(len(spec.action), np.float32)

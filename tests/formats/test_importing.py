@@ -15,10 +15,10 @@ from PIL import Image
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from dreamer_ros.cli.main import main
-from dreamer_ros.episodes.bag_reader import partial_path, read_metadata
+from dreamer_ros.episodes.bag_reader import bags_in, partial_path, read_metadata
 from dreamer_ros.episodes.bag_writer import EpisodeWriter
 from dreamer_ros.episodes.episode_reader import read_episodes
-from dreamer_ros.episodes.inspect import actors, bags_in, read_contents
+from dreamer_ros.episodes.inspect import actors, read_contents
 from dreamer_ros.episodes.labels import Labels
 from dreamer_ros.episodes.recovery import recover_all
 from dreamer_ros.errors import InputError

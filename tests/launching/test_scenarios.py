@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +18,12 @@ from dreamer_ros.launching import SCENARIOS, parse_assignments, scenario, scenar
 from dreamer_ros.launching.processes import RESTARTS_PER_MINUTE, ExitRules, Process, Verdict
 from dreamer_ros.options import as_arguments
 from dreamer_ros.paths import share
-from dreamer_ros.policy.export import export
+from dreamer_ros.policy.export import Exporter
 from dreamer_ros.policy.loader import load
 from dreamer_ros.run_key import VARIABLE, key_of
-from dreamer_ros.spec import RobotSpec
+from dreamer_ros.simulation import robot_spec
 from dreamer_ros.training import run_directory
-from dreamer_ros.training.run_directory import RunDirectory
+from dreamer_ros.training.run_directory import RunDirectory, saved_task
 from tests.agents.small import config, robot
 from tests.policy.tiny import spec as tiny_spec
 from tests.policy.tiny import tiny_policy
@@ -115,7 +116,7 @@ def test_what_the_agent_perceives_reaches_the_simulators():
 def test_an_evaluated_policy_perceives_what_it_was_trained_with(fields, parameters, tmp_path):
     spec = dataclasses.replace(robot(), name='rover_target', **fields)
     preset = config('v3', f'env.inputs={parameters["inputs"]}')
-    export(make_agent(preset, spec).policy(), spec, tmp_path / 'p.onnx', {'version': 1})
+    Exporter(make_agent(preset, spec).policy(), spec).write(tmp_path / 'p.onnx', {'version': 1})
     run = scenario('sim_eval', {'policy': str(tmp_path / 'p.onnx'), 'output': str(tmp_path / 'x')})
     found = by_label(run)['simulator of sim0'].parameters
     assert {key: found[key] for key in ('inputs', 'image_size', 'cameras') if key in found} == parameters
@@ -196,9 +197,9 @@ def test_sim_eval_plays_released_policies_by_name_and_manifests(tmp_path):
 def test_an_evaluation_gets_a_folder_of_its_own(tmp_path):
     spec = tiny_spec()
     (tmp_path / 'policies').mkdir()
-    manifest = export(tiny_policy(spec), spec, tmp_path / 'policies' / 'policy_000007.onnx', {'version': 7})
+    manifest = Exporter(tiny_policy(spec), spec).write(tmp_path / 'policies' / 'policy_000007.onnx', {'version': 7})
     (tmp_path / 'policies' / 'latest.json').write_text(
-        dataclasses.replace(manifest, uri='policy_000007.onnx').to_json()
+        manifest.model_copy(update=dict(uri='policy_000007.onnx')).to_json()
     )
     arguments = {'task': 'cartpole_swingup', 'episodes': '3'}
     evaluation = scenario('sim_eval', {'run': str(tmp_path), **arguments})
@@ -229,13 +230,14 @@ def test_an_evaluation_gets_a_folder_of_its_own(tmp_path):
 
 
 def test_an_existing_run_brings_its_task_and_preset(tmp_path):
-    spec = RobotSpec('walker_walk', (64, 64), (), ('a',), (-1.0,), (1.0,), 0.05, 2)
-    (tmp_path / 'spec.json').write_text(spec.to_json())
+    (tmp_path / 'spec.json').write_text(robot_spec('walker_walk', action_repeat=2).to_json())
     (tmp_path / 'config.yaml').write_text(load_preset('dreamerv3_1m', ('schedule.steps=77777',)).to_yaml())
     processes = by_label(scenario('sim_train', {'logdir': str(tmp_path)}))
     assert processes['simulator of sim0'].parameters['task'] == 'walker_walk'
     assert load_preset(processes['trainer'].parameters['preset']).schedule.steps == 77777
-    with pytest.raises(InputError, match='expected task walker_walk, which its run was started with, got cup_catch'):
+    with pytest.raises(
+        InputError, match='expected the task walker_walk, which this run was started with, got cup_catch'
+    ):
         scenario('sim_train', {'logdir': str(tmp_path), 'task': 'cup_catch'})
     with pytest.raises(InputError, match=r'started with, but env.image_size is \[32, 32\] instead of \[64, 64\]'):
         scenario('sim_train', {'logdir': str(tmp_path), 'overrides': 'env.image_size=32'})
@@ -249,6 +251,51 @@ def test_a_start_that_came_to_nothing_leaves_the_next_one_free(arguments, tmp_pa
         run = scenario(name, {**arguments, 'logdir': str(tmp_path / 'run'), 'preset': preset})
         assert by_label(run)['trainer'].parameters['preset'] == (preset or 'cpu')
     assert {path.name for path in tmp_path.glob('run/*')} <= {'key'}
+
+
+@pytest.fixture
+def own_task(tmp_path):
+    """A task file of somebody's own, whose model and its parts lie in other folders."""
+    folder = tmp_path / 'mine'
+    (folder / 'tasks').mkdir(parents=True)
+    task = share('sim', 'rover', 'rover_target.yaml').read_text().replace('rover.xml', '../models/robot.xml')
+    (folder / 'tasks' / 'fetch.yaml').write_text(task)
+    (folder / 'models' / 'parts').mkdir(parents=True)
+    model = share('sim', 'rover', 'rover.xml').read_text()
+    (folder / 'models' / 'parts' / 'all.xml').write_text(model)
+    (folder / 'models' / 'robot.xml').write_text('<mujoco><include file="parts/all.xml"/></mujoco>')
+    return folder / 'tasks' / 'fetch.yaml'
+
+
+def test_a_run_keeps_its_own_task_file(own_task, tmp_path, monkeypatch):
+    monkeypatch.chdir(own_task.parent)
+    run = scenario('sim_train', {'task': 'fetch.yaml', 'logdir': str(tmp_path / 'run')}).folder
+    spec = robot_spec(str(own_task), image_size=(48, 48))
+    (run / 'spec.json').write_text(spec.to_json())
+    (run / 'policies').mkdir()
+    manifest = Exporter(tiny_policy(spec), spec).write(run / 'policies' / 'p.onnx', {'version': 1, 'step': 9})
+    (run / 'policies' / 'latest.json').write_text(manifest.at('p.onnx').to_json())
+
+    def tasks():
+        started = (
+            scenario('sim_train', {'logdir': str(run), 'overrides': 'env.action_repeat.default=1'}),
+            scenario('sim_eval', {'run': str(run)}),
+            scenario('deploy', {'policy': str(run / 'policies' / 'p.onnx')}),
+        )
+        return {each.processes[0].parameters['task'] for each in started}
+
+    assert tasks() == {str(own_task)}
+    own_task.unlink()
+    assert tasks() == {str(run / 'task' / 'tasks' / 'fetch.yaml')}
+    shutil.rmtree(own_task.parents[1])
+    moved = run.rename(tmp_path / 'moved')
+    assert robot_spec(saved_task(moved / 'evaluation' / 'now' / 'bag')).name == 'fetch'
+
+
+def test_a_camera_that_the_model_lacks_is_told_before_there_is_a_folder(tmp_path):
+    with pytest.raises(InputError, match="camera: the model has the cameras .*; got 'nose'"):
+        scenario('sim_train', {'task': 'rover_target', 'overrides': 'env.cameras=nose'})
+    assert not (tmp_path / 'runs').exists()
 
 
 def test_replay(tmp_path):
@@ -415,12 +462,14 @@ def test_record_of_nothing(arguments, complaint):
 @pytest.fixture
 def rover_policy(tmp_path):
     """An untrained policy for the rover's contract."""
-    from dreamer_ros.policy.export import export
+    from dreamer_ros.policy.export import Exporter
     from dreamer_ros.robot.contract import load_contract
     from tests.policy.tiny import tiny_policy
 
     spec = load_contract('rover').spec
-    export(tiny_policy(spec), spec, tmp_path / 'rover.onnx', dict(system='tiny', preset='tiny', step=0, version=1))
+    Exporter(tiny_policy(spec), spec).write(
+        tmp_path / 'rover.onnx', dict(system='tiny', preset='tiny', step=0, version=1)
+    )
     return tmp_path / 'rover.onnx'
 
 

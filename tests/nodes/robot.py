@@ -68,11 +68,13 @@ def write_contract(path: Path, rate: float = 20.0, **options) -> RobotContract:
 
 def write_policy(path: Path, contract: RobotContract, version: int = 1, policy=None):
     """An untrained policy for the robot; returns its manifest."""
-    from dreamer_ros.policy.export import export  # torch: not in the camera's process
+    from dreamer_ros.policy.export import Exporter  # torch: not in the camera's process
     from tests.policy.tiny import tiny_policy
 
     policy = policy or tiny_policy(contract.spec, seed=version)
-    return export(policy, contract.spec, path, dict(system='tiny', preset='tiny', step=version, version=version))
+    return Exporter(policy, contract.spec).write(
+        path, dict(system='tiny', preset='tiny', step=version, version=version)
+    )
 
 
 class Camera:

@@ -29,16 +29,13 @@ PERIOD = round(SPEC.control_period * 1e9)
 @pytest.fixture(scope='module')
 def policies(tmp_path_factory):
     """Manifests of two versions of a small policy, and their files."""
-    from dreamer_ros.policy.export import export
+    from dreamer_ros.policy.export import Exporter
 
     folder = tmp_path_factory.mktemp('policies')
     return {
         version: (
-            export(
-                tiny_policy(SPEC, seed=version),
-                SPEC,
-                folder / f'policy_{version}.onnx',
-                dict(system='tiny', preset='tiny', step=version, version=version),
+            Exporter(tiny_policy(SPEC, seed=version), SPEC).write(
+                folder / f'policy_{version}.onnx', dict(system='tiny', preset='tiny', step=version, version=version)
             ),
             folder / f'policy_{version}.onnx',
         )

@@ -24,13 +24,15 @@ RATE = 2.0
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     """A bag whose recorded policy has version 7, and another policy of version 8."""
-    from dreamer_ros.policy.export import export
+    from dreamer_ros.policy.export import Exporter
     from tests.policy.tiny import tiny_policy
 
     folder = tmp_path_factory.mktemp('made')
     made = simulated_bag(folder)
     other = folder / 'other.onnx'
-    export(tiny_policy(made.spec, seed=2), made.spec, other, dict(system='tiny', preset='tiny', step=8, version=8))
+    Exporter(tiny_policy(made.spec, seed=2), made.spec).write(
+        other, dict(system='tiny', preset='tiny', step=8, version=8)
+    )
     return made, other
 
 
@@ -153,10 +155,12 @@ def test_a_policy_in_shadow(which, start, peer, made, tmp_path):
 
 def test_what_a_player_refuses(start, peer, made, tmp_path):
     (bag, _, _), _ = made
-    from dreamer_ros.policy.export import export
+    from dreamer_ros.policy.export import Exporter
     from tests.policy.tiny import spec, tiny_policy
 
-    export(tiny_policy(spec()), spec(), tmp_path / 'p.onnx', dict(system='tiny', preset='tiny', step=1, version=1))
+    Exporter(tiny_policy(spec()), spec()).write(
+        tmp_path / 'p.onnx', dict(system='tiny', preset='tiny', step=1, version=1)
+    )
     clock = qos.publisher(peer.node, topics.CLOCK)
     cases = [
         (start('player', bag=tmp_path / 'nowhere'), 'nowhere'),
@@ -204,13 +208,13 @@ def test_plain_bag_play_into_an_agent(start, peer, made, tmp_path):
 
 def test_a_robot_with_a_contract(start, peer, tmp_path, rng):
     """Its own topics; the policy sees what its agent saw; commands stay below `recorded`."""
-    from dreamer_ros.policy.export import export
+    from dreamer_ros.policy.export import Exporter
     from tests.policy.tiny import tiny_policy
 
     robot, policy = robot_bags.contract(), tmp_path / 'p.onnx'
     agent = robot_bags.played(rng, robot_bags.sensors(rng, 4.0), 30)
     bag = robot_bags.write_robot_bag(tmp_path, 'bag', agent.rows, robot)
-    export(tiny_policy(robot.spec), robot.spec, policy, dict(system='tiny', preset='tiny', step=4, version=4))
+    Exporter(tiny_policy(robot.spec), robot.spec).write(policy, dict(system='tiny', preset='tiny', step=4, version=4))
     audience = Audience(peer)
     image, command = (
         topics.Topic(f'/sim0/robot/{name}', kind, topics.SENSOR)
@@ -243,7 +247,7 @@ def test_a_robot_with_a_contract(start, peer, tmp_path, rng):
 
 def test_a_bag_played_into_a_robot_agent(start, peer, tmp_path, rng):
     """The agent of a robot acts upon replayed observations in the bag's time; its commands go nowhere else."""
-    from dreamer_ros.policy.export import export
+    from dreamer_ros.policy.export import Exporter
     from tests.policy.tiny import tiny_policy
 
     # Without the range finder, whose messages have no stamp that would tell their age in the bag's time.
@@ -253,7 +257,7 @@ def test_a_bag_played_into_a_robot_agent(start, peer, tmp_path, rng):
     policy = tmp_path / 'p.onnx'
     agent_rows = robot_bags.played(rng, robot_bags.sensors(rng, 5.0), 40).rows
     bag = robot_bags.write_robot_bag(tmp_path, 'bag', agent_rows, robot_bags.contract())
-    export(tiny_policy(robot.spec), robot.spec, policy, dict(system='tiny', preset='tiny', step=4, version=4))
+    Exporter(tiny_policy(robot.spec), robot.spec).write(policy, dict(system='tiny', preset='tiny', step=4, version=4))
     commands, answers, moved = [], [], []
     kept = [
         peer.node.create_subscription(Twist, '/sim0/robot/shadow/cmd_vel', commands.append, 10),

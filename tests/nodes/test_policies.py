@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import http.server
 import signal
@@ -104,7 +103,7 @@ def test_a_robot_plays_on_while_the_next_policy_never_answers(robot, tmp_path, m
     policies.load(manifests[0], threading.Event())
     make_endless(tmp_path / '2.onnx')
     data = (tmp_path / '2.onnx').read_bytes()
-    policies.offer(dataclasses.replace(manifests[1], sha256=hashlib.sha256(data).hexdigest(), size=len(data)))
+    policies.offer(manifests[1].model_copy(update=dict(sha256=hashlib.sha256(data).hexdigest(), size=len(data))))
     end = time.monotonic() + 20
     while not policies.poll():
         assert time.monotonic() < end
@@ -133,7 +132,7 @@ def test_an_agent_ends_while_a_server_takes_its_time(start, robot, tmp_path, num
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         uri = f'http://127.0.0.1:{server.server_port}/policy.onnx'
-        (tmp_path / 'manifest.json').write_text(dataclasses.replace(robot[1][0].at(uri), size=36000).to_json())
+        (tmp_path / 'manifest.json').write_text(robot[1][0].at(uri).model_copy(update={'size': 36000}).to_json())
         agent = start('robot_agent', robot=tmp_path / 'robot.yaml', policy=tmp_path / 'manifest.json')
         assert server.asked.wait(60)
         agent.send(number)

@@ -12,7 +12,7 @@ from rosbags.rosbag2 import Reader
 
 from dreamer_ros.agents.system import make_agent
 from dreamer_ros.episodes.episode_reader import read_episodes
-from dreamer_ros.policy.export import export
+from dreamer_ros.policy.export import Exporter
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.simulation import make
 from dreamer_ros.wire import topics
@@ -46,7 +46,7 @@ def policy_of(spec, inputs, path, seed):
     with torch.no_grad():
         for parameter in agent.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    export(agent.policy(), spec, path, {'version': 3, 'system': 'dreamer', 'preset': 'test'})
+    Exporter(agent.policy(), spec).write(path, {'version': 3, 'system': 'dreamer', 'preset': 'test'})
     return PolicyRunner(path, spec)
 
 

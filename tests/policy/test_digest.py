@@ -12,7 +12,7 @@ from dreamer_ros.cli.main import main
 from dreamer_ros.errors import InputError
 from dreamer_ros.paths import share
 from dreamer_ros.policy.digest import BLOCK, check_digest, has_digest, with_digest
-from dreamer_ros.policy.export import export
+from dreamer_ros.policy.export import Exporter
 from dreamer_ros.policy.quantize import quantize
 from dreamer_ros.policy.runner import PolicyRunner
 from tests.policy.tiny import spec, tiny_policy
@@ -23,7 +23,7 @@ METADATA = dict(system='tiny', preset='tiny', step=7, version=3)
 
 @pytest.fixture
 def policy(tmp_path):
-    export(tiny_policy(spec()), spec(), tmp_path / 'policy.onnx', METADATA)
+    Exporter(tiny_policy(spec()), spec()).write(tmp_path / 'policy.onnx', METADATA)
     return tmp_path / 'policy.onnx'
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dreamer_ros.config import load_preset
-from dreamer_ros.policy.export import Exporter, export
+from dreamer_ros.policy.export import Exporter
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.training.learner import Learner
 from tests.agents.small import agent, robot
@@ -84,7 +84,7 @@ def test_exported_agent_matches_torch(tmp_path, preset, overrides, discrete, rng
 def test_what_was_done_instead_is_what_a_policy_remembers(tmp_path, rng):
     """A person's action, or a limited one, takes the place of its own in the recurrent state."""
     made = agent('v2', seed=3)
-    export(made.policy(), robot(), tmp_path / 'p.onnx', dict(system='dreamer', preset='v2', step=0, version=1))
+    Exporter(made.policy(), robot()).write(tmp_path / 'p.onnx', dict(system='dreamer', preset='v2', step=0, version=1))
     images = rng.integers(0, 256, (2, 32, 32, 3), np.uint8)
 
     def second(instead):

@@ -7,7 +7,7 @@ import pytest
 
 from dreamer_ros.cli.main import main
 from dreamer_ros.errors import InputError
-from dreamer_ros.policy.export import export
+from dreamer_ros.policy.export import Exporter
 from dreamer_ros.policy.quantize import difference, quantize
 from dreamer_ros.policy.runner import PolicyRunner
 from tests.policy.tiny import TinyPolicy, spec
@@ -20,11 +20,8 @@ def policy(tmp_path):
 
     torch.manual_seed(0)
     robot = spec(('hip', 'knee'))
-    export(
-        TinyPolicy(robot, deter=256, groups=8, classes=8, depth=8).eval(),
-        robot,
-        tmp_path / 'policy.onnx',
-        dict(system='tiny', preset='tiny', step=3, version=3),
+    Exporter(TinyPolicy(robot, deter=256, groups=8, classes=8, depth=8).eval(), robot).write(
+        tmp_path / 'policy.onnx', dict(system='tiny', preset='tiny', step=3, version=3)
     )
     return tmp_path / 'policy.onnx'
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import stat
 
 import pytest
@@ -16,7 +15,15 @@ from tests.policy.tiny import spec, tiny_policy
 pytest.importorskip('cryptography')
 from dreamer_ros.policy import signing  # noqa: E402
 
-MANIFEST = Manifest(3, '/runs/policy.onnx', 'ab' * 32, 1000, '0123456789abcdef', 0.02, Golden(1, ((0.5, -0.25),)))
+MANIFEST = Manifest(
+    version=3,
+    uri='/runs/policy.onnx',
+    sha256='ab' * 32,
+    size=1000,
+    spec_hash='0123456789abcdef',
+    control_period=0.02,
+    golden=Golden(seed=1, action=((0.5, -0.25),)),
+)
 
 
 @pytest.fixture
@@ -39,13 +46,13 @@ def test_a_signature_holds_for_any_place_and_survives_json(key):
         {'size': 999},
         {'spec_hash': 'f' * 16},
         {'control_period': 0.1},
-        {'golden': Golden(1, ((0.5, 0.25),))},
+        {'golden': Golden(seed=1, action=((0.5, 0.25),))},
         {'signature': 'abcd'},
         {'signature': 'no digits'},
     ],
 )
 def test_an_altered_manifest_is_refused(key, change):
-    altered = dataclasses.replace(signing.sign(MANIFEST, key), **change)
+    altered = signing.sign(MANIFEST, key).model_copy(update=change)
     with pytest.raises(InputError, match=r'policy /runs/policy.onnx .*: this manifest was altered|signed with another'):
         signing.verify(altered, signing.public_key(key))
 
@@ -74,11 +81,11 @@ def test_keys(tmp_path):
 
 
 def test_the_commands(tmp_path, capsys):
-    from dreamer_ros.policy.export import export
+    from dreamer_ros.policy.export import Exporter
 
     robot = spec()
     policy = tmp_path / 'policy.onnx'
-    export(tiny_policy(robot), robot, policy, dict(system='tiny', preset='tiny', step=1, version=7))
+    Exporter(tiny_policy(robot), robot).write(policy, dict(system='tiny', preset='tiny', step=1, version=7))
     assert main(['policy', 'keygen', str(tmp_path / 'key')]) == 0
     public = capsys.readouterr().out.split()[-1]
     with pytest.raises(InputError, match='got none'):

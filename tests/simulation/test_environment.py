@@ -283,7 +283,7 @@ def test_bad_actions_are_refused_and_cost_nothing(action, message, open_environm
     [
         ('walker_wlak', {}, 'did you mean walker_walk'),
         ('catch', {}, 'cup_catch'),
-        ('zzzzzzzz', {}, 'known tasks: acrobot_swingup'),
+        ('zzzzzzzz', {}, 'expected one of acrobot_swingup'),
         ('cartpole_swingup', {'cameras': ['nose']}, '0 fixed, 1 lookatcart; got .nose'),
         ('cartpole_swingup', {'cameras': [2]}, '0 fixed, 1 lookatcart; got 2'),
         ('cartpole_swingup', {'cameras': [-1]}, 'got -1'),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dreamer_ros.simulation import make
-from dreamer_ros.simulation.rendering import Renderer
+from dreamer_ros.simulation.rendering import Renderer, find_cameras
 
 SCENE = """
 <mujoco>
@@ -28,7 +28,7 @@ def draw(model, size, mode='fast', camera='forward'):
     """One image of a model's initial state, and the camera it was taken with."""
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
-    renderer = Renderer(model, size, mode, [camera])
+    renderer = Renderer(model, find_cameras(model, size, [camera]), mode)
     image = renderer.render(data)
     renderer.close()
     return image, renderer.cameras[0]
@@ -91,7 +91,7 @@ def test_every_observation_owns_its_image():
 def test_a_new_terrain_is_drawn():
     environment = make('quadruped_escape', cameras=['global'])
     first, second = environment.reset().image, environment.reset().image
-    fresh = Renderer(environment._world.model, (64, 64), 'fast', ['global'])
+    fresh = Renderer(environment._world.model, environment.cameras, 'fast')
     expected = fresh.render(environment._world.data)
     fresh.close()
     environment.close()

@@ -107,7 +107,7 @@ def test_what_has_evolved_before_ctrl_c_is_kept(tmp_path, spec, monkeypatch, cap
 def test_fitness_in_the_simulator_is_the_return_of_the_candidate(tmp_path, spec, monkeypatch):
     learner = open_world_models(trained_run(tmp_path / 'run', spec))
     seen, agent = [], learner.agent
-    simulators = Simulators(learner, learner.config.controller.rollouts, seed=3)
+    simulators = Simulators(learner, 'cartpole_balance', learner.config.controller.rollouts, seed=3)
     try:
         assert simulators.episode_steps == 10
         original = simulators.play

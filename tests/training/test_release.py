@@ -36,7 +36,7 @@ def test_a_released_policy_keeps_its_cards_promise(name):
     config = stored_config(card['config'], str(path))
     runner = PolicyRunner(path)
     assert (config.preset, config.system) == (card['preset'], card['system']) and runner.spec.hash == card['spec_hash']
-    player = Player(name, config.env, runner.spec.action_repeat, evaluation_seed(7))
+    player = Player(name, evaluation_seed(7), **runner.spec.simulator_options())
     try:
         assert player.spec.hash == runner.spec.hash
         [value] = player.play(1, path).result()
@@ -58,10 +58,10 @@ def evaluated(run, version, episodes):
 
 def test_only_what_was_evaluated_is_released(tmp_path):
     run, robot = RunDirectory(tmp_path / 'run', DreamerConfig(), spec()), spec()
-    from dreamer_ros.policy.export import export
+    from dreamer_ros.policy.export import Exporter
 
     metadata = {'version': 3, 'preset': 'cpu', 'system': 'dreamer', 'step': 100, 'updates': 7}
-    run.write_policy(3, lambda path: export(tiny_policy(robot), robot, path, metadata))
+    run.write_policy(3, lambda path: Exporter(tiny_policy(robot), robot).write(path, metadata))
     run.close()
     [source] = run.policies.glob('policy_*.onnx')
     source.write_bytes(source.read_bytes()[:-84])  # of an older run: without content_sha256

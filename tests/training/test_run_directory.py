@@ -255,7 +255,15 @@ def test_policies(run):
 
         def write(path):
             path.write_text(f'policy {version}')
-            return Manifest(version, str(path), '0' * 64, 8, ROBOT.hash, 0.02, Golden(0, ((0.0,), (0.0,))))
+            return Manifest(
+                version=version,
+                uri=str(path),
+                sha256='0' * 64,
+                size=8,
+                spec_hash=ROBOT.hash,
+                control_period=0.02,
+                golden=Golden(seed=0, action=((0.0,), (0.0,))),
+            )
 
         assert run.write_policy(version, write).uri.startswith('/')
     assert latest_policy(run.path).read_text() == 'policy 8'

@@ -71,7 +71,7 @@ def test_what_cannot_be_simulated_is_refused(tmp_path):
     with pytest.raises(InputError, match='expected the recorded robot.*action is'):
         resimulate(bag, task='walker_walk')
     _change(bag, lambda origin: origin.update(seed='11'))
-    with pytest.raises(InputError, match='seed is'):
+    with pytest.raises(InputError, match='seed: expected a whole number'):
         resimulate(bag)
 
 
