@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.schema import load_json
+from dreamer_ros.schema import Record, check, load_json
 from dreamer_ros.training.metrics import FILE, read_metrics
 from dreamer_ros.viewing.figures import new_figure, save_figure
 
@@ -33,8 +33,7 @@ def plot_run(run: str | Path) -> Path:
         InputError: the run's metrics have neither.
     """
     run = Path(run)
-    lines = read_metrics(run)
-    lines += _evaluations(run, lines)
+    lines = _with_evaluations(run, read_metrics(run))
     panels = [
         (label, series, unit, smoothing)
         for label, series, unit, smoothing in (
@@ -59,15 +58,22 @@ def plot_run(run: str | Path) -> Path:
     return save_figure(figure, run / 'curve.png')
 
 
-def _evaluations(run: Path, lines: list[dict]) -> list[dict]:
-    """The results in <run>/evaluation/ as lines of metrics, at the steps after which their policies were made."""
+class _Result(Record):
+    """What a result.json says of the policy that was scored."""
+
+    step: int | None = None  # older results have none
+    mean_return: float
+
+
+def _with_evaluations(run: Path, lines: list[dict]) -> list[dict]:
+    """The metrics and the results in <run>/evaluation/, each at the step after which its policy was made."""
     found = []
-    for file in sorted(run.glob('evaluation/*/result.json')):
-        result = load_json(file, str(file))
-        if result.get('step') is not None:  # older results have none
-            time = max((line['time'] for line in lines if line['step'] <= result['step']), default=0.0)
-            found.append({'step': result['step'], 'time': time, 'return_evaluate': result['mean_return']})
-    return found
+    for file in run.glob('evaluation/*/result.json'):
+        result = check(_Result, load_json(file, str(file)), str(file))
+        if result.step is not None:
+            time = max((line['time'] for line in lines if line['step'] <= result.step), default=0.0)
+            found.append({'step': result.step, 'time': time, 'return_evaluate': result.mean_return})
+    return sorted([*lines, *found], key=lambda line: line['step']) if found else lines
 
 
 def plot_comparison(runs: Sequence[Path], path: Path) -> Path:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import struct
 import termios
 
@@ -162,6 +163,11 @@ def test_curve(tmp_path):
     entries = [line(i * 1000, **{'return_evaluate' if i % 4 == 0 else 'return_explore': 10.0 * i}) for i in range(20)]
     (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, entries)))
     picture = iio.imread(plot_run(tmp_path))
+    folder = tmp_path / 'evaluation' / 'now'
+    folder.mkdir(parents=True)
+    (folder / 'result.json').write_text('{"step": 60, "mean_return": 33.0, "episodes": []}')
+    assert not np.array_equal(iio.imread(plot_run(tmp_path)), picture), 'an evaluation of the run is a point of it'
+    shutil.rmtree(folder)
     assert plot_run(tmp_path) == tmp_path / 'curve.png'
     orange = (picture[..., 0] > 240) & (abs(picture[..., 1].astype(int) - 127) < 20) & (picture[..., 2] < 40)
     assert orange.sum() > 100  # the evaluation curve is there

@@ -19,7 +19,15 @@ from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.manifest import Golden, Manifest
 from dreamer_ros.training.checkpoint import find_checkpoint, read_checkpoint, write_checkpoint
-from dreamer_ros.training.run_directory import RunDirectory, check_run, latest_policy, new_evaluation, new_logdir
+from dreamer_ros.training.run_directory import (
+    RunDirectory,
+    check_run,
+    discard_unused,
+    latest_policy,
+    new_evaluation,
+    new_logdir,
+    save_task,
+)
 from tests.policy.tiny import spec
 
 CONFIG = load_preset('cpu')
@@ -294,3 +302,15 @@ def test_a_directory_that_cannot_be_made(tmp_path, monkeypatch):
     (tmp_path / 'runs').write_text('a file')
     with pytest.raises(InputError, match='runs/cup_catch.*expected a directory that can be written'):
         new_logdir('cup_catch', 'cpu')
+
+
+def test_a_folder_in_which_nothing_began_is_discarded(tmp_path):
+    (tmp_path / 'own.yaml').write_text('x: 1')
+    for keeps in (False, True):
+        folder = tmp_path / 'run'
+        save_task(folder, [tmp_path / 'own.yaml'])
+        (folder / 'episodes').mkdir()
+        if keeps:
+            (folder / 'episodes' / 'bag.mcap').touch()
+        discard_unused(folder)
+        assert folder.exists() == keeps
