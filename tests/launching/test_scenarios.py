@@ -510,7 +510,7 @@ def test_deploy_refuses_what_does_not_fit(rover_policy, tmp_path, monkeypatch):
         ({'policy': str(rover_policy), 'robot': 'arm'}, r'robot.yaml: command.axes\[0\].name: expected'),
         ({'policy': 'hover'}, 'policy hover: expected an ONNX file, a manifest, or one of the released'),
         ({'robot': 'tank'}, 'expected a contract file'),
-        ({'robot': 'rover'}, 'deploy: expected policy:=.*, or key:=.*, or trust:=lan to play the policies of anybody'),
+        ({'robot': 'rover'}, 'expected policy:=.*, or key:=.*, or trust:=lan to play the policies of anybody'),
         ({'robot': 'rover', 'key': 'CHANGELOG.md'}, 'CHANGELOG.md: '),
         ({'robot': 'rover', 'mock': 'true'}, 'expected task:='),
     ]:
