@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.robot.contract import COMMAND_FIELDS, DECIDE, ESTOP, IMAGE_TYPES, JOY, SCAN, RobotContract
+from dreamer_ros.robot.contract import DECIDE, ESTOP, IMAGE_TYPES, JOY, SCAN, RobotContract
 from dreamer_ros.robot.urdf import JointLimits
 from dreamer_ros.wire.images import COMPRESSED, decode_image
 
@@ -22,7 +22,13 @@ NUMBERS = {
 }
 OBSERVED = (*IMAGE_TYPES, JOINT_STATE, SCAN, *NUMBERS)
 SCAN_BINS = 16
-COMMANDS = tuple(kind for kind in COMMAND_FIELDS if kind != JOY)  # the likeliest first
+COMMANDS = (  # the likeliest first
+    'geometry_msgs/msg/Twist',
+    'geometry_msgs/msg/TwistStamped',
+    'std_msgs/msg/Float64MultiArray',
+    'trajectory_msgs/msg/JointTrajectory',
+    JOINT_STATE,
+)
 RATES = (10, 5, 2, 1, 0.5, 0.2, 0.1)
 IMAGE_SIZE = 64  # pixels
 CAREFUL = 0.1  # of the speed that a URDF allows
