@@ -34,7 +34,7 @@ DESCRIPTION = 'robot_description'  # last part of the name of the topic of a URD
 LATCHED = QoS(depth=1, transient_local=True)
 STRING = 'std_msgs/msg/String'
 LOOK_PERIOD = 0.1  # seconds between two looks at the graph
-QUIET, DISCOVERY = 1.0, 3.0  # seconds without a change of the graph that will do, and that are waited at most
+QUIET, DISCOVERY = 1.0, 5.0  # seconds without a change of the graph that will do, and that are waited at most
 PATIENCE = 1.0  # seconds for a node to tell its parameters
 
 

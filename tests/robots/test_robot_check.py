@@ -9,7 +9,6 @@ import yaml
 from std_msgs.msg import Bool
 
 from dreamer_ros.cli.main import main
-from dreamer_ros.deploy import survey
 from dreamer_ros.deploy.robot_check import check_robot
 from dreamer_ros.deploy.survey import LATCHED, Survey
 from dreamer_ros.paths import share
@@ -68,10 +67,12 @@ WRONG = [
 ]
 
 
-@pytest.mark.races_clock('messages are to be new and nodes to be found at once')
+@pytest.mark.races_clock('messages are to be new and nodes to be found in time')
 def test_what_would_keep_a_robot_from_moving(ros_domain, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(survey, 'DISCOVERY', 1.5)
+    right = altered('turtlebot4', lambda content: content.update(estop='estop'))
     with FakeRobot('turtlebot4', smaller=8), Survey('/turtlebot4') as ears:
+        assert 'error' not in {finding.level for finding in check_robot(right, ears, SECONDS)}
+        monkeypatch.setattr(ears, 'discover', lambda complete: None)  # it knows everybody
         for change, (key, words, line) in WRONG:
             contract = altered('turtlebot4', change)
             errors = [finding for finding in check_robot(contract, ears, SECONDS) if finding.level == 'error']
@@ -80,8 +81,8 @@ def test_what_would_keep_a_robot_from_moving(ros_domain, tmp_path, capsys, monke
             assert words in found.text
             assert line in contract.text.splitlines()[found.line - 1]
         path = tmp_path / 'robot.yaml'
-        path.write_text(altered('turtlebot4', lambda content: content.update(estop='estop')).text)
-        arguments = ['robot', 'check', str(path), f'seconds:={SECONDS}']
+        path.write_text(right.text)
+        arguments = ['robot', 'check', str(path), 'seconds:=1']
         pressed = ears.node.create_publisher(Bool, '/turtlebot4/estop', qos.profile(LATCHED))
         assert main([*arguments, '--json']) == 0
         findings = json.loads(capsys.readouterr().out)
