@@ -102,6 +102,7 @@ class Recorder:
         self._spec: RobotSpec | None = None
         self._packed: dict[str, str] = {}  # topics of images that are recorded as PNG, and their names in the bag
         self._writer: EpisodeWriter | None = None  # of the bag being written, whose steps are in `_tally`
+        self._verdict: codecs.Verdict | None = None  # a person's, on the running episode
         self._episodes = self._whole = self._steps = self._lost = self._incomplete = 0
         self._beside: TopicRecorder | None = None
         if contract is not None:
@@ -263,7 +264,7 @@ class Recorder:
             self._beside.refusal = 'an episode is being recorded'
             if self._raw_folder is not None:
                 self._beside.begin(self._raw_folder, self._writer.name, first_stamp)
-        self._verdict: codecs.Verdict | None = None  # a person's
+        self._verdict = None
         self._gaps = 0  # steps that lack a message
         self._episodes += 1
 
