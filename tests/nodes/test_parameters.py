@@ -101,7 +101,7 @@ def test_what_does_not_fit(read, values, sentence):
         ('deploy', {'policy': 'cartpole_swingup', 'record': 'true'}),
         ('robot_train', {'robot': 'rover', 'mock': 'true', 'task': 'rover_target'}),
         ('robot_train', {'robot': 'rover', 'role': 'robot'}),
-        ('robot_train', {'robot': 'rover', 'role': 'trainer', 'bags': 'http://127.0.0.1:1'}),
+        ('robot_train', {'robot': 'rover', 'role': 'trainer', 'bags': 'http://127.0.0.1:1', 'trust': 'lan'}),
         ('record', {'robot': 'rover arm'}),
         ('replay', {'bag': '.', 'policy': 'cartpole_swingup'}),
         ('replay', {'bag': '.', 'mode': 'simulate'}),
