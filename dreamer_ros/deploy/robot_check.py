@@ -28,6 +28,7 @@ from dreamer_ros.wire.topics import QoS, Topic
 
 MATCHING = 0.3  # seconds of listening before the first observation
 TOLERANCE = 0.9  # of the contract's rate, at which a camera need not keep up with it
+AHEAD = 0.02  # seconds by which a stamp may be newer than its message
 OFTEN = 0.2  # of the ticks: a problem this frequent would hold the robot back
 SIMULATED = 3600.0  # seconds by which the stamps of a simulation differ from the system time
 # What a controller of ros2_control says about the joints that it commands.
@@ -88,6 +89,7 @@ class _Check:
         self._ticks = 0
         self._problems: dict[str, list[Problem]] = {}  # at the ticks since the topic was heard first
         self._oldest: dict[str, int] = {}  # ns, by topic
+        self._newest: dict[str, int] = {}
         self._feedback = np.full(len(contract.command.axes), np.nan)
         self._clock_moved = 0
         survey.discover(self._found)
@@ -112,6 +114,7 @@ class _Check:
             sensed = sensing.observe(self._survey.time_ns())
             for topic, age in sensed.ages.items():
                 self._oldest[topic] = max(age, self._oldest.get(topic, age))
+                self._newest[topic] = min(age, self._newest.get(topic, age))
             for problem in (*sensed.problems, *sensed.reward_problems):
                 self._problems.setdefault(problem.topic, []).append(problem)
             if sensed.feedback is not None:
@@ -173,6 +176,9 @@ class _Check:
             yield self._judge(level, listener, problems)
         else:
             yield Finding('ok', f'{key}.topic', f'{listener.name}: {self._described(listener, reader)}, from {nodes}')
+        ahead = -self._newest.get(topic.name, 0) / 1e9
+        if AHEAD < ahead < SIMULATED:
+            yield Finding('warning', 'stamps', f'{listener.name} is stamped {ahead:.3f} s ahead: the clocks differ')
         if isinstance(reader, Camera) and 0 < listener.rate < TOLERANCE * self._contract.rate:
             yield Finding(
                 'warning',

@@ -172,14 +172,20 @@ def _cameras(seen: Sequence[Heard], cameras: Sequence[Heard]) -> Iterator[str]:
         yield from ('', 'cameras:')
     for number, entry in enumerate(seen):
         message = entry.message
-        pixels = f'{message.width}x{message.height} {message.encoding}' if entry.type != COMPRESSED else message.format
-        yield f'  # {pixels} at {entry.rate:.3g} Hz from {", ".join(entry.nodes)}'
+        pixels = f'{message.width}x{message.height} ' if entry.type != COMPRESSED else ''
+        yield f'  # {pixels}{_kind(message)} at {entry.rate:.3g} Hz from {", ".join(entry.nodes)}'
         camera = _value({'topic': entry.topic, 'type': entry.type})
         yield f'  camera{number + 1 if number else ""}: {camera}'
     for entry in cameras:
         if entry.topic not in {other.topic for other in seen}:
-            kind = getattr(entry.message, 'encoding', '') or entry.message.format
-            yield f'{"  " if seen else ""}# left out: {entry.topic} ({kind})'
+            hint = '; a depth camera needs `depth`' if _kind(entry.message) in ('16UC1', '32FC1') else ''
+            yield f'{"  " if seen else ""}# left out: {entry.topic} ({_kind(entry.message)}{hint})'
+
+
+def _kind(message: Any) -> str:
+    """What an image says that it is, for a comment: one line of plain characters."""
+    text = getattr(message, 'encoding', '') or getattr(message, 'format', '')
+    return re.sub(r'[^\w ;:/.-]', '?', str(text)[:40])
 
 
 def _numbers(around: Surroundings) -> Iterator[dict[str, Any]]:
@@ -262,10 +268,14 @@ def _joints(chosen: Obeyed, around: Surroundings) -> Iterator[tuple[dict[str, An
         if chosen.type == JOINT_STATE:
             axis['field'] = f'position[{joint}]'
         entry, limits = measured.get(joint), around.limits.get(joint, JointLimits())
-        where = 0.0
+        # A message without the number would be left out as a whole.
+        where = math.nan
         if entry is not None:
+            where = dict(zip(entry.message.name, getattr(entry.message, quantity, ()))).get(joint, math.nan)
+        if math.isfinite(where):
             axis['feedback'] = {'topic': entry.topic, 'type': entry.type, 'field': f'{quantity}[{joint}]'}
-            where = dict(zip(entry.message.name, entry.message.position)).get(joint, 0.0)
+        else:
+            where = 0.0
         comment = '' if told else f'{DECIDE}: is this joint number {number}? '
         if quantity != 'position':
             known = quantity == 'velocity' and math.isfinite(limits.velocity)
@@ -296,7 +306,7 @@ def _limits(around: Surroundings, wanted: str) -> Iterator[str]:
             margin = 0.05 * (limits.high - limits.low)
             source = {'topic': measured[joint].topic, 'type': JOINT_STATE, 'field': f'position[{joint}]'}
             bounds = {'low': _rounded(limits.low + margin), 'high': _rounded(limits.high - margin)}
-            rows.append(f'  {joint}: {_value({**source, **bounds, "axes": {joint: 1}})}')
+            rows.append(f'  {_value(joint)}: {_value({**source, **bounds, "axes": {joint: 1}})}')
     yield ''
     if rows:
         yield from (
