@@ -61,7 +61,7 @@ def record(task: str, policy: str, overrides: tuple[str, ...], episodes: int, fo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--task', default='cartpole_swingup')
+    parser.add_argument('--task', default='cartpole_swingup_sparse')
     parser.add_argument('--policy', default='cartpole_swingup')
     parser.add_argument('--demonstrations', type=int, default=10)
     parser.add_argument('--steps', type=int, default=200_000)
