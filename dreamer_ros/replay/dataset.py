@@ -214,13 +214,11 @@ class ReplayDataset:
         rng = np.random.default_rng()
         return self._mix(self._buffers(), batch, length, rng, lambda buffer, n: buffer.peek(n, length))
 
-    def can_validate(self, length: int) -> bool:
-        """Whether there are held-out steps for a sequence of this length."""
-        return any(folder.held_out.steps >= length for folder in self._folders)
-
-    def validation(self, batch: int, length: int) -> Batch:
-        """Sequences of held-out episodes. They are the same until a new bag comes in."""
+    def validation(self, batch: int, length: int) -> Batch | None:
+        """Sequences of held-out episodes, the same until a new bag comes in; None without steps for one."""
         held_out = [folder.held_out for folder in self._folders]
+        if all(buffer.steps < length for buffer in held_out):
+            return None
         rng = np.random.default_rng(0)
         return self._mix(held_out, batch, length, rng, lambda buffer, n: buffer.peek(n, length, seed=0))
 

@@ -23,6 +23,7 @@ from dreamer_ros.viewing.film import HEIGHT, film_with_curves, write_video
 COLUMNS = ('truth', 'reconstruction', 'prediction')
 STRIP = 10  # moments in the picture's film strip
 PANEL = 150  # pixels of height per curve panel
+VALIDATION_CONTEXT = 5  # steps of a held-out sequence that are seen before the prediction begins
 
 
 @dataclasses.dataclass
@@ -109,6 +110,35 @@ def dream_bag(run: str | Path, bag: Path, context: int, folder: Path) -> tuple[E
     }
     title = f'{learner.spec.name}, {learner.config.preset}, {learner.updates} updates'
     return inspection, write_inspection(inspection, folder, title, facts)
+
+
+def held_out_errors(learner: Learner, samples: dict[str, np.ndarray]) -> dict[str, float]:
+    """Mean squared errors over the steps after the first VALIDATION_CONTEXT ones, up to where another episode begins.
+
+    Args:
+        samples: sequences of the replay store, longer than the context.
+
+    Returns:
+        validation_prediction_error: of images in [0, 1] that follow from the actions alone;
+        validation_reconstruction_error: of the same images when the model sees them;
+        validation_reward_error: of the rewards that follow from the actions alone.
+        Without cameras, the last one only; nothing, if no sequence goes on after the context.
+    """
+    begun = samples['is_first'].copy()
+    begun[:, :VALIDATION_CONTEXT] = False
+    counts = ~np.logical_or.accumulate(begun, axis=1)
+    counts[:, :VALIDATION_CONTEXT] = False
+    if not counts.any():
+        return {}
+    seen = learner.agent.inspect(learner.to_batch(samples), VALIDATION_CONTEXT)
+    truth, errors = samples['image'][counts].astype(np.float32), {}
+    for name, made in (('prediction', seen.prediction), ('reconstruction', seen.reconstruction)):
+        if made is not None:
+            difference = made.cpu().numpy()[counts] - truth
+            errors[f'validation_{name}_error'] = float(np.square(difference).mean(dtype=np.float64)) / 255**2
+    difference = seen.predicted_reward.float().cpu().numpy()[counts] - samples['reward'][counts]
+    errors['validation_reward_error'] = float(np.square(difference).mean(dtype=np.float64))
+    return errors
 
 
 def squared_error(truth: np.ndarray, made: np.ndarray) -> np.ndarray:

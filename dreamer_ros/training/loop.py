@@ -17,6 +17,7 @@ from dreamer_ros.policy.export import Exporter
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.training.checkpoint import find_checkpoint
+from dreamer_ros.training.inspection import held_out_errors
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.metrics import Losses, Metrics, check_finite, read_metrics
 from dreamer_ros.training.plots import plot_run
@@ -25,7 +26,6 @@ from dreamer_ros.training.robots import Robots
 from dreamer_ros.training.run_directory import RunDirectory
 from dreamer_ros.training.run_replay import BagReplay, MemoryReplay
 from dreamer_ros.training.schedule import OfflineSchedule, Schedule
-from dreamer_ros.training.validation import held_out_errors
 from dreamer_ros.viewing.film import dream_video, episode_video
 
 if TYPE_CHECKING:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import queue
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +15,50 @@ from dreamer_ros.config import Config, ScheduleConfig
 from dreamer_ros.episodes.episode import Episode, EpisodeInfo
 from dreamer_ros.episodes.report import Problem
 from dreamer_ros.replay.buffer import ReplayBuffer
-from dreamer_ros.replay.dataset import open_replay
-from dreamer_ros.replay.prefetch import Prefetcher
+from dreamer_ros.replay.dataset import ReplayDataset, open_replay
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.spec import RobotSpec
 
 Batch = dict[str, np.ndarray]
 
 REFRESH_PERIOD = 0.5  # seconds between two looks for new bags
+
+
+class Prefetcher:
+    """Samples batches ahead of the learner, in a thread, and keeps two ready."""
+
+    def __init__(self, dataset: ReplayDataset, batch: int, length: int) -> None:
+        """Start sampling as `dataset.sample(batch, length)` does. The dataset must hold enough steps."""
+        self._dataset, self._batch, self._length = dataset, batch, length
+        self._thread = ThreadPoolExecutor(1, 'replay prefetch')
+        self._ahead = collections.deque(self._thread.submit(self._sample) for _ in range(2))
+
+    def next(self) -> dict[str, np.ndarray]:
+        """Wait for the next batch.
+
+        Raises:
+            RuntimeError: the prefetcher is closed.
+            Exception: sampling raised it.
+        """
+        if not self._ahead:
+            raise RuntimeError('the prefetcher is closed')
+        _, batch = self._ahead[0].result()
+        self._ahead.popleft()
+        self._ahead.append(self._thread.submit(self._sample))
+        return batch
+
+    def state_dict(self) -> dict:
+        """The dataset's state before the batch that `next` returns next, without the batches made ahead."""
+        failed = not self._ahead or self._ahead[0].exception()
+        return self._dataset.state_dict(None if failed else self._ahead[0].result()[0])
+
+    def close(self) -> None:
+        """Stop the thread and wait for its end; may be called twice."""
+        self._ahead.clear()
+        self._thread.shutdown(cancel_futures=True)
+
+    def _sample(self) -> tuple[dict, dict[str, np.ndarray]]:
+        return self._dataset.cursor(), self._dataset.sample(self._batch, self._length)
 
 
 class BagReplay:
@@ -110,8 +148,7 @@ class BagReplay:
 
     def validation(self, count: int) -> Batch | None:
         """Sequences of held-out episodes; None without any."""
-        length = self._schedule.length
-        return self._store.validation(count, length) if self._store.can_validate(length) else None
+        return self._store.validation(count, self._schedule.length)
 
     def state_dict(self) -> dict:
         """What a resumed run needs to go on with the same batches; JSON-ready."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 import threading
@@ -138,8 +137,8 @@ def test_random_then_policies(start, peer, policies):
     peer.until(lambda: robot.actor() == 'policy/2/explore', 'the second policy')
 
     # What can't be loaded changes nothing, and is said.
-    robot.offer(dataclasses.replace(policies[1][0], sha256='0' * 64, version=3))
-    robot.offer(dataclasses.replace(policies[1][0], spec_hash='another', version=4))
+    robot.offer(policies[1][0].model_copy(update={'sha256': '0' * 64, 'version': 3}))
+    robot.offer(policies[1][0].model_copy(update={'spec_hash': 'another', 'version': 4}))
     peer.until(lambda: robot.actor() and 'another' in agent.output, 'the complaint')
     assert 'keeping version 2' in agent.output
     assert robot.actor() == 'policy/2/explore'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -22,7 +23,7 @@ from dreamer_ros.episodes.bag_writer import EpisodeWriter
 from dreamer_ros.errors import InputError
 from dreamer_ros.formats.npz import write_arrays
 from dreamer_ros.replay.dataset import QUIET_SECONDS, is_kept, keep_bag
-from dreamer_ros.replay.prefetch import Prefetcher
+from dreamer_ros.training.run_replay import Prefetcher
 from dreamer_ros.wire import topics
 from dreamer_ros.wire.definitions import typestore
 from tests.episodes.bags import (
@@ -397,7 +398,7 @@ def test_prefetcher_gives_what_sampling_gives(tmp_path, rng):
     for store in stores:
         store.refresh()
     plain, fetched, resumed = stores
-    with Prefetcher(fetched, batch=4, length=8) as prefetcher:
+    with contextlib.closing(Prefetcher(fetched, batch=4, length=8)) as prefetcher:
         for _ in range(6):
             np.testing.assert_array_equal(prefetcher.next()['image'], plain.sample(4, 8)['image'])
         # Batches made ahead do not count as given.
@@ -413,7 +414,7 @@ def test_prefetcher_hands_errors_over_and_ends(tmp_path, rng):
     store = dataset_of(tmp_path, SPEC, 100)
     store.refresh()
     before = threading.active_count()
-    with Prefetcher(store, batch=4, length=8) as prefetcher:
+    with contextlib.closing(Prefetcher(store, batch=4, length=8)) as prefetcher:
         for _ in range(2):
             with pytest.raises(InputError, match='needs 8 steps, the replay holds 5'):
                 prefetcher.next()
@@ -438,7 +439,7 @@ def test_sampling_while_bags_come_in(tmp_path, rng):
     thread = threading.Thread(target=come)
     thread.start()
     checked = 0
-    with Prefetcher(store, batch=4, length=10) as prefetcher:
+    with contextlib.closing(Prefetcher(store, batch=4, length=10)) as prefetcher:
         while not done.is_set() or checked < 50:
             batch = prefetcher.next()
             for b in range(4):

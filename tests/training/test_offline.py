@@ -25,6 +25,8 @@ from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.schema import check
 from dreamer_ros.training import loop as trainer_module
 from dreamer_ros.training import offline
+from dreamer_ros.training.inspection import VALIDATION_CONTEXT as CONTEXT
+from dreamer_ros.training.inspection import held_out_errors
 from dreamer_ros.training.learner import Learner
 from dreamer_ros.training.loop import Trainer
 from dreamer_ros.training.metrics import read_metrics
@@ -35,7 +37,6 @@ from dreamer_ros.training.robots import Robots
 from dreamer_ros.training.run_directory import RunDirectory, latest_policy
 from dreamer_ros.training.run_replay import BagReplay
 from dreamer_ros.training.schedule import OfflineSchedule, Schedule
-from dreamer_ros.training.validation import CONTEXT, held_out_errors
 from tests.episodes import bags
 from tests.training.test_loop import ROBOT, STEPS, Walking, make_trainer, write_bags
 
