@@ -576,7 +576,7 @@ class Joystick(Model):
                 raise Mismatch(f'joystick.{used}', f'{used} of the command ({", ".join(known)})', name)
         if getattr(self, unused):
             raise Mismatch(f'joystick.{unused}', f'{used} alone, as of the command', list(getattr(self, unused)))
-        if not (any(self.axes.values()) or self.choices):
+        if not (any(self.axes.values()) or self.choices or self.success or self.failure or self.ready):
             raise Mismatch('joystick', f'{used} that it moves', 'none')
         if self.mode == 'relative' and command.choices:
             raise Mismatch('joystick.mode', 'absolute for a robot with discrete actions', self.mode)

@@ -81,3 +81,11 @@ def choices_of(action, choices):
 def test_messages_that_say_nothing(bad, reason):
     with pytest.raises(InputError, match=reason):
         Sticks(contract(command=TWIST, joystick={'axes': MIXED})).read(joy(bad))
+
+
+def test_buttons_by_which_a_person_speaks_move_nothing():
+    sticks = Sticks(contract(command=TWIST, joystick={'success': 'buttons[0]', 'failure': 'axes[0]'}))
+    assert [
+        sorted(sticks.read(joy([axis], [button])).said) for axis, button in ((0, 0), (0, 1), (-1, 1), (0.05, 0))
+    ] == [[], ['success'], ['failure', 'success'], []]
+    assert not sticks.read(joy([1], [1])).takes_over
