@@ -23,11 +23,11 @@ def reference(options: Options) -> None:
 def _models() -> Iterator[tuple[str, type[Model]]]:
     from dreamer_ros import nodes
     from dreamer_ros.config import SYSTEMS
-    from dreamer_ros.launching import SCENARIOS
+    from dreamer_ros.launching import SCENARIOS, scenario_options
     from dreamer_ros.robot.contract import RobotContract
 
-    for name, (model, _) in SCENARIOS.items():
-        yield f'Arguments of the scenario {name}', model
+    for name in SCENARIOS:
+        yield f'Arguments of the scenario {name}', scenario_options(name)
     for name in sorted(module.name for module in pkgutil.iter_modules(nodes.__path__)):
         module = importlib.import_module(f'dreamer_ros.nodes.{name}')
         yield f'Parameters of the node {name}', getattr(module, f'{name.title().replace("_", "")}Parameters')

@@ -18,6 +18,7 @@ from dreamer_ros.files import user_path
 from dreamer_ros.launcher import torchrun_rank
 from dreamer_ros.launching.sim_train import SimTrain, sim_train
 from dreamer_ros.options import Options, Word
+from dreamer_ros.stopping import StopEvent
 from dreamer_ros.training.offline import OfflineOptions, plan, train_from_bags
 
 IN_PROCESS = 'in_process', 'task', 'preset', 'overrides', 'logdir', 'steps', 'seed', 'simulators', 'device'
@@ -106,7 +107,7 @@ def _train_in_process(options: Train) -> None:
 
 def _stop_event() -> threading.Event:
     """An event that SIGINT and SIGTERM set. The second signal ends the process: every file is whole or not there."""
-    stop = threading.Event()
+    stop = StopEvent()
     alone = torchrun_rank() is None  # else one Ctrl-C comes twice: from the terminal and from torchrun
 
     def end(number: int, _) -> None:
@@ -114,7 +115,7 @@ def _stop_event() -> threading.Event:
             if alone:
                 os._exit(128 + number)
             return
-        stop.set()
+        stop.ask()
         again = '; Ctrl-C again ends at once' * alone
         os.write(sys.stderr.fileno(), f'\nstopping: saving the checkpoint, then drawing{again}\n'.encode())
 

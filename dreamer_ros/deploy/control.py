@@ -15,6 +15,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import JointState, Joy
 
 from dreamer_ros.deploy.camera_reward import CameraReward
+from dreamer_ros.deploy.clocks import SystemClock
 from dreamer_ros.deploy.policies import Policies
 from dreamer_ros.deploy.realtime import CONTROL, raise_thread
 from dreamer_ros.deploy.resetting import Resetting
@@ -37,6 +38,10 @@ from dreamer_ros.wire.codecs import Mode, Verdict
 LATE = 0.7  # of a period after its tick, a command counts as overdue
 # A stop is part of the episode if it lasts at most so many ticks and has no other reasons than these.
 PASSING, PASSING_REASONS = 3, {'overdue', 'executor'}
+NAP, SIMULATED_NAP = (
+    0.1,
+    0.002,
+)  # seconds at most between two looks at the clock; the pace of a simulated one is unknown
 STEER = 0.02  # of a period: how much longer or shorter one may be
 GAIN = 0.1  # of the phase error, corrected per tick
 # All corrections together come to this many periods at most, and to so much more per tick: what clocks may differ by.
@@ -74,28 +79,39 @@ class Metronome:
 
     Args:
         period: seconds.
-        now: monotonic seconds of the first tick.
+        now: seconds of the first tick.
+        clock: of these seconds.
     """
 
-    def __init__(self, period: float, now: float):
+    def __init__(self, period: float, now: float, clock: SystemClock | None = None):
         self.period = period
         self.next = now
+        self._clock = clock or SystemClock()
         self._spread = 0.1  # mean deviation from the wished phase, in periods
         self._images = 1.0  # mean number per tick
         self._sent = 0
         self._moved = 0.0  # sum of the corrections beyond `DRIFT`, in periods
 
-    def wait(self) -> float:
-        """Sleep until the next tick; returns its time in monotonic seconds. Missed ticks are skipped."""
-        now = time.monotonic()
-        if now < self.next:
-            time.sleep(self.next - now)
-        tick = self.next
-        late = max(0.0, time.monotonic() - tick)
+    def wait(self, stopping: threading.Event | None = None) -> float:
+        """Sleep until the next tick, or until the event is set; returns its time in monotonic seconds.
+
+        Missed ticks are skipped.
+        """
+        while (left := self.next - self._clock.seconds()) > 0 and not (stopping and stopping.is_set()):
+            if left > 2 * self.period:  # the clock was set back
+                self.next -= left
+            time.sleep(min(left, SIMULATED_NAP if self._clock.simulated else NAP))
+        late = max(0.0, self._clock.seconds() - self.next)
         if late >= self.period:  # suspended or overrun: start over, or a burst of ticks would follow
-            tick += late
-        self.next = tick + self.period
-        return tick
+            self.next += late
+            late = 0.0
+        self.next += self.period
+        return time.monotonic() - late
+
+    @property
+    def deadline(self) -> float:
+        """When the command of the next tick is overdue, in monotonic seconds; unknown in simulated time."""
+        return float('inf') if self._clock.simulated else self.next + LATE * self.period
 
     def steer(self, age: float | None, sent: int) -> None:
         """Correct the next tick.
@@ -104,7 +120,7 @@ class Metronome:
             age: of the newest observation at this one, in seconds.
             sent: observations until now, those that never came included.
         """
-        if age is None:
+        if age is None or self._clock.simulated:
             return
         if self._sent:
             self._images += SLOWNESS * (sent - self._sent - self._images)
@@ -202,7 +218,7 @@ class Control:
         inputs, policies, gate: of the robot.
         steps: publishes what happened.
         behaviour: how to play.
-        time_ns: ROS time.
+        clock: of the robot.
         overdue: the deadline of the next command, set here.
         person: who may take over; None without a joystick.
         reset: sets the robot up again.
@@ -225,7 +241,7 @@ class Control:
         gate: Gate,
         steps: StepPublisher,
         behaviour: Behaviour,
-        time_ns: Callable[[], int],
+        clock: SystemClock,
         overdue: Deadline,
         person: Person | None,
         reset: Resetting,
@@ -233,12 +249,12 @@ class Control:
         complain: Callable[[str], None],
     ):
         self._contract, self._inputs, self._policies, self._gate = contract, inputs, policies, gate
-        self._publisher, self._behaviour, self._time_ns = steps, behaviour, time_ns
+        self._publisher, self._behaviour, self._clock = steps, behaviour, clock
         self._overdue, self._person, self._reset, self._complain = overdue, person, reset, complain
         self._camera_reward = camera_reward
         self._spec = contract.spec
         self._leading = contract.topics[0].name
-        self._set_back = TimeSetBack(time_ns, 1.0 / contract.rate)
+        self._set_back = TimeSetBack(clock.time_ns, 1.0 / contract.rate)
         self._rng = np.random.default_rng(behaviour.seed)
         self._runner: PolicyRunner | None = None
         self._stamp = 0
@@ -260,7 +276,6 @@ class Control:
         """Begin to tick."""
         self._stopping.clear()
         self._started = False
-        self._overdue.set(time.monotonic() + 1.0 / self._contract.rate)
         self._thread = threading.Thread(target=self._run, name='control', daemon=True)
         self._thread.start()
 
@@ -291,9 +306,12 @@ class Control:
 
     def _run(self) -> None:
         raise_thread(CONTROL)
-        metronome = Metronome(1.0 / self._contract.rate, time.monotonic())
-        while not self._stopping.is_set():
-            tick = metronome.wait()
+        metronome = Metronome(1.0 / self._contract.rate, self._clock.seconds(), self._clock)
+        self._overdue.set(metronome.deadline)
+        while True:
+            tick = metronome.wait(self._stopping)
+            if self._stopping.is_set():
+                break
             due = tick + LATE * metronome.period
             self._overdue.set(due)
             try:
@@ -302,7 +320,7 @@ class Control:
             except Exception as error:  # the robot stops, and the loop goes on trying
                 self._gate.hold('control', f'{type(error).__name__}: {error}')
                 self._complain(traceback.format_exc() if not isinstance(error, InputError) else str(error))
-            self._overdue.set(metronome.next + LATE * metronome.period)
+            self._overdue.set(metronome.deadline)
         self._overdue.set(float('inf'))
         self._end_episode_quietly()
         self._reset.interrupt()
@@ -312,7 +330,7 @@ class Control:
         if seconds := self._set_back.look():
             self._begin_anew(seconds)
         # Stamps identify steps, so they increase whatever the system's clock does.
-        self._stamp = max(self._stamp + 1, self._time_ns())
+        self._stamp = max(self._stamp + 1, self._clock.time_ns())
         sensed = self._observe()
         metronome.steer(self._inputs.waited(time.time_ns()), self._inputs.sent)
         self._judge(sensed)
@@ -357,7 +375,7 @@ class Control:
         if self._leading in sensed.ages:  # else a default stands for it
             age = sensed.ages[self._leading] / 1e9
             self.timings.add('age', age)
-            self.timings.add('latency', age + (self._time_ns() - self._stamp) / 1e9)
+            self.timings.add('latency', age + (self._clock.time_ns() - self._stamp) / 1e9)
         if limited.clamped or limited.slowed or limited.blocked:
             self.limited += 1
             action = self._gate.action(limited.values)  # the recorded action is the one that was sent
@@ -472,7 +490,7 @@ class Control:
     def _end_episode_quietly(self) -> None:
         """The same between two ticks: when the loop ends, or before the time goes back."""
         if self._length > 0:
-            self._stamp = max(self._stamp + 1, self._time_ns())
+            self._stamp = max(self._stamp + 1, self._clock.time_ns())
             self._end_episode(self._observe())
         self._length = -1
 

@@ -16,6 +16,7 @@ from rclpy.publisher import Publisher
 from std_msgs.msg import Header
 
 from dreamer_ros.deploy.camera_reward import CameraReward
+from dreamer_ros.deploy.clocks import SimulatedClock, SystemClock
 from dreamer_ros.deploy.command_topic import CommandTopic
 from dreamer_ros.deploy.control import LATE, Behaviour, Control, StepPublisher
 from dreamer_ros.deploy.guard import Guard
@@ -23,7 +24,7 @@ from dreamer_ros.deploy.limit_watch import LimitWatch
 from dreamer_ros.deploy.policies import Policies
 from dreamer_ros.deploy.realtime import has_priority
 from dreamer_ros.deploy.resetting import Resetting
-from dreamer_ros.deploy.stops import ClockWatch, Deadline, EmergencyStop
+from dreamer_ros.deploy.stops import Deadline, EmergencyStop
 from dreamer_ros.deploy.subscriptions import Inputs
 from dreamer_ros.deploy.takeover import Person
 from dreamer_ros.deploy.watchdog import Check, Gate, Watchdog
@@ -36,7 +37,6 @@ from dreamer_ros.ros.ownership import TopicLock, announcement
 from dreamer_ros.ros.runtime import terminating
 from dreamer_ros.wire import topics
 from dreamer_ros.wire.codecs import Verdict
-from dreamer_ros.wire.fields import has_header
 from dreamer_ros.wire.topics import QoS, Topic
 
 ROUNDS = 8  # of the watchdog per control period
@@ -86,9 +86,6 @@ class Deployment:
         stop: threading.Event,
     ):
         self._node, self.contract = node, contract
-        sim_time = node.get_parameter('use_sim_time').value
-        if sim_time:
-            _check_stamps(contract)
         self.command_topic = node.resolve_topic_name(contract.command_topic.name)
         command = dataclasses.replace(contract.command_topic, name=self.command_topic)
         with contextlib.ExitStack() as closing:  # gives back what was made if something fails in the middle
@@ -107,6 +104,9 @@ class Deployment:
                 'there; end or clean up that one first'
             )
             kept(TopicLock(node, self.command_topic, refusal))
+            simulated = node.get_parameter('use_sim_time').value
+            patience = CLOCK_PATIENCE * self.period
+            self._clock = kept(SimulatedClock(node, patience)) if simulated else SystemClock()
             # It listens while the rest is prepared.
             self._estop = kept(EmergencyStop(node, contract.estop))
             self.policies = kept(Policies(contract, behaviour.seed, keep, complain))
@@ -119,12 +119,9 @@ class Deployment:
             self._commands, stops = publisher(command), publisher(command)
             own = {node.get_fully_qualified_name(): 2, self._guard.name: 1}
             self.command = CommandTopic(node, command, contract.source, self._commands, own)
-            self._gate = Gate(contract, self._commands.publish, stops.publish, self._time_ns)
-            self._inputs = kept(Inputs(node, contract, self._time_ns))
-            self._limits = (
-                kept(LimitWatch(node, contract, self._gate.block, self._time_ns)) if contract.limits else None
-            )
-            self._clock = kept(ClockWatch(node, CLOCK_PATIENCE * self.period)) if sim_time else None
+            self._gate = Gate(contract, self._commands.publish, stops.publish, self._clock.time_ns)
+            self._inputs = kept(Inputs(node, contract, self._clock))
+            self._limits = kept(LimitWatch(node, contract, self._gate.block, self._clock)) if contract.limits else None
             self._person = kept(Person(node, contract)) if contract.joystick else None
             self._reset = kept(Resetting(node, contract, self._gate))
             says = contract.reward
@@ -140,7 +137,7 @@ class Deployment:
                 self._gate,
                 kept(StepPublisher(node, contract)),
                 behaviour,
-                self._time_ns,
+                self._clock,
                 self._overdue,
                 self._person,
                 self._reset,
@@ -185,7 +182,6 @@ class Deployment:
         """
         self._control.check_ended()
         self._armed, self._guarded = True, False
-        self._overdue.set(time.monotonic() + self.period)
         # Its first round is over before the gate opens: a pressed emergency stop is known before any command.
         self._watchdog = Watchdog(self._gate, min(self.period / ROUNDS, LONGEST_ROUND), self._checks(), self._beat)
         self._set_enabled(self._enabled)
@@ -312,7 +308,7 @@ class Deployment:
             checks['limit'] = self._limits
         if self._person:
             checks['joystick'] = self._person.lost
-        if self._clock:
+        if isinstance(self._clock, SimulatedClock):
             checks['clock'] = self._clock
         return checks
 
@@ -339,7 +335,7 @@ class Deployment:
         return '' if self._guarded else 'the guard process has not found the robot yet'
 
     def _beat(self) -> None:
-        self._guard.beat(self._armed, self._time_ns() - time.time_ns(), self._gate.values)
+        self._guard.beat(self._armed, self._clock.time_ns() - time.time_ns(), self._gate.values)
         now = time.monotonic()
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + HEARTBEAT
@@ -354,10 +350,6 @@ class Deployment:
             self._gate.release('enable')
         else:
             self._gate.hold('enable', 'not enabled; call ~/enable')
-
-    def _time_ns(self) -> int:
-        """ROS time."""
-        return self._node.get_clock().now().nanoseconds
 
     def _report(self) -> diagnostics.Report:
         control, gate = self._control, self._gate
@@ -386,11 +378,3 @@ class Deployment:
         if self._person:
             values['in control'] = 'a person' if self._person.steering else 'the policy'
         return level, message, values
-
-
-def _check_stamps(contract: RobotContract) -> None:
-    for topic in contract.topics:
-        if contract.stamps != 'header' or not has_header(topic.type):
-            raise InputError(
-                f'{contract.source}: {topic.name}: expected messages with header stamps, since use_sim_time is set'
-            )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 
 import numpy as np
 from rclpy.node import Node
 
+from dreamer_ros.deploy.clocks import SystemClock
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.robot.limits import StateLimits
@@ -28,11 +28,11 @@ class LimitWatch:
         node: the subscriber.
         contract: of the robot.
         block: gets the axes that must not go further, see `Gate.block`.
-        time_ns: ROS time.
+        clock: of the robot.
     """
 
-    def __init__(self, node: Node, contract: RobotContract, block: Block, time_ns: Callable[[], int]):
-        self._block, self._time_ns = block, time_ns
+    def __init__(self, node: Node, contract: RobotContract, block: Block, clock: SystemClock):
+        self._block, self._clock = block, clock
         self._limits = StateLimits(contract)
         self._subscriptions = {
             topic.name: (
@@ -52,9 +52,9 @@ class LimitWatch:
             while (taken := subscription.take_with_info()) is not None:
                 message, info = taken
                 with contextlib.suppress(InputError):  # no stamp, no age
-                    stamp = codecs.stamp_to_ns(message.header.stamp) if by_header else info['source_timestamp']
-                    age = max(0, self._time_ns() - stamp) / 1e9
-                    self._limits.receive(topic, message, time.monotonic() - age)
-        judgement = self._limits.judge(now)
+                    stamp = codecs.stamp_to_ns(message.header.stamp) if by_header else self._clock.received(info)
+                    age = max(0, self._clock.time_ns() - stamp) / 1e9
+                    self._limits.receive(topic, message, self._clock.seconds() - age)
+        judgement = self._limits.judge(self._clock.seconds())
         self._block(judgement.down, judgement.up, judgement.limited)
         return judgement.stop

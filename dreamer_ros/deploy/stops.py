@@ -10,17 +10,14 @@ stops it when no command comes any more (`controller_timeout` of the contract).
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 
 from rclpy.node import Node
 
-from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import ESTOP
 from dreamer_ros.ros.inbox import PolledSubscription
-from dreamer_ros.wire import codecs, topics
-from dreamer_ros.wire.topics import LATEST, QoS, Topic
+from dreamer_ros.wire.topics import QoS, Topic
 
 STOPS = {
     # The watchdog's thread checks these in this order, several times per control period.
@@ -98,34 +95,6 @@ class Deadline:
 
     def __call__(self, now: float) -> str:
         return self._reason if now > self._at else ''
-
-
-class ClockWatch:
-    """A check that /clock advances. It polls the topic, since ROS time itself waits for the executor.
-
-    Args:
-        node: the subscriber.
-        patience: seconds for which the time may stay the same.
-    """
-
-    def __init__(self, node: Node, patience: float):
-        self._subscription = PolledSubscription(node, topics.CLOCK, LATEST)
-        self._patience = patience
-        self._time_ns, self._since = 0, time.monotonic()
-
-    def __call__(self, now: float) -> str:
-        while (taken := self._subscription.take_with_info()) is not None:
-            message, info = taken
-            with contextlib.suppress(InputError):  # no time: the clock does not advance
-                time_ns = codecs.stamp_to_ns(message.clock)
-                if time_ns != self._time_ns:
-                    delay = max(0.0, (time.time_ns() - info['source_timestamp']) / 1e9)
-                    self._time_ns, self._since = time_ns, time.monotonic() - delay
-        return '/clock does not advance' if now - self._since > self._patience else ''
-
-    def close(self) -> None:
-        """Unsubscribe."""
-        self._subscription.close()
 
 
 class TimeSetBack:

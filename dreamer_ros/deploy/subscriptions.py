@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
+from dreamer_ros.deploy.clocks import SystemClock
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.robot.sensing import Problem, Sensed, Sensing
@@ -24,9 +24,9 @@ class Taken(NamedTuple):
 
     Attributes:
         cdr: its bytes.
-        source: publication time, nanoseconds of system time.
+        source: when it counts as measured if it has no stamp, nanoseconds of ROS time.
         received: time of arrival, nanoseconds of system time.
-        expires: when it will be too old, in seconds of the steady clock.
+        expires: when it will be too old, in seconds of the robot's clock.
         number: the publisher's sequence number, if the middleware tells it.
     """
 
@@ -46,7 +46,7 @@ class Inputs:
     Args:
         node: the subscriber.
         contract: of the robot.
-        time_ns: ROS time.
+        clock: of the robot.
 
     Attributes:
         sent: messages of the leading topic (the first camera) until now.
@@ -54,8 +54,8 @@ class Inputs:
         repeated: observations without a new message of the leading topic.
     """
 
-    def __init__(self, node: Node, contract: RobotContract, time_ns: Callable[[], int]):
-        self._contract, self._time_ns = contract, time_ns
+    def __init__(self, node: Node, contract: RobotContract, clock: SystemClock):
+        self._contract, self._clock = contract, clock
         self._sensing = Sensing(contract)
         self._by_header = {
             topic.name: contract.stamps == 'header' and has_header(topic.type) for topic in contract.topics
@@ -109,15 +109,15 @@ class Inputs:
         For the watchdog: it neither waits for the control loop nor takes messages away from it.
 
         Args:
-            now: monotonic seconds.
+            now: monotonic seconds; the age counts by the robot's clock.
         """
-        late = self._late(now)
+        late = self._late()
         if late and self._lock.acquire(timeout=0.001):
             try:
                 self._take()
             finally:
                 self._lock.release()
-            late = self._late(now)
+            late = self._late()
         return late
 
     def told(self, problems: Iterable[Problem]) -> str:
@@ -125,7 +125,8 @@ class Inputs:
         named = (problem._replace(topic=self._names.get(problem.topic, problem.topic)) for problem in problems)
         return '; '.join(map(str, named))
 
-    def _late(self, now: float) -> str:
+    def _late(self) -> str:
+        now = self._clock.seconds()
         for topic, limit in self._limits.items():
             taken = self._newest.get(topic)
             if taken is None:
@@ -136,17 +137,18 @@ class Inputs:
 
     def _take(self) -> None:
         """Take waiting messages. Their age comes from ROS time once, and grows by the steady clock from then on."""
-        now_ns, now = self._time_ns(), time.monotonic()
+        now_ns, now = self._clock.time_ns(), self._clock.seconds()
         for topic, subscription in self._subscriptions.items():
             while (message := subscription.take_with_info()) is not None:
                 cdr, info = message
+                received = self._clock.received(info)
                 try:
-                    stamp = codecs.header_stamp(cdr) if self._by_header[topic] else info['source_timestamp']
+                    stamp = codecs.header_stamp(cdr) if self._by_header[topic] else received
                 except InputError:
                     continue  # its age is unknown
                 taken = Taken(
                     cdr,
-                    info['source_timestamp'],
+                    received,
                     info['received_timestamp'],
                     now + self._limits.get(topic, math.inf) - max(0, now_ns - stamp) / 1e9,
                     info.get('publication_sequence_number'),

@@ -6,13 +6,16 @@ rclpy nor torch nor launch.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from pydantic import Field, create_model
 
 from dreamer_ros.errors import InputError, hint
 from dreamer_ros.launching import deploy, offline_train, record, replay, robot_train, sim_eval, sim_train
 from dreamer_ros.launching.processes import Scenario
-from dreamer_ros.options import Options
+from dreamer_ros.options import Options, as_text
 from dreamer_ros.training.offline import OfflineOptions
 
 # name: (options, function that makes the Scenario)
@@ -27,15 +30,25 @@ SCENARIOS: dict[str, tuple[type[Options], Callable[[Any], Scenario]]] = {
 }
 
 
+class Common(Options):
+    """Options of every scenario, passed on to all of its nodes."""
+
+    use_sim_time: bool = Field(
+        False, description='Whether the time is that of a simulator such as Gazebo, which publishes it on /clock.'
+    )
+
+
 def scenario_options(name: str) -> type[Options]:
-    """The options of a scenario.
+    """All options of a scenario.
 
     Raises:
         InputError: there is no such scenario.
     """
     if name not in SCENARIOS:
         raise InputError(f'unknown scenario {name!r}; {hint(name, SCENARIOS)}')
-    return SCENARIOS[name][0]
+    model = SCENARIOS[name][0]
+    fields: dict[str, Any] = {key: (field.annotation, field) for key, field in Common.model_fields.items()}
+    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields)
 
 
 def scenario(name: str, arguments: Mapping[str, str]) -> Scenario:
@@ -48,8 +61,16 @@ def scenario(name: str, arguments: Mapping[str, str]) -> Scenario:
     Raises:
         InputError: unknown scenario or argument, or a value that does not fit.
     """
-    options = scenario_options(name).from_texts(arguments, name)
-    return SCENARIOS[name][1](options)
+    scenario_options(name).from_texts(arguments, name)  # refuses what is unknown
+    common = Common.from_texts({key: text for key, text in arguments.items() if key in Common.model_fields}, name)
+    own = {key: text for key, text in arguments.items() if key not in Common.model_fields}
+    made = SCENARIOS[name][1](SCENARIOS[name][0].from_texts(own, name))
+    parameters = {key: value for key, value in common.model_dump().items() if key in common.model_fields_set}
+    processes = [
+        dataclasses.replace(process, parameters={**process.parameters, **parameters}) for process in made.processes
+    ]
+    then = made.then and (made.then[0], {**made.then[1], **{key: as_text(value) for key, value in parameters.items()}})
+    return dataclasses.replace(made, processes=tuple(processes), then=then)
 
 
 def parse_assignments(words: Sequence[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 from rclpy.node import Node
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
@@ -27,7 +28,7 @@ from dreamer_ros.ros.parameters import read_parameters
 from dreamer_ros.ros.runtime import run_node
 from dreamer_ros.schema import Expected
 from dreamer_ros.simulation import environment
-from dreamer_ros.wire import codecs
+from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.images import COMPRESSED, fill_compressed
 from dreamer_ros.wire.topics import QoS, Topic
 
@@ -89,6 +90,9 @@ class MockRobot:
                 (qos.publisher(node, dataclasses.replace(topic, qos=SENSOR)), *self._filler(topic))
                 for topic in contract.topics
             ]
+            # Its time is real, also if others are to take it for simulated.
+            simulated = node.get_parameter('use_sim_time').value
+            self._clocks = qos.publisher(node, topics.CLOCK) if simulated else None
             node.create_service(Trigger, '~/reset', self._on_reset)
         except BaseException:
             self._environment.close()
@@ -197,6 +201,10 @@ class MockRobot:
 
     def _publish(self) -> None:
         stamp, now = time.time_ns(), time.monotonic()
+        if self._clocks is not None:
+            clock = Clock()
+            codecs.fill_stamp(clock.clock, stamp)
+            self._clocks.publish(clock)
         look = now >= self._next_image
         if look:
             self._next_image = max(self._next_image + self._camera_period, now)

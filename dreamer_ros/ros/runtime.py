@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+from rcl_interfaces.msg import ParameterDescriptor, ParameterType
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from dreamer_ros.errors import run_main
 from dreamer_ros.launcher import end_with_launcher
+from dreamer_ros.stopping import StopEvent
 
 ENDING = (signal.SIGINT, signal.SIGTERM)  # in this order: the launcher takes a SIGTERM handler for both
 # Python writes the numbers of signals there at once, whatever its threads are doing.
@@ -46,9 +48,9 @@ def run_node(
     Returns:
         Exit code; 2 after an InputError, which is printed as one line.
     """
-    stop = threading.Event()
+    stop = StopEvent()
     for number in ENDING:
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: stop.ask())
     signal.set_wakeup_fd(_numbers[1], warn_on_full_buffer=False)
     end_with_launcher()
     if may_freeze:
@@ -57,6 +59,9 @@ def run_node(
 
     def serve() -> int | None:
         node = make(name)
+        # Clocks and messages before and after the change would not fit together.
+        fixed = ParameterDescriptor(name='use_sim_time', type=ParameterType.PARAMETER_BOOL, read_only=True)
+        node.set_descriptor(fixed.name, fixed)
         try:
             return body(node, stop)
         finally:
@@ -80,7 +85,7 @@ def start_ros() -> None:
 def terminating() -> str:
     """The name of the signal that asked this process to end, told once; '' if none did.
 
-    Any thread can ask. The stop event is set later, when the main thread runs the signal handler.
+    Any thread can ask. The stop event is set later, once the main thread has run the signal handler.
     """
     try:
         numbers = os.read(_numbers[0], 100)

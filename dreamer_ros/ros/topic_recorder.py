@@ -166,6 +166,7 @@ class TopicRecorder:
         self._node, self._inbox, self._contract, self._disk = node, inbox, contract, disk
         self._folder, self._robot, self._listening = folder, robot, always
         self._log = node.get_logger()
+        self._simulated = node.get_parameter('use_sim_time').value
         observed = dict.fromkeys((*contract.topics, contract.command_topic, topics.STEP, topics.ACTION))
         unstamped = contract.topics if contract.stamps == 'receive' else ()
         limits = contract.age_limits([*contract.cameras.values(), *contract.sources])
@@ -267,13 +268,14 @@ class TopicRecorder:
                 source.subscription = self._inbox.subscribe(source.topic, quality, raw=True)
 
     def _take(self, source: _Source, cdr: bytes, info: dict[str, Any]) -> None:
-        published = info['source_timestamp'] or time.time_ns()
+        arrived = self._node.get_clock().now().nanoseconds
+        published = arrived if self._simulated else info['source_timestamp'] or time.time_ns()
         try:
             stamp = codecs.header_stamp(cdr) if source.by_header else published
         except InputError as error:
             self._log.warning(f'{source.name}: left out: {error}', throttle_duration_sec=SAY_AGAIN)
             return
-        message = _Message(cdr, stamp, published, self._node.get_clock().now().nanoseconds, source.lost(info))
+        message = _Message(cdr, stamp, published, arrived, source.lost(info))
         self._messages += 1
         self._lost += message.lost
         source.remember(message)
@@ -312,7 +314,9 @@ class TopicRecorder:
         self._listening, self._next_look = True, 0.0
         try:
             self._look_for_publishers()
-            self._open(functools.partial(new_episode, self._folder, self._robot, 0), time.time_ns())
+            self._open(
+                functools.partial(new_episode, self._folder, self._robot, 0), self._node.get_clock().now().nanoseconds
+            )
         except InputError as error:
             return _answer(response, False, str(error))
         missing = self.missing()

@@ -153,7 +153,7 @@ def test_train_starts_what_launch_sim_train_starts(words, started, tmp_path):
 
 
 def test_every_argument_of_sim_train_is_an_option_of_train():
-    names = {row.key for row in describe(scenario_options('sim_train'))}
+    names = {row.key for row in describe(SCENARIOS['sim_train'][0])}
     assert names <= {row.key for row in describe(train.Train)}
 
 

@@ -281,7 +281,11 @@ def _camera(rate: float, size: int, clock: bool) -> None:
     following = time.monotonic()
     clocks_per_image = 4 if clock else 1
     while True:
-        following += 1.0 / rate / clocks_per_image
+        turn = 1.0 / rate / clocks_per_image
+        following += turn
+        if word == 'clock_slow':
+            following += 2 * turn
+            back += round(2e9 * turn)
         while (left := following - time.monotonic()) > 0:
             if select.select([sys.stdin], [], [], left)[0]:
                 word = sys.stdin.readline().strip()

@@ -25,6 +25,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import Twist, TwistStamped
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image, JointState, Joy
@@ -84,6 +86,23 @@ def test_what_stops_the_robot_while_the_agent_lives_on(robot):
 def test_a_paused_clock_stops_the_robot(ros_domain, tmp_path):
     with scene(tmp_path, ros_domain, RATE / 2, clock=True) as robot:
         inject_and_check(robot, [CLOCK])
+
+
+def test_a_slow_simulator(ros_domain, tmp_path):
+    """Steps are a simulated period apart, and nothing is too old; the kind of time cannot be changed on the way."""
+    with scene(tmp_path, ros_domain, RATE / 2, clock=True) as robot:
+        robot.ready()
+        value = ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=False)
+        request = SetParameters.Request(parameters=[Parameter(name='use_sim_time', value=value)])
+        [result] = robot.ears.call(SetParameters, 'set_parameters', request).results
+        assert not result.successful and 'read-only' in result.reason
+        robot.camera.tell('clock_slow')
+        said, begun, count = len(robot.log.read_text()), time.monotonic(), len(robot.ears.steps)
+        wait_for(lambda: len(robot.ears.steps) > count + 8)
+        assert time.monotonic() - begun > 6 * 3 * robot.period / 1e9, 'at a third of the pace'
+        stamps = [stamp for stamp, _ in robot.ears.steps[count:]]
+        assert np.median(np.diff(stamps)) == pytest.approx(robot.period, rel=0.2)
+        assert 'clocks of robot and agent differ' not in robot.log.read_text()[said:]
 
 
 @pytest.mark.races_clock('the stop has to come within six periods of 0.1 s')

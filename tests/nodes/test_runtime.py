@@ -23,6 +23,23 @@ late = Late()  # goes when Python ends, after it has dropped its signal handlers
 raise SystemExit(run_node('ending', lambda node, stop: 0))
 """
 
+WAITING = """
+import os, signal, time
+from dreamer_ros.ros.runtime import run_node
+
+def body(node, stop):
+    with stop._cond:  # as `wait` does for a moment
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)  # the handler runs here
+    return 0 if stop.wait(30) else 1
+
+raise SystemExit(run_node('waiting', body))
+"""
+
+
+def test_an_interrupt_in_the_middle_of_waiting_is_heard(ros_domain):
+    assert subprocess.run([sys.executable, '-c', WAITING], timeout=60).returncode == 0
+
 
 def test_a_second_interrupt_of_a_node_that_is_ending_is_no_crash(ros_domain):
     assert subprocess.run([sys.executable, '-c', PROCESS], timeout=60).returncode == 0

@@ -12,9 +12,10 @@ import pytest
 from builtin_interfaces.msg import Time
 from rosgraph_msgs.msg import Clock
 
-from dreamer_ros.deploy import control, guard, stops
+from dreamer_ros.deploy import clocks, control, guard
+from dreamer_ros.deploy.clocks import SimulatedClock
 from dreamer_ros.deploy.control import Metronome
-from dreamer_ros.deploy.stops import ClockWatch, Deadline, TimeSetBack
+from dreamer_ros.deploy.stops import Deadline, TimeSetBack
 from dreamer_ros.deploy.watchdog import Gate, Watchdog
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.wire.definitions import decode
@@ -129,25 +130,76 @@ def test_a_check_that_fails_stops_the_robot(wire):
     watchdog.close()
 
 
+class FakeClock:
+    """/clock as a simulator publishes it: `pace` simulated seconds per real one, every `coarse` simulated seconds."""
+
+    def __init__(self, monkeypatch, pace=1.0, coarse=0.001):
+        self.now, self._pace, self._coarse, self._told, self._messages = 1000.0, pace, coarse, 0.0, []
+        self.simulated = 50.0  # seconds
+        taken = types.SimpleNamespace(take_with_info=lambda: self._messages.pop(0) if self._messages else None)
+        monkeypatch.setattr(clocks, 'PolledSubscription', lambda *_: taken)
+        steady = types.SimpleNamespace(
+            monotonic=lambda: self.now, time_ns=lambda: round(self.now * 1e9), sleep=self.advance
+        )
+        monkeypatch.setattr(clocks, 'time', steady)
+        monkeypatch.setattr(control, 'time', steady)
+
+    def advance(self, seconds, paused=False):
+        seconds = max(seconds, 1e-6)  # no real sleep is shorter
+        self.now += seconds
+        if not paused:
+            self.simulated += seconds * self._pace
+        if self.simulated - self._told >= self._coarse:
+            self._told = self.simulated
+            self.tell(self._told)
+
+    def tell(self, seconds, ago=0.0):
+        sec, nanosec = divmod(round(seconds * 1e9), 10**9)
+        info = {'source_timestamp': round((self.now - ago) * 1e9)}
+        self._messages.append((Clock(clock=Time(sec=sec, nanosec=nanosec)), info))
+
+
 def test_a_clock_that_stands_still(monkeypatch):
-    messages = []
-    subscription = types.SimpleNamespace(take_with_info=lambda: messages.pop(0) if messages else None)
-    monkeypatch.setattr(stops, 'PolledSubscription', lambda *_: subscription)
-
-    def tell(seconds, ago=0.0):
-        published = time.time_ns() - round(ago * 1e9)
-        messages.append((Clock(clock=Time(sec=seconds)), {'source_timestamp': published}))
-
-    check, began = ClockWatch(None, 5.0), time.monotonic()
-    assert not check(began + 4.9) and check(began + 10.0) == '/clock does not advance', 'nothing came'
-    tell(6, ago=3.0)
-    assert not check(began + 1.9) and check(began + 7.0)
-    tell(6)
+    fake = FakeClock(monkeypatch)
+    check, began = SimulatedClock(None, 5.0), fake.now
+    assert check(began) == 'nothing came on /clock yet'
+    fake.tell(6, ago=3.0)
+    assert not check(began + 1.9) and check(began + 7.0) == '/clock does not advance'
+    fake.tell(6)
     assert check(began + 7.0), 'a clock that says the same again stands still, too'
-    tell(-1)
+    fake.tell(-1)
     assert check(began + 7.0), 'no time of a clock'
-    tell(7)
+    fake.tell(7)
     assert not check(began + 4.9)
+
+
+@pytest.mark.parametrize(
+    'pace, coarse', [(1, 0.001), (1, 0.1), (0.2, 0.02), (0.3, 0.1), (4, 0.004), (4, 0.1), (1, 0.2)]
+)
+def test_control_by_the_clock_of_a_simulator(monkeypatch, pace, coarse):
+    """Ticks come once per simulated period, also with a coarse clock; a pause is told, and nothing else is a fault."""
+    fake, period = FakeClock(monkeypatch, pace, coarse), 0.1
+    clock = SimulatedClock(None, 0.5 * period)
+    for _ in range(500):
+        fake.advance(0.01)
+        clock.time_ns()
+    metronome, stamps, faults = Metronome(period, clock.seconds(), clock), [], 0
+    for _ in range(200):
+        metronome.wait()
+        stamps.append(clock.time_ns())
+        faults += bool(clock(fake.now))
+        metronome.steer(0.03, 1)
+    gaps = np.diff(stamps) / 1e9 / period
+    assert faults == 0 and abs(gaps.mean() - 1) < 0.01 and gaps.max() < 1.5 and gaps.min() > 0.5
+    assert abs(stamps[-1] / 1e9 - fake.simulated) <= coarse + 0.01 * pace
+    for _ in range(300):
+        fake.advance(0.01, paused=True)
+    before = clock.time_ns()
+    assert clock(fake.now) == '/clock does not advance' and metronome.deadline == np.inf
+    fake.advance(0.01, paused=True)
+    assert clock.time_ns() == before and before / 1e9 <= fake.simulated + coarse + 0.01 * pace
+    fake.tell(3.0)
+    assert clock.time_ns() == 3 * 10**9, 'reset'
 
 
 def wait_for(condition):
@@ -283,7 +335,7 @@ def test_metronome_leaves_out_what_it_missed(monkeypatch):
         clock[0] += seconds
 
     monkeypatch.setattr(control, 'time', types.SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
-    metronome = Metronome(0.01, 100.0)
+    metronome = Metronome(0.01, 100.0, types.SimpleNamespace(seconds=lambda: clock[0], simulated=False))
     assert [metronome.wait(), metronome.wait()] == pytest.approx([100.0, 100.01])
     sleep(0.055)
     assert [metronome.wait(), metronome.wait()] == pytest.approx([100.065, 100.075])
