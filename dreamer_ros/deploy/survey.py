@@ -17,6 +17,7 @@ from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 
+from dreamer_ros.deploy.clocks import SimulatedClock, SystemClock
 from dreamer_ros.deploy.command_topic import is_onlooker, node_name
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import ESTOP, JOY
@@ -103,6 +104,7 @@ class Survey:
     Attributes:
         node: the hidden node.
         sim_time: the same.
+        clock: that time.
     """
 
     def __init__(self, namespace: str = '/', sim_time: bool = False):
@@ -120,6 +122,7 @@ class Survey:
         )
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
+        self.clock = SimulatedClock(self.node, QUIET) if sim_time else SystemClock()
         self._clock = self.listen(CLOCK)
         self._descriptions: dict[str, Listener] = {}
         self._next_look = self._changed = 0.0
@@ -154,10 +157,6 @@ class Survey:
                 listener.poll()
             yield now
             time.sleep(ROUND)
-
-    def time_ns(self) -> int:
-        """ROS time."""
-        return self.node.get_clock().now().nanoseconds
 
     def simulated(self) -> int | None:
         """Nanoseconds that /clock says; None if nobody publishes it."""
@@ -232,7 +231,7 @@ def look_around(survey: Survey, seconds: float, command: str) -> Surroundings:
     for _ in survey.rounds(seconds, *listeners):
         for listener in listeners:
             if listener.count != counts.get(listener.name, 0) and listener.stamp is not None:
-                age = (survey.time_ns() - listener.stamp) / 1e9
+                age = (survey.clock.time_ns() - listener.stamp) / 1e9
                 ages[listener.name] = max(age, ages.get(listener.name, age), key=abs)
             counts[listener.name] = listener.count
     for listener in listeners:
