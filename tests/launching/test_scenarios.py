@@ -676,3 +676,12 @@ def test_a_trainer_that_no_robot_can_reach_is_refused(monkeypatch):
     for address in ('0.0.0.0', '10.1.2.3'):
         processes = by_label(scenario('robot_train', {**arguments, 'address': address}))
         assert processes['trainer'].parameters['policies_url'] == 'http://10.1.2.3:8075/policies'
+
+
+@pytest.mark.parametrize('arguments', [{}, {'use_sim_time': 'true'}])
+def test_the_kind_of_time_reaches_every_node_of_every_part(arguments):
+    made = scenario('sim_train', {'task': 'cartpole_swingup', **arguments})
+    wanted = {True} if arguments else {None}
+    assert {process.parameters.get('use_sim_time') for process in made.processes} == wanted
+    assert made.then[1].get('use_sim_time') == arguments.get('use_sim_time')
+    assert all(scenario_options(name).model_fields['use_sim_time'].default is False for name in SCENARIOS)
