@@ -67,7 +67,7 @@ def test_what_stops_the_robot_while_the_agent_lives_on(robot):
     robot.ready()
     for sentence in (
         'stopped: /robot/camera/image_raw: 0.',
-        'expected encoding',
+        '32FC1 holds distances',
         'expected a finite value, got nan',
         'limit reach: position[wheel] 20, expected at most 10',
         'is not finite',
