@@ -466,7 +466,7 @@ def test_a_second_agent_on_the_robot_is_refused(ros_domain, tmp_path):
                 '-r',
                 f'cmd_vel:={topic}',
                 '-p',
-                f'policy:={tmp_path}/policy_1.manifest.json',
+                f'policy:={tmp_path}/policy_1.onnx',
             ]
             return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
@@ -537,7 +537,7 @@ def test_a_line_on_the_terminal_says_how_it_goes(ros_domain, tmp_path):
                 '-p',
                 f'robot:={tmp_path}/robot.yaml',
                 '-p',
-                f'policy:={tmp_path}/policy_1.manifest.json',
+                f'policy:={tmp_path}/policy_1.onnx',
             ],
             stdout=theirs,
             stderr=theirs,
