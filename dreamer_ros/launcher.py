@@ -7,11 +7,23 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 
 # Set in the environment of every process that a launcher starts.
 VARIABLE = 'DREAMER_ROS_LAUNCH'
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 _LAUNCH = os.urandom(16).hex()
+# How far nodes see each other, and other variables by which people say so.
+DISCOVERY = 'ROS_AUTOMATIC_DISCOVERY_RANGE'
+NETWORK = (
+    DISCOVERY,
+    'ROS_LOCALHOST_ONLY',
+    'ROS_STATIC_PEERS',
+    'ROS_DISCOVERY_SERVER',
+    'FASTDDS_DEFAULT_PROFILES_FILE',
+    'FASTRTPS_DEFAULT_PROFILES_FILE',
+    'CYCLONEDDS_URI',
+)
 
 
 def new_launch() -> str:
@@ -22,6 +34,14 @@ def new_launch() -> str:
 def launch() -> str:
     """The launch this process belongs to, '' if it was started by hand."""
     return os.environ.get(VARIABLE, '')
+
+
+def local_discovery(environment: Mapping[str, str]) -> dict[str, str]:
+    """What keeps a simulation to this computer: two people's /clock and /sim0 on one network must not meet.
+
+    Empty if the environment says anything about the network.
+    """
+    return {} if any(environment.get(name) for name in NETWORK) else {DISCOVERY: 'LOCALHOST'}
 
 
 def end_with_parent(number: signal.Signals) -> None:

@@ -173,6 +173,15 @@ Trust = Annotated[
         'lan: policies of anybody in the ROS domain are played, and files are served to anybody.',
     ),
 ]
+Discovery = Annotated[
+    Literal['auto', 'localhost', 'subnet'],
+    Field(
+        default='auto',
+        description='How far ROS nodes see each other. localhost: on this computer. subnet: on the network, as for '
+        'training on several computers. auto: localhost for simulations of up to 9 robots, unless the environment '
+        'says something else, such as ROS_AUTOMATIC_DISCOVERY_RANGE or ROS_STATIC_PEERS.',
+    ),
+]
 Pause = Annotated[
     bool,
     Field(

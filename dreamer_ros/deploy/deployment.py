@@ -111,7 +111,7 @@ class Deployment:
             self._estop = kept(EmergencyStop(node, contract.estop))
             self.policies = kept(Policies(contract, behaviour.seed, keep, complain))
             # It starts while the policy is loaded.
-            self._guard = kept(Guard(contract, command, FROZEN * self.period))
+            self._guard = kept(Guard(contract, command, FROZEN * self.period, enclave_of(node)))
             if policy:
                 self.policies.load(policy, stop)
             if not self._guard.wait():
@@ -378,3 +378,10 @@ class Deployment:
         if self._person:
             values['in control'] = 'a person' if self._person.steering else 'the policy'
         return level, message, values
+
+
+def enclave_of(node: Node) -> str:
+    """The security enclave of a node (SROS 2), '/' unless it has another."""
+    name = node.get_fully_qualified_name()
+    found = node.get_node_names_and_namespaces_with_enclaves()
+    return next((enclave for leaf, place, enclave in found if f'{place.rstrip("/")}/{leaf}' == name), '/')

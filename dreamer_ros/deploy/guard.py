@@ -42,6 +42,7 @@ class Guard:
         contract: of the robot.
         topic: the command, by its full name.
         patience: seconds of silence after which an armed agent counts as frozen.
+        enclave: of the agent (SROS 2), whose rights the guard needs.
 
     Attributes:
         name: full name of the guard's node.
@@ -49,7 +50,7 @@ class Guard:
         matched: how many subscribers of the command it has found.
     """
 
-    def __init__(self, contract: RobotContract, topic: Topic, patience: float):
+    def __init__(self, contract: RobotContract, topic: Topic, patience: float, enclave: str):
         reading, self._pipe = os.pipe()
         self._ready, told = os.pipe()
         request = {
@@ -57,6 +58,7 @@ class Guard:
             'source': contract.source,
             'topic': topic.name,
             'patience': patience,
+            'enclave': enclave,
             'pipe': reading,
             'ready': told,
         }
@@ -147,7 +149,7 @@ def main() -> int:
     from dreamer_ros.ros import qos
 
     contract = RobotContract.from_text(request['contract'], request['source'])
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    rclpy.init(args=['--ros-args', '--enclave', request['enclave']], signal_handler_options=SignalHandlerOptions.NO)
     node = Node(f'guard_{os.getpid()}', start_parameter_services=False, enable_rosout=False)
     command = contract.command_topic
     publisher = qos.publisher(node, Topic(request['topic'], command.type, command.qos))

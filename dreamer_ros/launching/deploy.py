@@ -15,6 +15,7 @@ from dreamer_ros.launching.processes import (
     Process,
     Scenario,
     given_key_file,
+    keep_local,
     load_named_contract,
     recorder,
     robot_namespace,
@@ -59,6 +60,7 @@ class Deploy(Options):
         Field(description='File of the key of the trainer whose policies are played. Default: $DREAMER_ROS_KEY.'),
     ]
     trust: shared.Trust
+    discovery: shared.Discovery
     record: bool = Field(False, description="Record the episodes as bags in the scenario's folder.")
     raw: shared.Raw
     autostart: shared.Autostart
@@ -99,8 +101,9 @@ def deploy(options: Deploy) -> Scenario:
         processes.append(recorder(place, folder / 'episodes', contract=source, raw=options.raw or None))
     agent = {'robot': source, 'policy': str(path) if path else None, **options.pick('autostart', 'trust')}
     processes.append(robot_agent(place, agent, leads=True, restarts=False))
-    variables = {VARIABLE: str(key)} if key else {}
-    return Scenario('deploy', with_variables(processes, variables), folder)
+    if mocked or options.discovery != 'auto':
+        processes = [*keep_local(processes, options.discovery)]
+    return Scenario('deploy', with_variables(processes, {VARIABLE: str(key)} if key else {}), folder)
 
 
 def mock_robot(namespace: str, task: str, contract: str, seed: int) -> Process:

@@ -9,7 +9,7 @@ import enum
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -24,6 +24,7 @@ from dreamer_ros.wire.topics import NAMES
 # A process that computes little must not spin up a thread pool beside the learner, which tunes itself.
 ONE_THREAD = {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
 RESTARTS_PER_MINUTE = 3
+MOST_LOCAL = 28  # processes; on one computer alone, Fast DDS looks for 32
 
 _NAMESPACE = re.compile(f'/|/{NAMES}')
 
@@ -271,6 +272,16 @@ def with_variables(processes: Iterable[Process], variables: Mapping[str, str]) -
     return tuple(
         dataclasses.replace(process, environment={**process.environment, **variables}) for process in processes
     )
+
+
+def keep_local(processes: Sequence[Process], discovery: str) -> tuple[Process, ...]:
+    """The processes of a simulation, kept to this computer as the option `discovery` says."""
+    if discovery == 'auto':
+        few = len(processes) <= MOST_LOCAL
+        variables = launcher.local_discovery(os.environ) if few else {launcher.DISCOVERY: 'SUBNET'}
+    else:
+        variables = {launcher.DISCOVERY: discovery.upper()}
+    return with_variables(processes, variables)
 
 
 # For both launchers

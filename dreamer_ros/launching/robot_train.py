@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +20,7 @@ from dreamer_ros.launching.processes import (
     Process,
     Scenario,
     given_key_file,
+    keep_local,
     learner,
     load_named_contract,
     recorder,
@@ -55,6 +56,7 @@ class RobotTrain(Options):
     port: int = Field(8075, ge=1, le=65535, description='Port at which bags and policies can be read.')
     key: shared.RunKeyFile
     trust: shared.Trust
+    discovery: shared.Discovery
     policy: Annotated[
         shared.Policy,
         Field(
@@ -122,7 +124,7 @@ def robot_train(options: RobotTrain) -> Scenario:
         processes += _robot_side(options, place, source, folder, path)
     if options.role == 'robot':
         processes.append(_file_server({'bags': str(folder / 'episodes')}, options, place))
-        return Scenario('robot_train', with_variables(processes, variables), folder)
+        return _scenario(options, processes, variables, folder)
     trainer = {
         **options.pick('steps', 'device', 'learners', 'seed'),
         'contract': source,
@@ -139,7 +141,15 @@ def robot_train(options: RobotTrain) -> Scenario:
     else:
         processes += _bag_pullers(options.bags, folder / 'episodes')
         processes.append(_file_server({'policies': str(folder / 'policies')}, options, '/'))
-    return Scenario('robot_train', with_variables([*processes, learner('trainer', trainer)], variables), folder)
+    return _scenario(options, [*processes, learner('trainer', trainer)], variables, folder)
+
+
+def _scenario(
+    options: RobotTrain, processes: Sequence[Process], variables: Mapping[str, str], folder: Path
+) -> Scenario:
+    if (options.mock and options.role == 'all') or options.discovery != 'auto':
+        processes = keep_local(processes, options.discovery)
+    return Scenario('robot_train', with_variables(processes, variables), folder)
 
 
 def _robot_side(options: RobotTrain, place: str, source: str, folder: Path, policy: Path | None) -> list[Process]:

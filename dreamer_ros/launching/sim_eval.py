@@ -9,7 +9,7 @@ from pydantic import Field
 from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
 from dreamer_ros.files import user_path
-from dreamer_ros.launching.processes import Process, Scenario, needing_simulation, simulated_robot
+from dreamer_ros.launching.processes import Process, Scenario, keep_local, needing_simulation, simulated_robot
 from dreamer_ros.options import Options
 from dreamer_ros.policy.loader import policy_file
 from dreamer_ros.policy.runner import PolicyRunner
@@ -35,6 +35,7 @@ class SimEval(Options):
         'lockstep', description='lockstep: as fast as the machine allows. realtime: on the wall clock.'
     )
     render: shared.Render
+    discovery: shared.Discovery
     output: str = Field(
         '',
         description='Folder for bags, video and result.json. Default: <run>/evaluation/<time>, with the video in '
@@ -71,4 +72,4 @@ def sim_eval(options: SimEval) -> Scenario:
     if within and name == spec.name:  # else the return says nothing about what the run learns
         evaluator |= {'run': str(within), 'step': int(runner.metadata.get('step', 0))}
     counting = Process('evaluator', '/sim0', evaluator, leads=True, patience=(10.0, 'writing its result'))
-    return Scenario('sim_eval', (*robot, counting), folder, run=within)
+    return Scenario('sim_eval', keep_local((*robot, counting), options.discovery), folder, run=within)

@@ -10,7 +10,14 @@ from pydantic import Field
 from dreamer_ros import options as shared
 from dreamer_ros.config import load_preset
 from dreamer_ros.files import read_text, user_path
-from dreamer_ros.launching.processes import Process, Scenario, learner, needing_simulation, simulated_robot
+from dreamer_ros.launching.processes import (
+    Process,
+    Scenario,
+    keep_local,
+    learner,
+    needing_simulation,
+    simulated_robot,
+)
 from dreamer_ros.options import Options, as_text
 from dreamer_ros.seeds import collector_seed
 from dreamer_ros.spec import RobotSpec
@@ -37,6 +44,7 @@ class SimTrain(Options):
     evaluate_every: shared.EvaluateEvery
     episodes: int = Field(10, ge=0, description='Episodes of the evaluation that ends the run. 0: there is none.')
     render: shared.Render
+    discovery: shared.Discovery
     device: shared.Device
     learners: shared.Learners
 
@@ -80,9 +88,10 @@ def sim_train(options: SimTrain) -> Scenario:
         'robots': robots,
         'free_running': options.mode != 'lockstep',
     }
-    evaluation = {'run': str(folder), 'task': task, **options.pick('episodes', 'seed', 'render')}
+    evaluation = {'run': str(folder), 'task': task, **options.pick('episodes', 'seed', 'render', 'discovery')}
     then = ('sim_eval', {name: as_text(value) for name, value in evaluation.items()}) if options.episodes else None
-    return Scenario('sim_train', (*processes, learner('trainer', trainer)), folder, then)
+    processes.append(learner('trainer', trainer))
+    return Scenario('sim_train', keep_local(processes, options.discovery), folder, then)
 
 
 def _saved_task(run: Path) -> str | None:

@@ -81,7 +81,7 @@ class Agent:
         self._seed = parameters.seed
         self._inbox = Inbox(node)
         self._announcements = Announcements(self._inbox)
-        self._manifests = self._inbox.subscribe(topics.POLICY, topics.LATCHED)
+        self._manifests = self._inbox.subscribe(topics.POLICY, topics.LATCHED, single=True)
         self._publisher = qos.publisher(node, topics.ACTION)
         self._discovered_at = time.monotonic() + DISCOVERY_TIME
         self._rng = np.random.default_rng(self._seed)
@@ -134,7 +134,7 @@ class Agent:
             while not self._stop.is_set() and time.monotonic() < self._discovered_at:
                 self._inbox.wait(0.05)
             # Subscribed last: whoever sees this subscription in the graph can rely on the others.
-            self._step_messages = self._inbox.subscribe(topics.STEP, topics.LOCKSTEP_SUBSCRIBER, raw=True)
+            self._step_messages = self._inbox.subscribe(topics.STEP, topics.LOCKSTEP_SUBSCRIBER, raw=True, single=True)
             while not self._stop.is_set():
                 self._turn()
         finally:

@@ -169,6 +169,7 @@ class Recorder:
                 topic,
                 topics.RECORDER_ACTION_SUBSCRIBER if topic is topics.ACTION else topics.RECORDER_SUBSCRIBER,
                 raw=True,
+                single=True,
             )
             for topic in recorded
         ]

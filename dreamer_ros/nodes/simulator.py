@@ -113,8 +113,8 @@ class Simulator:
         self._period = round(spec.control_period * 1e9)
         self._size = len(spec.action)
         self._inbox = Inbox(node)
-        self._actions = self._inbox.subscribe(topics.ACTION, topics.LOCKSTEP_SUBSCRIBER, raw=True)
-        self._paces = self._inbox.subscribe(topics.PACE, topics.LATCHED)
+        self._actions = self._inbox.subscribe(topics.ACTION, topics.LOCKSTEP_SUBSCRIBER, raw=True, single=True)
+        self._paces = self._inbox.subscribe(topics.PACE, topics.LATCHED, single=True)
         self._spec_publisher = OnlyPublisher(node, self._inbox, topics.SPEC, announcement(spec))
         self._origins = qos.publisher(node, topics.SIMULATION)
         self._publisher = ObservationPublisher(node, self._environment.cameras, spec, tells_actions=self._realtime)
@@ -249,7 +249,9 @@ class Simulator:
         message = self._paces.take_latest()
         if message is not None:
             try:
-                self._pace = codecs.stamp_to_ns(message)
+                pace = codecs.stamp_to_ns(message)
+                codecs.check_ahead(pace)
+                self._pace = pace
             except InputError as error:
                 self._log.warning(f'{self._paces.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)
 
@@ -378,7 +380,7 @@ class Simulator:
 
 def main() -> int:
     """Entry point of `ros2 run dreamer_ros simulator`."""
-    return run_node('simulator', lambda node, stop: Simulator(node, stop).run(), may_freeze=True)
+    return run_node('simulator', lambda node, stop: Simulator(node, stop).run(), may_freeze=True, local=True)
 
 
 if __name__ == '__main__':

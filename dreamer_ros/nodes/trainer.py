@@ -32,7 +32,7 @@ from dreamer_ros.robot.contract import load_contract
 from dreamer_ros.ros import diagnostics, qos
 from dreamer_ros.ros.diagnostics import Diagnostics
 from dreamer_ros.ros.inbox import Inbox
-from dreamer_ros.ros.ownership import Announcements
+from dreamer_ros.ros.ownership import Announcements, TopicLock
 from dreamer_ros.ros.parameters import read_parameters
 from dreamer_ros.ros.runtime import run_node
 from dreamer_ros.run_key import RunKey, given_key, key_of
@@ -114,7 +114,7 @@ class RosRobot:
         self.stamp: int | None = None
         self.heard = time.monotonic()
         self.announcements = Announcements(inbox, name)
-        self.steps = inbox.subscribe(topics.STEP.within(name), topics.TRAINER_SUBSCRIBER)
+        self.steps = inbox.subscribe(topics.STEP.within(name), topics.TRAINER_SUBSCRIBER, single=True)
         self._paces = qos.publisher(node, topics.PACE.within(name))
         self._reached = 0  # stamp of the newest observation, by `step` or by a bag
         self._granted: int | None = None  # stamp that the robot may reach
@@ -195,6 +195,9 @@ class RosRobots(Robots):
         node: publishes and subscribes.
         names: namespaces of the robots to listen to; empty if the run gets bags alone.
         policies_url: where robots find the folder of the policies; '' if they see the same files.
+
+    Raises:
+        InputError: another trainer of this computer publishes policies in this ROS domain.
     """
 
     def __init__(self, node: Node, names: tuple[str, ...], policies_url: str = ''):
@@ -202,6 +205,9 @@ class RosRobots(Robots):
         self._log = node.get_logger()
         self._lock = threading.Lock()
         self._inbox = Inbox(node)
+        topic = node.resolve_topic_name(topics.POLICY.name)
+        refusal = f'topic {topic}: expected no other trainer, but one of this computer publishes there'
+        self._lock_of_policies = TopicLock(node, topic, f'{refusal}; give each run a ROS_DOMAIN_ID')
         self._robots = {name: RosRobot(node, self._inbox, name) for name in names}
         self._policies = qos.publisher(node, topics.POLICY)
         self._dreams = qos.publisher(node, topics.DREAM)
@@ -253,6 +259,7 @@ class RosRobots(Robots):
     def close(self) -> None:
         """Stop the thread."""
         self._closed.set()
+        self._lock_of_policies.close()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -308,7 +315,9 @@ class RosRobots(Robots):
     def _take_steps(self, robot: RosRobot) -> None:
         while (message := robot.steps.take()) is not None:
             try:
-                robot.note(codecs.read_step(message))
+                step = codecs.read_step(message)
+                codecs.check_ahead(step.stamp)
+                robot.note(step)
             except InputError as error:
                 self._log.warning(f'{robot.steps.topic_name}: ignored: {error}', throttle_duration_sec=SAY_AGAIN)
 

@@ -24,6 +24,7 @@ from rclpy.node import Node
 from rclpy.subscription import Subscription
 
 from dreamer_ros.ros import qos
+from dreamer_ros.ros.first_publisher import FirstPublisher
 from dreamer_ros.wire.topics import QoS, Topic
 
 try:
@@ -46,9 +47,10 @@ class PolledSubscription:
         topic: name and type.
         quality: quality of service of the subscription.
         raw: return messages as their CDR bytes.
+        single: of one publisher at a time, see `FirstPublisher`.
     """
 
-    def __init__(self, node: Node, topic: Topic, quality: QoS, raw: bool = False):
+    def __init__(self, node: Node, topic: Topic, quality: QoS, raw: bool = False, single: bool = False):
         self._node, self._raw = node, raw
         self._listener: _Listener | None = None
         self.message_type = qos.message_type(topic)
@@ -63,6 +65,7 @@ class PolledSubscription:
             self._listener = _Listener.of(node)
             self._queue: collections.deque = collections.deque(maxlen=quality.depth)
             self._subscription = self._listener.subscribe(self.message_type, self.topic_name, self._queue, *arguments)
+        self._publisher = FirstPublisher(node, self.topic_name) if single else None
 
     def take_with_info(self) -> tuple[Any, Info] | None:
         """The oldest waiting message and its info from the middleware, or None.
@@ -70,6 +73,12 @@ class PolledSubscription:
         The info has `source_timestamp` and `received_timestamp` in ns, and with some middlewares `publisher_gid` and
         `publication_sequence_number`.
         """
+        taken = self._take()
+        while taken and self._publisher and not self._publisher.accepts(taken[1]):
+            taken = self._take()
+        return taken
+
+    def _take(self) -> tuple[Any, Info] | None:
         if self._listener is None:
             return self._subscription.handle.take_message(self.message_type, self._raw)
         with contextlib.suppress(IndexError):
@@ -105,16 +114,16 @@ class Inbox:
     """
 
     def __init__(self, node: Node):
-        self._node = node
+        self.node = node
         self._subscriptions: list[PolledSubscription] = []
         self._wait_set: Any | None = None
         self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(node)
         self._next_housekeeping = 0.0
 
-    def subscribe(self, topic: Topic, quality: QoS, raw: bool = False) -> PolledSubscription:
+    def subscribe(self, topic: Topic, quality: QoS, raw: bool = False, single: bool = False) -> PolledSubscription:
         """Make a subscription that `wait` waits for."""
-        subscription = PolledSubscription(self._node, topic, quality, raw)
+        subscription = PolledSubscription(self.node, topic, quality, raw, single)
         self._subscriptions.append(subscription)
         self._wait_set = None
         return subscription
@@ -135,14 +144,14 @@ class Inbox:
             time.sleep(timeout)
         elif PRIVATE:
             if self._wait_set is None:
-                self._wait_set = _rclpy.WaitSet(len(self._subscriptions), 0, 0, 0, 0, 0, self._node.context.handle)
+                self._wait_set = _rclpy.WaitSet(len(self._subscriptions), 0, 0, 0, 0, 0, self.node.context.handle)
             self._wait_set.clear_entities()
             for subscription in subscriptions or self._subscriptions:
                 self._wait_set.add_subscription(subscription._subscription.handle)
             self._wait_set.wait(int(timeout * 1e9))
         else:
             queues = [subscription._queue for subscription in subscriptions or self._subscriptions]
-            with (arrived := _Listener.of(self._node).arrived):
+            with (arrived := _Listener.of(self.node).arrived):
                 arrived.wait_for(lambda: any(queues), timeout)
 
     def housekeeping(self) -> None:

@@ -26,6 +26,7 @@ from std_msgs.msg import String
 from dreamer_ros import launcher
 from dreamer_ros.errors import InputError
 from dreamer_ros.ros import qos
+from dreamer_ros.ros.first_publisher import FirstPublisher
 from dreamer_ros.ros.inbox import Inbox
 from dreamer_ros.schema import load_json
 from dreamer_ros.spec import RobotSpec
@@ -144,7 +145,7 @@ def announcement(spec: RobotSpec) -> String:
 
 
 class Announcements:
-    """Announcements of robots on `spec`, without those of other launches.
+    """Announcements of robots on `spec`, without those of other launches and of strangers.
 
     Args:
         inbox: of the node's loop.
@@ -153,6 +154,7 @@ class Announcements:
 
     def __init__(self, inbox: Inbox, namespace: str = ''):
         self.subscription = inbox.subscribe(topics.SPEC.within(namespace) if namespace else topics.SPEC, LISTENER)
+        self._publisher = FirstPublisher(inbox.node, self.topic)
         self._launch = launcher.launch()
 
     @property
@@ -167,9 +169,10 @@ class Announcements:
             InputError: it cannot be read.
         """
         newest = None
-        while (message := self.subscription.take()) is not None:
-            text, launch = _split(message.data)
-            if not (self._launch and launch) or launch == self._launch:
+        while (taken := self.subscription.take_with_info()) is not None:
+            text, launch = _split(taken[0].data)
+            ours = not (self._launch and launch) or launch == self._launch
+            if ours and self._publisher.accepts(taken[1]):
                 newest = text
         return None if newest is None else RobotSpec.from_json(newest, f'topic {self.topic}')
 

@@ -16,7 +16,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from dreamer_ros.errors import run_main
-from dreamer_ros.launcher import end_with_launcher
+from dreamer_ros.launcher import end_with_launcher, local_discovery
 from dreamer_ros.stopping import StopEvent
 
 ENDING = (signal.SIGINT, signal.SIGTERM)  # in this order: the launcher takes a SIGTERM handler for both
@@ -31,6 +31,7 @@ def run_node(
     body: Callable[[Any, threading.Event], int | None],
     make: Callable[[str], Node] = Node,
     may_freeze: bool = False,
+    local: bool = False,
 ) -> int:
     """Run the main function of a process that is one node, between `rclpy.init` and shutdown.
 
@@ -44,6 +45,7 @@ def run_node(
         may_freeze: the process may stand still for long. Other processes then keep its subscriptions for 90 s instead
             of 20, also after it was killed, and send it what it missed. Only with Fast DDS, and unless
             FASTDDS_DEFAULT_PROFILES_FILE names other settings.
+        local: only nodes of this computer are found, unless the environment says something about the network.
 
     Returns:
         Exit code; 2 after an InputError, which is printed as one line.
@@ -53,6 +55,8 @@ def run_node(
         signal.signal(number, lambda *_: stop.ask())
     signal.set_wakeup_fd(_numbers[1], warn_on_full_buffer=False)
     end_with_launcher()
+    if local:
+        os.environ.update(local_discovery(os.environ))
     if may_freeze:
         os.environ.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', str(Path(__file__).with_name('fastdds.xml')))
     start_ros()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import struct
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ AGE_PREFIX = 'age/'
 VERDICT = 'verdict/'
 # Seconds: a year before the last time that a message can hold.
 LATEST = 2**31 - 366 * 86_400
+AHEAD = 366 * 86_400 * 10**9  # nanoseconds
 # Larger numbers become infinite in training. Comparisons with it are written so that NaN fails them too.
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -45,6 +47,16 @@ def _nanoseconds(seconds: int, nanoseconds: int) -> int:
     if not (0 <= seconds < LATEST and nanoseconds < 1_000_000_000):
         raise InputError(f'stamp: expected a time from 1970 to 2037, got {seconds} s and {nanoseconds} ns')
     return seconds * 1_000_000_000 + nanoseconds
+
+
+def check_ahead(ns: int) -> None:
+    """Refuse a stamp of a running session that lies further ahead than simulated time may have run.
+
+    Raises:
+        InputError: it is more than a year from now.
+    """
+    if ns > time.time_ns() + AHEAD:
+        raise InputError(f'stamp: expected at most a year from now, got {ns // 1_000_000_000} s')
 
 
 def fill_stamp(stamp: Any, ns: int) -> None:

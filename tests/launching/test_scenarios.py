@@ -14,6 +14,7 @@ import pytest
 from dreamer_ros.agents.system import make_agent
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
+from dreamer_ros.launcher import DISCOVERY, NETWORK
 from dreamer_ros.launching import SCENARIOS, parse_assignments, scenario, scenario_options
 from dreamer_ros.launching.processes import RESTARTS_PER_MINUTE, ExitRules, Process, Verdict
 from dreamer_ros.options import as_arguments
@@ -37,6 +38,27 @@ def working_directory(tmp_path, monkeypatch):
 
 def by_label(description):
     return {process.label: process for process in description.processes}
+
+
+def test_a_simulation_keeps_to_this_computer(monkeypatch):
+    def discovery(name='sim_train', **arguments):
+        found = {process.environment.get(DISCOVERY) for process in scenario(name, arguments).processes}
+        assert len(found) == 1
+        return found.pop()
+
+    for name in NETWORK:
+        monkeypatch.delenv(name, raising=False)
+    mocked = {'robot': 'rover', 'mock': 'true', 'task': 'rover_target'}
+    assert discovery() == discovery('deploy', policy='cartpole_swingup') == 'LOCALHOST'
+    assert discovery('robot_train', **mocked) == 'LOCALHOST' and discovery('robot_train', robot='rover') is None
+    assert discovery('robot_train', role='robot', **mocked) is None, 'its trainer is elsewhere'
+    assert discovery(simulators='9') == 'LOCALHOST' and discovery(simulators='10') == 'SUBNET', 'too many to find'
+    assert (
+        discovery(discovery='subnet') == 'SUBNET' and discovery(simulators='20', discovery='localhost') == 'LOCALHOST'
+    )
+    monkeypatch.setenv('ROS_STATIC_PEERS', '10.0.0.7')
+    assert discovery() is None, 'the environment says it'
+    assert scenario('sim_train', {'discovery': 'subnet'}).then[1]['discovery'] == 'subnet'
 
 
 def test_sim_train_starts_one_trainer_and_three_processes_per_simulator(tmp_path):
@@ -67,7 +89,14 @@ def test_sim_train_starts_one_trainer_and_three_processes_per_simulator(tmp_path
     assert processes['recorder of sim1'].parameters == {'folder': str(tmp_path / 'run' / 'episodes'), 'robot': 'sim1'}
     assert run.then == (
         'sim_eval',
-        {'run': str(tmp_path / 'run'), 'task': 'walker_walk', 'episodes': '10', 'seed': '3', 'render': 'fast'},
+        {
+            'run': str(tmp_path / 'run'),
+            'task': 'walker_walk',
+            'episodes': '10',
+            'seed': '3',
+            'render': 'fast',
+            'discovery': 'auto',
+        },
     )
     # what follows takes the arguments it is given
     assert set(run.then[1]) <= {argument.name for argument in as_arguments(scenario_options('sim_eval'))}

@@ -9,12 +9,15 @@ import types
 
 import numpy as np
 import pytest
+import rclpy
 from builtin_interfaces.msg import Time
+from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 
 from dreamer_ros.deploy import clocks, control, guard
 from dreamer_ros.deploy.clocks import SimulatedClock
 from dreamer_ros.deploy.control import Metronome
+from dreamer_ros.deploy.deployment import enclave_of
 from dreamer_ros.deploy.stops import Deadline, TimeSetBack
 from dreamer_ros.deploy.watchdog import Gate, Watchdog
 from dreamer_ros.robot.contract import RobotContract
@@ -261,6 +264,22 @@ def test_guard_leaves_a_robot_alone_that_is_not_commanded(watched):
     time.sleep(0.3)
     close()
     assert not stops
+
+
+def test_the_guard_has_the_enclave_of_its_agent(contract, ros_domain):
+    """With SROS 2 it could publish nothing otherwise."""
+    context = rclpy.Context()
+    rclpy.init(args=['--ros-args', '--enclave', '/team/rover'], context=context, domain_id=ros_domain)
+    node = Node('agent', context=context)
+    made = guard.Guard(contract, contract.command_topic, 1.0, enclave_of(node))
+    try:
+        assert enclave_of(node) == '/team/rover' and made.wait()
+        expected = made.name.strip('/'), '/', '/team/rover'
+        wait_for(lambda: expected in node.get_node_names_and_namespaces_with_enclaves())
+    finally:
+        made.close()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 def test_guard_goes_to_the_pose_that_is_the_stop_no_faster_than_allowed():
