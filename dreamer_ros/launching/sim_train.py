@@ -10,14 +10,7 @@ from pydantic import Field
 from dreamer_ros import options as shared
 from dreamer_ros.config import load_preset
 from dreamer_ros.files import read_text, user_path
-from dreamer_ros.launching.processes import (
-    Process,
-    Scenario,
-    keep_local,
-    learner,
-    needing_simulation,
-    simulated_robot,
-)
+from dreamer_ros.launching.processes import Process, Scenario, keep_local, learner, needing_simulation, simulated_robot
 from dreamer_ros.options import Options, as_text
 from dreamer_ros.seeds import collector_seed
 from dreamer_ros.spec import RobotSpec
