@@ -60,7 +60,7 @@ class New(Options):
 
     name: Annotated[str, Word('NAME', positional=True), Field(min_length=1, description='Name of the robot.')]
     output: Annotated[str, Word('FILE')] = Field('', description='File to write. Default: NAME.yaml.')
-    command: Annotated[str, Word('TOPIC')] = Field(
+    topic: Annotated[str, Word('TOPIC')] = Field(
         '', description='Topic that the policy commands. Default: the likeliest; the others are listed.'
     )
     seconds: Seconds = 3.0
@@ -78,8 +78,8 @@ def new(options: New) -> None:
     if path.exists():
         raise InputError(f'{path}: expected a new file, but it exists')
     with Survey(sim_time=options.use_sim_time) as survey:
-        around = look_around(survey, options.seconds, options.command)
-    write_file(path, draft(options.name, around, options.command))
+        around = look_around(survey, options.seconds, options.topic)
+    write_file(path, draft(options.name, around, options.topic))
     print(f'{path}: written; now `dreamer robot check {path}`, and read what a person must decide')
 
 

@@ -220,7 +220,13 @@ def look_around(survey: Survey, seconds: float, command: str) -> Surroundings:
         InputError: nothing takes commands, or the description of the robot cannot be read.
     """
     node = survey.node
-    survey.discover(survey.quiet)
+
+    def complete() -> bool:
+        topics = node.get_topic_names_and_types()
+        takes = any(set(kinds) & set(COMMANDS) and node.count_subscribers(name) for name, kinds in topics)
+        return survey.quiet() and takes
+
+    survey.discover(complete)
     topics = [Topic(name, kind, LISTENER) for name, kinds in node.get_topic_names_and_types() for kind in kinds]
     published = {topic: _nodes(node.get_publishers_info_by_topic(topic.name), topic.type) for topic in topics}
     # One type of each: no process can subscribe a topic with two.
@@ -231,7 +237,8 @@ def look_around(survey: Survey, seconds: float, command: str) -> Surroundings:
     for _ in survey.rounds(seconds, *listeners):
         for listener in listeners:
             if listener.count != counts.get(listener.name, 0) and listener.stamp is not None:
-                age = (survey.clock.time_ns() - listener.stamp) / 1e9
+                arrived = survey.clock.time_ns() if survey.sim_time else listener.published
+                age = (arrived - listener.stamp) / 1e9
                 ages[listener.name] = max(age, ages.get(listener.name, age), key=abs)
             counts[listener.name] = listener.count
     for listener in listeners:

@@ -31,6 +31,7 @@ COMMANDS = (  # the likeliest first
 )
 RATES = (10, 5, 2, 1, 0.5, 0.2, 0.1)
 IMAGE_SIZE = 64  # pixels
+STRANGE = 1.0  # s: older messages have stamps of another clock, or none
 CAREFUL = 0.1  # of the speed that a URDF allows
 PARAMETERS = (  # of a controller that is commanded
     'joints',
@@ -47,7 +48,7 @@ class Heard(NamedTuple):
         nodes: full names of its publishers.
         rate: messages per second; 0 if fewer than two came.
         message: the newest; None if none came.
-        age: seconds from the newest header's stamp to its arrival; None without a stamp.
+        age: the most seconds from a header's stamp to the message's publication; None without a stamp.
     """
 
     topic: str
@@ -128,7 +129,7 @@ def draft(name: str, around: Surroundings, wanted: str = '') -> str:
     slowest = min(used, key=lambda entry: entry.rate)
     rate = next((rate for rate in RATES if rate <= 1.05 * slowest.rate), RATES[-1])
     ages = [abs(entry.age) for entry in used if entry.age is not None]
-    strange = any(age > 3 / rate for age in ages)  # other clocks, or empty headers
+    strange = any(age > max(3 / rate, STRANGE) for age in ages)
     oldest = 0.0 if strange else max(ages, default=0.0)
     max_age = math.ceil(10 * max(3 / slowest.rate, 3 / rate, 2 * oldest)) / 10
     lines = [

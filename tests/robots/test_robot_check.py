@@ -130,7 +130,8 @@ def test_simulated_time_is_told_from_clocks_that_differ(ros_domain):
 def test_a_new_contract_is_written_once(ros_domain, tmp_path, capsys):
     path = tmp_path / 'mine.yaml'
     with FakeRobot('so101', smaller=8):
-        assert main(['robot', 'new', 'mine', '--output', str(path), '--seconds', '0.4']) == 0
+        topic = '/follower/trajectory_controller/joint_trajectory'
+        assert main(['robot', 'new', 'mine', f'output:={path}', f'topic:={topic}', 'seconds:=0.4']) == 0
         assert main(['robot', 'check', str(path), '--seconds', '0.4']) == 0
     printed = capsys.readouterr().out
     assert 'the robot would move' in printed and f'{path}: written' in printed

@@ -15,7 +15,7 @@ from dreamer_ros.robot.drafting import draft
 from dreamer_ros.ros import qos
 from tests.robots.fake_robot import NAMES, FakeRobot
 
-SECONDS = 0.6  # of listening
+SECONDS = 0.5  # of listening
 
 
 def told(findings, level: str) -> list[str]:
