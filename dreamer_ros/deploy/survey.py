@@ -13,7 +13,6 @@ from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import GetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 
@@ -118,7 +117,6 @@ class Survey:
             use_global_arguments=False,
             enable_rosout=False,
             start_parameter_services=False,
-            parameter_overrides=[Parameter('use_sim_time', value=sim_time)],
         )
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
@@ -149,7 +147,7 @@ class Survey:
         """Poll listeners for that long; yields the monotonic time after every round."""
         end = time.monotonic() + seconds
         while (now := time.monotonic()) < end:
-            self._executor.spin_once(timeout_sec=0.0)  # /clock, and answers of services
+            self._executor.spin_once(timeout_sec=0.0)  # answers of services
             if now >= self._next_look:
                 self._next_look = now + LOOK_PERIOD
                 self._look(now)
