@@ -16,7 +16,7 @@ from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.ros import qos
 from tests.robots.fake_robot import FakeRobot
 
-SECONDS = 0.4
+SECONDS = 0.3
 
 
 def altered(name: str, change) -> RobotContract:
@@ -82,7 +82,7 @@ def test_what_would_keep_a_robot_from_moving(ros_domain, tmp_path, capsys, monke
             assert line in contract.text.splitlines()[found.line - 1]
         path = tmp_path / 'robot.yaml'
         path.write_text(right.text)
-        arguments = ['robot', 'check', str(path), 'seconds:=1']
+        arguments = ['robot', 'check', str(path), 'seconds:=0.6']
         pressed = ears.node.create_publisher(Bool, '/turtlebot4/estop', qos.profile(LATCHED))
         assert main([*arguments, '--json']) == 0
         findings = json.loads(capsys.readouterr().out)

@@ -54,6 +54,10 @@ def drive(contract: RobotContract, robot: FakeRobot, survey: Survey) -> None:
             break
     assert robot.moved() > 0, 'it takes no command'
     if all(axis.unit.endswith('/s') for axis in contract.command.axes):
-        time.sleep((contract.command.controller_timeout or 0.2) + 0.4)
-        still = np.abs([*robot.speed.values(), *robot.velocities.values()]).max() < 1e-6
-        assert still == bool(contract.command.controller_timeout)
+        timeout = contract.command.controller_timeout
+        silent, end = time.monotonic(), time.monotonic() + (5.0 if timeout else 0.6)
+        while np.abs([*robot.speed.values(), *robot.velocities.values()]).max() > 1e-6 and time.monotonic() < end:
+            time.sleep(0.01)
+        stopped = time.monotonic() < end
+        assert stopped == bool(timeout)
+        assert not stopped or time.monotonic() - silent > timeout / 2
