@@ -22,6 +22,7 @@ from dreamer_ros.schema import (
     Range,
     check,
     describe,
+    line_of,
     load_json,
     load_yaml,
     reference,
@@ -269,3 +270,33 @@ def test_importing_it_is_quick():
         float(subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, check=True).stdout) for _ in range(3)
     )
     assert seconds < 0.6  # about 0.15 on an idle desktop
+
+
+@pytest.mark.parametrize(
+    ('key', 'line'),
+    [
+        ('name', 1),
+        ('command.axes[0].limits', 4),
+        ('command.axes[1].limits', 6),
+        ('command.axes[1].unit', 5),
+        ('command.axes[7]', 3),
+        ('cameras.left.topic', 8),
+        ('nothing.at.all', 1),
+        ('', 1),
+    ],
+)
+def test_the_line_of_a_key(key, line):
+    """Of the nearest one around it where there is none."""
+    text = '\n'.join(
+        [
+            'name: mine',
+            'command:',
+            '  axes:',
+            '    - {name: a, limits: [0, 1]}',
+            '    - name: b',
+            '      limits: [0, 1]',
+            'cameras:',
+            '  left: {topic: /a}',
+        ]
+    )
+    assert line_of(text, key) == line
