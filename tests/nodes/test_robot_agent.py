@@ -41,6 +41,7 @@ from dreamer_ros.robot.sensing import Sensing
 from dreamer_ros.ros import qos
 from dreamer_ros.spec import RobotSpec
 from dreamer_ros.wire import codecs, topics
+from dreamer_ros.wire.images import decode_image
 from tests.nodes.faults import CLOCK, CORRUPT, ENDS_THE_AGENT, FAULTS, STRANGER, inject, scene
 from tests.nodes.robot import write_contract, write_policy
 
@@ -344,17 +345,23 @@ def test_every_stop_is_in_the_list():
 
 
 def test_what_is_recorded_is_what_the_agent_saw(robot):
-    """From the robot's own topics, `step` and `action` alone, the policy gives the same actions again."""
+    """From the robot's own topics, `step` and `action` alone, the policy gives the same actions again.
+
+    And its observations are those that the agent published.
+    """
     heard = {'camera/image_raw': {}, 'joint_states': {}}
+    seen = {'observation/camera/image': {}, 'observation/vector': {}}
     steps, actions, specs, beats = [], {}, [], []
     node, ears = robot.ears.node, robot.ears
 
     def keep(topic):
-        return lambda message: heard[topic].__setitem__(codecs.stamp_to_ns(message.header.stamp), message)
+        return lambda message: (heard | seen)[topic].__setitem__(codecs.stamp_to_ns(message.header.stamp), message)
 
     many = QoSProfile(depth=1000)
     node.create_subscription(Image, 'camera/image_raw', keep('camera/image_raw'), many)
     node.create_subscription(JointState, 'joint_states', keep('joint_states'), many)
+    node.create_subscription(Image, 'observation/camera/image', keep('observation/camera/image'), many)
+    node.create_subscription(JointState, 'observation/vector', keep('observation/vector'), many)
     node.create_subscription(JointState, 'step', steps.append, many)
     node.create_subscription(
         Joy, 'action', lambda message: actions.__setitem__(codecs.stamp_to_ns(message.header.stamp), message), many
@@ -394,6 +401,9 @@ def test_what_is_recorded_is_what_the_agent_saw(robot):
             sensing.receive(topic, heard[topic][stamp], stamp)
         sensed = sensing.observe(step.stamp)
         assert not sensed.problems
+        image, vector = (messages[step.stamp] for messages in seen.values())
+        np.testing.assert_array_equal(decode_image(image, topics.IMAGE.type), sensed.image)
+        np.testing.assert_array_equal(codecs.read_vector(vector, robot.contract.spec.vector), sensed.vector)
         action = np.array(actions[step.stamp].axes)
         if step.is_last:
             assert not action.any()
