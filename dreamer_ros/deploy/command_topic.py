@@ -1,23 +1,25 @@
-"""Watches the ROS graph for other publishers of a robot's command, and for subscribers that obey it."""
+"""Watches the ROS graph for other publishers of a robot's command, and for those who obey it."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from rclpy.action import get_action_names_and_types
 from rclpy.node import Node
-from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from dreamer_ros.deploy.outlets import Outlet
+from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.wire.topics import Topic
 
 LOOK_PERIOD = 1.0  # seconds between two looks at the ROS graph
 # Seconds for which a killed node may stay in the graph: the middleware's usual lease of 20, and some more.
 GHOST_TIME = 25.0
-_GUARD = re.compile(r'/guard_\d+')
+_UNTIL = 'the robot is not commanded until somebody listens'
 # The middleware's names for a node of which it has seen only an endpoint, as happens briefly with every node.
 _UNKNOWN = re.compile(r'_NODE_NAME_UNKNOWN_|_CREATED_BY_BARE_DDS_APP_')
 # Subscribers that do not obey: recorders, and the hidden nodes of tools such as `ros2 topic echo`.
@@ -25,7 +27,7 @@ _ONLOOKER = re.compile(r'.*/(recorder|rosbag2_recorder\w*|_.*)')
 
 
 class CommandTopic:
-    """The other publishers of a robot's command, and its subscribers.
+    """The other publishers of a topic of a robot's command, and its subscribers.
 
     A publisher whose name could be that of this agent, its killed predecessor or one of their guards counts only
     after `GHOST_TIME`.
@@ -34,7 +36,7 @@ class CommandTopic:
         node: the agent.
         topic: the command, by its full name.
         source: name of the contract, for messages.
-        publisher: the agent's.
+        outlet: the agent's.
         own: number of publishers of each of the agent's nodes, by the node's full name.
 
     Attributes:
@@ -42,8 +44,8 @@ class CommandTopic:
         unheard: one sentence about why nobody obeys; '' if somebody does.
     """
 
-    def __init__(self, node: Node, topic: Topic, source: str, publisher: Publisher, own: dict[str, int]):
-        self._node, self._topic, self._source, self._publisher, self._own = node, topic, source, publisher, own
+    def __init__(self, node: Node, topic: Topic, source: str, outlet: Outlet, own: dict[str, int]):
+        self._node, self._topic, self._source, self._outlet, self._own = node, topic, source, outlet, own
         self._since: dict[str, float] = {}
         self._next = 0.0
         self.others: tuple[str, ...] = ()
@@ -60,7 +62,7 @@ class CommandTopic:
     def check(self, now: float) -> str:
         """Why nobody obeys; '' if somebody does. For the watchdog."""
         # The middleware itself matches types and QoS, and reports at once when a subscriber leaves.
-        return self.unheard or ('' if self._publisher.get_subscription_count() else _nobody(self._topic))
+        return self.unheard or ('' if self._outlet.matched else _nobody(self._topic))
 
     def _look_for_publishers(self, now: float) -> Iterable[str]:
         publishers = Counter(map(node_name, self._node.get_publishers_info_by_topic(self._topic.name)))
@@ -82,10 +84,93 @@ class CommandTopic:
     def _look_for_subscribers(self) -> Iterable[str]:
         before, self.unheard = self.unheard, find_obeying(self._node, self._topic, self._source).why
         if self.unheard and self.unheard != before:
-            yield f'{self.unheard}; the robot is not commanded until somebody listens'
+            yield f'{self.unheard}; {_UNTIL}'
 
     def _may_be_ours(self, name: str) -> bool:
-        return name in self._own or bool(_GUARD.fullmatch(name) or _UNKNOWN.search(name))
+        return name in self._own or bool(_UNKNOWN.search(name))
+
+
+class CommandAction:
+    """The server of an action of a robot's command. Who else sends it goals, the graph does not tell.
+
+    Args:
+        node: the agent.
+        name: full name of the action.
+        type_name: of the action.
+        source: name of the contract, for messages.
+        outlet: the agent's.
+
+    Attributes:
+        others: empty.
+        unheard: one sentence about why nobody obeys; '' if somebody does.
+    """
+
+    others: tuple[str, ...] = ()
+
+    def __init__(self, node: Node, name: str, type_name: str, source: str, outlet: Outlet):
+        self._node, self._name, self._type, self._source, self._outlet = node, name, type_name, source, outlet
+        self._next = 0.0
+        self.unheard = self._nobody()
+
+    def look(self) -> list[str]:
+        """Look at the graph, at most once per `LOOK_PERIOD`; returns new warnings."""
+        now = time.monotonic()
+        if now < self._next:
+            return []
+        self._next = now + LOOK_PERIOD
+        before = self.unheard
+        strange = sorted(set(dict(get_action_names_and_types(self._node)).get(self._name, ())) - {self._type})
+        self.unheard = self.check(now)
+        if self.unheard and strange:
+            self.unheard = f'{self._name} is an action of {strange[0]}, {self._source} says {self._type}'
+        return [f'{self.unheard}; {_UNTIL}'] if self.unheard and self.unheard != before else []
+
+    def check(self, now: float) -> str:
+        """Why nobody obeys; '' if somebody does. For the watchdog."""
+        if self._outlet.matched:
+            return ''
+        return self.unheard or self._nobody()
+
+    def _nobody(self) -> str:
+        return f'{self._name}: expected an action server of {self._type}, found none'
+
+
+class Receivers:
+    """All who are commanded. A command leaves only while each of them is there.
+
+    Args:
+        node: the agent.
+        contract: of the robot.
+        names, outlets: of each receiver, see `outlets.full_names`.
+        guard: full name of the guard's node.
+    """
+
+    def __init__(
+        self, node: Node, contract: RobotContract, names: Sequence[str], outlets: Sequence[Outlet], guard: str
+    ):
+        self._watched: list[CommandTopic | CommandAction] = []
+        # A topic's outlet has two publishers, see there.
+        own = {node.get_fully_qualified_name(): 2, guard: 1}
+        for part, name, each in zip(contract.command.parts, names, outlets):
+            receiver = part.receiver
+            if receiver.action:
+                self._watched.append(CommandAction(node, name, receiver.type or '', contract.source, each))
+            else:
+                topic = Topic(name, receiver.message, receiver.qos.profile)
+                self._watched.append(CommandTopic(node, topic, contract.source, each, own))
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Names of the other publishers of the robot's command."""
+        return tuple(dict.fromkeys(name for each in self._watched for name in each.others))
+
+    def look(self) -> list[str]:
+        """Look at the graph, at most once per `LOOK_PERIOD`; returns new warnings."""
+        return [warning for each in self._watched for warning in each.look()]
+
+    def check(self, now: float) -> str:
+        """Why somebody does not obey; '' if all do. For the watchdog."""
+        return next((reason for each in self._watched if (reason := each.check(now))), '')
 
 
 class Obeying(NamedTuple):

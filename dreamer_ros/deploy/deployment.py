@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 import gc
 import threading
 import time
@@ -15,9 +15,10 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from std_msgs.msg import Header
 
+from dreamer_ros.deploy import outlets
 from dreamer_ros.deploy.camera_reward import CameraReward
 from dreamer_ros.deploy.clocks import SimulatedClock, SystemClock
-from dreamer_ros.deploy.command_topic import CommandTopic
+from dreamer_ros.deploy.command_topic import Receivers
 from dreamer_ros.deploy.control import LATE, Behaviour, Control, StepPublisher
 from dreamer_ros.deploy.guard import Guard
 from dreamer_ros.deploy.limit_watch import LimitWatch
@@ -53,7 +54,7 @@ HEARTBEATS = Topic('~/heartbeat', 'std_msgs/msg/Header', QoS(depth=10))
 class Deployment:
     """Ready to command after construction; commands between `start` and `halt`.
 
-    It holds the command topic: no other process of this computer can deploy on the same topic meanwhile.
+    It holds the topics and actions of the command: no other process of this computer can deploy on them meanwhile.
 
     Args:
         node: publishes and subscribes.
@@ -70,8 +71,7 @@ class Deployment:
 
     Attributes:
         policies: the policies of the robot.
-        command_topic: full name.
-        command: watches the command topic.
+        command: watches those who are commanded.
         executor_deadline: set by whoever runs the node's callbacks while this is active.
     """
 
@@ -86,8 +86,7 @@ class Deployment:
         stop: threading.Event,
     ):
         self._node, self.contract = node, contract
-        self.command_topic = node.resolve_topic_name(contract.command_topic.name)
-        command = dataclasses.replace(contract.command_topic, name=self.command_topic)
+        self._receivers = outlets.full_names(node, contract)
         with contextlib.ExitStack() as closing:  # gives back what was made if something fails in the middle
 
             def kept(resource: Any) -> Any:
@@ -99,11 +98,12 @@ class Deployment:
                 closing.callback(node.destroy_publisher, made)
                 return made
 
-            refusal = (
-                f'topic {self.command_topic}: expected no other agent, but one of this computer commands the robot '
-                'there; end or clean up that one first'
-            )
-            kept(TopicLock(node, self.command_topic, refusal))
+            for name in self._receivers:
+                refusal = (
+                    f'topic {name}: expected no other agent, but one of this computer commands the robot there; '
+                    'end or clean up that one first'
+                )
+                kept(TopicLock(node, name, refusal))
             simulated = node.get_parameter('use_sim_time').value
             patience = CLOCK_PATIENCE * self.period
             self._clock = kept(SimulatedClock(node, patience)) if simulated else SystemClock()
@@ -111,15 +111,19 @@ class Deployment:
             self._estop = kept(EmergencyStop(node, contract.estop))
             self.policies = kept(Policies(contract, behaviour.seed, keep, complain))
             # It starts while the policy is loaded.
-            self._guard = kept(Guard(contract, command, FROZEN * self.period, enclave_of(node)))
+            agent = node.get_fully_qualified_name()
+            self._guard = kept(Guard(contract, agent, self._receivers, FROZEN * self.period, enclave_of(node)))
             if policy:
                 self.policies.load(policy, stop)
             if not self._guard.wait():
                 raise InputError('expected the guard process to start; its error is above')
-            self._commands, stops = publisher(command), publisher(command)
-            own = {node.get_fully_qualified_name(): 2, self._guard.name: 1}
-            self.command = CommandTopic(node, command, contract.source, self._commands, own)
-            self._gate = Gate(contract, self._commands.publish, stops.publish, self._clock.time_ns)
+            self._outlets = [
+                kept(outlets.outlet(node, part, name, complain=complain))
+                for part, name in zip(contract.command.parts, self._receivers)
+            ]
+            self.command = Receivers(node, contract, self._receivers, self._outlets, self._guard.name)
+            send, stop_ = (functools.partial(each, self._outlets) for each in (outlets.send, outlets.stop))
+            self._gate = Gate(contract, send, stop_, self._clock.time_ns)
             self._inputs = kept(Inputs(node, contract, self._clock))
             self._limits = kept(LimitWatch(node, contract, self._gate.block, self._clock)) if contract.limits else None
             self._person = kept(Person(node, contract)) if contract.joystick else None
@@ -331,7 +335,9 @@ class Deployment:
         if not self._guard.reads(now):
             return 'the guard process does not answer'
         # A later subscriber may find the agent a moment before the guard, which is no reason to stop.
-        self._guarded = self._guarded or self._guard.matched >= self._commands.get_subscription_count()
+        self._guarded = self._guarded or all(
+            theirs >= ours.matched for theirs, ours in zip(self._guard.matched, self._outlets)
+        )
         return '' if self._guarded else 'the guard process has not found the robot yet'
 
     def _beat(self) -> None:
@@ -362,7 +368,7 @@ class Deployment:
             level, message = diagnostics.WARN, problem
         elif self.command.others:
             level = diagnostics.WARN
-            message = f'{self.command_topic} is published by {", ".join(self.command.others)} too'
+            message = f'{", ".join(self._receivers)} is published by {", ".join(self.command.others)} too'
         values = {
             **control.timings.summary(),
             'policy version': self.version,

@@ -1,7 +1,7 @@
 """A small process that stops the robot when the robot agent's process dies or freezes.
 
-The agent's watchdog writes to a pipe several times per control period. The guard has a publisher of the
-command topic. A silent pipe means that the agent is frozen, a closed one that it is dead.
+The agent's watchdog writes to a pipe several times per control period. The guard can send stops to all who are
+commanded. A silent pipe means that the agent is frozen, a closed one that it is dead.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import select
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -26,7 +27,6 @@ from dreamer_ros.deploy.realtime import GUARD, take_priority
 from dreamer_ros.robot.commands import Commands
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.robot.safety import Safety
-from dreamer_ros.wire.topics import Topic
 
 LAST_TIME, LAST_LIMIT = 0.5, 10.0  # seconds of stops after the agent's death; at most, until a pose is reached
 START_TIME = 30.0  # seconds that the process may take to start on a small, busy computer
@@ -40,23 +40,27 @@ class Guard:
 
     Args:
         contract: of the robot.
-        topic: the command, by its full name.
+        agent: full name of its node. The guard's is beside it.
+        receivers: full names of the topics and actions that are commanded, in the order of the contract.
         patience: seconds of silence after which an armed agent counts as frozen.
         enclave: of the agent (SROS 2), whose rights the guard needs.
 
     Attributes:
         name: full name of the guard's node.
         alive: whether the process runs.
-        matched: how many subscribers of the command it has found.
+        matched: how many subscribers it has found of each topic, and whether of each action the server.
     """
 
-    def __init__(self, contract: RobotContract, topic: Topic, patience: float, enclave: str):
+    def __init__(
+        self, contract: RobotContract, agent: str, receivers: Sequence[str], patience: float, enclave: str
+    ):
         reading, self._pipe = os.pipe()
         self._ready, told = os.pipe()
         request = {
             'contract': contract.text,
             'source': contract.source,
-            'topic': topic.name,
+            'node': f'{agent}_guard',
+            'receivers': receivers,
             'patience': patience,
             'enclave': enclave,
             'pipe': reading,
@@ -79,9 +83,9 @@ class Guard:
             stdin.write(json.dumps(request).encode())
         for end in (self._pipe, self._ready):
             os.set_blocking(end, False)
-        self.name = f'/guard_{self._process.pid}'
+        self.name = f'{agent}_guard'
         self.alive = False
-        self.matched = 0
+        self.matched: tuple[int, ...] = (0,) * len(receivers)
         self._unread = array.array('i', [0])
         self._caught_up = 0.0
 
@@ -117,11 +121,12 @@ class Guard:
 
     def _listen(self) -> None:
         try:
-            told = os.read(self._ready, 100)
+            # Whole answers, since each is written at once.
+            told = os.read(self._ready, BEATS_READ * len(self.matched))
         except BlockingIOError:
             return
         self.alive = bool(told)
-        self.matched = told[-1] if told else 0
+        self.matched = tuple(told[-len(self.matched) :]) or (0,) * len(self.matched)
 
     def close(self) -> None:
         """End the process; disarm it by a beat first."""
@@ -146,35 +151,41 @@ def main() -> int:
     from rclpy.node import Node
     from rclpy.signals import SignalHandlerOptions
 
-    from dreamer_ros.ros import qos
+    from dreamer_ros.deploy.outlets import outlet, stop
 
     contract = RobotContract.from_text(request['contract'], request['source'])
     rclpy.init(args=['--ros-args', '--enclave', request['enclave']], signal_handler_options=SignalHandlerOptions.NO)
-    node = Node(f'guard_{os.getpid()}', start_parameter_services=False, enable_rosout=False)
-    command = contract.command_topic
-    publisher = qos.publisher(node, Topic(request['topic'], command.type, command.qos))
+    namespace, _, name = request['node'].rpartition('/')
+    node = Node(name, namespace=namespace, start_parameter_services=False, enable_rosout=False)
+    parts = zip(contract.command.parts, request['receivers'])
+    outlets = [outlet(node, part, name, alone=True) for part, name in parts]
     matched = None
 
     def tell() -> None:
         nonlocal matched
-        before, matched = matched, min(publisher.get_subscription_count(), 255)
+        before, matched = matched, bytes(min(each.matched, 255) for each in outlets)
         if matched != before:
             with contextlib.suppress(BrokenPipeError):  # the agent has ended, which `watch` handles
-                os.write(request['ready'], bytes([matched]))
+                os.write(request['ready'], matched)
 
     tell()
-    watch(contract, request['pipe'], request['patience'], publisher.publish, tell)
+    watch(contract, request['pipe'], request['patience'], functools.partial(stop, outlets), tell)
     node.destroy_node()
     rclpy.try_shutdown()
     return 0
 
 
 def watch(
-    contract: RobotContract, pipe: int, patience: float, publish: Callable[[bytes], None], heard: Callable[[], None]
+    contract: RobotContract,
+    pipe: int,
+    patience: float,
+    send_stop: Callable[[Sequence[bytes | None]], None],
+    heard: Callable[[], None],
 ) -> None:
-    """Read the pipe until it closes. Publish stops while an armed agent is silent, and after its death.
+    """Read the pipe until it closes. Send stops while an armed agent is silent, and after its death.
 
     Args:
+        send_stop: see `outlets.stop`.
         heard: called after each beat.
     """
     commands, safety = Commands(contract), Safety(contract)
@@ -183,9 +194,7 @@ def watch(
     armed, ahead, due = False, 0, 0.0
 
     def stop() -> None:
-        values = safety.stop(time.monotonic())
-        if values is not None:
-            publish(commands.encode(values, time.time_ns() + ahead))
+        send_stop(commands.encode(safety.stop(time.monotonic()), time.time_ns() + ahead))
 
     while True:
         if select.select([pipe], [], [], max(0.0, due - time.monotonic()) if armed else None)[0]:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -22,18 +22,19 @@ from dreamer_ros.robot.commands import Commands
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.robot.safety import Limited, Safety
 
+Messages = Sequence[bytes | None]  # for each receiver of the command
 LOCK_PATIENCE = 0.001  # seconds that a stop waits for a command that is being published
 
 
 class Gate:
-    """The only way to a robot's command topic: commands pass while nothing holds the gate, stops always do.
+    """The only way to those who obey a robot's command: commands pass while nothing holds the gate, stops always do.
 
     Each hold has a name and a reason. Commands pass again once every name is released. Thread-safe.
 
     Args:
         contract: of the robot.
-        send: publishes the bytes of a command.
-        send_stop: publishes the bytes of a stop, through a publisher of its own.
+        send: publishes a command, see `Commands.encode`.
+        send_stop: publishes a stop, through publishers of its own.
         time_ns: ROS time, for the stamps of commands that have one.
 
     Attributes:
@@ -46,8 +47,8 @@ class Gate:
     def __init__(
         self,
         contract: RobotContract,
-        send: Callable[[bytes], None],
-        send_stop: Callable[[bytes], None],
+        send: Callable[[Messages], None],
+        send_stop: Callable[[Messages], None],
         time_ns: Callable[[], int],
     ):
         self._send, self._send_stop, self._time_ns = send, send_stop, time_ns
@@ -174,10 +175,8 @@ class Gate:
         locked = self._lock.acquire(timeout=LOCK_PATIENCE)
         try:
             values = self._safety.stop(time.monotonic())
-            # None: the robot holds its pose and was never commanded another.
-            if values is not None:
-                self._send_stop(self._commands.encode(values, self._time_ns()))
-                self.values = values
+            self._send_stop(self._commands.encode(values, self._time_ns()))
+            self.values = values
         finally:
             if locked:
                 self._lock.release()

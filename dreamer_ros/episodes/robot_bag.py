@@ -66,12 +66,13 @@ class RobotTracks:
     Attributes:
         namespace: of the robot, `/` at its end; '' for none.
         observed: by topic of the contract, without those that have no messages.
-        command, step, action: None without messages.
+        commands: by topic of the contract, without those that have no messages.
+        step, action: None without messages.
     """
 
     namespace: str
     observed: dict[str, Track]
-    command: Track | None
+    commands: dict[str, Track]
     step: Track | None
     action: Track | None
 
@@ -115,7 +116,7 @@ def _robot_tracks(bag: Bag, contract: RobotContract, report: Report) -> list[Rob
     Raises:
         InputError: a topic has another type, or none of the observed topics is there.
     """
-    wanted = {topic.name: topic for topic in (*contract.topics, contract.command_topic, STEP, ACTION)}
+    wanted = {topic.name: topic for topic in (*contract.topics, *contract.command_topics, STEP, ACTION)}
     place: dict[str, tuple[str, Topic]] = {}
     for name, type_name in bag.types.items():
         for topic in wanted.values():
@@ -126,7 +127,7 @@ def _robot_tracks(bag: Bag, contract: RobotContract, report: Report) -> list[Rob
     by_header = {STEP.name, ACTION.name}
     if contract.stamps == 'header':
         by_header |= {topic.name for topic in contract.topics if has_header(topic.type)}
-    by_header.discard(contract.command_topic.name)  # many leave it empty
+    by_header -= {topic.name for topic in contract.command_topics}  # many leave it empty
 
     def stamp_of(message: RawMessage) -> int:
         by_its_header = place[message.topic][1].name in by_header
@@ -153,8 +154,8 @@ def _robot_tracks(bag: Bag, contract: RobotContract, report: Report) -> list[Rob
         }
         observed = {topic.name: tracks[topic.name] for topic in contract.topics if topic.name in tracks}
         if observed:
-            command, step, action = (tracks.get(name) for name in (contract.command_topic.name, STEP.name, ACTION.name))
-            robots.append(RobotTracks(namespace, observed, command, step, action))
+            commands = {topic.name: tracks[topic.name] for topic in contract.command_topics if topic.name in tracks}
+            robots.append(RobotTracks(namespace, observed, commands, tracks.get(STEP.name), tracks.get(ACTION.name)))
         else:
             blind.update(track.name for track in tracks.values())
     if not robots:
@@ -354,8 +355,11 @@ def _scalars_and_ages(message: RawMessage) -> tuple[Step, dict[str, int]]:
 
 def _lay(tracks: RobotTracks, contract: RobotContract, labels: Labels | None, report: Report) -> Assembler:
     """Steps at the contract's rate, from the first message to the last, or within labels."""
-    if tracks.command is None:
-        raise InputError(f'no messages on {contract.command_topic.name} are in it, which the actions come from')
+    for receiver in (part.receiver for part in contract.command.parts):
+        if receiver.action:
+            raise InputError(f'goals of {receiver.name} are in no bag: expected one of an agent, with its actions')
+        if receiver.name not in tracks.commands:
+            raise InputError(f'no messages on {receiver.name} are in it, which the actions come from')
     if labels is None and contract.measured_reward is None:
         report.add(f'all rewards are 0: {contract.source} has none that is measured, and there are no labels')
     rows = Assembler(contract.spec.control_period)
@@ -422,10 +426,9 @@ class _Commanded:
     """
 
     def __init__(self, tracks: RobotTracks, contract: RobotContract):
-        self._command = contract.command
+        self._stop = contract.command.stop
         self._commands = Commands(contract)
         self.beyond = 0
-        self._messages = tracks.command.messages
         # A simulated robot stamps its sensors with its own time, which commands have to be moved to.
         delay = np.median(
             [
@@ -435,7 +438,10 @@ class _Commanded:
             ]
         )
         offset = int(delay) if abs(delay) > CLOCKS_DIFFER else 0
-        self._stamps = [stamp - offset for stamp in tracks.command.stamps]
+        self._tracks = [
+            (part, [stamp - offset for stamp in track.stamps], track.messages)
+            for part, track in ((part, tracks.commands[part.receiver.name]) for part in self._commands.parts)
+        ]
 
     def until(self, stamp: int) -> np.ndarray:
         """The action closest to the command in force just before that time.
@@ -443,18 +449,19 @@ class _Commanded:
         Raises:
             Unusable: there is none.
         """
-        place = bisect.bisect_left(self._stamps, stamp) - 1
-        if place < 0:
-            raise Unusable('before the first command')
-        timeout = self._command.controller_timeout
-        if timeout is not None and stamp - self._stamps[place] > timeout * 1e9:
-            if self._command.stop is None:
-                raise Unusable('without a command')
-            return self._commands.action(np.array(self._command.stop))
-        try:
-            message = decode(self._messages[place].data, self._command.type)
-            values = self._commands.decode(message)
-            self.beyond += not self._commands.within_limits(values)
-            return self._commands.action(values)
-        except InputError as error:
-            raise Unusable('with a bad command') from error
+        values = self._stop.copy()
+        for part, stamps, messages in self._tracks:
+            place = bisect.bisect_left(stamps, stamp) - 1
+            if place < 0:
+                raise Unusable('before the first command')
+            timeout = part.receiver.controller_timeout
+            if timeout is not None and stamp - stamps[place] > timeout * 1e9:
+                if np.isnan(values[part.axes]).any():
+                    raise Unusable('without a command')
+                continue
+            try:
+                values[part.axes] = part.decode(decode(messages[place].data, part.receiver.message))
+            except InputError as error:
+                raise Unusable('with a bad command') from error
+        self.beyond += not self._commands.within_limits(values)
+        return self._commands.action(values)

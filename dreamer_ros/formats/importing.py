@@ -136,9 +136,10 @@ def _robot_messages(tracks: RobotTracks, run: list[Row], contract: RobotContract
         used = [row.step.stamp - row.ages[topic.name] for row in run if topic.name in row.ages]
         if track and used:
             yield from _between(track, min(used), max(used), topic)
-    if tracks.command:
-        end = run[-1].step.stamp + contract.period_ns
-        yield from _between(tracks.command, run[0].step.stamp, end, contract.command_topic)
+    end = run[-1].step.stamp + contract.period_ns
+    for topic in contract.command_topics:
+        if topic.name in tracks.commands:
+            yield from _between(tracks.commands[topic.name], run[0].step.stamp, end, topic)
     for row in run:
         yield _step(row.step, tracks.namespace, row.ages)
         yield _action(row.step.stamp, row.action, row.frame_id, tracks.namespace)

@@ -209,7 +209,7 @@ class _Dataset:
             if feature.dtype == 'video':
                 path, first = entry.films[key]
                 films = self._films[key].frames(self._data.root / path, path, first + start, len(rows))
-                frames = map(rgb_picture, films)
+                frames = (rgb_picture(frame) for frame in films)
             else:
                 frames = (open_image(data, key) for data in _pictures(rows, key))
             place = slice(3 * number, 3 * number + 3)

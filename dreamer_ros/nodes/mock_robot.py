@@ -83,9 +83,18 @@ class MockRobot:
         self._period = self._environment.spec.control_period
         self._camera_period = 1 / parameters.camera_rate if parameters.camera_rate else 0.0
         self._commands = Commands(contract)
+        self._timeouts = np.full(len(contract.command.axes), np.inf)
+        for part in self._commands.parts:
+            self._timeouts[part.axes] = part.receiver.controller_timeout or np.inf
         try:
+            for receiver in (part.receiver for part in self._commands.parts):
+                if receiver.action:
+                    raise InputError(f'{contract.source}: {receiver.action}: expected no action of a simulated robot')
             self._inbox = Inbox(node)
-            self._received = self._inbox.subscribe(contract.command_topic, COMMANDS)
+            self._received = [
+                (part, self._inbox.subscribe(topic, COMMANDS))
+                for part, topic in zip(self._commands.parts, contract.command_topics)
+            ]
             self._publishers = [
                 (qos.publisher(node, dataclasses.replace(topic, qos=SENSOR)), *self._filler(topic))
                 for topic in contract.topics
@@ -101,7 +110,8 @@ class MockRobot:
     def run(self) -> None:
         """Simulate until the stop event is set."""
         self._log.info(
-            f'{self._contract.name}: {self._environment.spec.name} on {self._received.topic_name}, '
+            f'{self._contract.name}: {self._environment.spec.name} on '
+            f'{", ".join(subscription.topic_name for _, subscription in self._received)}, '
             f'{1 / self._period:g} control steps per second'
         )
         try:
@@ -125,7 +135,7 @@ class MockRobot:
             maxlen=max(1, round(1 / self._contract.rate / self._period))
         )
         self._values = self._standstill(None)
-        self._commanded = -np.inf
+        self._commanded = np.full(len(self._values), -np.inf)  # monotonic seconds
         self._over_since: float | None = None
         self._reset_requested = False
         self._next_image = 0.0
@@ -139,14 +149,15 @@ class MockRobot:
                 return
 
     def _take_command(self) -> None:
-        message = self._received.take_latest()
-        if message is None:
-            return
-        try:
-            self._values = self._commands.decode(message)
-            self._commanded = time.monotonic()
-        except InputError as error:
-            self._log.warning(f'ignored a command: {error}', throttle_duration_sec=SAY_AGAIN)
+        for part, subscription in self._received:
+            message = subscription.take_latest()
+            if message is None:
+                continue
+            try:
+                self._values[part.axes] = part.decode(message)
+                self._commanded[part.axes] = time.monotonic()
+            except InputError as error:
+                self._log.warning(f'ignored a command: {error}', throttle_duration_sec=SAY_AGAIN)
 
     def _advance(self) -> None:
         """One control step."""
@@ -156,9 +167,7 @@ class MockRobot:
             return
         if self._over_since is not None:
             return
-        timeout = self._contract.command.controller_timeout
-        if timeout is not None and now - self._commanded > timeout:
-            self._values = self._standstill(self._values)
+        self._values = np.where(now - self._commanded > self._timeouts, self._standstill(self._values), self._values)
         self._observation = self._environment.step(self._commands.action(self._values))
         self._rewards.append(self._observation.reward)
         if self._observation.is_last:
@@ -168,12 +177,11 @@ class MockRobot:
     def _standstill(self, values: np.ndarray | None) -> np.ndarray:
         """f64[A] that stops the robot; `hold` is the last command, or else the present position."""
         stop = self._contract.command.stop
-        if stop is not None:
-            return np.array(stop)
-        if values is not None:
-            return values
-        joints = self._joint_state(0)
-        return np.array([axis.feedback.field.read(joints) for axis in self._contract.command.axes])
+        if values is None:
+            joints, values = self._joint_state(0), np.zeros_like(stop)
+            for number in np.flatnonzero(np.isnan(stop)):
+                values[number] = self._contract.command.axes[number].feedback.field.read(joints)
+        return np.where(np.isnan(stop), values, stop)
 
     # Publication
 

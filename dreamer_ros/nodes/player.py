@@ -25,7 +25,7 @@ from dreamer_ros.errors import InputError
 from dreamer_ros.files import user_path
 from dreamer_ros.options import Options
 from dreamer_ros.policy.runner import PolicyRunner
-from dreamer_ros.robot.contract import COMMAND_FIELDS, RobotContract
+from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.ros import qos
 from dreamer_ros.ros.ownership import announcement
 from dreamer_ros.ros.parameters import read_parameters
@@ -42,7 +42,16 @@ DRAIN_TIME = 0.5  # seconds for the last messages to arrive before the publisher
 SAY_AGAIN = 5.0  # seconds between two lines about the same problem
 UNPLAYED = ('/clock', '/rosout', '/parameter_events')  # they belong to the nodes of the recording
 # Types of commands, which move robots. Joint states are mostly measurements.
-MOVING = {*COMMAND_FIELDS} - {'sensor_msgs/msg/JointState'}
+MOVING = {
+    'ackermann_msgs/msg/AckermannDrive',
+    'ackermann_msgs/msg/AckermannDriveStamped',
+    'control_msgs/msg/JointJog',
+    'geometry_msgs/msg/Twist',
+    'geometry_msgs/msg/TwistStamped',
+    'sensor_msgs/msg/Joy',
+    'std_msgs/msg/Float64MultiArray',
+    'trajectory_msgs/msg/JointTrajectory',
+}
 # Commands are published below this name, beside their own topic, where they move nothing.
 RECORDED = 'recorded'
 SHADOW = 'shadow'
@@ -69,7 +78,7 @@ def place_of(topic: Topic, contract: RobotContract | None) -> str:
     else:
         commands = any(
             topic.type == command.type and f'/{name}'.endswith(f'/{command.name.strip("/")}')
-            for command in (topics.ACTION, contract.command_topic)
+            for command in (topics.ACTION, *contract.command_topics)
         )
     path, _, leaf = name.rpartition('/')
     return '/'.join(part for part in (path, RECORDED, leaf) if part) if commands else name

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.robot.contract import RobotContract
+from dreamer_ros.robot.contract import Part, RobotContract
 from dreamer_ros.spec import ActionLimits
 from dreamer_ros.wire.codecs import fill_stamp
-from dreamer_ros.wire.definitions import blank_message, encode
-from dreamer_ros.wire.fields import Field, has_header
+from dreamer_ros.wire.definitions import blank_message, encode, typestore
+from dreamer_ros.wire.fields import Field, has_header, names_list
 
 TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
+_POINT = 'trajectory_msgs/msg/JointTrajectoryPoint'
 
 
 class Commands:
@@ -22,22 +23,17 @@ class Commands:
 
     An action is a policy's output: f32[A] in [-1, 1], or one value per choice of which the largest counts. Values
     are the content of a command: f64[axes] in the units of the contract.
+
+    Attributes:
+        parts: what each receiver gets, in the order of the contract.
     """
 
     def __init__(self, contract: RobotContract):
         command = contract.command
-        self._contract = contract
-        self._type = command.type
         self._limits = ActionLimits(*zip(*(axis.limits for axis in command.axes)))
         self._choices = np.array([command.pose(values) for values in command.choices.values()])
         self._size = len(contract.spec.action)
-        self._matrix = command.matrix
-        self._inverse = np.linalg.pinv(command.matrix)
-        # One message is filled again and again, from the control loop or from a watchdog.
-        self._lock = threading.Lock()
-        # A trajectory stamped 0 starts when it arrives; one stamped now would have begun already.
-        self._stamped = has_header(command.type) and command.type != TRAJECTORY
-        self._message = self._blank()
+        self.parts = tuple(CommandPart(part, contract.period_ns) for part in command.parts)
 
     def values(self, action: np.ndarray) -> np.ndarray:
         """Values f64[axes] of an action."""
@@ -56,69 +52,123 @@ class Commands:
         """Whether all axes are within their limits, except for rounding."""
         return bool(self._limits.within(values))
 
+    def encode(self, values: np.ndarray, stamp_ns: int) -> tuple[bytes | None, ...]:
+        """What each receiver gets, see `CommandPart.encode`; None where a value is NaN, which is not commanded."""
+        return tuple(
+            None if np.isnan(values[part.axes]).any() else part.encode(values[part.axes], stamp_ns)
+            for part in self.parts
+        )
+
+
+class CommandPart:
+    """What one receiver gets.
+
+    Args:
+        part: of the contract.
+        period_ns: nanoseconds between two commands.
+
+    Attributes:
+        receiver: of the contract.
+        axes: i64[N], the axes that it gets.
+    """
+
+    def __init__(self, part: Part, period_ns: int):
+        self.receiver, self.axes = part.receiver, part.axes
+        self._type = part.receiver.message
+        self._fields, self._matrix, self._inverse = part.fields, part.matrix, np.linalg.pinv(part.matrix)
+        # One message is filled again and again, from the control loop or from a watchdog.
+        self._lock = threading.Lock()
+        # A trajectory stamped 0 starts when it arrives; one stamped now would have begun already.
+        self._stamped = has_header(self._type) and self._type != TRAJECTORY
+        self._message = blank_message(self._type)
+        if has_header(self._type):
+            self._message.header.frame_id = part.receiver.frame_id
+        constants = [field for field, _ in part.constants]
+        places = _places(self._message, self._type, [*part.fields, *constants], period_ns)
+        self._places = places[: len(part.fields)]
+        for place, (field, value) in zip(places[len(part.fields) :], part.constants):
+            _set(place, field, value)
+
     def encode(self, values: np.ndarray, stamp_ns: int) -> bytes:
-        """The serialised command message (CDR), for rclpy to publish or a bag to hold. Thread-safe.
+        """The serialised message or goal (CDR), for rclpy to publish or a bag to hold. Thread-safe.
 
         Args:
-            values: f64[axes], already made safe.
+            values: f64[N], already made safe.
             stamp_ns: stamp of the header, if the type has one.
         """
         with self._lock:
-            for field, value in zip(self._contract.command.fields, self._matrix @ values):
-                self._set(field, float(value))
+            for place, field, value in zip(self._places, self._fields, (self._matrix @ values).tolist()):
+                _set(place, field, value)
             if self._stamped:
                 fill_stamp(self._message.header.stamp, stamp_ns)
             return encode(self._message, self._type)
 
     def decode(self, message: Any) -> np.ndarray:
-        """Values f64[axes] of a command message from rclpy or a bag, not limited.
+        """Values f64[N] of a command message from rclpy or a bag, not limited.
 
         Raises:
             InputError: a field or joint is missing, or a number is not finite.
         """
-        command = self._contract.command
-        numbers = np.array([field.read(message) for field in command.fields])
+        numbers = np.array([field.read(message) for field in self._fields])
         if not np.isfinite(numbers).all():
-            raise InputError(f'{command.topic}: expected finite numbers, got {numbers.tolist()}')
+            raise InputError(f'{self.receiver.name}: expected finite numbers, got {numbers.tolist()}')
         return self._inverse @ numbers
 
-    def _blank(self) -> Any:
-        """A message with room for every field."""
-        command = self._contract.command
-        message = blank_message(self._type)
-        if has_header(self._type):
-            message.header.frame_id = command.frame_id
-        if self._type == TRAJECTORY:
-            point = blank_message('trajectory_msgs/msg/JointTrajectoryPoint')
-            point.time_from_start.sec, point.time_from_start.nanosec = divmod(self._contract.period_ns, 1_000_000_000)
-            message.points = [point]
-        lists = [field for field in command.fields if field.parts[-1].element is not None]
-        self._joints = list(
-            dict.fromkeys(field.parts[-1].element for field in lists if isinstance(field.parts[-1].element, str))
-        )
-        if self._joints:
-            setattr(message, 'joint_names' if self._type == TRAJECTORY else 'name', self._joints)
-        for field in lists:
-            parent, last = _parent(message, field), field.parts[-1]
-            size = len(self._joints) or int(last.element) + 1
-            values = getattr(parent, last.attribute)
-            if len(values) < size:
-                setattr(parent, last.attribute, np.zeros(size, values.dtype))
-        return message
 
-    def _set(self, field: Field, value: float) -> None:
-        parent, (attribute, element) = _parent(self._message, field), field.parts[-1]
-        if element is None:
-            setattr(parent, attribute, value)
-        else:
-            number = element if isinstance(element, int) else self._joints.index(element)
-            getattr(parent, attribute)[number] = value
+class _Place(NamedTuple):
+    """Where a number is written: an attribute of a message, or an element of a list."""
+
+    holder: Any
+    at: Any
 
 
-def _parent(message: Any, field: Field) -> Any:
-    """The message inside a message that a field is an attribute of."""
-    for attribute, element in field.parts[:-1]:
-        message = getattr(message, attribute)
+def _set(place: _Place, field: Field, value: float) -> None:
+    number = value if 'float' in field.number else bool(round(value)) if field.number == 'bool' else round(value)
+    if isinstance(place.at, str):
+        setattr(place.holder, place.at, number)
+    else:
+        place.holder[place.at] = number
+
+
+def _places(message: Any, type_name: str, fields: list[Field], period_ns: int) -> list[_Place]:
+    """Make room in a message for all fields, and say where each is written."""
+    parents = [_parent(message, type_name, field, period_ns) for field in fields]
+    joints: dict[int, list[str]] = {}  # names, by the message that holds them
+    for (_, named), field in zip(parents, fields):
+        element = field.parts[-1].element
+        if isinstance(element, str) and element not in joints.setdefault(id(named), []):
+            joints[id(named)].append(element)
+            setattr(named, names_list(named) or '', joints[id(named)])
+    for (parent, named), field in zip(parents, fields):
+        attribute, element = field.parts[-1]
         if element is not None:
+            size = max(len(joints.get(id(named), ())), element + 1 if isinstance(element, int) else 0)
+            values = getattr(parent, attribute)
+            if len(values) < size:
+                setattr(parent, attribute, np.zeros(size, values.dtype))
+    places = []
+    for (parent, named), field in zip(parents, fields):
+        attribute, element = field.parts[-1]
+        number = joints[id(named)].index(element) if isinstance(element, str) else element
+        places.append(_Place(parent, attribute) if number is None else _Place(getattr(parent, attribute), number))
+    return places
+
+
+def _parent(message: Any, type_name: str, field: Field, period_ns: int) -> tuple[Any, Any]:
+    """The message inside a message that a field is an attribute of, and that which names its joints."""
+    named = message
+    for attribute, element in field.parts[:-1]:
+        kind, content = dict(typestore().fielddefs[type_name][1])[attribute]
+        message = getattr(message, attribute)
+        if isinstance(element, int):
+            type_name = content[0][1]
+            while len(message) <= element:
+                message.append(blank_message(type_name))
+                if type_name == _POINT:  # each is to be reached one period after the one before
+                    duration = message[-1].time_from_start
+                    duration.sec, duration.nanosec = divmod(len(message) * period_ns, 1_000_000_000)
             message = message[element]
-    return message
+        else:
+            type_name = content
+        named = message if names_list(message) else named
+    return message, named

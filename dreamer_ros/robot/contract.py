@@ -9,7 +9,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import AfterValidator, Discriminator, PrivateAttr, Tag, ValidationInfo, field_validator, model_validator
@@ -21,7 +21,7 @@ from dreamer_ros.paths import share
 from dreamer_ros.robot.expressions import Expression
 from dreamer_ros.schema import Count, Expected, Fault, Mismatch, Model, Name, Positive, Range, check, load_yaml
 from dreamer_ros.spec import RobotSpec
-from dreamer_ros.wire.definitions import definition
+from dreamer_ros.wire.definitions import definition, goal_type
 from dreamer_ros.wire.fields import Field
 from dreamer_ros.wire.images import COMPRESSED, View
 from dreamer_ros.wire.topics import LATEST, NAMES, SENSOR, QoS, Topic
@@ -38,18 +38,6 @@ POSES = {
     'geometry_msgs/msg/PoseStamped': ('pose',),
 }
 ESTOP = 'std_msgs/msg/Bool'
-# Type of a command -> what paths of its fields look like, and an example.
-COMMAND_FIELDS = {
-    'geometry_msgs/msg/Twist': (r'(linear|angular)\.[xyz]', 'linear.x'),
-    'geometry_msgs/msg/TwistStamped': (r'twist\.(linear|angular)\.[xyz]', 'twist.linear.x'),
-    'std_msgs/msg/Float64MultiArray': (r'data\[\d+\]', 'data[0]'),
-    'trajectory_msgs/msg/JointTrajectory': (
-        r'points\[0\]\.(positions|velocities|accelerations|effort)\[.*\D.*\]',
-        'points[0].positions[elbow]',
-    ),
-    'sensor_msgs/msg/JointState': (r'(position|velocity|effort)\[.*\D.*\]', 'position[elbow]'),
-    JOY: (r'axes\[\d+\]', 'axes[0]'),
-}
 PERIOD_TOLERANCE = 0.01  # by how much of it a policy's control period may differ from the robot's
 DECIDE = 'decide yourself'  # in a comment: what no program can know
 LIMIT_TOLERANCE = 1e-6  # by how much of its range a limit may
@@ -423,6 +411,7 @@ class Axis(Model):
     rate_limit: Positive | None = Key(None, description='greatest change in units per second; none')
     unit: str = Key('', description='for people')
     feedback: Source | None = Key(None, description='where the axis stands now, in the same unit')
+    to: Name | None = Key(None, description='name of its receiver, where there are several')
 
     @model_validator(mode='after')
     def _fits(self):
@@ -438,50 +427,106 @@ class Axis(Model):
         return {self.field: 1.0} if self.field else self.fields
 
 
-class Command(Model):
-    """How the robot is commanded.
+_Stop = Annotated[Literal['zero', 'hold'] | dict[str, float], Expected('one of zero, hold, or a value for each axis')]
+
+
+class Receiver(Model):
+    """Who is commanded: the subscribers of a topic, or an action server.
 
     `controller_timeout` is set in the robot's own controller, not here. People and the stand-in of the hardware
     rely on it.
     """
 
-    topic: TopicName = Key(description="relative to the robot's namespace, or absolute")
-    type: Literal[tuple(COMMAND_FIELDS)] = Key(  # type: ignore[valid-type]  # one table says which
-        description='of its messages, in full'
+    topic: TopicName | None = Key(None, description="relative to the robot's namespace, or absolute")
+    action: TopicName | None = Key(
+        None, description='instead of a topic: name of an action server, which gets a goal whenever the command changes'
     )
-    axes: tuple[Axis, ...] = Key(description='what is commanded, in the order of the actions')
-    choices: dict[str, dict[str, float]] = Key({}, description='of a robot with discrete actions: values of the axes')
-    stop_rule: Annotated[
-        Literal['zero', 'hold'] | dict[str, float], Expected('one of zero, hold, or a value for each axis')
-    ] = Key(alias='stop', description='what is commanded when the robot must stop')
+    type: Name | None = Key(None, description='of the messages or the action, in full')
+    constants: dict[str, float] = Key({}, description='values of further fields of the message')
+    stop_rule: _Stop | None = Key(None, alias='stop', description='what is commanded when the robot must stop')
     frame_id: str = Key('', description='of the header, where the type has one')
-    qos: Qos = Qos()
+    qos: Qos = Key(Qos(), description='of the publisher; reliable, volatile, 1 message')
     controller_timeout: Positive | None = Key(
         None, description="s without a command after which the robot's own controller stops it; it never does"
     )
 
-    @functools.cached_property
-    def fields(self) -> tuple[Field, ...]:
-        """Every field of the message that an axis writes, F of them."""
-        texts = dict.fromkeys(text for axis in self.axes for text in axis.gains)
-        return tuple(Field.parse(text, self.type) for text in texts)
-
-    @functools.cached_property
-    def matrix(self) -> np.ndarray:
-        """f64[F, A]: its product with the axes' values gives the fields' values."""
-        return np.array([[axis.gains.get(field.text, 0.0) for axis in self.axes] for field in self.fields])
-
     @property
-    def stop(self) -> tuple[float, ...] | None:
-        """f64[A] in the units of the axes, or None to hold what was commanded last."""
-        if isinstance(self.stop_rule, dict):
-            return self.pose(self.stop_rule)
-        return None if self.stop_rule == 'hold' else (0.0,) * len(self.axes)
+    def name(self) -> str:
+        """Of the topic or the action."""
+        return self.topic or self.action or ''
 
-    @property
-    def stop_at_once(self) -> bool:
-        """Without regard to rate limits: to zero, not to a pose."""
-        return self.stop_rule == 'zero'
+    @functools.cached_property
+    def message(self) -> str:
+        """Type of the messages, or of the goals of an action."""
+        return goal_type(self.type or '') if self.action else self.type or ''
+
+
+class Part(NamedTuple):
+    """What one receiver gets.
+
+    Attributes:
+        key: of the receiver in the contract.
+        axes: i64[N], the axes that it gets.
+        fields: of its messages, that axes write.
+        matrix: f64[F, N], whose product with the axes' values gives the fields' values.
+        constants: further fields with their values.
+    """
+
+    key: str
+    receiver: Receiver
+    axes: np.ndarray
+    fields: tuple[Field, ...]
+    matrix: np.ndarray
+    constants: tuple[tuple[Field, float], ...]
+
+
+class Command(Receiver):
+    """How the robot is commanded. With several receivers, what is said of a receiver stands with each of them."""
+
+    axes: tuple[Axis, ...] = Key(description='what is commanded, in the order of the actions')
+    choices: dict[str, dict[str, float]] = Key({}, description='of a robot with discrete actions: values of the axes')
+    receivers: dict[Name, Receiver] = Key({}, description='instead of one topic or action: several, by name')
+
+    @functools.cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """What each receiver gets, in the order of the contract."""
+        return tuple(self._part(name) for name in self.receivers or (None,))
+
+    def _part(self, name: str | None) -> Part:
+        """What a receiver gets, the only one if it has no name.
+
+        Raises:
+            Fault: a field is none of the message.
+        """
+        receiver, key = (self.receivers[name], f'receivers.{name}') if name else (self, '')
+        places = [number for number, axis in enumerate(self.axes) if axis.to == name]
+        fields: dict[str, Field] = {}
+        for number in places:
+            kind = 'field' if self.axes[number].field else 'fields'
+            for text in self.axes[number].gains:
+                fields[text] = _written(text, receiver, f'axes[{number}].{kind}')
+        constants = tuple(
+            (_written(text, receiver, f'{key}.constants'.strip('.')), value)
+            for text, value in receiver.constants.items()
+        )
+        matrix = np.array([[self.axes[number].gains.get(text, 0.0) for number in places] for text in fields])
+        return Part(key, receiver, np.array(places, int), tuple(fields.values()), matrix, constants)
+
+    @functools.cached_property
+    def stop(self) -> np.ndarray:
+        """f64[A] in the units of the axes, NaN for those that hold what was commanded last."""
+        values = np.full(len(self.axes), np.nan)
+        for part in self.parts:
+            rule = part.receiver.stop_rule
+            if rule != 'hold':
+                values[part.axes] = [rule[self.axes[k].name] if isinstance(rule, dict) else 0.0 for k in part.axes]
+        return values
+
+    @functools.cached_property
+    def stop_at_once(self) -> np.ndarray:
+        """bool[A]: without regard to rate limits, to zero, not to a pose."""
+        rules = {k: part.receiver.stop_rule for part in self.parts for k in part.axes.tolist()}
+        return np.array([rules[k] == 'zero' for k in range(len(self.axes))])
 
     def pose(self, values: Mapping[str, float]) -> tuple[float, ...]:
         """Values by the names of the axes in the order of the axes."""
@@ -494,56 +539,105 @@ class Command(Model):
             raise Mismatch('axes', 'at least one', [])
         if len(set(names)) < len(names):
             raise Mismatch('axes', 'different names', names)
-        pattern, example = COMMAND_FIELDS[self.type]
-        for number, axis in enumerate(self.axes):
-            for text in axis.gains:
-                if not re.fullmatch(pattern, text):
-                    key = f'axes[{number}].{"field" if axis.field else "fields"}'
-                    raise Mismatch(key, f'a field of {self.type} such as {example}', text)
-        if isinstance(self.stop_rule, dict):
-            self.check_pose(self.stop_rule, 'stop')
-        for axis in self.axes:
-            if self.stop_rule == 'zero' and not axis.limits[0] <= 0 <= axis.limits[1]:
-                raise Mismatch('stop', f'another, because 0 is not within the limits of {axis.name}', 'zero')
-            if self.stop_rule == 'hold' and axis.feedback is None:
-                raise Mismatch('stop', f'feedback of {axis.name}, which says where to hold it', 'none')
+        self._check_receivers()
+        for part in self.parts:
+            self._check_stop(part)
+            _check_fields(part)
         for name, pose in self.choices.items():
             self.check_pose(pose, f'choices.{name}')
         if len(self.choices) == 1:
             raise Mismatch('choices', 'at least 2', list(self.choices))
-        self._check_fields()
         return self
 
-    def check_pose(self, pose: Mapping[str, float], key: str) -> None:
-        """Refuse values that are not one for each axis, within its limits."""
-        for axis in self.axes:
+    def _check_receivers(self) -> None:
+        """Whether each has a name and a type, and each axis a receiver."""
+        if self.receivers:
+            alone = sorted(self.model_fields_set & Receiver.model_fields.keys())
+            if alone:
+                raise Mismatch('receivers', 'them to say', alone[0].replace('stop_rule', 'stop'))
+        for name, receiver in (self.receivers or {'': self}).items():
+            key = f'receivers.{name}.' if name else ''
+            if bool(receiver.topic) == bool(receiver.action):
+                raise Mismatch(f'{key}topic', 'either topic or action', 'both' if receiver.topic else 'neither')
+            if not receiver.type:
+                raise Fault(f'{key}type', 'expected a type of messages or of an action, but it is missing')
+            if receiver.stop_rule is None:
+                raise Fault(f'{key}stop', 'expected one of zero, hold, or a value for each axis, but it is missing')
+            try:
+                definition(receiver.message)
+            except InputError as error:
+                raise Fault(f'{key}type', str(error)) from error
+        for number, axis in enumerate(self.axes):
+            if axis.to not in (self.receivers or (None,)):
+                known = f'one of the receivers {", ".join(self.receivers)}' if self.receivers else 'no receiver'
+                raise Mismatch(f'axes[{number}].to', known, axis.to)
+        names = [receiver.name for receiver in self.receivers.values()]
+        if len(set(names)) < len(names):
+            raise Mismatch('receivers', 'different topics and actions', names)
+
+    def _check_stop(self, part: Part) -> None:
+        rule, key = part.receiver.stop_rule, f'{part.key}.stop'.strip('.')
+        axes = tuple(self.axes[k] for k in part.axes)
+        if isinstance(rule, dict):
+            self.check_pose(rule, key, axes)
+        for axis in axes:
+            if rule == 'zero' and not axis.limits[0] <= 0 <= axis.limits[1]:
+                raise Mismatch(key, f'another, because 0 is not within the limits of {axis.name}', 'zero')
+            if rule == 'hold' and axis.feedback is None:
+                raise Mismatch(key, f'feedback of {axis.name}, which says where to hold it', 'none')
+
+    def check_pose(self, pose: Mapping[str, float], key: str, axes: tuple[Axis, ...] = ()) -> None:
+        """Refuse values that are not one for each axis (by default all of them), within its limits."""
+        axes = axes or self.axes
+        for axis in axes:
             if axis.name not in pose:
                 raise Fault(f'{key}.{axis.name}', 'expected a number, but it is missing')
             value = pose[axis.name]
             if not axis.limits[0] <= value <= axis.limits[1]:
                 raise Mismatch(f'{key}.{axis.name}', f'a value within its limits {list(axis.limits)}', value)
-        for name in set(pose) - {axis.name for axis in self.axes}:
-            raise Mismatch(key, f'the axes {", ".join(axis.name for axis in self.axes)}', name)
+        for name in set(pose) - {axis.name for axis in axes}:
+            raise Mismatch(key, f'the axes {", ".join(axis.name for axis in axes)}', name)
 
-    def _check_fields(self) -> None:
-        """Whether the axes fill the message, and can be told from it again."""
-        texts = [field.text for field in self.fields]
-        expected = ''
-        if np.linalg.matrix_rank(self.matrix) < len(self.axes):
-            expected = 'axes that can be told apart in the message, each with fields of its own'
-        elif self.type == 'std_msgs/msg/Float64MultiArray':
-            if {f'data[{number}]' for number in range(len(texts))} - set(texts):
-                expected = f'the elements from data[0] to data[{len(texts) - 1}]'
-        else:
-            joints: dict[str, set] = {}
-            for field in self.fields:
-                attribute, element = field.parts[-1]
-                if isinstance(element, str):
-                    joints.setdefault(attribute, set()).add(element)
-            if len(set(map(frozenset, joints.values()))) > 1:
-                expected = f'the same joints in {" and ".join(joints)}'
-        if expected:
-            raise Mismatch('axes', expected, texts)
+
+def _written(text: str, receiver: Receiver, key: str) -> Field:
+    """A field of a receiver's messages that is written.
+
+    Raises:
+        Fault: there is no such field, or it cannot be written; names the key.
+    """
+    try:
+        field = Field.parse(text, receiver.message)
+    except InputError as error:
+        raise Fault(key, str(error)) from error
+    if field.span or any(isinstance(part.element, str) for part in field.parts[:-1]):
+        raise Mismatch(key, 'the path of one number, with names of joints at its end alone', text)
+    return field
+
+
+def _check_fields(part: Part) -> None:
+    """Whether the axes of a receiver fill its message, and can be told from it again."""
+    key, expected = (f'{part.key}.' if part.key else '') + 'axes', ''
+    fields = [*part.fields, *(field for field, _ in part.constants)]
+    texts = [field.text for field in fields]
+    lists: dict[tuple, dict[type, set]] = {}  # the elements of each list that are written, by number or by name
+    for field in fields:
+        attribute, element = field.parts[-1]
+        if element is not None:
+            lists.setdefault((*field.parts[:-1], attribute), {}).setdefault(type(element), set()).add(element)
+    joints = {path: names[str] for path, names in lists.items() if str in names}
+    if not part.axes.size:
+        expected = 'at least one axis that goes there'
+    elif np.linalg.matrix_rank(part.matrix) < len(part.axes) or len(set(texts)) < len(texts):
+        expected = 'axes that can be told apart in the message, each with fields of its own'
+    elif len(set(map(frozenset, joints.values()))) > 1:
+        expected = f'the same joints in {" and ".join(path[-1] for path in joints)}'
+    elif part.receiver.type != JOY:  # whose other axes rest
+        for path, elements in lists.items():
+            numbers = elements.get(int, set())
+            if set(range(len(numbers))) != numbers:
+                expected = f'the elements from {path[-1]}[0] to {path[-1]}[{len(numbers) - 1}]'
+    if expected:
+        raise Mismatch(key, expected, texts)
 
 
 class Joystick(Model):
@@ -699,10 +793,13 @@ class RobotContract(Model):
         names = [name for entry in self.vector for name in entry.names]
         if len(set(names)) < len(names):
             raise Mismatch('vector', 'different names', names)
-        types: dict[str, str] = {}
+        types: dict[str | None, str | None] = {}
         qualities: dict[str, Qos] = {}
         limits = ((f'limits.{name}', limit) for name, limit in self.limits.items())
-        for key, user in (*self.readers(), *limits, ('command', self.command)):
+        commands = ((f'command.{part.key}'.strip('.'), part.receiver) for part in self.command.parts)
+        for key, user in (*self.readers(), *limits, *commands):
+            if user.topic is None:
+                continue
             known = types.setdefault(user.topic, user.type)
             if known != user.type:
                 raise Mismatch(f'{key}.type', f'{known}, as elsewhere for {user.topic}', user.type)
@@ -795,9 +892,10 @@ class RobotContract(Model):
         return found.profile if found else LATEST
 
     @property
-    def command_topic(self) -> Topic:
-        """What is published to move it."""
-        return Topic(self.command.topic, self.command.type, self.command.qos.profile)
+    def command_topics(self) -> tuple[Topic, ...]:
+        """What is published to move it, without actions."""
+        receivers = (part.receiver for part in self.command.parts)
+        return tuple(Topic(each.topic, each.type, each.qos.profile) for each in receivers if each.topic and each.type)
 
     def age_limit(self, reader: Reader) -> float:
         """Seconds after which a message counts as missing."""

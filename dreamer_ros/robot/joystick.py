@@ -86,10 +86,10 @@ class Sticks:
         if self._buttons:
             if hand.choice is not None:
                 return np.eye(len(self._names), dtype=np.float32)[self._names.index(hand.choice)]
-            return self._commands.action(now if self._stop is None else np.array(self._stop))
+            return self._commands.action(np.where(np.isnan(self._stop), now, self._stop))
         if self._joystick.mode == 'absolute':
             return self._commands.action(hand.values)
-        rest = self._commands.values(np.zeros(len(now))) if self._stop is None else np.array(self._stop)
+        rest = np.where(np.isnan(self._stop), self._commands.values(np.zeros(len(now))), self._stop)
         return self._commands.action(np.where(np.isnan(now), rest, now) + hand.values * self._period)
 
     def _stick(self, message: Any, field: Field) -> float:

@@ -14,14 +14,14 @@ class Limited(NamedTuple):
     """Values that may be published.
 
     Attributes:
-        values: f64[A] in the units of the axes; None if nothing should be published (see `Safety.stop`).
+        values: f64[A] in the units of the axes, NaN for what is not to be published (see `Safety.stop`).
         clamped: some value lay outside its limits.
         slowed: some value would have changed faster than its rate limit.
         refused: some value was not finite, so these are the stop's.
         blocked: some value would have gone further beyond a limit of the robot's state.
     """
 
-    values: np.ndarray | None
+    values: np.ndarray
     clamped: bool = False
     slowed: bool = False
     refused: bool = False
@@ -41,9 +41,8 @@ class Safety:
         self._low, self._high = np.array([axis.limits for axis in command.axes]).T
         self._rate = np.array([axis.rate_limit or np.inf for axis in command.axes])
         self._period = 1 / contract.rate
-        self._stop = None if command.stop is None else np.array(command.stop)
-        self._at_once = command.stop_at_once
-        self._last: np.ndarray | None = self._stop
+        self._stop, self._at_once = command.stop, command.stop_at_once
+        self._last = self._stop  # f64[A], NaN for an axis that holds its place and was not told it
         self._time: float | None = None
         self._down, self._up = np.zeros((2, len(command.axes)), bool)
 
@@ -56,7 +55,7 @@ class Safety:
         Raises:
             InputError: an axis is outside its limits by more than one period's movement.
         """
-        last = np.where(np.isnan(feedback), self._low if self._stop is None else self._stop, feedback)
+        last = np.where(np.isnan(feedback), np.where(np.isnan(self._stop), self._low, self._stop), feedback)
         inside = np.clip(last, self._low, self._high)
         far = np.abs(last - inside) > self._rate * self._period
         if far.any():
@@ -73,7 +72,7 @@ class Safety:
         Raises:
             RuntimeError: the stop is to hold the pose, and `start` did not tell it.
         """
-        if self._last is None:
+        if np.isnan(self._last).any():
             raise RuntimeError('where the robot stands is not known: call start() first')
         values = np.asarray(values, np.float64)
         if not np.isfinite(values).all():
@@ -110,21 +109,20 @@ class Safety:
         self._last = inside
         return inside
 
-    def stop(self, now: float) -> np.ndarray | None:
+    def stop(self, now: float) -> np.ndarray:
         """f64[A] that stops the robot, to be repeated at the control rate until `stopped`.
 
-        `zero` stops at once, a pose is approached at the rate limits, `hold` repeats the last command. None if the
-        robot should hold and neither `start` nor a command told its pose: then silence holds it.
+        `zero` stops at once, a pose is approached at the rate limits, `hold` repeats the last command. NaN for an axis
+        that should hold, if neither `start` nor a command told its place: then silence holds it.
         """
-        if self._stop is None or self._at_once:
-            self._last, self._time = self._stop if self._at_once else self._last, now
-            return self._last
-        return self._toward(self._stop, now)
+        goal = self._toward(np.where(np.isnan(self._stop), self._last, self._stop), now)
+        self._last = np.where(self._at_once, self._stop, goal)
+        return self._last
 
     @property
     def stopped(self) -> bool:
         """Whether the last command was the final stop."""
-        return self._stop is None or np.array_equal(self._last, self._stop)
+        return bool((np.isnan(self._stop) | (self._last == self._stop)).all())
 
     def _rest(self) -> np.ndarray:
         """f64[A]: commands by which no axis moves."""
@@ -138,10 +136,8 @@ class Safety:
     def _toward(self, goal: np.ndarray, now: float) -> np.ndarray:
         """Move the last command towards the goal, as far as the rate limits allow."""
         elapsed = self._period if self._time is None else min(max(now - self._time, 0.0), self._period)
-        if self._last is not None and elapsed == 0.0:
-            goal = np.where(np.isfinite(self._rate), self._last, goal)  # infinity times 0 is no number
-        elif self._last is not None:
-            step = self._rate * elapsed
-            goal = np.clip(goal, self._last - step, self._last + step)
+        limited = np.isfinite(self._rate) & ~np.isnan(self._last)
+        step = np.where(limited, self._rate, 0.0) * elapsed
+        goal = np.where(limited, np.clip(goal, self._last - step, self._last + step), goal)
         self._last, self._time = goal, now
         return goal

@@ -167,7 +167,7 @@ class TopicRecorder:
         self._folder, self._robot, self._listening = folder, robot, always
         self._log = node.get_logger()
         self._simulated = node.get_parameter('use_sim_time').value
-        observed = dict.fromkeys((*contract.topics, contract.command_topic, topics.STEP, topics.ACTION))
+        observed = dict.fromkeys((*contract.topics, *contract.command_topics, topics.STEP, topics.ACTION))
         unstamped = contract.topics if contract.stamps == 'receive' else ()
         limits = contract.age_limits([*contract.cameras.values(), *contract.sources])
         self._sources = [
@@ -175,7 +175,7 @@ class TopicRecorder:
                 topic,
                 node.get_namespace(),
                 limits.get(topic.name, math.inf),
-                topic not in (*unstamped, contract.command_topic) and has_header(topic.type),
+                topic not in (*unstamped, *contract.command_topics) and has_header(topic.type),
             )
             for topic in observed
         ]

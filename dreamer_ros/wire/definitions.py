@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import struct
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ class Definition(NamedTuple):
     hash: str
 
 
+_GOAL = '_Goal'
+_SEPARATOR = re.compile('^---', re.MULTILINE)  # of goal, result and feedback in an .action file
 # Bytes that may follow a message.
 SLACK = 16
 
@@ -44,23 +47,37 @@ def typestore() -> Any:
     return get_typestore(getattr(Stores, name, Stores.ROS2_KILTED))
 
 
+def goal_type(action: str) -> str:
+    """The type of an action's goals: `control_msgs/action/GripperCommand` → `control_msgs/action/GripperCommand_Goal`.
+
+    Raises:
+        InputError: not the type of an action.
+    """
+    if not re.fullmatch(r'\w+/action/\w+', action):
+        raise InputError(f'expected the type of an action, such as control_msgs/action/GripperCommand, got {action!r}')
+    return f'{action}{_GOAL}'
+
+
 def _register(type_name: str) -> None:
     """Register a type of an installed package, and the types that it contains.
 
     Raises:
-        InputError: its .msg file is missing or damaged.
+        InputError: its .msg or .action file is missing or damaged.
     """
-    package, _, name = type_name.partition('/msg/')
+    package, kind, name = (*type_name.split('/'), '', '')[:3]
+    stem = name.removesuffix(_GOAL) if kind == 'action' else name
     prefixes = [*os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep), sys.prefix]
-    files = [Path(prefix, 'share', package, 'msg', f'{name}.msg') for prefix in prefixes if prefix]
-    file = next((file for file in files if name.isalnum() and file.is_file()), None)
+    files = [Path(prefix, 'share', package, kind, f'{stem}.{kind}') for prefix in prefixes if prefix]
+    known = kind in ('msg', 'action') and stem.isalnum()
+    file = next((file for file in files if known and file.is_file()), None)
     if file is None:
         raise InputError(
             f'message type {type_name}: expected a type of the common ROS 2 interfaces, or of a package '
             'in a sourced workspace'
         )
     try:
-        types = get_types_from_msg(read_text(file), type_name)
+        text = read_text(file)
+        types = get_types_from_msg(_SEPARATOR.split(text)[0] if kind == 'action' else text, type_name)
         _, fields = types[type_name]
         field: Any
         for _, field in fields:

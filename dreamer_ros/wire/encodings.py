@@ -129,9 +129,9 @@ def _yuv(size: tuple[int, int], luma: np.ndarray, u: np.ndarray, v: np.ndarray, 
 
 def _yuv_to_rgb(luma: Image.Image, u: Image.Image, v: Image.Image) -> np.ndarray:
     """ITU-R BT.601 with brightness from 16 to 235, as cameras and cv_bridge have it."""
-    y, u, v = (np.asarray(plane, np.float32) for plane in (luma, u, v))
-    y, u, v = (y - 16) * 1.164383, u - 128, v - 128
-    rgb = np.stack([y + 1.596027 * v, y - 0.391762 * u - 0.812968 * v, y + 2.017232 * u], axis=-1)
+    y, blue, red = (np.asarray(plane, np.float32) for plane in (luma, u, v))
+    y, blue, red = (y - 16) * 1.164383, blue - 128, red - 128
+    rgb = np.stack([y + 1.596027 * red, y - 0.391762 * blue - 0.812968 * red, y + 2.017232 * blue], axis=-1)
     return np.clip(rgb + 0.5, 0, 255).astype(np.uint8)
 
 

@@ -49,6 +49,7 @@ class Field:
 
     text: str
     parts: tuple[Part, ...]
+    number: str = 'float64'  # type of the number in the definition of the message
 
     @classmethod
     def parse(cls, text: str, type_name: str) -> Field:
@@ -70,8 +71,7 @@ class Field:
                 'expected the path of a number in a message, such as pose.position.x, data[3] or '
                 f'velocity[joint], got {text!r}'
             )
-        _check(parts, text, type_name)
-        return cls(text, tuple(parts))
+        return cls(text, tuple(parts), _check(parts, text, type_name))
 
     @property
     def span(self) -> Span | None:
@@ -140,15 +140,18 @@ def has_header(type_name: str) -> bool:
     return bool(fields) and fields[0][1] == (Nodetype.NAME, 'std_msgs/msg/Header')
 
 
+def names_list(message: Any) -> str | None:
+    """Which attribute of a message names the elements of its other lists; None if none does."""
+    return next((name for name in NAME_LISTS if isinstance(getattr(message, name, None), list)), None)
+
+
 def _names(message: Any) -> list[str] | None:
-    for attribute in NAME_LISTS:
-        names = getattr(message, attribute, None)
-        if isinstance(names, list):
-            return names
-    return None
+    attribute = names_list(message)
+    return getattr(message, attribute) if attribute else None
 
 
-def _check(parts: list[Part], text: str, type_name: str) -> None:
+def _check(parts: list[Part], text: str, type_name: str) -> str:
+    """The type of the number."""
     definition(type_name)
     kind, content = Nodetype.NAME, type_name
     named = False
@@ -178,3 +181,4 @@ def _check(parts: list[Part], text: str, type_name: str) -> None:
     if kind is not Nodetype.BASE or not _NUMBERS.fullmatch(content[0]):
         name = content if kind is Nodetype.NAME else content[0]
         raise InputError(f'{text}: expected a number, got {name}')
+    return content[0]

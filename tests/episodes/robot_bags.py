@@ -130,7 +130,7 @@ def played(rng: np.random.Generator, sent: dict[str, list[Sent]], ticks: int) ->
         flags = (k == 0, k == ticks - 1, False)
         out.rows.append(('step', step_cdr(stamp, reward, flags, ages), stamp))
         out.rows.append(('action', action_cdr(stamp, action), stamp + 10**6))
-        out.rows.append(('cmd_vel', commands.encode(commands.values(action), stamp), stamp + 2 * 10**6))
+        out.rows.append(('cmd_vel', *commands.encode(commands.values(action), stamp), stamp + 2 * 10**6))
         out.stamps.append(stamp)
         out.images.append(used['camera/image_raw'].value)
         out.vectors.append([used['joint_states'].value, used['range'].value])
@@ -167,7 +167,7 @@ def write_robot_bag(
     tiny = contract()
     names = [
         dataclasses.replace(topic.within(namespace), type=types.get(topic.name, topic.type))
-        for topic in (*tiny.topics, tiny.command_topic, topics.STEP, topics.ACTION)
+        for topic in (*tiny.topics, *tiny.command_topics, topics.STEP, topics.ACTION)
     ]
     if any(topic == topics.OBSERVED_VECTOR.name for topic, _, _ in rows):
         seen = (*topics.observed_images(tiny.cameras), topics.OBSERVED_VECTOR)

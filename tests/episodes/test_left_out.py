@@ -221,7 +221,7 @@ def test_one_robot_of_a_bag_is_of_no_use(tmp_path, rng):
     """A second camera, say, in a namespace of its own, whose robot nobody commands."""
     robot = contract(REWARDED)
     rows = teleoperated(rng)[2]
-    names = [topic.within('robot') for topic in (*robot.topics, robot.command_topic)]
+    names = [topic.within('robot') for topic in (*robot.topics, *robot.command_topics)]
     camera = robot.topics[0]
     names += [camera.within('other'), topics.Topic('/tf', TF, topics.SENSOR)]
     writer = EpisodeWriter(tmp_path, 'bag', names, {})

@@ -107,7 +107,7 @@ def teleoperated(rng, seconds=4.0):
     for k in range(int(seconds * 20)):
         stamp = START + k * 50_000_000 + 13
         values[stamp] = np.array([rng.uniform(-2, 2), rng.uniform(-1, 3)])
-        rows.append(('cmd_vel', commands.encode(values[stamp], stamp), stamp))
+        rows.append(('cmd_vel', *commands.encode(values[stamp], stamp), stamp))
     return sent, values, rows
 
 
@@ -154,7 +154,7 @@ def write_foreign(path, rows, storage):
     with writer:
         connections = {
             topic.name: writer.add_connection(f'/robot/{topic.name}', topic.type, typestore=store)
-            for topic in (*tiny.topics, tiny.command_topic)
+            for topic in (*tiny.topics, *tiny.command_topics)
         }
         for topic, cdr, stamp in sorted(rows, key=lambda row: row[2]):
             writer.write(connections[topic], stamp, cdr)

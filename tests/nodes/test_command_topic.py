@@ -14,7 +14,7 @@ from dreamer_ros.deploy import command_topic
 from dreamer_ros.deploy.command_topic import CommandTopic
 from dreamer_ros.wire.topics import QoS, Topic
 
-OURS = ['/rover/agent', '/rover/agent', '/guard_12']
+OURS = ['/rover/agent', '/rover/agent', '/rover/agent_guard']
 
 
 class Graph:
@@ -38,8 +38,8 @@ class Graph:
 
 def command(graph, matched=1, reliable=True):
     topic = Topic('/rover/cmd_vel', 'geometry_msgs/msg/Twist', QoS(depth=1, reliable=reliable))
-    publisher = SimpleNamespace(get_subscription_count=lambda: matched)
-    return CommandTopic(graph, topic, 'robot.yaml', publisher, {'/rover/agent': 2, '/guard_12': 1})
+    outlet = SimpleNamespace(matched=matched)
+    return CommandTopic(graph, topic, 'robot.yaml', outlet, {'/rover/agent': 2, '/rover/agent_guard': 1})
 
 
 @pytest.fixture
@@ -72,7 +72,13 @@ def test_a_stranger_is_told_once(seen):
 
 
 @pytest.mark.parametrize(
-    'name', ['/rover/agent', '/guard_7', '/_CREATED_BY_BARE_DDS_APP_', '_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_']
+    'name',
+    [
+        '/rover/agent',
+        '/rover/agent_guard',
+        '/_CREATED_BY_BARE_DDS_APP_',
+        '_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_',
+    ],
 )
 def test_a_killed_predecessor_is_given_time_to_go(seen, name):
     """So is a node whose name is not known yet; one that stays is another agent."""

@@ -41,7 +41,7 @@ class Driver:
             )
             for topic in self.contract.topics
         ]
-        self._publisher = qos.publisher(peer.node, self.contract.command_topic)
+        self._publisher = qos.publisher(peer.node, self.contract.command_topics[0])
 
     def _taker(self, name):
         def take(message):
@@ -65,7 +65,7 @@ class Driver:
         values = self._commands.values(np.array(action, np.float32))
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            self._publisher.publish(self._commands.encode(values, time.time_ns()))
+            self._publisher.publish(*self._commands.encode(values, time.time_ns()))
             self._peer.spin(1 / self.contract.rate)
         return self.observe()
 

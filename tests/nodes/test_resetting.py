@@ -31,8 +31,10 @@ class Scene:
     def __init__(self, contract, node=None):
         self.sent, kind = [], contract.command.type
 
-        def note(cdr):
-            message = decode(cdr, kind)
+        def note(messages):
+            if messages[0] is None:
+                return
+            message = decode(messages[0], kind)
             self.sent.append(
                 message.data.tolist() if hasattr(message, 'data') else [message.linear.x, message.angular.z]
             )

@@ -44,7 +44,7 @@ class Robot:
                 topic.name,
                 best_effort if topic.name == 'camera/image_raw' else qos.profile(topics.SENSOR),
             )
-            for topic in (*tiny.topics, tiny.command_topic)
+            for topic in (*tiny.topics, *tiny.command_topics)
         }
         self._agent = StepPublisher(peer.node, tiny)
         # What a message without a stamp was sent at is known to whoever receives it.
@@ -212,7 +212,7 @@ def test_on_request(robot, start, peer, tmp_path):
     robot.until_heard('step', 'action', by=2)  # with the episodes, and with the topics
     for _ in range(10):
         robot.sense()
-        robot.send('cmd_vel', Commands(contract()).encode(np.zeros(2), START))
+        robot.send('cmd_vel', *Commands(contract()).encode(np.zeros(2), START))
     robot.step(True, True)  # an episode does not end it
     peer.spin(0.4)
     robot.sense(1)

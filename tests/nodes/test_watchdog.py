@@ -41,7 +41,8 @@ class Wire:
         self.gate = Gate(contract, self._note, self._note, time.time_ns)
         self.gate.open()
 
-    def _note(self, cdr):
+    def _note(self, messages):
+        [cdr] = messages
         twist = decode(cdr, TWIST)
         speeds = twist.linear.x, twist.angular.z
         self.sent.append('stop' if speeds == (0, 0) else speeds)
@@ -242,7 +243,7 @@ def test_guard_stops_a_robot_whose_agent_freezes_or_dies(watched):
         time.sleep(0.02)
     assert not stops
     wait_for(lambda: len(stops) > 3)  # silence
-    twist = decode(stops[0], TWIST)
+    twist = decode(stops[0][0], TWIST)
     assert twist.linear.x == twist.angular.z == 0
     beat(True)
     count = len(stops)
@@ -291,7 +292,7 @@ def test_guard_goes_to_the_pose_that_is_the_stop_no_faster_than_allowed():
     os.write(writing, guard.pack(True, 0, np.array([1.0, 0.0])))
     os.close(writing)
     speeds = []
-    guard.watch(contract, reading, 1.0, lambda cdr: speeds.append(decode(cdr, TWIST).linear.x), lambda: None)
+    guard.watch(contract, reading, 1.0, lambda sent: speeds.append(decode(sent[0], TWIST).linear.x), lambda: None)
     os.close(reading)
     assert speeds[-1] == -1 and np.diff([1.0, *speeds]).min() > -0.11
 

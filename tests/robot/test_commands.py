@@ -42,13 +42,14 @@ TYPES = {
 @pytest.mark.parametrize('type_name', TYPES)
 def test_there_and_back(type_name, rng):
     commands = command(type_name, *TYPES[type_name])
+    [part] = commands.parts
     for action in (*rng.uniform(-1, 1, (20, 3)), np.ones(3), -np.ones(3)):
         values = commands.values(action.astype(np.float32))
         np.testing.assert_allclose(values, np.array([1.5, 2.5, 3.5]) * action + 0.5, atol=1e-6)
-        cdr = commands.encode(values, STAMP)
+        [cdr] = commands.encode(values, STAMP)
         for message in (decode(cdr, type_name), live(cdr, type_name)):
-            np.testing.assert_allclose(commands.decode(message), values, rtol=1e-6)  # Joy has float32
-            np.testing.assert_allclose(commands.action(commands.decode(message)), action, atol=1e-6)
+            np.testing.assert_allclose(part.decode(message), values, rtol=1e-6)  # Joy has float32
+            np.testing.assert_allclose(commands.action(part.decode(message)), action, atol=1e-6)
 
 
 def test_messages_as_controllers_want_them():
@@ -60,7 +61,7 @@ def test_messages_as_controllers_want_them():
             'twist.angular.z',
             'twist.linear.z',
             frame_id='base_link',
-        ).encode(values, STAMP),
+        ).encode(values, STAMP)[0],
         'geometry_msgs/msg/TwistStamped',
     )
     assert (twist.header.stamp.sec, twist.header.stamp.nanosec) == (1_800_000_000, 123_456_789)
@@ -68,7 +69,7 @@ def test_messages_as_controllers_want_them():
     assert (twist.twist.linear.x, twist.twist.angular.z, twist.twist.linear.z) == (0.5, -0.25, 1.0)
 
     array = live(
-        command('std_msgs/msg/Float64MultiArray', 'data[1]', 'data[0]', 'data[2]').encode(values, 0),
+        command('std_msgs/msg/Float64MultiArray', 'data[1]', 'data[0]', 'data[2]').encode(values, 0)[0],
         'std_msgs/msg/Float64MultiArray',
     )
     assert list(array.data) == [-0.25, 0.5, 1.0] and not array.layout.dim
@@ -79,7 +80,7 @@ def test_messages_as_controllers_want_them():
             'points[0].positions[b]',
             'points[0].positions[a]',
             'points[0].positions[c]',
-        ).encode(values, STAMP),
+        ).encode(values, STAMP)[0],
         'trajectory_msgs/msg/JointTrajectory',
     )
     assert trajectory.joint_names == ['b', 'a', 'c']
@@ -89,25 +90,26 @@ def test_messages_as_controllers_want_them():
     assert trajectory.header.stamp.sec == 0  # starts on arrival
 
     joints = live(
-        command('sensor_msgs/msg/JointState', 'position[b]', 'velocity[b]').encode(values[:2], STAMP),
+        command('sensor_msgs/msg/JointState', 'position[b]', 'velocity[b]').encode(values[:2], STAMP)[0],
         'sensor_msgs/msg/JointState',
     )
     assert joints.name == ['b'] and list(joints.position) == [0.5] and list(joints.velocity) == [-0.25]
     assert not len(joints.effort) and joints.header.stamp.sec == 1_800_000_000
 
-    joy = live(command('sensor_msgs/msg/Joy', 'axes[0]', 'axes[3]').encode(values[:2], STAMP), 'sensor_msgs/msg/Joy')
+    joy = live(command('sensor_msgs/msg/Joy', 'axes[0]', 'axes[3]').encode(values[:2], STAMP)[0], 'sensor_msgs/msg/Joy')
     assert list(joy.axes) == [0.5, 0.0, 0.0, -0.25]
 
 
 def test_wheels_of_a_twist():
     """A differential drive: both wheels move it ahead, their difference turns it."""
     commands = Commands(contract(command=TWIST))
+    [part] = commands.parts
     for left, right, ahead, turn in ((3, 3, 0.6, 0), (-3, 3, 0, 3), (1, 0, 0.1, -0.5)):
-        message = decode(commands.encode(np.array([left, right]), 0), 'geometry_msgs/msg/Twist')
+        message = decode(commands.encode(np.array([left, right]), 0)[0], 'geometry_msgs/msg/Twist')
         assert (message.linear.x, message.angular.z) == pytest.approx((ahead, turn))
-        np.testing.assert_allclose(commands.decode(message), [left, right], atol=1e-12)
+        np.testing.assert_allclose(part.decode(message), [left, right], atol=1e-12)
     message.linear.x = 99.0  # driven by hand, faster than the policy may
-    np.testing.assert_array_equal(commands.action(commands.decode(message)), [1, 1])
+    np.testing.assert_array_equal(commands.action(part.decode(message)), [1, 1])
 
 
 def test_choices():
@@ -121,12 +123,12 @@ def test_choices():
 
 def test_recorded_commands_that_cannot_be_used():
     commands = command('std_msgs/msg/Float64MultiArray', 'data[0]', 'data[1]')
-    short = command('std_msgs/msg/Float64MultiArray', 'data[0]').encode(np.zeros(1), 0)
+    short = command('std_msgs/msg/Float64MultiArray', 'data[0]').encode(np.zeros(1), 0)[0]
     with pytest.raises(InputError, match='expected more than 1 elements, got 1'):
-        commands.decode(decode(short, 'std_msgs/msg/Float64MultiArray'))
-    bad = commands.encode(np.array([np.nan, 0.0]), 0)
+        commands.parts[0].decode(decode(short, 'std_msgs/msg/Float64MultiArray'))
+    bad = commands.parts[0].encode(np.array([np.nan, 0.0]), 0)
     with pytest.raises(InputError, match='command: expected finite numbers'):
-        commands.decode(decode(bad, 'std_msgs/msg/Float64MultiArray'))
+        commands.parts[0].decode(decode(bad, 'std_msgs/msg/Float64MultiArray'))
 
 
 def test_threads_do_not_mix_their_commands():
@@ -135,7 +137,7 @@ def test_threads_do_not_mix_their_commands():
 
     def encode(value):
         for _ in range(300):
-            message = decode(commands.encode(np.full(20, value), 0), 'std_msgs/msg/Float64MultiArray')
+            message = decode(commands.encode(np.full(20, value), 0)[0], 'std_msgs/msg/Float64MultiArray')
             if set(message.data.tolist()) != {value}:
                 mixed.append(message.data)
 

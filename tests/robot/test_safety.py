@@ -74,7 +74,7 @@ def test_the_first_command_begins_where_the_robot_stands():
     safety = Safety(contract())
     with pytest.raises(RuntimeError, match='start'):
         safety.limit(np.zeros(2), 0.0)
-    assert safety.stop(0.0) is None and safety.stopped  # nothing is known to hold
+    assert np.isnan(safety.stop(0.0)).all() and safety.stopped  # nothing is known to hold
     safety.start(np.array([2.0, 1.0]))
     np.testing.assert_allclose(safety.limit(np.array([-1.0, 0.0]), 50.0).values, [1.6, 0.9])
     np.testing.assert_allclose(safety.stop(50.1), [1.6, 0.9])

@@ -47,7 +47,7 @@ def test_wheels_of_the_rover_are_those_of_its_contract():
     wheel = model.geom_bodyid.tolist().index(model.body('left_wheel').id)
     radius = model.geom_size[wheel][0]
     distance = model.body_pos[model.body('left_wheel').id][1] - model.body_pos[model.body('right_wheel').id][1]
-    matrix = load_contract('rover').command.matrix
+    matrix = load_contract('rover').command.parts[0].matrix
     np.testing.assert_allclose(matrix, [[radius / 2, radius / 2], [-radius / distance, radius / distance]])
 
 
