@@ -77,8 +77,12 @@ def _register(type_name: str) -> None:
         )
     try:
         text = read_text(file)
-        types = get_types_from_msg(_SEPARATOR.split(text)[0] if kind == 'action' else text, type_name)
-        _, fields = types[type_name]
+        if kind == 'action':
+            text = _SEPARATOR.split(text)[0]
+        # The types inside are messages of the same package.
+        [content] = get_types_from_msg(text, f'{package}/msg/{name}').values()
+        types = {type_name: content}
+        _, fields = content
         field: Any
         for _, field in fields:
             kind, content = field
