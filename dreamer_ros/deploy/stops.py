@@ -28,7 +28,7 @@ STOPS = {
     'stale': 'a message that the policy needs is missing, or older than its max_age',
     'executor': 'a callback of the node takes longer than half a period',
     'guard': 'the guard process has ended, does not answer, or has not found the robot yet',
-    'subscriber': 'nobody obeys the command: no subscriber, or one of another type or QoS',
+    'subscriber': 'a receiver of the command is missing: no subscriber, one of another type or QoS, no action server',
     'limit': "a limit of the robot's state is exceeded and no axis can lead back, or is not measured",
     'joystick': 'the joystick is silent while a person steers',
     'clock': '/clock does not advance, with use_sim_time',

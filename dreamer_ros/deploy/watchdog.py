@@ -161,7 +161,7 @@ class Gate:
         try:
             values = self._safety.block(down, up)
             if values is not None and self._live and not self._reasons:
-                self._send_stop(self._commands.encode(values, self._time_ns()))
+                self._send(self._commands.encode(values, self._time_ns()))
                 self.values = values
         finally:
             self._lock.release()

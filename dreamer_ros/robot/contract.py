@@ -795,15 +795,14 @@ class RobotContract(Model):
             raise Mismatch('vector', 'different names', names)
         types: dict[str | None, str | None] = {}
         qualities: dict[str, Qos] = {}
-        limits = ((f'limits.{name}', limit) for name, limit in self.limits.items())
         commands = ((f'command.{part.key}'.strip('.'), part.receiver) for part in self.command.parts)
-        for key, user in (*self.readers(), *limits, *commands):
+        for key, user in (*self.readers(), *self._limits(), *commands):
             if user.topic is None:
                 continue
             known = types.setdefault(user.topic, user.type)
             if known != user.type:
                 raise Mismatch(f'{key}.type', f'{known}, as elsewhere for {user.topic}', user.type)
-        for key, reader in self.readers():
+        for key, reader in (*self.readers(), *self._limits()):
             if reader.qos and qualities.setdefault(reader.topic, reader.qos) != reader.qos:
                 raise Mismatch(f'{key}.qos', f'the same as elsewhere for {reader.topic}', reader.qos.model_dump())
         known = types.setdefault(self.estop, ESTOP)
@@ -824,6 +823,10 @@ class RobotContract(Model):
                 raise Mismatch(f'limits.{name}', f'axes of the command ({", ".join(axes)})', axis)
         self.spec  # what a RobotSpec refuses, such as the names of cameras
         return self
+
+    def _limits(self) -> list[tuple[str, Any]]:
+        """(key, reader) of whatever is read to keep within the limits."""
+        return [(f'limits.{name}', limit) for name, limit in self.limits.items()]
 
     def readers(self) -> Iterator[tuple[str, Camera | Source]]:
         """(key, reader) of whatever is read to observe the robot."""
@@ -888,7 +891,8 @@ class RobotContract(Model):
 
     def subscription(self, topic: str) -> QoS:
         """Quality of service with which the agent subscribes a topic."""
-        found = next((reader.qos for _, reader in self.readers() if reader.topic == topic and reader.qos), None)
+        readers = (reader for _, reader in (*self.readers(), *self._limits()))
+        found = next((reader.qos for reader in readers if reader.topic == topic and reader.qos), None)
         return found.profile if found else LATEST
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import POSES, BoxLimit, NumberLimit, RobotContract, ScanLimit
-from dreamer_ros.wire.topics import LATEST, Topic
+from dreamer_ros.wire.topics import Topic
 
 
 class Reading(NamedTuple):
@@ -58,9 +58,8 @@ class StateLimits:
         self._readings: dict[str, list[Reading]] = {}
         self._measured: dict[str, float] = {}  # seconds of a steady clock
         self._unread: dict[str, str] = {}  # why the newest message could not be read
-        qualities = {limit.topic: limit.qos.profile for limit in self._limits.values() if limit.qos}
         types = {limit.topic: limit.type for limit in self._limits.values()}
-        self.topics = tuple(Topic(topic, kind, qualities.get(topic, LATEST)) for topic, kind in types.items())
+        self.topics = tuple(Topic(topic, kind, contract.subscription(topic)) for topic, kind in types.items())
 
     def receive(self, topic: str, message: Any, measured: float) -> None:
         """Receive a message. A limit whose number it lacks keeps its reading.

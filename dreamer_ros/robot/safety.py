@@ -101,10 +101,8 @@ class Safety:
             f64[A] to publish at once; None if the last command may stand.
         """
         self._down, self._up = down, up
-        if self._last is None:
-            return None
         inside = self._within(self._last, self._rest())
-        if np.array_equal(inside, self._last):
+        if np.array_equal(inside, self._last, equal_nan=True):
             return None
         self._last = inside
         return inside
@@ -126,7 +124,7 @@ class Safety:
 
     def _rest(self) -> np.ndarray:
         """f64[A]: commands by which no axis moves."""
-        return np.zeros_like(self._low) if self._at_once else self._last
+        return np.where(self._at_once, 0.0, self._last)
 
     def _within(self, values: np.ndarray, rest: np.ndarray) -> np.ndarray:
         """Values that lead nowhere where they may not."""

@@ -253,7 +253,7 @@ def test_guard_stops_a_robot_whose_agent_freezes_or_dies(watched):
 
 def test_guard_starts_with_a_contract_that_is_longer_than_an_argument_may_be(ros_domain):
     contract = RobotContract.from_text(contract_text(more='# long\n' * 50_000), 'robot.yaml')
-    process = guard.Guard(contract, contract.command_topic, 1.0, enclave='/')
+    process = guard.Guard(contract, '/robot/agent', ('/robot/cmd_vel',), 1.0, enclave='/')
     assert process.wait()
     process.close()
 
