@@ -119,20 +119,18 @@ class CommandAction:
             return []
         self._next = now + LOOK_PERIOD
         before = self.unheard
-        strange = sorted(set(dict(get_action_names_and_types(self._node)).get(self._name, ())) - {self._type})
-        self.unheard = self.check(now)
-        if self.unheard and strange:
-            self.unheard = f'{self._name} is an action of {strange[0]}, {self._source} says {self._type}'
+        self.unheard = '' if self._outlet.matched else self._look()
         return [f'{self.unheard}; {_UNTIL}'] if self.unheard and self.unheard != before else []
 
     def check(self, now: float) -> str:
         """Why nobody obeys; '' if somebody does. For the watchdog."""
-        if self._outlet.matched:
-            return ''
-        return self.unheard or self._nobody()
+        return '' if self._outlet.matched else self.unheard or self._nobody()
+
+    def _look(self) -> str:
+        return find_server(self._node, self._name, self._type, self._source).why or self._nobody()
 
     def _nobody(self) -> str:
-        return f'{self._name}: expected an action server of {self._type}, found none'
+        return _no_server(self._name, self._type)
 
 
 class Receivers:
@@ -178,7 +176,7 @@ class Obeying(NamedTuple):
 
     Attributes:
         nodes: full names of the subscribers that do.
-        key: of the contract's command, that does not fit the others: topic, type or qos.
+        key: of the contract's command, that does not fit the others: topic, action, type or qos.
         why: one sentence about why nobody obeys; '' if somebody does.
     """
 
@@ -216,6 +214,19 @@ def find_obeying(node: Node, topic: Topic, source: str) -> Obeying:
     if found:
         return Obeying(tuple(found))
     return others[0] if others else Obeying((), 'topic', _nobody(topic))
+
+
+def find_server(node: Node, name: str, type_name: str, source: str) -> Obeying:
+    """Look in the graph for the server of an action. Arguments as for `find_obeying`."""
+    servers = sorted({node_name(info) for info in node.get_publishers_info_by_topic(f'{name}/_action/status')})
+    strange = sorted(set(dict(get_action_names_and_types(node)).get(name, ())) - {type_name})
+    if servers and strange:
+        return Obeying((), 'type', f'{name} is an action of {strange[0]}, {source} says {type_name}')
+    return Obeying(tuple(servers)) if servers else Obeying((), 'action', _no_server(name, type_name))
+
+
+def _no_server(name: str, type_name: str) -> str:
+    return f'{name}: expected an action server of {type_name}, found none'
 
 
 def node_name(info) -> str:

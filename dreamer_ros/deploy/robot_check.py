@@ -14,12 +14,12 @@ import numpy as np
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 
 from dreamer_ros.deploy.clocks import SimulatedClock
-from dreamer_ros.deploy.command_topic import Obeying, find_obeying, node_name
+from dreamer_ros.deploy.command_topic import Obeying, find_obeying, find_server, node_name
 from dreamer_ros.deploy.limit_watch import LimitWatch
 from dreamer_ros.deploy.stops import EmergencyStop
 from dreamer_ros.deploy.survey import LISTENER, Listener, Survey
 from dreamer_ros.errors import InputError
-from dreamer_ros.robot.contract import DECIDE, ESTOP, JOY, Axis, Call, Camera, Goal, Reader, RobotContract, Source
+from dreamer_ros.robot.contract import DECIDE, ESTOP, JOY, Axis, Call, Camera, Goal, Part, Reader, RobotContract, Source
 from dreamer_ros.robot.safety import Safety
 from dreamer_ros.robot.sensing import Problem, Sensing
 from dreamer_ros.robot.urdf import read_limits
@@ -132,16 +132,16 @@ class _Check:
     def _found(self) -> bool:
         """Whether everybody is there whom the contract needs."""
         listeners = self._listeners.values()
-        return (
-            all(map(self._node.count_publishers, (listener.name for listener in listeners))) and not self._obeying().why
+        return all(map(self._node.count_publishers, (listener.name for listener in listeners))) and not any(
+            self._obeying(part).why for part in self._contract.command.parts
         )
 
-    def _command_topic(self) -> Topic:
-        topic = self._contract.command_topic
-        return dataclasses.replace(topic, name=self._node.resolve_topic_name(topic.name))
-
-    def _obeying(self) -> Obeying:
-        return find_obeying(self._node, self._command_topic(), self._contract.source)
+    def _obeying(self, part: Part) -> Obeying:
+        receiver, source = part.receiver, self._contract.source
+        name = self._node.resolve_topic_name(receiver.name)
+        if receiver.action:
+            return find_server(self._node, name, receiver.type, source)
+        return find_obeying(self._node, Topic(name, receiver.message, receiver.qos.profile), source)
 
     def findings(self) -> Iterator[Finding]:
         for topic in self._contract.topics:
@@ -255,43 +255,50 @@ class _Check:
 
     def _command(self) -> Iterator[Finding]:
         contract, command = self._contract, self._contract.command
-        topic, obeying = self._command_topic(), self._obeying()
-        if obeying.why:
-            yield Finding('error', f'command.{obeying.key}', obeying.why)
-        else:
-            yield Finding('ok', 'command.topic', f'{topic.name}: {", ".join(obeying.nodes)} takes {topic.type}')
-        others = {node_name(info) for info in self._node.get_publishers_info_by_topic(topic.name)}
-        if others:
-            told = ', '.join(sorted(others))
-            yield Finding('warning', 'command.topic', f'{topic.name} is published by {told} too: who spoke last wins')
-        for node in obeying.nodes:
-            yield from self._controller(node)
+        for part in command.parts:
+            yield from self._receiver(part)
         try:
             Safety(contract).start(self._feedback)
         except InputError as error:
             names = [axis.name for axis in command.axes]
             yield Finding('error', f'command.axes[{names.index(str(error).partition(":")[0])}].limits', str(error))
 
-    def _controller(self, node: str) -> Iterator[Finding]:
+    def _receiver(self, part: Part) -> Iterator[Finding]:
+        receiver, obeying, place = part.receiver, self._obeying(part), f'command.{part.key}'.strip('.')
+        name = self._node.resolve_topic_name(receiver.name)
+        key = f'{place}.{"action" if receiver.action else "topic"}'
+        if obeying.why:
+            yield Finding('error', f'{place}.{obeying.key}', obeying.why)
+        else:
+            yield Finding('ok', key, f'{name}: {", ".join(obeying.nodes)} takes {receiver.type}')
+        others = {node_name(info) for info in self._node.get_publishers_info_by_topic(name)} if receiver.topic else ()
+        if others:
+            told = ', '.join(sorted(others))
+            yield Finding('warning', key, f'{name} is published by {told} too: who spoke last wins')
+        for node in obeying.nodes:
+            yield from self._controller(node, part, place)
+
+    def _controller(self, node: str, part: Part, place: str) -> Iterator[Finding]:
         """Whether a controller of ros2_control takes as many joints, and stops when the contract says."""
-        command = self._contract.command
         told = self._survey.parameters(node, (JOINTS, TIMEOUT))
         joints = list(told.get(JOINTS, ()))
-        mine = [field.parts[-1].element for field in command.fields if field.parts[-1].element is not None]
+        mine = [field.parts[-1].element for field in part.fields if field.parts[-1].element is not None]
         fits = set(mine) == set(joints) if isinstance(mine[0] if mine else 0, str) else len(mine) == len(joints)
         if joints and mine and not fits:
             expected = f'{len(joints)} joints ({", ".join(joints)})'
             yield Finding('error', 'command.axes', f'{node} takes {expected}, the axes are {", ".join(map(str, mine))}')
         timeout = told.get(TIMEOUT)
-        if timeout and command.controller_timeout != timeout:
+        expected_timeout = part.receiver.controller_timeout
+        if timeout and expected_timeout != timeout:
             yield Finding(
                 'warning',
-                'command.controller_timeout',
-                f'{node} stops after {timeout:g} s without a command, the contract says {command.controller_timeout}',
+                f'{place}.controller_timeout',
+                f'{node} stops after {timeout:g} s without a command, the contract says {expected_timeout}',
             )
 
     def _axis_limits(self) -> Iterator[Finding]:
-        name, text = self._survey.description(self._command_topic().name)
+        receiver = self._contract.command.parts[0].receiver
+        name, text = self._survey.description(self._node.resolve_topic_name(receiver.name))
         if not text:
             return
         try:

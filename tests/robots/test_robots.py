@@ -43,7 +43,7 @@ def test_a_robot_out_of_the_box(ros_domain, name):
 
 def drive(contract: RobotContract, robot: FakeRobot, survey: Survey) -> None:
     """Commands arrive; without them the robot stops after its controller's timeout, or never."""
-    publisher = qos.publisher(survey.node, contract.command_topic)
+    publisher = qos.publisher(survey.node, contract.command_topics[0])
     commands = Commands(contract)
     values = np.array([axis.limits[1] * 0.5 for axis in contract.command.axes])
     before = robot.commands
