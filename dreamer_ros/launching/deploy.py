@@ -122,4 +122,5 @@ def robot_agent(namespace: str, parameters: Mapping[str, object], leads: bool, r
         patience=(15.0, 'stopping the robot'),
         node='agent',
         restarts=restarts,
+        lifecycle=True,
     )

@@ -56,6 +56,7 @@ class Process:
         patience: seconds it may take to end when asked to, and what it does in that time.
         node: name of the node; '' for that of the executable.
         restarts: whether it is started again after a crash; false for what moves a robot when it starts.
+        lifecycle: whether the node is one with a lifecycle.
     """
 
     executable: str
@@ -67,6 +68,7 @@ class Process:
     patience: tuple[float, str] = (5.0, 'shutting down')
     node: str = ''
     restarts: bool = True
+    lifecycle: bool = False
 
     def __post_init__(self):
         """Check the namespace, and drop parameters without a value, which ROS cannot express."""
@@ -74,6 +76,14 @@ class Process:
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in self.parameters.items()}
         values = {name: value for name, value in values.items() if value is not None and value != []}
         object.__setattr__(self, 'parameters', values)
+
+    def within(self, namespace: str) -> Process:
+        """The same process with its namespace, and the topics that it shares, in another one."""
+        place = namespace.rstrip('/')
+        remappings = [(source, f'{place}{name}' if name.startswith('/') else name) for source, name in self.remappings]
+        return dataclasses.replace(
+            self, namespace=f'{place}{self.namespace}'.rstrip('/') or '/', remappings=tuple(remappings)
+        )
 
     @property
     def name(self) -> str:

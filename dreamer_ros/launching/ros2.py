@@ -14,7 +14,7 @@ from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunc
 from launch.event_handlers import OnProcessIO, OnShutdown
 from launch.events import Shutdown, matches_action
 from launch.events.process import ProcessExited, ShutdownProcess, SignalProcess
-from launch_ros.actions import Node
+from launch_ros.actions import LifecycleNode, Node
 
 from dreamer_ros import launching
 from dreamer_ros.launching.processes import ExitRules, Process, Scenario, Verdict, child_environment, telling_line
@@ -48,7 +48,8 @@ def _start(context: LaunchContext, name: str) -> list:
     given = {
         key: text for key, text in context.launch_configurations.items() if key in defaults and text != defaults[key]
     }
-    return _Run(launching.scenario(name, {**_given_on_command_line(name), **given})).actions()
+    pushed = context.launch_configurations.get('ros_namespace', '')  # by PushRosNamespace of an including launch file
+    return _Run(launching.scenario(name, {**_given_on_command_line(name), **given}), pushed).actions()
 
 
 def _given_on_command_line(name: str) -> dict[str, str]:
@@ -64,8 +65,8 @@ def _given_on_command_line(name: str) -> dict[str, str]:
 class _Run:
     """One scenario under `ros2 launch`. Exits have the same consequences as under `dreamer launch`."""
 
-    def __init__(self, scenario: Scenario):
-        self._scenario = scenario
+    def __init__(self, scenario: Scenario, namespace: str):
+        self._scenario, self._namespace = scenario, namespace
         self._rules = ExitRules()
         self._nodes: dict[int, Node] = {}  # running, by id of their Process
         self._finishing = False  # the leading process has ended, the others are asked to
@@ -76,13 +77,18 @@ class _Run:
         return [
             LogInfo(msg=f'{self._scenario.name}: results go to {self._scenario.folder}'),
             RegisterEventHandler(OnShutdown(on_shutdown=self._on_shutdown)),
-            *(action for process in self._scenario.processes for action in self._start(process)),
+            *(
+                action
+                for process in self._scenario.processes
+                for action in self._start(process.within(self._namespace))
+            ),
         ]
 
     def _start(self, process: Process) -> list:
         environment = child_environment(process, os.environ)
         tail: collections.deque[str] = collections.deque(maxlen=50)
-        node = Node(
+        # Of a node with a lifecycle, launch files may await states and ask for transitions.
+        node = (LifecycleNode if process.lifecycle else Node)(
             package='dreamer_ros',
             executable=process.executable,
             name=process.name,
@@ -143,4 +149,4 @@ class _Run:
                 LogInfo(msg=f'{finished}; everything is in {self._scenario.results()}'),
                 EmitEvent(event=Shutdown(reason=finished)),
             ]
-        return _Run(launching.scenario(*self._scenario.then)).actions()
+        return _Run(launching.scenario(*self._scenario.then), self._namespace).actions()

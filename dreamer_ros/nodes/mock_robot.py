@@ -30,7 +30,7 @@ from dreamer_ros.schema import Expected
 from dreamer_ros.simulation import environment
 from dreamer_ros.wire import codecs, topics
 from dreamer_ros.wire.images import COMPRESSED, fill_compressed
-from dreamer_ros.wire.topics import QoS, Topic
+from dreamer_ros.wire.topics import QoS, Topic, optical_frame
 
 SENSOR = QoS(depth=10)
 COMMANDS = QoS(depth=1, reliable=False)
@@ -75,7 +75,7 @@ class MockRobot:
 
     def __init__(self, node: Node, stop: threading.Event):
         self._stop = stop
-        self._log = node.get_logger()
+        self._log, self._namespace = node.get_logger(), node.get_namespace()
         parameters = read_parameters(node, MockRobotParameters)
         self._contract = contract = load_contract(parameters.robot)
         size = parameters.image_size or contract.spec.image_size
@@ -192,9 +192,10 @@ class MockRobot:
             InputError: simulated robots cannot publish that.
         """
         contract = self._contract
-        for number, camera in enumerate(contract.cameras.values()):
+        for number, (name, camera) in enumerate(contract.cameras.items()):
             if camera.topic == topic.name:
-                return (lambda stamp: self._image(number, camera.type, stamp)), True
+                frame = optical_frame(name, self._namespace)
+                return (lambda stamp: self._image(number, camera.type, stamp, frame)), True
         if topic.type == 'sensor_msgs/msg/JointState':
             return self._joint_state, False
         make = qos.message_type(topic)
@@ -220,13 +221,13 @@ class MockRobot:
             if look or not is_image:
                 publisher.publish(fill(stamp))
 
-    def _image(self, number: int, type_name: str, stamp: int) -> Any:
+    def _image(self, number: int, type_name: str, stamp: int, frame: str) -> Any:
         pixels = self._observation.image[:, :, 3 * number : 3 * number + 3]
         message = qos.message_type(Topic('', type_name, SENSOR))()
         if type_name == COMPRESSED:
-            fill_compressed(message, pixels, stamp)
+            fill_compressed(message, pixels, stamp, frame)
         else:
-            codecs.fill_image(message, pixels, stamp)
+            codecs.fill_image(message, pixels, stamp, frame)
         return message
 
     def _joint_state(self, stamp: int) -> JointState:

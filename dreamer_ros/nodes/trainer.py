@@ -114,8 +114,8 @@ class RosRobot:
         self.stamp: int | None = None
         self.heard = time.monotonic()
         self.announcements = Announcements(inbox, name)
-        self.steps = inbox.subscribe(topics.STEP.within(name), topics.TRAINER_SUBSCRIBER, single=True)
-        self._paces = qos.publisher(node, topics.PACE.within(name))
+        self.steps = inbox.subscribe(topics.STEP.below(name), topics.TRAINER_SUBSCRIBER, single=True)
+        self._paces = qos.publisher(node, topics.PACE.below(name))
         self._reached = 0  # stamp of the newest observation, by `step` or by a bag
         self._granted: int | None = None  # stamp that the robot may reach
         self._asked = 0.0  # when that was published

@@ -63,7 +63,8 @@ class ObservationPublisher:
         applied = (codecs.APPLIED + name for name in spec.action) if tells_actions else ()
         self._step_template = scalar_template((*codecs.STEP_NAMES, *applied))
         self._applied = np.zeros(len(spec.action) if tells_actions else 0)
-        frames = ('camera', *spec.cameras[1:])
+        place = node.get_namespace()
+        frames = [topics.optical_frame(name, place) for name in ('camera', *spec.cameras[1:])]
         self._images = [
             (qos.publisher(node, topic), image_template(camera.height, camera.width, frame))
             for topic, camera, frame in zip(topics.images(spec.cameras), cameras, frames)

@@ -149,11 +149,11 @@ class Announcements:
 
     Args:
         inbox: of the node's loop.
-        namespace: of the robot; '' for the node's own.
+        namespace: of the robot, below the node's; '' for the node's own.
     """
 
     def __init__(self, inbox: Inbox, namespace: str = ''):
-        self.subscription = inbox.subscribe(topics.SPEC.within(namespace) if namespace else topics.SPEC, LISTENER)
+        self.subscription = inbox.subscribe(topics.SPEC.below(namespace) if namespace else topics.SPEC, LISTENER)
         self._publisher = FirstPublisher(inbox.node, self.topic)
         self._launch = launcher.launch()
 

@@ -72,6 +72,10 @@ class Topic:
             return self
         return dataclasses.replace(self, name=f'/{namespace.strip("/")}/{self.name}'.replace('//', '/'))
 
+    def below(self, namespace: str) -> Topic:
+        """The same topic of a robot in a namespace below that of the node: `sim0` + `step` = `sim0/step`."""
+        return dataclasses.replace(self, name=f'{namespace.strip("/")}/{self.name}')
+
 
 IMAGE = Topic('camera/image_raw', 'sensor_msgs/msg/Image', SENSOR)
 CAMERA_INFO = Topic('camera/camera_info', 'sensor_msgs/msg/CameraInfo', SENSOR)
@@ -105,6 +109,11 @@ def camera_infos(cameras: Sequence[str]) -> tuple[Topic, ...]:
 def observed_images(cameras: Sequence[str]) -> tuple[Topic, ...]:
     """The images that the agent of a robot saw, of all cameras of its RobotSpec."""
     return tuple(dataclasses.replace(IMAGE, name=f'{OBSERVATION}/{camera}/image') for camera in cameras)
+
+
+def optical_frame(camera: str, namespace: str) -> str:
+    """TF frame of a camera's images, with x to the right, y down and z ahead (REP 103), among those of its robot."""
+    return f'{namespace}/{camera}_optical_frame'.strip('/')
 
 
 def _of_cameras(topic: Topic, cameras: Sequence[str]) -> tuple[Topic, ...]:

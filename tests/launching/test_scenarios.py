@@ -714,3 +714,13 @@ def test_the_kind_of_time_reaches_every_node_of_every_part(arguments):
     assert {process.parameters.get('use_sim_time') for process in made.processes} == wanted
     assert made.then[1].get('use_sim_time') == arguments.get('use_sim_time')
     assert all(scenario_options(name).model_fields['use_sim_time'].default is False for name in SCENARIOS)
+
+
+def test_processes_within_another_namespace():
+    agent, trainer = (
+        Process('agent', '/sim1', {}, (('policy', '/policy'), ('/clock', 'clock'))),
+        Process('trainer', '/', {}),
+    )
+    moved = agent.within('/fleet')
+    assert moved.namespace == '/fleet/sim1' and moved.remappings == (('policy', '/fleet/policy'), ('/clock', 'clock'))
+    assert trainer.within('/fleet').namespace == '/fleet' and trainer.within('') == trainer

@@ -38,6 +38,12 @@ def test_names_in_a_namespace():
     assert topics.STEP.within('sim0').qos == topics.STEP.qos
 
 
+def test_names_below_the_node():
+    assert topics.STEP.below('sim0').name == topics.STEP.below('/sim0/').name == 'sim0/step'
+    assert topics.optical_frame('front', '/sim0') == 'sim0/front_optical_frame'
+    assert topics.optical_frame('camera', '/') == 'camera_optical_frame'
+
+
 def test_every_camera_has_topics_of_its_own():
     assert topics.per_step(('camera',)) == topics.PER_STEP
     assert topics.PER_STEP[:2] == (topics.IMAGE, topics.CAMERA_INFO)
