@@ -51,9 +51,7 @@ class Guard:
         matched: how many subscribers it has found of each topic, and whether of each action the server.
     """
 
-    def __init__(
-        self, contract: RobotContract, agent: str, receivers: Sequence[str], patience: float, enclave: str
-    ):
+    def __init__(self, contract: RobotContract, agent: str, receivers: Sequence[str], patience: float, enclave: str):
         reading, self._pipe = os.pipe()
         self._ready, told = os.pipe()
         request = {

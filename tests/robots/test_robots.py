@@ -48,7 +48,7 @@ def drive(contract: RobotContract, robot: FakeRobot, survey: Survey) -> None:
     values = np.array([axis.limits[1] * 0.5 for axis in contract.command.axes])
     before = robot.commands
     for _ in survey.rounds(0.5):
-        publisher.publish(commands.encode(values, survey.clock.time_ns()))
+        publisher.publish(*commands.encode(values, survey.clock.time_ns()))
         time.sleep(0.05)
         if robot.commands > before + 3:
             break
