@@ -272,7 +272,7 @@ def test_the_guard_has_the_enclave_of_its_agent(contract, ros_domain):
     context = rclpy.Context()
     rclpy.init(args=['--ros-args', '--enclave', '/team/rover'], context=context, domain_id=ros_domain)
     node = Node('agent', context=context)
-    made = guard.Guard(contract, contract.command_topic, 1.0, enclave_of(node))
+    made = guard.Guard(contract, '/agent', ('/cmd_vel',), 1.0, enclave_of(node))
     try:
         assert enclave_of(node) == '/team/rover' and made.wait()
         expected = made.name.strip('/'), '/', '/team/rover'
