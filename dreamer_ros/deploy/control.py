@@ -37,7 +37,7 @@ from dreamer_ros.wire.codecs import Mode, Verdict
 
 LATE = 0.7  # of a period after its tick, a command counts as overdue
 # A stop is part of the episode if it lasts at most so many ticks and has no other reasons than these.
-PASSING, PASSING_REASONS = 3, {'overdue', 'executor'}
+PASSING, PASSING_REASONS = 3, {'overdue', 'executor', 'clock'}
 NAP, SIMULATED_NAP = (
     0.1,
     0.002,
