@@ -14,6 +14,7 @@ import io
 import math
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class FakeRobot:
         self.velocities = dict.fromkeys(joints, 0.0)
         self.speed = {'linear.x': 0.0, 'angular.z': 0.0}
         self.place = np.zeros(3)  # x, y, yaw
-        self.commands = 0
+        self.commands: Counter[str] = Counter()  # that were obeyed, by topic
         self._began = time.monotonic()
         self._publishers = [self._publisher(entry) for entry in table['publishes']]
         self._controllers = [_Controller(self, entry) for entry in table['obeys']]
@@ -256,7 +257,7 @@ class _Controller:
             goal = getattr(self, f'_read_{kind}')(message)
             if goal is not None and self._entry.get('active', True):
                 self.goal, self.weight = goal, (True, self._entry.get('priority', 0), now)
-                self._robot.commands += 1
+                self._robot.commands[self._entry['topic']] += 1
 
     def drive(self, name: str, elapsed: float) -> None:
         """Move a joint, or the base, towards the goal for a while."""
