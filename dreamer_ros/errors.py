@@ -13,8 +13,12 @@ EXIT_BAD_INPUT = 2
 class InputError(ValueError):
     """Bad input from outside: a file, a topic, a parameter.
 
-    The message is one sentence that names the thing, what was expected and what came.
+    The message is one sentence that names the thing, what was expected and what came. Line breaks and terminal codes
+    of what came are shown as escapes.
     """
+
+    def __init__(self, message: str):
+        super().__init__(''.join(each if each.isprintable() else ascii(each)[1:-1] for each in str(message)))
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -36,6 +36,16 @@ def free_megabytes(folder: Path) -> int:
     return shutil.disk_usage(nearest_existing(folder)).free // MEGABYTE
 
 
+def check_regular(path: Path) -> None:
+    """Refuse what is there and is no file: a pipe would hold up its reader for ever, and a device has no end.
+
+    Raises:
+        InputError: it is a folder, a pipe, a socket or a device.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f'{path}: expected a file, got a {"folder" if path.is_dir() else "pipe, socket or device"}')
+
+
 def read_text(path: Path) -> str:
     """A file's text.
 
@@ -43,6 +53,7 @@ def read_text(path: Path) -> str:
         InputError: it cannot be read, or is no text.
     """
     try:
+        check_regular(path)
         return path.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'{path}: expected a text file that can be read ({error})') from error

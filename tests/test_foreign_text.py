@@ -1,5 +1,7 @@
 """Foreign YAML and JSON: deep brackets and aliases of aliases give one sentence, wherever they come from."""
 
+import os
+
 import pytest
 
 from dreamer_ros.benchmark.plan import Plan
@@ -46,3 +48,12 @@ def test_is_refused_in_one_sentence(name, text, tmp_path):
         READERS[name](path)
     sentence = str(caught.value).replace(text, '…')
     assert '\n' not in sentence and len(sentence) < 500 and 'expected' in sentence
+
+
+@pytest.mark.parametrize('name', [name for name in READERS if '.' in name])  # the others come as texts
+def test_a_pipe_is_refused_at_once(name, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(InputError):
+        READERS[name](path)

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from dreamer_ros.errors import InputError
-from dreamer_ros.files import user_path
+from dreamer_ros.files import check_regular, user_path
 from dreamer_ros.policy.digest import check_digest
 from dreamer_ros.policy.manifest import GOLDEN_STEPS, Golden, Manifest, golden_difference, golden_inputs
 from dreamer_ros.schema import check, load_json
@@ -255,6 +255,7 @@ def read_file(path: str, limit: int) -> bytes:
         InputError: it cannot be read.
     """
     try:
+        check_regular(user_path(path))
         with open(user_path(path), 'rb') as file:
             return file.read(limit + 1)
     except OSError as error:

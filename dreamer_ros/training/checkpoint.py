@@ -69,8 +69,8 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict, dict]:
                 raise InputError(f'checkpoint {folder}: {name} is damaged, its sha256 is not the recorded one')
         alone = not (folder / LEARNER).is_dir()
         learner = folder if alone else folder / LEARNER
-        state = json.loads((learner / STATE).read_text())
-        trainer = {} if alone else json.loads((folder / TRAINER).read_text())['state']
+        state = json.loads(read_text(learner / STATE))
+        trainer = {} if alone else json.loads(read_text(folder / TRAINER))['state']
         return load_file(str(learner / TENSORS)), state, trainer
     except InputError:
         raise
@@ -120,8 +120,8 @@ def _recorded(folder: Path) -> dict[str, str]:
         return files
     # Version 0.1 wrote no manifest. The trainer's file named the others, and the learner's state its tensors.
     if (folder / TRAINER).exists():
-        return json.loads((folder / TRAINER).read_text())['files']
-    return {TENSORS: json.loads((folder / STATE).read_text())['sha256']}
+        return json.loads(read_text(folder / TRAINER))['files']
+    return {TENSORS: json.loads(read_text(folder / STATE))['sha256']}
 
 
 def _files(folder: Path) -> list[str]:

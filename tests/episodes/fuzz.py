@@ -233,7 +233,7 @@ class Wrong(AssertionError):
 
 
 @contextlib.contextmanager
-def _within(seconds: int) -> Iterator[None]:
+def within(seconds: int) -> Iterator[None]:
     def stop(*_):
         raise Wrong(f'took more than {seconds} s')
 
@@ -258,7 +258,7 @@ def judge(original: Original, path: Path, guarded: bool) -> tuple[int, int]:
     Raises:
         Wrong: see the module.
     """
-    with _within(LIMIT):
+    with within(LIMIT):
         episodes, problems = read_episodes(path, original.spec, original.contract)
     places = {
         stamp: (number, k)
@@ -314,7 +314,7 @@ def run(kinds: list[Original], folder: Path, rng: np.random.Generator) -> tuple[
     try:
         if original.checked and rng.integers(8) == 0:
             what += ', recovered'
-            with _within(LIMIT):
+            with within(LIMIT):
                 try:
                     recover(target)
                     guarded = guarded and 'messages: stamps' not in what
