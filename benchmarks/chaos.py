@@ -45,7 +45,7 @@ from dreamer_ros.training.checkpoint import is_complete, newest_first
 from dreamer_ros.training.metrics import FILE, read_metrics
 from dreamer_ros.wire import topics
 from tests.episodes.fuzz import FILE_DAMAGE
-from tests.nodes.faults import CORRUPT, FAULTS, Scene, inject
+from tests.nodes.faults import CLOCK, CORRUPT, FAULTS, Scene, inject
 from tests.nodes.test_trainer import OVERRIDES
 
 RECOVERY = 120.0  # seconds from the end of a fault until new steps are learnt from and a new bag is whole
@@ -56,6 +56,8 @@ ORPHANED = 30.0  # seconds in which processes end when their launcher was killed
 GROWTH = 1.15, 15.0  # memory of a process: at most this factor and MB between the middle and the end of its life
 LIVED = 120.0  # seconds that a process must live for its memory to be judged
 MARK = 'DREAMER_ROS_CHAOS'  # environment variable of everything that is started here
+MESSAGES = 60  # of a stranger
+RUN_TOPICS = (topics.IMAGE, topics.JOINT_STATES, topics.STEP, topics.ACTION, topics.SIMULATION)
 NODES = ('simulator', 'agent', 'recorder', 'trainer')
 WRONG = re.compile(r'Traceback|Segmentation fault|Exception ignored|terminate called')
 
@@ -86,8 +88,8 @@ def wait_for(condition: Callable[[], object], seconds: float) -> float | None:
 class Run:
     """`dreamer launch sim_train`, started again in the same directory when it has ended."""
 
-    def __init__(self, folder: Path):
-        self.path, self.log = folder / 'run', folder / 'run.log'
+    def __init__(self, folder: Path, domain: int):
+        self.path, self.log, self.domain = folder / 'run', folder / 'run.log', domain
         self.crashes: dict[str, list[float]] = defaultdict(list)
         self.start()
 
@@ -104,9 +106,9 @@ class Run:
                     'launch',
                     'sim_train',
                     *words,
-                    f'overrides:={shlex.join(OVERRIDES)}',
+                    f'overrides:={shlex.join([*OVERRIDES, "schedule.replay_ratio=2"])}',
                 ],
-                env={**os.environ, MARK: self.mark},
+                env={**os.environ, MARK: self.mark, 'ROS_DOMAIN_ID': str(self.domain)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -274,27 +276,24 @@ class Chaos:
 
     def strangers(self) -> str:
         """Messages that nobody should send, on every topic of the run and of the robot but its command."""
-        context = rclpy.Context()
-        rclpy.init(context=context)
-        node = rclpy.create_node('stranger', context=context)
-        names = [
-            topic.within(place)
-            for place in ('sim0', 'robot')
-            for topic in (topics.IMAGE, topics.JOINT_STATES, topics.STEP, topics.ACTION, topics.SPEC, topics.SIMULATION)
-        ]
-        publishers = [
-            (topic, qos.publisher(node, topic))
-            for topic in (*names, topics.PACE.within(''), topics.POLICY.within(''), topics.DIAGNOSTICS)
-        ]
-        count = 0
-        for _ in range(60):
+        run, robot = self.run.domain, self.run.domain + 1
+        rows = [(run, topic.within('sim0')) for topic in RUN_TOPICS]
+        rows += [(robot, topic.within('robot')) for topic in (topics.IMAGE, topics.JOINT_STATES)]
+        rows += [(run, topics.PACE.within('')), (run, topics.POLICY.within('')), (run, topics.DIAGNOSTICS)]
+        contexts = {domain: rclpy.Context() for domain in (run, robot)}
+        nodes = {}
+        for domain, context in contexts.items():
+            rclpy.init(context=context, domain_id=domain)
+            nodes[domain] = rclpy.create_node('stranger', context=context)
+        publishers = [(topic, qos.publisher(nodes[domain], topic)) for domain, topic in rows]
+        for _ in range(MESSAGES):
             topic, publisher = publishers[int(self.rng.integers(len(publishers)))]
             publisher.publish(self.hostile(qos.message_type(topic)()))
-            count += 1
             time.sleep(0.05)
-        node.destroy_node()
-        rclpy.shutdown(context=context)
-        return f'{count} messages'
+        for domain, context in contexts.items():
+            nodes[domain].destroy_node()
+            rclpy.shutdown(context=context)
+        return ''
 
     def hostile(self, message) -> bytes:
         """A serialized message with extreme values, far too much in it, or damage."""
@@ -359,7 +358,7 @@ class Chaos:
     def hurt_robot(self, robot) -> None:
         """Faults of the deployed robot, one after the other, until it is over."""
         rng = np.random.default_rng(self.rng.integers(2**31))
-        kinds = [*FAULTS, CORRUPT, 'clock set back']
+        kinds = [*FAULTS, CLOCK, CORRUPT, 'clock set back']
         while not self.over.wait(float(rng.uniform(0.5, 3.0))):
             kind = str(rng.choice(kinds))
             try:
@@ -402,12 +401,14 @@ class Chaos:
 
     def make(self, minutes: float, only: list[str]) -> None:
         """All of it, for so many minutes."""
-        self.run = Run(self.folder)
         domain = int(os.environ['ROS_DOMAIN_ID'])
+        self.run = Run(self.folder, domain)
+        # Another domain: a robot of its own, with a clock of its own.
+        os.environ['ROS_DOMAIN_ID'] = str(domain + 1)
         robot_folder = self.folder / 'robot'
         robot_folder.mkdir()
         try:
-            with contextlib.closing(Scene(robot_folder, domain, 10.0)) as robot, self.serving():
+            with contextlib.closing(Scene(robot_folder, domain + 1, 10.0, clock=True)) as robot, self.serving():
                 self.note('start', wait_for(self.run.goes_on(), RECOVERY), RECOVERY)
                 if None in self.times['start']:
                     raise RuntimeError(f'the run does not start: {self.run.log.read_text()[-500:]}')
@@ -432,7 +433,10 @@ class Chaos:
         if told is None:
             time.sleep(1.0)
             return
-        seconds = wait_for(self.run.goes_on(), RECOVERY)
+        goes_on = self.run.goes_on()
+        seconds = wait_for(lambda: goes_on() or self.run.launcher.poll() is not None, RECOVERY)
+        if self.run.launcher.poll() is not None:
+            seconds = None
         print(f'{kind} {told}: {"never" if seconds is None else f"{seconds:.0f} s"}', flush=True)
         self.note(kind, seconds, RECOVERY)
         if self.run.launcher.poll() is not None:

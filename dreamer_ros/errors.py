@@ -8,17 +8,19 @@ import sys
 from collections.abc import Callable, Iterable
 
 EXIT_BAD_INPUT = 2
+LONGEST = 2000  # characters of a sentence
 
 
 class InputError(ValueError):
     """Bad input from outside: a file, a topic, a parameter.
 
     The message is one sentence that names the thing, what was expected and what came. Line breaks and terminal codes
-    of what came are shown as escapes.
+    of what came are shown as escapes, and only its beginning if it is very long.
     """
 
     def __init__(self, message: str):
-        super().__init__(''.join(each if each.isprintable() else ascii(each)[1:-1] for each in str(message)))
+        text = ''.join(each if each.isprintable() else ascii(each)[1:-1] for each in str(message))
+        super().__init__(text if len(text) <= LONGEST else f'{text[:LONGEST]}…')
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -92,7 +92,7 @@ class RobotSpec:
             value = getattr(self, key)
             try:
                 object.__setattr__(self, key, kind(value))
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise InputError(f'robot spec: {key} cannot be {value!r} ({error})') from error
         # The first publishes on camera/image_raw, so that no other may be called like that.
         if (

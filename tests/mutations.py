@@ -105,7 +105,7 @@ def trial(subject: Subject, folder: Path, rng: np.random.Generator) -> str:
         with within(SECONDS):
             subject.read(copy)
     except InputError as error:
-        assert '\n' not in str(error) and len(str(error)) < 2000 and str(error).isprintable(), repr(str(error))
+        assert '\n' not in str(error) and len(str(error)) < 3000 and str(error).isprintable(), repr(str(error))
         return str(error)
     return ''
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILE = 'metrics.jsonl'
+COUNTERS = ('step', 'agent_steps', 'updates', 'time')  # of every line
 
 
 class Losses:
@@ -118,9 +119,11 @@ def read_metrics(run: Path) -> list[dict]:
             line = load_json(text, str(path))
         except InputError:
             continue
-        if not isinstance(line, dict):
+        if not (isinstance(line, dict) and all(isinstance(line.get(key, 0), (int, float)) for key in COUNTERS)):
             continue
         episode = line.get('episode')
+        if not isinstance(episode, str | None):
+            continue
         if episode in episodes or (episode is None and line.get('updates', 0) > updates):
             continue
         if episode is not None:
