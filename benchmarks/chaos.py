@@ -284,7 +284,7 @@ class Chaos:
         nodes = {}
         for domain, context in contexts.items():
             rclpy.init(context=context, domain_id=domain)
-            nodes[domain] = rclpy.create_node('stranger', context=context)
+            nodes[domain] = rclpy.create_node('stranger', context=context, enable_rosout=False)
         publishers = [(topic, qos.publisher(nodes[domain], topic)) for domain, topic in rows]
         for _ in range(MESSAGES):
             topic, publisher = publishers[int(self.rng.integers(len(publishers)))]
@@ -325,17 +325,24 @@ class Chaos:
     def slow_clients(self) -> str:
         """Clients that send their requests and take their answers byte by byte."""
         address, clients = ('127.0.0.1', self.port), []
-        for request in (b'GET /policies/latest.json HTTP/1.1\r\nHost: x\r\n', b'GET / HTTP', b'', b'\xff' * 100_000):
+        for request in (
+            b'GET /policies/policy_000001.onnx HTTP/1.1\r\nHost: x\r\n',
+            b'GET / HTTP',
+            b'',
+            b'\xff' * 100_000,
+        ):
             for _ in range(8):
                 with contextlib.suppress(OSError):
                     clients.append(socket.create_connection(address, 5.0))
                     clients[-1].sendall(request)
         began = time.monotonic()
         try:
-            with urllib.request.urlopen(f'http://127.0.0.1:{self.port}/policies/latest.json', timeout=ANSWER) as answer:
+            name = sorted((self.run.path / 'policies').glob('policy_0*.onnx'))[-1].name
+            with urllib.request.urlopen(f'http://127.0.0.1:{self.port}/policies/{name}', timeout=ANSWER) as answer:
                 answer.read()
             seconds = time.monotonic() - began
-        except OSError:
+        except OSError as error:
+            self.problem(f'HTTP beside slow clients: {error}')
             seconds = None
         self.note('HTTP beside slow clients', seconds, ANSWER)
         for client in clients:
@@ -413,7 +420,8 @@ class Chaos:
                 if None in self.times['start']:
                     raise RuntimeError(f'the run does not start: {self.run.log.read_text()[-500:]}')
                 end = time.monotonic() + 60 * minutes
-                threads = [threading.Thread(target=self.hurt_robot, args=(robot,)), threading.Thread(target=self.watch)]
+                threads = [threading.Thread(target=self.hurt_robot, args=(robot,), daemon=True)]
+                threads += [threading.Thread(target=self.watch, daemon=True)]
                 for thread in threads:
                     thread.start()
                 while time.monotonic() < end:

@@ -8,13 +8,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 
 from dreamer_ros.deploy.clocks import SystemClock
 from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.robot.sensing import Problem, Sensed, Sensing
-from dreamer_ros.ros.inbox import PolledSubscription
+from dreamer_ros.ros.inbox import PolledSubscription, parse
 from dreamer_ros.wire import codecs
 from dreamer_ros.wire.fields import has_header
 
@@ -87,7 +86,10 @@ class Inputs:
             unread, self._unread = self._unread, {}
         self.repeated += self._leading not in unread
         for topic, taken in unread.items():
-            message = deserialize_message(taken.cdr, self._subscriptions[topic].message_type)
+            try:
+                message = parse(taken.cdr, self._subscriptions[topic].message_type)
+            except InputError as error:
+                raise InputError(f'{topic}: {error}') from error
             self._sensing.receive(topic, message, taken.source)
         return self._sensing.observe(tick_ns)
 

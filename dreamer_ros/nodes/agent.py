@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState, Joy
 
 from dreamer_ros import launcher
@@ -25,7 +24,7 @@ from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import PolicyRunner
 from dreamer_ros.ros import diagnostics, qos
 from dreamer_ros.ros.diagnostics import Diagnostics, Timings
-from dreamer_ros.ros.inbox import Inbox, PolledSubscription
+from dreamer_ros.ros.inbox import Inbox, PolledSubscription, parse
 from dreamer_ros.ros.message_template import MessageTemplate
 from dreamer_ros.ros.ownership import Announcements
 from dreamer_ros.ros.parameters import read_parameters
@@ -223,7 +222,7 @@ class Agent:
         if values is not None:
             reward, *flags = values[0].tolist()
             return Step(stamp, reward, *(flag == 1.0 for flag in flags))
-        message = deserialize_message(cdr, JointState)
+        message = parse(cdr, JointState)
         step = codecs.read_step(message)
         plain = tuple(message.name) == codecs.STEP_NAMES and not (message.velocity or message.effort)
         if plain and self._may_learn():
@@ -234,7 +233,7 @@ class Agent:
         """Image and vector from the messages of one observation, in the order of their subscriptions."""
         vector = None
         if self._spec.vector:
-            vector = codecs.read_vector(deserialize_message(messages[0], JointState), self._spec.vector)
+            vector = codecs.read_vector(parse(messages[0], JointState), self._spec.vector)
             messages = messages[1:]
         return codecs.join_images([self._read_image(*each) for each in enumerate(messages)]), vector
 
@@ -243,7 +242,7 @@ class Agent:
         values = template.read(cdr) if template else None
         if values is not None:
             return values[0].reshape(*self._spec.image_size, 3)
-        message = deserialize_message(cdr, Image)
+        message = parse(cdr, Image)
         image = decode_image(message, topics.IMAGE.type)
         plain = message.encoding == 'rgb8' and message.step == 3 * message.width
         if plain and image.shape[:2] == self._spec.image_size and self._may_learn():

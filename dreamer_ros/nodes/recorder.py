@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message, serialize_message
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
 
 from dreamer_ros import options as shared
@@ -26,7 +26,7 @@ from dreamer_ros.robot.contract import RobotContract, load_contract
 from dreamer_ros.ros import diagnostics
 from dreamer_ros.ros.diagnostics import Diagnostics
 from dreamer_ros.ros.disk_guard import DiskGuard
-from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.ros.inbox import Inbox, parse
 from dreamer_ros.ros.ownership import Announcements
 from dreamer_ros.ros.parameters import read_parameters
 from dreamer_ros.ros.runtime import run_node
@@ -229,8 +229,9 @@ class Recorder:
     def _record(self, stamp: int, messages: dict[str, bytes]) -> None:
         """Write one step, and open or close its episode."""
         try:
-            told = deserialize_message(messages[self._step], JointState)
+            told = parse(messages[self._step], JointState)
             step, verdict = codecs.read_step(told), codecs.read_verdict(told)
+            actor = parse(messages[self._action], Joy).header.frame_id if self._action in messages else None
         except InputError as error:
             self._log.warning(f'left out: {error}', throttle_duration_sec=SAY_AGAIN)
             return
@@ -249,8 +250,8 @@ class Recorder:
                 self._writer.write(name, message, stamp)
         self._tally.add(step)
         self._verdict = verdict or self._verdict
-        if self._action in messages:
-            self._tally.add_action(stamp, deserialize_message(messages[self._action], Joy).header.frame_id)
+        if actor is not None:
+            self._tally.add_action(stamp, actor)
         self._gaps += len(messages) < len(self._topics)
         self._steps += 1
         if step.is_last:
@@ -310,9 +311,10 @@ class Recorder:
 
 def _packed(cdr: bytes, stamp: int) -> bytes:
     """A sensor_msgs/Image as a sensor_msgs/CompressedImage without loss; an empty one stays empty."""
-    image, packed = deserialize_message(cdr, Image), CompressedImage()
+    packed = CompressedImage()
     codecs.fill_stamp(packed.header.stamp, stamp)
     with contextlib.suppress(InputError):
+        image = parse(cdr, Image)
         fill_compressed(packed, decode_image(image, topics.IMAGE.type), stamp, image.header.frame_id, 'png')
     return serialize_message(packed)
 

@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Joy
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
@@ -22,7 +21,7 @@ from dreamer_ros import options as shared
 from dreamer_ros.errors import InputError
 from dreamer_ros.ros import diagnostics, qos
 from dreamer_ros.ros.diagnostics import Diagnostics, Timings
-from dreamer_ros.ros.inbox import Inbox
+from dreamer_ros.ros.inbox import Inbox, parse
 from dreamer_ros.ros.message_template import MessageTemplate
 from dreamer_ros.ros.observation_publisher import ObservationPublisher
 from dreamer_ros.ros.ownership import OnlyPublisher, announcement
@@ -330,15 +329,15 @@ class Simulator:
     def _valid(self, message: bytes) -> np.ndarray | None:
         """The action in a serialised message, float32 [A]; None after a warning if it is not valid."""
         values = self._action_template.read(message) if self._action_template else None
-        if values is not None:
-            [axes] = values
-        else:
-            # The first one, or the actor changed: `random`, another policy version.
-            joy = deserialize_message(message, Joy)
-            usual = len(joy.axes) == self._size and not joy.buttons
-            self._action_template = MessageTemplate.of(message, joy, ['axes'], tail=4) if usual else None
-            axes = joy.axes
         try:
+            if values is not None:
+                [axes] = values
+            else:
+                # The first one, or the actor changed: `random`, another policy version.
+                joy = parse(message, Joy)
+                usual = len(joy.axes) == self._size and not joy.buttons
+                self._action_template = MessageTemplate.of(message, joy, ['axes'], tail=4) if usual else None
+                axes = joy.axes
             return codecs.read_action(axes, self._size)
         except InputError as error:
             self._refused += 1

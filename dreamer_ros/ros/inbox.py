@@ -21,8 +21,10 @@ import rclpy.executors
 from rclpy.callback_groups import CallbackGroup
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
 
+from dreamer_ros.errors import InputError
 from dreamer_ros.ros import qos
 from dreamer_ros.ros.first_publisher import FirstPublisher
 from dreamer_ros.wire.topics import QoS, Topic
@@ -37,6 +39,18 @@ except (ImportError, AttributeError):
 HOUSEKEEPING_PERIOD = 0.025  # seconds between two turns of the executor (0.2 ms each)
 
 Info = Any  # a mapping; its type differs between versions of rclpy
+
+
+def parse(cdr: bytes, kind: Any) -> Any:
+    """The message of a class that CDR bytes hold.
+
+    Raises:
+        InputError: they hold none, as only a faulty program would send it.
+    """
+    try:
+        return deserialize_message(cdr, kind)
+    except (RuntimeError, ValueError) as error:  # RMWError; text that is not UTF-8
+        raise InputError(f'expected a {kind.__name__}, got {len(cdr)} bytes that are none') from error
 
 
 class PolledSubscription:

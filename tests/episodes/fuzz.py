@@ -205,9 +205,7 @@ def damage_messages(original: Original, folder: Path, rng: np.random.Generator) 
     for k in chosen.tolist() if what in ('stamps', 'cut', 'garbage', 'other topic', 'values') else ():
         name, cdr, time = rows[k]
         if what == 'stamps':
-            other = (
-                header_stamp(rows[int(rng.integers(len(rows)))][1]) if rng.integers(2) else int(rng.integers(0, 2**62))
-            )
+            other = header_stamp(rows[int(rng.choice(stamped))][1]) if rng.integers(2) else int(rng.integers(0, 2**62))
             cdr = cdr[:4] + struct.pack('<II', other // 10**9 % 2**31, other % 10**9) + cdr[12:]
         elif what == 'cut':
             cdr = cdr[: int(rng.integers(0, len(cdr)))]

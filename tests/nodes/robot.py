@@ -7,6 +7,7 @@ input change what it does, see `Camera`.
 from __future__ import annotations
 
 import array
+import contextlib
 import select
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool
 
+from dreamer_ros.errors import InputError
 from dreamer_ros.robot.contract import RobotContract
 from dreamer_ros.ros import qos
 from dreamer_ros.ros.inbox import PolledSubscription
@@ -166,7 +168,8 @@ class Ears:
     def _listen(self) -> None:
         while not self._ending.wait(0.001):
             while (message := self._images.take()) is not None:
-                self.image_stamp = codecs.header_stamp(message)
+                with contextlib.suppress(InputError):  # it is a stranger's
+                    self.image_stamp = codecs.header_stamp(message)
             while (message := self._steps.take()) is not None:
                 ages = dict(zip(message.name, message.position))
                 self.steps.append((codecs.stamp_to_ns(message.header.stamp), ages['age/camera/image_raw']))
