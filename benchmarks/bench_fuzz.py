@@ -1,9 +1,9 @@
-"""Damaged bags by the thousands: no crash, no hang, no wrong step, nothing lost in silence.
+"""Damaged bags by the thousands: no crash, no hang, no wrong step, nothing lost in silence; and other files.
 
-    python -m benchmarks.bench_fuzz [--bags 10000] [--seed N] [--processes 2]
+    python -m benchmarks.bench_fuzz [--bags 10000] [--files 1000] [--seed N] [--processes 2]
 
-See tests/episodes/fuzz.py for what is done to them. A failure names its seed and trial, which `--seed N --only TRIAL`
-repeats.
+See tests/episodes/fuzz.py for what is done to bags, and tests/mutations.py for the others. A failure names its seed
+and trial, which `--seed N --only TRIAL` repeats.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests import mutations
 from tests.episodes import fuzz
 
 BATCH = 250
@@ -39,9 +40,27 @@ def trials(job: tuple[int, range]) -> list[tuple[int, str, int, int, str]]:
     return results
 
 
+def damaged_files(seed: int, numbers: range) -> int:
+    """Mutations of every other kind of file; how many readers broke their rule."""
+    wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, subject in mutations.subjects(Path(folder, 'originals')).items():
+            began, refused = time.monotonic(), 0
+            for number in numbers:
+                try:
+                    rng = np.random.default_rng((seed, number))
+                    refused += bool(mutations.trial(subject, Path(folder, 'trial'), rng))
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
+                    wrong += 1
+                    print(f'{kind}: trial {number}: {error!r}', flush=True)
+            print(f'  {len(numbers):6} {kind}: {refused} refused, in {time.monotonic() - began:.0f} s', flush=True)
+    return wrong
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--bags', type=int, default=10_000)
+    parser.add_argument('--files', type=int, default=1000, help='of each other kind')
     parser.add_argument('--seed', type=int, default=int(np.random.default_rng().integers(2**31)))
     parser.add_argument('--processes', type=int, default=os.cpu_count())
     parser.add_argument('--only', type=int, default=None, metavar='TRIAL')
@@ -66,7 +85,8 @@ def main() -> int:
     )
     for what, count in sorted(done.items()):
         print(f'  {count:6} {what or "wrong"}')
-    return 1 if wrong else 0
+    files = damaged_files(arguments.seed, range(arguments.files) if arguments.only is None else numbers)
+    return 1 if wrong or files else 0
 
 
 if __name__ == '__main__':

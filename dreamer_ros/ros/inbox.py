@@ -48,6 +48,9 @@ def parse(cdr: bytes, kind: Any) -> Any:
         InputError: they hold none, as only a faulty program would send it.
     """
     try:
+        # The last two bits of the header count bytes of padding. Fast CDR reads beyond a message that is shorter.
+        if len(cdr) < 4 or len(cdr) - 4 < cdr[3] & 3:
+            raise ValueError
         return deserialize_message(cdr, kind)
     except (RuntimeError, ValueError) as error:  # RMWError; text that is not UTF-8
         raise InputError(f'expected a {kind.__name__}, got {len(cdr)} bytes that are none') from error

@@ -107,7 +107,8 @@ def newest_first(checkpoints: Path) -> list[Path]:
         latest = read_text(checkpoints / LATEST).strip()
     except InputError:
         latest = ''
-    folders = sorted((path for path in checkpoints.glob('*') if re.fullmatch(r'\d+', path.name)), reverse=True)
+    found = (path for path in checkpoints.glob('*') if re.fullmatch(r'\d+', path.name) and path.is_dir())
+    folders = sorted(found, reverse=True)
     return sorted(folders, key=lambda folder: folder.name != latest)
 
 

@@ -194,7 +194,7 @@ class RunDirectory:
         folder = self.checkpoints / f'{step:09d}'
         save_learner(folder, state)
         write_file(self.checkpoints / LATEST, folder.name + '\n')
-        for old in newest_first(self.checkpoints)[CHECKPOINTS_KEPT:]:
+        for old in list(filter(is_complete, newest_first(self.checkpoints)))[CHECKPOINTS_KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
         return folder
 

@@ -8,12 +8,15 @@ import time
 import pytest
 import rclpy
 from rclpy.node import Node
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
+from dreamer_ros.errors import InputError
 from dreamer_ros.ros import inbox as inbox_module
 from dreamer_ros.ros import qos
-from dreamer_ros.ros.inbox import Inbox, PolledSubscription
+from dreamer_ros.ros.inbox import Inbox, PolledSubscription, parse
 from dreamer_ros.wire.topics import LATEST, QoS, Topic
 
 FLAGS = Topic('flags', 'std_msgs/msg/Bool', QoS(depth=5))
@@ -89,3 +92,18 @@ def test_an_inbox_wakes_up_and_serves(nodes):
     assert client.wait_for_service(20)
     client.call_async(Trigger.Request())
     wait_for(lambda: inbox.wait(0.1) or served)
+
+
+@pytest.mark.parametrize('kind', [Image, JointState, Joy])
+def test_bytes_that_are_no_message_are_one_sentence(kind, rng):
+    whole = serialize_message(kind())
+    refused = 0
+    for _ in range(300):
+        data = bytearray(whole[: rng.integers(len(whole) + 1)] + rng.bytes(int(rng.integers(20))))
+        data[int(rng.integers(len(data) + 1)) :] = rng.bytes(int(rng.integers(40)))
+        try:
+            assert isinstance(parse(bytes(data), kind), kind)
+        except InputError as error:
+            assert str(error).startswith(f'expected a {kind.__name__}, got ')
+            refused += 1
+    assert refused

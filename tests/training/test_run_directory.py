@@ -18,7 +18,13 @@ import torch
 from dreamer_ros.config import load_preset
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.manifest import Golden, Manifest
-from dreamer_ros.training.checkpoint import find_checkpoint, read_checkpoint, write_checkpoint
+from dreamer_ros.training.checkpoint import (
+    find_checkpoint,
+    is_complete,
+    newest_first,
+    read_checkpoint,
+    write_checkpoint,
+)
 from dreamer_ros.training.run_directory import (
     RunDirectory,
     check_run,
@@ -314,3 +320,18 @@ def test_a_folder_in_which_nothing_began_is_discarded(tmp_path):
             (folder / 'episodes' / 'bag.mcap').touch()
         discard_unused(folder)
         assert folder.exists() == keeps
+
+
+def test_strange_entries_among_the_checkpoints_hold_nothing_up(run):
+    """A pipe would hold up whoever opens it, even to delete it; nothing of it counts as one of the newest."""
+    os.mkfifo(run.checkpoints / '900000000')
+    (run.checkpoints / '900000001').mkdir()
+    os.mkfifo(run.checkpoints / '900000001' / 'manifest.json')
+    (run.checkpoints / '900000002').symlink_to('900000002')
+    for step in (10, 20, 30):
+        save(run, step)
+    assert [folder.name for folder in newest_first(run.checkpoints) if is_complete(folder)] == [
+        '000000030',
+        '000000020',
+    ]
+    load(run)
