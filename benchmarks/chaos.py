@@ -313,7 +313,7 @@ class Chaos:
                     * int(self.rng.choice([1, 100_000])),
                 )
             elif kind.startswith('sequence<uint8'):
-                setattr(message, field, self.rng.bytes(int(self.rng.choice([3, 20_000_000]))))
+                setattr(message, field, self.rng.bytes(int(self.rng.choice([3, 3_000_000]))))
             elif kind == 'std_msgs/Header':
                 message.header.stamp.sec = int(self.rng.choice([-(2**31), 0, 2**31 - 1]))
             elif kind == 'int32':

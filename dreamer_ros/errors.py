@@ -39,8 +39,8 @@ def run_main(main: Callable[[], int | None]) -> int:
     except OSError as error:
         if error.filename is not None:
             sentence = f'{error.filename}: expected a file or folder that can be used ({error.strerror})'
-        elif error.errno == errno.ENOSPC:
-            sentence = 'expected room on the disk, found none'
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            sentence = f'expected room on the disk ({error.strerror})'
         elif error.errno == errno.ENOENT:  # from os.getcwd
             sentence = 'the working directory: expected a folder that exists, but it was deleted'
         else:

@@ -78,8 +78,10 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         if partial.is_dir():
             _remove(path)  # no folder can be renamed over one with files in it
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         _remove(partial)
+        if isinstance(error, OSError) and error.filename is None:  # a write that the disk refused
+            error.filename = str(path)
         raise
     if durable:
         sync(path.parent)

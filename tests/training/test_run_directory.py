@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -16,7 +17,8 @@ import pytest
 import torch
 
 from dreamer_ros.config import load_preset
-from dreamer_ros.errors import InputError
+from dreamer_ros.errors import InputError, run_main
+from dreamer_ros.files import write_file
 from dreamer_ros.policy.manifest import Golden, Manifest
 from dreamer_ros.training.checkpoint import (
     find_checkpoint,
@@ -320,6 +322,16 @@ def test_a_folder_in_which_nothing_began_is_discarded(tmp_path):
             (folder / 'episodes' / 'bag.mcap').touch()
         discard_unused(folder)
         assert folder.exists() == keeps
+
+
+def test_a_file_that_the_disk_refuses_is_named(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.EFBIG, 'File too large')
+
+    monkeypatch.setattr(Path, 'write_bytes', refuse)
+    assert run_main(lambda: write_file(tmp_path / 'policy.onnx', b'')) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert 'policy.onnx: expected' in line and 'File too large' in line
 
 
 def test_strange_entries_among_the_checkpoints_hold_nothing_up(run):
