@@ -256,7 +256,7 @@ def update(preset: str) -> float:
     made = episode(0, images)
     batch = {
         key: np.repeat(getattr(made, key)[None], BATCH, 0)
-        for key in ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal')
+        for key in ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal', 'is_human')
     }
     return statistics.median(timed(lambda: float(sum(learner.update(batch).values())), 5)[2:])
 

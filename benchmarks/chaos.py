@@ -488,7 +488,7 @@ class Chaos:
                 if last > middle * GROWTH[0] + GROWTH[1]:
                     self.problem(f'memory of {name} ({pid}): {middle:.0f} MB, then {last:.0f} MB')
         lines = read_metrics(self.run.path)
-        for key in ('updates', 'step', 'time'):
+        for key in ('updates', 'time'):  # steps go back: those of an episode that a crash cut off were never stored
             values = [line[key] for line in lines if 'episode' not in line]  # a bag may be found late
             back = [(a, b) for a, b in zip(values, values[1:]) if b < a]
             if back:

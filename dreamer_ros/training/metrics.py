@@ -113,7 +113,7 @@ def read_metrics(run: Path) -> list[dict]:
         texts = path.read_bytes().splitlines() if path.exists() else []
     except OSError as error:
         raise InputError(f'{path}: expected a file that can be read ({error.strerror})') from error
-    lines, episodes, step, updates = [], set(), math.inf, math.inf
+    lines, episodes, updates = [], set(), math.inf
     for text in reversed(texts):
         try:
             line = load_json(text, str(path))
@@ -124,14 +124,10 @@ def read_metrics(run: Path) -> list[dict]:
         episode = line.get('episode')
         if not isinstance(episode, str | None):
             continue
-        if episode in episodes or (
-            episode is None and (line.get('step', 0) > step or line.get('updates', 0) > updates)
-        ):
+        if episode in episodes or (episode is None and line.get('updates', 0) > updates):
             continue
         if episode is not None:
             episodes.add(episode)
-        else:
-            step = min(step, line.get('step', 0))
         updates = min(updates, line.get('updates', 0))
         lines.append(line)
     return lines[::-1]

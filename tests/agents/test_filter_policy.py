@@ -47,6 +47,7 @@ def test_policy_reproduces_the_states_of_training(system, seed, monkeypatch):
             is_first=is_first.numpy(),
             is_last=data.is_last.numpy(),
             is_terminal=data.is_terminal.numpy(),
+            is_human=data.previous_human.numpy(),
         )
     )
     assert torch.equal(stored.previous_action[:, 1:], actions[:, :-1])

@@ -41,6 +41,7 @@ def samples(spec, rng, batch=3, length=7):
         is_first=is_first,
         is_last=np.zeros(shape, bool),
         is_terminal=np.zeros(shape, bool),
+        is_human=np.zeros(shape, bool),
     )
 
 

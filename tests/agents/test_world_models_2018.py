@@ -44,8 +44,8 @@ def agent(*overrides, seed=0):
 
 def samples(seed=0, **changes):
     data = batch(4, 8, seed)
-    arrays = {key: value.numpy() for key, value in data._asdict().items() if key != 'previous_action'}
-    return {**arrays, 'action': data.previous_action.numpy(), **changes}
+    arrays = {key: value.numpy() for key, value in data._asdict().items() if not key.startswith('previous')}
+    return {**arrays, 'action': data.previous_action.numpy(), 'is_human': data.previous_human.numpy(), **changes}
 
 
 def test_parameter_counts_of_the_paper():

@@ -43,7 +43,7 @@ class Loop:
             self.gate,
             publisher,
             Behaviour(training=True, evaluate_every=0, episode_length=0, pause=False, seed=0),
-            lambda: self.time,
+            types.SimpleNamespace(time_ns=lambda: self.time),
             Deadline(''),
             None,
             self.reset,

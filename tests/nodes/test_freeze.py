@@ -41,7 +41,7 @@ def test_processes_that_freeze_in_the_random_steps(nodes, listener, tmp_path):
 
 
 def test_a_process_that_may_freeze_asks_others_to_remember_it(start, ros_domain, tmp_path):
-    """Otherwise they forget it after 20 s. A trainer and a simulator were tried for longer, see bench_freeze."""
+    """Otherwise they forget it after 20 s. A trainer and a simulator were tried for longer, see `benchmarks.chaos`."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as heard:
         heard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         heard.bind(('', 7400 + 250 * ros_domain))  # where participants of the domain announce themselves

@@ -156,7 +156,7 @@ def test_robot_side_imports_neither_ros_nor_training_libraries():
     code = (
         'import sys\n'
         'import dreamer_ros.wire.codecs, dreamer_ros.wire.topics, dreamer_ros.wire.definitions\n'
-        'import dreamer_ros.replay.dataset, dreamer_ros.replay.prefetch, dreamer_ros.episodes.inspect\n'
+        'import dreamer_ros.replay.dataset, dreamer_ros.episodes.inspect\n'
         'print([name for name in ("rclpy", "torch", "mujoco", "onnxruntime") if name in sys.modules])'
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60, check=True)
