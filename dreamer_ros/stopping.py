@@ -11,17 +11,22 @@ class StopEvent(threading.Event):
 
     `set` takes a lock that `wait` holds for a moment. If a signal interrupts the waiting thread just then, its handler
     would wait for that lock for ever, and so would every later one.
+
+    Attributes:
+        asked: whether `ask` was called, even if the event is not set yet.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()  # what signal handlers may put something into
+        self.asked = False
+        self._requests: queue.SimpleQueue[None] = queue.SimpleQueue()  # what signal handlers may put something into
         threading.Thread(target=self._obey, name='stop', daemon=True).start()
 
     def ask(self) -> None:
         """Set the event soon, from another thread."""
-        self._asked.put(None)
+        self.asked = True
+        self._requests.put(None)
 
     def _obey(self) -> None:
-        self._asked.get()
+        self._requests.get()
         self.set()

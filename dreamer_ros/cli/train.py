@@ -111,7 +111,7 @@ def _stop_event() -> threading.Event:
     alone = torchrun_rank() is None  # else one Ctrl-C comes twice: from the terminal and from torchrun
 
     def end(number: int, _) -> None:
-        if stop.is_set():
+        if stop.asked:
             if alone:
                 os._exit(128 + number)
             return
