@@ -62,7 +62,13 @@ def interrupted_import(program: str, variables: dict) -> tuple[int, bytes]:
     """Exit code and errors of a process of this name that gets a SIGINT while it imports a node."""
     code = f'import sys; sys.argv[0] = {program!r}; import dreamer_ros.nodes, os, signal; os.kill(os.getpid(), 2)'
     environment = {**os.environ, **variables}
-    ended = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, '-c', code],
+        env=environment,
+        capture_output=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     return ended.returncode, ended.stderr
 
 
