@@ -11,13 +11,15 @@ LOOK_PERIOD = 0.5  # seconds between two looks at the ROS graph
 # Seconds of silence after which one of the same name takes over: a killed node stays in the graph for up to 90 s.
 SILENCE = 2.0
 STRANGERS = 100  # that are named
+UNKNOWN = '_NODE_NAME_UNKNOWN_'  # rmw's name of a node that the graph does not know yet
 
 
 class FirstPublisher:
     """Accepts the messages of one publisher, the first that is heard, and warns once of each other one.
 
     Another one takes over when the first has left the ROS graph, or when it has the same name and the first is silent,
-    as after a restart. A middleware that does not say who published a message has all of them accepted.
+    as after a restart. A node that has just started counts as of that name until the graph tells its own. A middleware
+    that does not say who published a message has all of them accepted.
 
     Args:
         node: the subscriber.
@@ -51,9 +53,11 @@ class FirstPublisher:
         }
         if self._first not in names:
             return True
-        first, name = names[self._first], names.get(gid, 'another node')
-        if name == first and now - self._heard > SILENCE:
+        first, name = names[self._first], names.get(gid, UNKNOWN)
+        if (name == first or UNKNOWN in name) and now - self._heard > SILENCE:
             return True
+        if UNKNOWN in name:
+            return False
         if gid not in self._strangers and len(self._strangers) < STRANGERS:
             self._strangers.add(gid)
             self._node.get_logger().warning(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import types
 
 import pytest
 import rclpy
@@ -72,6 +73,24 @@ def test_one_publisher_owns_a_topic(node, capfd):
     again.destroy_node()
     trainer.destroy_node()
     assert heard(paces, wrong, Time(sec=6), True), 'nobody else is left'
+
+
+@pytest.mark.parametrize('silence, expected', [(1.0, False), (3.0, True)])
+def test_a_restarted_node_whose_name_is_not_known_yet_takes_over(monkeypatch, silence, expected):
+    """As after kill -9: the graph remembers the old one, and does not tell the name of the new one at once."""
+    now = [100.0]
+    monkeypatch.setattr(first_publisher, 'time', types.SimpleNamespace(monotonic=lambda: now[0]))
+    known = {b'old': ('agent', '/sim0'), b'new': (first_publisher.UNKNOWN, '_NODE_NAMESPACE_UNKNOWN_')}
+    infos = [
+        types.SimpleNamespace(endpoint_gid=gid, node_name=name, node_namespace=namespace)
+        for gid, (name, namespace) in known.items()
+    ]
+    publisher = first_publisher.FirstPublisher(
+        types.SimpleNamespace(get_publishers_info_by_topic=lambda topic: infos), '/sim0/action'
+    )
+    assert publisher.accepts({'publisher_gid': {'data': b'old'}})
+    now[0] += silence
+    assert publisher.accepts({'publisher_gid': {'data': b'new'}}) == expected
 
 
 def test_a_rogue_step_counts_for_nothing(node, monkeypatch):
