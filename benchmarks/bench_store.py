@@ -248,16 +248,14 @@ def update(preset: str) -> float:
     from dreamer_ros.training import process
 
     process.prepare()
+    from dreamer_ros.agents.system import SAMPLED
     from dreamer_ros.training.learner import Learner
 
     config = load_preset(preset, (f'schedule.batch={BATCH}', f'schedule.length={LENGTH}', 'env.image_size=[64, 64]'))
     process.configure_learner(process.pick_threads(robots=1), config.schedule.overlap)
     learner, images = Learner(config, SPEC), pictures(LENGTH, 0)
     made = episode(0, images)
-    batch = {
-        key: np.repeat(getattr(made, key)[None], BATCH, 0)
-        for key in ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal', 'is_human')
-    }
+    batch = {key: np.repeat(getattr(made, key)[None], BATCH, 0) for key in SAMPLED}
     return statistics.median(timed(lambda: float(sum(learner.update(batch).values())), 5)[2:])
 
 

@@ -10,22 +10,15 @@ import pytest
 
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy import loader
-from dreamer_ros.policy.manifest import Golden, Manifest
+from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.run_key import VARIABLE, RunKey, given_key, key_of
 from dreamer_ros.transfer.client import Client, Failed
 from dreamer_ros.transfer.pulling import Puller
 from dreamer_ros.transfer.serving import FileServer, Shelf
+from tests.policy.tiny import manifest
 
 DATA = b'a policy'
-MANIFEST = Manifest(
-    version=3,
-    uri='/runs/p.onnx',
-    sha256='ab' * 32,
-    size=len(DATA),
-    spec_hash='0123456789abcdef',
-    control_period=0.02,
-    golden=Golden(seed=1, action=((0.5, -0.25),)),
-)
+MANIFEST = manifest(uri='/runs/p.onnx', size=len(DATA))
 
 
 @pytest.fixture

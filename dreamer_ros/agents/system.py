@@ -34,6 +34,10 @@ class Batch(NamedTuple):
     previous_human: Tensor  # bool [B, T], a person chose the previous action
 
 
+# Names of the replay's arrays that make a Batch, in its order.
+SAMPLED = ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal', 'is_human')
+
+
 class Inspection(NamedTuple):
     """What an agent sees in a recorded sequence, and what it predicts.
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from rclpy.action import ActionClient
@@ -23,26 +24,31 @@ STILL = 3  # periods for which stops are sent before somebody else may move the 
 SUCCEEDED = 4  # action_msgs/msg/GoalStatus
 
 
-class Work(Protocol):
+class Work:
     """One step of a reset.
 
     Attributes:
         shared: others may move the robot meanwhile.
     """
 
-    shared: bool
+    shared = False
 
     def begin(self) -> None:
         """Begin anew."""
 
     def tick(self, feedback: np.ndarray, ticket: int) -> bool:
         """Go on for one period; whether it is done. Raises InputError if it can not be."""
+        raise NotImplementedError
 
     def interrupt(self) -> None:
         """Something stops the robot."""
 
+    def close(self) -> None:
+        """Ask nobody for anything any more."""
+
     def __str__(self) -> str:
         """What is done, for people."""
+        raise NotImplementedError
 
 
 class Resetting:
@@ -59,7 +65,7 @@ class Resetting:
 
     def __init__(self, node: Node, contract: RobotContract, gate: Gate):
         self._gate, self._reset = gate, contract.reset
-        kinds = {Drive: _Drive, Pose: _Pose, Call: _Call, Goal: _Goal, Ask: _Ask}
+        kinds: dict[type, Callable[..., Work]] = {Drive: _Drive, Pose: _Pose, Call: _Call, Goal: _Goal, Ask: _Ask}
         self._work: list[Work] = [
             kinds[type(step)](node, step, contract, gate) for step in (contract.reset.steps if contract.reset else ())
         ]
@@ -72,8 +78,7 @@ class Resetting:
     def close(self) -> None:
         """Ask nobody for anything any more."""
         for work in self._work:
-            if isinstance(work, (_Call, _Goal)):
-                work.close()
+            work.close()
 
     @property
     def doing(self) -> str:
@@ -173,9 +178,7 @@ class Resetting:
         self._gate.hold('reset', self._problem)
 
 
-class _Drive:
-    shared = False
-
+class _Drive(Work):
     def __init__(self, node: Node, step: Drive, contract: RobotContract, gate: Gate):
         self._gate, self._values = gate, np.array(contract.command.pose(step.command))
         self._ticks = max(1, round(step.seconds * contract.rate))
@@ -188,23 +191,15 @@ class _Drive:
         self._left -= self._gate.drive(self._values, ticket) is not None
         return self._left == 0
 
-    def interrupt(self) -> None:
-        pass
-
     def __str__(self) -> str:
         return self._text
 
 
-class _Pose:
-    shared = False
-
+class _Pose(Work):
     def __init__(self, node: Node, step: Pose, contract: RobotContract, gate: Gate):
         self._gate, self._values, self._tolerance = gate, np.array(contract.command.pose(step.pose)), step.tolerance
         self._names = [axis.name for axis in contract.command.axes]
         self._far = 0
-
-    def begin(self) -> None:
-        pass
 
     def tick(self, feedback: np.ndarray, ticket: int) -> bool:
         self._gate.drive(self._values, ticket)
@@ -212,16 +207,11 @@ class _Pose:
         self._far = int(away.argmax())
         return bool((away <= self._tolerance).all())
 
-    def interrupt(self) -> None:
-        pass
-
     def __str__(self) -> str:
         return f'moves {self._names[self._far]} to {self._values[self._far]:g}'
 
 
-class _Ask:
-    shared = False
-
+class _Ask(Work):
     def __init__(self, node: Node, step: Ask, contract: RobotContract, gate: Gate):
         self._gate, self._text = gate, step.person
         self.answered = threading.Event()
@@ -233,14 +223,12 @@ class _Ask:
         self._gate.stop()
         return self.answered.is_set()
 
-    def interrupt(self) -> None:
-        pass
-
     def __str__(self) -> str:
         return f'waits for a person ({self._text}); ~/ready'
 
 
-class _Call:
+class _Call(Work):
+    # An interruption changes nothing: a call that has begun can not be taken back.
     shared = True
 
     def __init__(self, node: Node, step: Call, contract: RobotContract, gate: Gate):
@@ -252,7 +240,6 @@ class _Call:
         self._answer: Any = None
 
     def close(self) -> None:
-        """See `Resetting.close`."""
         self._node.destroy_client(self._client)
 
     def begin(self) -> None:
@@ -270,14 +257,11 @@ class _Call:
             raise InputError(f'it says no: {getattr(answer, "message", "")}')
         return True
 
-    def interrupt(self) -> None:
-        pass  # a call that has begun can not be taken back
-
     def __str__(self) -> str:
         return f'waits for the service {self._name}'
 
 
-class _Goal:
+class _Goal(Work):
     shared = True
 
     def __init__(self, node: Node, step: Goal, contract: RobotContract, gate: Gate):
@@ -290,7 +274,6 @@ class _Goal:
         self._result: Any = None
 
     def close(self) -> None:
-        """See `Resetting.close`."""
         self._client.destroy()
 
     def begin(self) -> None:

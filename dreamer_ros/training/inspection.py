@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from dreamer_ros.agents.system import SAMPLED
 from dreamer_ros.episodes.assemble import known_return
 from dreamer_ros.episodes.episode import Episode, embedded_contract
 from dreamer_ros.episodes.episode_reader import read_longest
@@ -62,8 +63,7 @@ def inspect_episode(learner: Learner, episode: Episode, context: int = 5) -> Epi
         raise InputError(
             f'--context {context}: expected from 1 to {len(episode) - 1} steps of this episode of {len(episode)}'
         )
-    keys = ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal', 'is_human')
-    batch = learner.to_batch({key: np.ascontiguousarray(getattr(episode, key))[None] for key in keys})
+    batch = learner.to_batch({key: np.ascontiguousarray(getattr(episode, key))[None] for key in SAMPLED})
     seen = learner.agent.inspect(batch, context)
 
     def array(tensor) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dreamer_ros.agents.dreamer import Dreamer
-from dreamer_ros.agents.system import Batch, make_agent
+from dreamer_ros.agents.system import SAMPLED, Batch, make_agent
 from dreamer_ros.config import Config, stored_config
 from dreamer_ros.errors import InputError
 from dreamer_ros.nets.collective import average_gradients, average_metrics
@@ -78,9 +78,7 @@ class Learner:
 
     def to_batch(self, samples: dict[str, np.ndarray]) -> Batch:
         """Replay samples as device tensors; actions shift from 'taken at' to 'taken before' the observation."""
-        # In the order of Batch.
-        keys = ('image', 'vector', 'action', 'reward', 'is_first', 'is_last', 'is_terminal', 'is_human')
-        tensors = [torch.from_numpy(samples[key]) for key in keys]
+        tensors = [torch.from_numpy(samples[key]) for key in SAMPLED]
         if self.device.type == 'cuda':
             tensors = [x.pin_memory().to(self.device, non_blocking=True) for x in tensors]
         batch = Batch(*tensors)

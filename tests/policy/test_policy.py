@@ -23,9 +23,9 @@ from onnx import TensorProto
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.export import OPSET, Exporter
 from dreamer_ros.policy.loader import PolicyLoader, Unreachable, load
-from dreamer_ros.policy.manifest import Golden, Manifest
+from dreamer_ros.policy.manifest import Manifest
 from dreamer_ros.policy.runner import WORKING_MEMORY, PolicyRunner
-from tests.policy.tiny import TinyPolicy, make_endless, spec, tiny_policy
+from tests.policy.tiny import TinyPolicy, make_endless, manifest, spec, tiny_policy
 
 METADATA = {'version': 3, 'system': 'tiny', 'preset': 'test', 'step': 7}
 
@@ -348,17 +348,9 @@ def test_addresses_that_are_none(tmp_path, uri):
 )
 def test_whatever_a_manifest_holds_is_refused_in_words(changes):
     """A robot hears them from the network."""
-    manifest = Manifest(
-        version=1,
-        uri='p.onnx',
-        sha256='ab' * 32,
-        size=9,
-        spec_hash='cd',
-        control_period=0.1,
-        golden=Golden(seed=1, action=((0.0,),)),
-    )
-    assert Manifest.from_json(manifest.to_json()) == manifest
-    text = '[' * 100_000 if changes is None else json.dumps({**json.loads(manifest.to_json()), **changes})
+    whole = manifest()
+    assert Manifest.from_json(whole.to_json()) == whole
+    text = '[' * 100_000 if changes is None else json.dumps({**json.loads(whole.to_json()), **changes})
     with pytest.raises(InputError, match='topic: .*expected') as caught:
         Manifest.from_json(text, 'topic')
     str(caught.value).encode()

@@ -10,20 +10,12 @@ from dreamer_ros.cli.main import main
 from dreamer_ros.errors import InputError
 from dreamer_ros.policy.loader import load, stored_manifest
 from dreamer_ros.policy.manifest import Golden, Manifest
-from tests.policy.tiny import spec, tiny_policy
+from tests.policy.tiny import manifest, spec, tiny_policy
 
 pytest.importorskip('cryptography')
 from dreamer_ros.policy import signing  # noqa: E402
 
-MANIFEST = Manifest(
-    version=3,
-    uri='/runs/policy.onnx',
-    sha256='ab' * 32,
-    size=1000,
-    spec_hash='0123456789abcdef',
-    control_period=0.02,
-    golden=Golden(seed=1, action=((0.5, -0.25),)),
-)
+MANIFEST = manifest()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from onnx import TensorProto
 from torch import nn
 from torch.nn import functional as F
 
+from dreamer_ros.policy.manifest import Golden, Manifest
 from dreamer_ros.spec import RobotSpec
 
 
@@ -25,6 +26,20 @@ def spec(vector=(), image_size=(32, 32), actions=2) -> RobotSpec:
         control_period=0.02,
         action_repeat=2,
     )
+
+
+def manifest(**changes) -> Manifest:
+    """Of no policy in particular."""
+    values = dict(
+        version=3,
+        uri='/runs/policy.onnx',
+        sha256='ab' * 32,
+        size=1000,
+        spec_hash='0123456789abcdef',
+        control_period=0.02,
+        golden=Golden(seed=1, action=((0.5, -0.25),)),
+    )
+    return Manifest(**{**values, **changes})
 
 
 class TinyPolicy(nn.Module):
